@@ -1,0 +1,7 @@
+"""`python -m llmft`."""
+
+import sys
+
+from llmft.cli import main
+
+sys.exit(main())

@@ -1,0 +1,56 @@
+"""The command line: one table of verbs, each imported only when it is called."""
+
+import importlib
+import sys
+
+from llmft import __version__
+from llmft.console import run_verb
+
+VERBS = {
+    "init": "write a small sample to learn with: data, prompt, task, recipes, suite",
+    "check": "look for mistakes in a recipe, its data and its token budget; changes nothing",
+    "prepare": "clean the data of a task and split it without leakage",
+    "train": "train the variant that a recipe describes",
+    "evaluate": "measure a trained run and decide whether it may be deployed",
+    "compare": "judge the variants of a suite on the same rows, and name the winner",
+    "predict": "score new articles with a trained run",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return the exit status."""
+    given = sys.argv[1:] if arguments is None else arguments
+    match given:
+        case ["-V" | "--version"]:
+            print(f"llmft {__version__}")
+            return 0
+        case [] | ["-h" | "--help" | "help"]:
+            print(_make_help())
+            return 0 if given else 2
+        case [verb, *rest] if verb in VERBS:
+            return run_verb(lambda args: _call(verb, args), rest)
+        case [verb, *_]:
+            print(
+                f"llmft: unknown verb {verb!r}; allowed: {', '.join(VERBS)}. "
+                "See `llmft --help`",
+                file=sys.stderr,
+            )
+            return 2
+    raise AssertionError(given)
+
+
+def _call(verb: str, arguments: list[str]) -> int:
+    return int(importlib.import_module(f"llmft.{verb}").main(arguments))
+
+
+def _make_help() -> str:
+    verbs = "\n".join(f"  {name:10} {purpose}" for name, purpose in VERBS.items())
+    return (
+        "usage: llmft VERB ...\n\nFine-tune small models on what an expensive LLM scored, and "
+        f"compare them honestly.\n\n{verbs}\n\nllmft VERB --help tells more. From nothing to a "
+        "verdict:\n  llmft init sample && cd sample && llmft compare eval/market_news.yaml --train"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Every schema and every default: task, recipe and suite."""

@@ -1,0 +1,168 @@
+"""Turn YAML files into checked sections, and say all that is wrong with them at once."""
+
+import difflib
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+from llmft.config.yaml_source import KeyPath, LocatedValues, merge, read_override, read_yaml
+from llmft.errors import UserError
+
+
+class Section(BaseModel):
+    """A part of a YAML file: unknown keys are errors, values are never coerced or changed."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
+    )
+
+
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+def load_values(path: Path, *, overrides: list[str] | None = None) -> LocatedValues:
+    """Read a YAML file with the files that it `extends`, then lay the overrides over it.
+
+    Raises:
+        UserError: If a file is missing or malformed, or `extends` runs in a circle.
+    """
+    values = _load_extended(path, chain=())
+    for assignment in overrides or []:
+        values = merge(values, read_override(assignment))
+    return values
+
+
+def validate(values: LocatedValues, *, schema: type[SectionT]) -> SectionT:
+    """Return the values as a checked section.
+
+    Raises:
+        UserError: Naming every fault with file, line, key, what was found and what is allowed.
+    """
+    try:
+        return schema.model_validate(values.data)
+    except ValidationError as error:
+        faults = [_describe(fault, values, schema) for fault in error.errors()]
+    where = values.origins[()].file
+    count = "1 error" if len(faults) == 1 else f"{len(faults)} errors"
+    raise UserError("\n  ".join([f"{where}: {count}", *faults]))
+
+
+def find_beside(value: str, *, key: KeyPath, values: LocatedValues) -> Path:
+    """Find a file that a YAML names: beside that YAML first, then in the working folder.
+
+    Raises:
+        UserError: If it is in neither place.
+    """
+    origin = values.find_origin(key)
+    beside = Path(origin.file).parent / value
+    for candidate in (beside, Path(value)):
+        if candidate.is_file():
+            return candidate
+    name = ".".join(map(str, key))
+    raise UserError(
+        f"{origin}: {name}: no such file: {value!r}. Looked for {beside} and "
+        f"{Path(value).resolve()}; mend the path or create the file"
+    )
+
+
+def dump_yaml(section: Section) -> str:
+    """Return a section as YAML text, every default spelled out."""
+    data = section.model_dump(mode="json", by_alias=True)
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100)
+
+
+def suggest(word: str, *, allowed: list[str]) -> str:
+    """Return " Did you mean `x`?" for the nearest allowed word, or nothing."""
+    near = difflib.get_close_matches(word, allowed, n=1, cutoff=0.6)
+    return f" Did you mean `{near[0]}`?" if near else ""
+
+
+def _load_extended(path: Path, *, chain: tuple[Path, ...]) -> LocatedValues:
+    if path.resolve() in chain:
+        circle = " -> ".join(p.name for p in (*chain, path))
+        raise UserError(f"{path}: `extends` runs in a circle: {circle}; remove one of them")
+    values = read_yaml(path)
+    parent = values.data.pop("extends", None)
+    if parent is None:
+        return values
+    if not isinstance(parent, str):
+        raise UserError(f"{values.find_origin(('extends',))}: extends: expected a file name")
+    base = find_beside(parent, key=("extends",), values=values)
+    merged = merge(_load_extended(base, chain=(*chain, path.resolve())), values)
+    return LocatedValues(merged.data, {**merged.origins, (): values.origins[()]})
+
+
+def _describe(fault: ErrorDetails, values: LocatedValues, schema: type[BaseModel]) -> str:
+    path = _drop_union_tags(fault["loc"], values.data)
+    origin = values.find_origin(path)
+    key = ".".join(map(str, path)) or "(top level)"
+    match fault["type"]:
+        case "extra_forbidden":
+            allowed = _list_keys(schema, path[:-1], values.data)
+            hint = suggest(str(path[-1]), allowed=allowed)
+            return f"{origin}: {key}: unknown key.{hint} Allowed: {', '.join(allowed)}"
+        case "missing":
+            return f"{origin}: {key}: missing; it must be given"
+        case "literal_error" | "union_tag_invalid":
+            context = fault.get("ctx", {})
+            expected = str(context.get("expected", context.get("expected_tags", "")))
+            found = fault["input"]
+            if fault["type"] == "union_tag_invalid":
+                key, found = f"{key}.type", context.get("tag")
+            words = expected.replace("'", "").replace(" or ", ", ").split(", ")
+            hint = suggest(str(found), allowed=words)
+            return f"{origin}: {key}: found {found!r}, allowed: {', '.join(words)}.{hint}"
+        case "value_error":
+            return f"{origin}: {key}: {fault['msg'].removeprefix('Value error, ')}"
+        case _:
+            message = fault["msg"][0].lower() + fault["msg"][1:]
+            return f"{origin}: {key}: found {fault['input']!r}, but {message}"
+
+
+def _drop_union_tags(loc: tuple[int | str, ...], data: Any) -> KeyPath:
+    """Remove from a pydantic location the tags of unions, which nobody wrote as keys."""
+    path: list[int | str] = []
+    for position, step in enumerate(loc):
+        is_last = position == len(loc) - 1
+        if isinstance(data, dict) and step not in data and not is_last:
+            continue
+        if isinstance(data, dict) and data.get("type") == step and step not in data:
+            continue
+        path.append(step)
+        if isinstance(data, dict):
+            data = data.get(step)
+        elif isinstance(data, list) and isinstance(step, int) and step < len(data):
+            data = data[step]
+    return tuple(path)
+
+
+def _list_keys(schema: type[BaseModel], path: KeyPath, data: Any) -> list[str]:
+    """Return the keys that a schema allows at a path, following the union by its `type`."""
+    candidates: list[Any] = [schema]
+    for step in path:
+        data = data[step]
+        fields = [
+            field.annotation
+            for model in candidates
+            for name, field in model.model_fields.items()
+            if step in (name, field.alias)
+        ]
+        if fields:
+            candidates = [m for annotation in fields for m in _find_models(annotation)]
+    if isinstance(data, dict) and len(candidates) > 1:
+        tagged = [m for m in candidates if data.get("type") in _get_tags(m)]
+        candidates = tagged or candidates
+    return [f.alias or name for model in candidates for name, f in model.model_fields.items()]
+
+
+def _find_models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [m for part in getattr(annotation, "__args__", ()) for m in _find_models(part)]
+
+
+def _get_tags(model: type[BaseModel]) -> tuple[Any, ...]:
+    return getattr(model.model_fields["type"].annotation, "__args__", ())

@@ -1,0 +1,1 @@
+"""Sources, cleaning, splitting, prompts, encoding and token budgets."""

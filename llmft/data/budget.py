@@ -1,0 +1,125 @@
+"""The token budget: what the model will see of each article, and whether that is enough."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from llmft.config.recipe import TokensConfig
+from llmft.data.encoding import EncodedRow, Encoder
+from llmft.errors import UserError
+
+
+class TokenBudget(NamedTuple):
+    """The token budget of one split."""
+
+    num_rows: int
+    prompt_tokens: int
+    """Prompt and tail, without special tokens."""
+    article_tokens_median: float
+    article_tokens_p95: float
+    article_tokens_max: int
+    num_cut: int
+    """Rows whose article lost tokens."""
+    share_kept: float
+    """Part of all article tokens that the model sees, in [0, 1]."""
+    share_kept_median: float
+    """The same for the median row."""
+    num_identical: int
+    """Rows whose input equals that of a row with a different text."""
+
+    def describe(self) -> str:
+        """Return one line for a terminal."""
+        return (
+            f"prompt {self.prompt_tokens}, article median {self.article_tokens_median:.0f} "
+            f"p95 {self.article_tokens_p95:.0f} max {self.article_tokens_max}, "
+            f"cut {self.num_cut} of {self.num_rows} rows, kept {self.share_kept:.1%}, "
+            f"identical inputs {self.num_identical}"
+        )
+
+
+class BudgetFindings(NamedTuple):
+    """What is wrong with a budget."""
+
+    refusals: list[str]
+    """Reasons not to train."""
+    warnings: list[str]
+    """Reasons to be careful, repeated in every report."""
+
+
+def measure_budget(
+    rows: Sequence[dict[str, Any]], encoded: Sequence[EncodedRow], *, encoder: Encoder
+) -> TokenBudget:
+    """Measure the budget of encoded rows; `rows[i]` gave `encoded[i]`."""
+    whole = np.array([e.num_article_tokens for e in encoded])
+    kept = np.array([e.num_kept_tokens for e in encoded])
+    texts_by_input: defaultdict[tuple[int, ...], set[str]] = defaultdict(set)
+    for row, e in zip(rows, encoded, strict=True):
+        texts_by_input[tuple(e.input_ids)].add(row["text"])
+    collisions = {ids for ids, texts in texts_by_input.items() if len(texts) > 1}
+    return TokenBudget(
+        num_rows=len(rows),
+        prompt_tokens=encoder.num_prompt_tokens - encoder.num_special_tokens,
+        article_tokens_median=float(np.median(whole)),
+        article_tokens_p95=float(np.quantile(whole, 0.95)),
+        article_tokens_max=int(whole.max()),
+        num_cut=int((kept < whole).sum()),
+        share_kept=float(kept.sum() / max(1, whole.sum())),
+        share_kept_median=float(np.median(kept / np.maximum(1, whole))),
+        num_identical=sum(tuple(e.input_ids) in collisions for e in encoded),
+    )
+
+
+def judge_room(encoder: Encoder, config: TokensConfig) -> list[str]:
+    """Return why a prompt leaves too little room, whatever the articles are."""
+    if encoder.room >= config.min_article:
+        return []
+    return [
+        f"prompt and tail take {encoder.num_prompt_tokens} of tokens.max_length "
+        f"{encoder.max_length}, which leaves {max(0, encoder.room)} tokens for the article; "
+        f"tokens.min_article asks for {config.min_article}"
+    ]
+
+
+def judge_budget(
+    budgets: dict[str, TokenBudget], *, encoder: Encoder, config: TokensConfig
+) -> BudgetFindings:
+    """Decide whether articles survive (D1).
+
+    A recipe is refused if its prompt leaves too little room, or the median row less than half of
+    its article. Long articles that are cut without a prompt's doing are a warning.
+    """
+    refusals, warnings = judge_room(encoder, config), []
+    has_prompt = encoder.num_prompt_tokens > encoder.num_special_tokens
+    for name, budget in budgets.items():
+        if has_prompt and budget.share_kept_median < 0.5:
+            refusals.append(
+                f"{name}: the median row keeps {budget.share_kept_median:.0%} of its article; "
+                f"prompt and tail take {budget.prompt_tokens} of tokens.max_length "
+                f"{encoder.max_length}"
+            )
+        elif budget.num_cut:
+            warnings.append(
+                f"{name}: {budget.num_cut} of {budget.num_rows} articles are cut to "
+                f"{encoder.room} tokens; {budget.share_kept:.1%} of all article tokens are kept"
+            )
+        if budget.num_identical:
+            warnings.append(
+                f"{name}: {budget.num_identical} rows of different text give the same input"
+            )
+    return BudgetFindings(refusals, warnings)
+
+
+def refuse_budget(refusals: list[str], *, waive: str | None) -> None:
+    """Stop for a refused budget, unless the recipe waives it with a reason.
+
+    Raises:
+        UserError: With every reason.
+    """
+    if refusals and waive is None:
+        raise UserError(
+            "the token budget is refused, since the model would hardly see the articles:\n  "
+            + "\n  ".join(refusals)
+            + "\n  Raise tokens.max_length, shorten the prompt, or state a reason in tokens.waive"
+        )

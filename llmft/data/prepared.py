@@ -1,0 +1,72 @@
+"""Open what `prepare` left, and make sure that it is what the task asks for."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from llmft.config.task import ClassConfig, ScoresConfig, TaskConfig
+from llmft.data.files import hash_file, read_json
+from llmft.errors import UserError
+
+Row = dict[str, Any]
+
+
+class PreparedData(NamedTuple):
+    """The prepared data of a task."""
+
+    task: TaskConfig
+    manifest: dict[str, Any]
+    label_names: list[str]
+    """Dimensions or classes, in the order of the model's outputs."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all rows of all splits."""
+        return str(self.manifest["fingerprint"])
+
+    def read_split(self, name: str) -> list[Row]:
+        """Return the rows of a split.
+
+        Raises:
+            UserError: If the file was changed since it was prepared.
+        """
+        path = Path(self.task.output) / f"{name}.jsonl"
+        if hash_file(path) != self.manifest["files"][name]:
+            raise UserError(f"{path}: changed since `llmft prepare` wrote it; prepare again")
+        with path.open(encoding="utf-8") as file:
+            return [json.loads(line) for line in file]
+
+
+def is_prepared(task: TaskConfig) -> bool:
+    """Return whether prepared data for just this task lies in its output folder."""
+    path = Path(task.output) / "manifest.json"
+    return path.is_file() and read_json(path).get("task") == _dump(task)
+
+
+def open_prepared(task: TaskConfig, *, task_file: str) -> PreparedData:
+    """Open the prepared data of a task.
+
+    Raises:
+        UserError: If it was not prepared, or from another version of the task.
+    """
+    path = Path(task.output) / "manifest.json"
+    mend = f"run `llmft prepare {task_file}`"
+    if not path.is_file():
+        raise UserError(f"{path}: not there, so the data is not prepared; {mend}")
+    manifest = read_json(path)
+    if manifest.get("task") != _dump(task):
+        found, wanted = manifest.get("task", {}), _dump(task)
+        changed = [k for k in wanted if found.get(k) != wanted[k]]
+        raise UserError(
+            f"{path}: prepared from another version of the task (changed: "
+            f"{', '.join(changed)}); {mend}"
+        )
+    match task.labels:
+        case ScoresConfig(dimensions=names):
+            return PreparedData(task, manifest, list(names))
+        case ClassConfig():
+            return PreparedData(task, manifest, list(manifest["classes"]))
+
+
+def _dump(task: TaskConfig) -> dict[str, Any]:
+    return task.model_dump(mode="json", by_alias=True)

@@ -1,0 +1,101 @@
+"""Prompt files: a shared part, the article with its fields, and a tail."""
+
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from llmft.config.task import FieldsConfig
+from llmft.data.sources import RowFaultError, as_text, assemble_text
+from llmft.errors import UserError
+
+_BRACED_NAME = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+class Prompt(NamedTuple):
+    """A prompt cut at its placeholders; the empty prompt is three empty parts.
+
+    Only the text between the first and the last placeholder differs from row to row, so `before`
+    has the same tokens everywhere.
+    """
+
+    before: str
+    """What all rows share, in front of the article."""
+    article: str
+    """Template of the article, such as `{title}` or `{title}\\nSource: {source}\\n{text}`."""
+    after: str
+    """What all rows share, behind the article."""
+
+
+NO_PROMPT = Prompt(before="", article="{text}", after="")
+
+
+class RowText(NamedTuple):
+    """One row, ready to be tokenised part by part."""
+
+    before: str
+    article: str
+    after: str
+
+
+def read_prompt(path: Path | None, *, fields: FieldsConfig) -> Prompt:
+    """Read a prompt file; no path is the empty prompt.
+
+    Raises:
+        UserError: If the file cannot be read or is empty.
+    """
+    if path is None:
+        return NO_PROMPT
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as UTF-8 text: {error}") from error
+    if not text.strip():
+        raise UserError(f"{path}: the prompt is empty; write one or set prompt.mode: exclude")
+    return split_prompt(text, fields=fields)
+
+
+def split_prompt(text: str, *, fields: FieldsConfig) -> Prompt:
+    """Cut a prompt at its first and last placeholder.
+
+    Braces that do not name a field of the task, such as those of a JSON example, stay as they
+    are. Without a placeholder the article follows after a blank line.
+    """
+    names = list_placeholders(fields)
+    marks = [m for m in _BRACED_NAME.finditer(text) if m.group(1) in names]
+    if not marks:
+        return Prompt(before=text.rstrip() + "\n\n", article="{text}", after="")
+    start, end = marks[0].start(), marks[-1].end()
+    return Prompt(before=text[:start], article=text[start:end], after=text[end:].rstrip())
+
+
+def list_placeholders(fields: FieldsConfig) -> list[str]:
+    """Return the names that a prompt may hold in braces."""
+    named = ["text", *fields.text, *fields.keep, fields.id, fields.group]
+    return list(dict.fromkeys(name for name in named if name is not None))
+
+
+def find_strange_placeholders(text: str, *, fields: FieldsConfig) -> list[str]:
+    """Return braced names that look like placeholders, but name no field."""
+    names = list_placeholders(fields)
+    return sorted({m for m in _BRACED_NAME.findall(text) if m not in names})
+
+
+def fill_prompt(prompt: Prompt, row: dict[str, Any], *, fields: FieldsConfig) -> RowText:
+    """Put a row's fields into the article part of a prompt.
+
+    Raises:
+        RowFaultError: If the row lacks a field that the prompt names, or has no text.
+    """
+    text = assemble_text(row, fields)
+
+    def look_up(match: re.Match[str]) -> str:
+        name = match.group(1)
+        if name == "text":
+            return text
+        if name not in row:
+            raise RowFaultError(f"field missing: the prompt names {{{name}}}")
+        return as_text(row[name], name=name)
+
+    names = "|".join(re.escape(name) for name in list_placeholders(fields))
+    article = re.sub(rf"\{{({names})\}}", look_up, prompt.article)
+    return RowText(prompt.before, article, prompt.after)

@@ -1,0 +1,187 @@
+"""`llmft evaluate RUN`: measure a trained run and decide whether it may be deployed."""
+
+import argparse
+import logging
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from llmft import __version__
+from llmft.config.suite import GateConfig, get_default_gates, load_suite
+from llmft.config.task import SourceConfig, TaskConfig
+from llmft.data.batches import make_targets
+from llmft.data.files import hash_file, write_json
+from llmft.data.preparation import read_labelled
+from llmft.data.prepared import Row, open_prepared
+from llmft.data.splitting import SPLITS
+from llmft.errors import UserError
+from llmft.evaluation.audit import RunFacts, check_inputs, check_overlap, check_run
+from llmft.evaluation.gates import apply_gates, decide
+from llmft.evaluation.metrics import measure
+from llmft.evaluation.statistics import estimate_interval
+from llmft.evaluation.tables import (
+    describe_confusion,
+    describe_measured,
+    describe_rows,
+    measure_baselines,
+    name_parts,
+    pick_worst,
+)
+from llmft.prediction.stored import load_or_predict
+from llmft.reports.evaluation import write_evaluation_report
+from llmft.training.run_folder import read_history, read_metadata
+
+logger = logging.getLogger(__name__)
+
+
+def main(arguments: list[str]) -> int:
+    """Run the verb."""
+    parser = argparse.ArgumentParser(prog="llmft evaluate", description=__doc__, allow_abbrev=False)
+    parser.add_argument("run", type=Path, help="run folder")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--split", choices=SPLITS, default="test", help="split to measure (test)")
+    what.add_argument("--data", type=Path, metavar="FILE", help="labelled rows from elsewhere")
+    parser.add_argument("--suite", type=Path, help="suite whose gates decide")
+    parser.add_argument(
+        "--require", choices=["deploy", "review"], help="exit with 1 if the decision is worse"
+    )
+    args = parser.parse_args(arguments)
+    gates = load_suite(args.suite).config.gates if args.suite else None
+    results = evaluate_run(args.run, split=args.split, data_file=args.data, gates=gates or None)
+    accepted = {"deploy": ["DEPLOY"], "review": ["DEPLOY", "REVIEW"]}
+    return int(bool(args.require) and results["decision"] not in accepted[args.require])
+
+
+class _Subject(NamedTuple):
+    """The rows to be measured."""
+
+    name: str
+    rows: list[Row]
+    train_rows: list[Row]
+    label_names: list[str]
+    fingerprint: str
+    """Of the prepared data, or the hash of the file."""
+    num_rejected: int
+
+
+def evaluate_run(
+    run: Path, *, split: str, data_file: Path | None, gates: dict[Any, GateConfig] | None
+) -> dict[str, Any]:
+    """Measure a run, decide, and write results and report.
+
+    Returns:
+        The results, as written.
+
+    Raises:
+        UserError: If the run is not finished or the rows cannot be read.
+    """
+    metadata = read_metadata(run)
+    task = TaskConfig.model_validate(metadata["task"])
+    subject = _open_subject(task, split, data_file, metadata)
+    source = {"model": metadata["model_hash"], "data": subject.fingerprint}
+    seen = load_or_predict(
+        run, subject.rows, path=run / "predictions" / f"{subject.name}.parquet", source=source
+    ).align([row["id"] for row in subject.rows])
+    labels, outputs = make_targets(subject.rows, label_names=subject.label_names).numpy(), seen.outputs
+
+    texts, train_texts = [r["text"] for r in subject.rows], [r["text"] for r in subject.train_rows]
+    name = metadata["name"]
+    audit = [*check_run(RunFacts(name, str(run), metadata)), *check_inputs(name, seen, texts)]
+    if split != "train" or data_file:
+        audit += check_overlap(texts, train_texts)
+    gate_results = apply_gates(gates or get_default_gates(task.labels), labels, outputs)
+    num_invalid = sum(finding.status == "invalid" for finding in audit)
+    measured = measure(labels, outputs, names=subject.label_names)
+    baselines = measure_baselines(
+        train_texts,
+        make_targets(subject.train_rows, label_names=subject.label_names).numpy(),
+        texts=texts,
+        labels=labels,
+        names=subject.label_names,
+    )
+    described = describe_rows(subject.rows, labels, {name: outputs})
+    results = {
+        "schema_version": 1,
+        "llmft_version": __version__,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "run": str(run),
+        "name": name,
+        "task": task.name,
+        "data": subject.name,
+        "label_names": subject.label_names,
+        "num_rows": len(subject.rows),
+        "num_rejected": subject.num_rejected,
+        "decision": decide(gate_results, num_invalid=num_invalid),
+        "gates": [g._asdict() for g in gate_results],
+        "metrics": measured.overall,
+        "intervals": {g.metric: list(estimate_interval(g.metric, labels, outputs))
+                      for g in gate_results},
+        name_parts(labels): measured.parts,
+        "confusion_matrix": describe_confusion(
+            labels, outputs, num_classes=len(subject.label_names)
+        ),
+        "baselines": {key: describe_measured(m, labels) for key, m in baselines.items()},
+        "audit": [finding._asdict() for finding in audit],
+        "history": read_history(run),
+        "training": {key: value for key, value in metadata.items() if key not in ("task",)},
+        "rows": described,
+        "worst_rows": pick_worst(described, subject.rows),
+    }  # fmt: skip
+    folder = run / "evaluation"
+    write_json(folder / f"{subject.name}.json", results)
+    report = write_evaluation_report(results, folder=folder)
+    _log_summary(results)
+    logger.info("report: %s", report.resolve())
+    return results
+
+
+def _open_subject(
+    task: TaskConfig, split: str, data_file: Path | None, metadata: dict[str, Any]
+) -> _Subject:
+    data = open_prepared(task, task_file=metadata["recipe"]["task"])
+    if data.fingerprint != metadata["data_fingerprint"]:
+        raise UserError(
+            f"{task.output}: prepared anew since this run was trained, so rows may have moved "
+            "between the splits; train again, or prepare from the same sources and seed"
+        )
+    train_rows = data.read_split("train")
+    if data_file is None:
+        rows = data.read_split(split)
+        return _Subject(split, rows, train_rows, data.label_names, data.fingerprint, 0)
+    task = task.model_copy(update={"sources": [SourceConfig(path=str(data_file))]})
+    rows, rejected = read_labelled(task)
+    known = [row for row in rows if not _is_strange(row["labels"], data.label_names)]
+    if not known:
+        raise UserError(f"{data_file}: none of its rows has a label that {task.name} knows")
+    return _Subject(
+        f"data-{data_file.stem}",
+        known,
+        train_rows,
+        data.label_names,
+        hash_file(data_file),
+        len(rejected) + len(rows) - len(known),
+    )
+
+
+def _is_strange(labels: Any, label_names: list[str]) -> bool:
+    return isinstance(labels, str) and labels not in label_names
+
+
+def _log_summary(results: dict[str, Any]) -> None:
+    shown = {"model": results["metrics"], **results["baselines"]}
+    logger.info("%s on %d rows of %s", results["name"], results["num_rows"], results["data"])
+    for arm, metrics in shown.items():
+        numbers = ", ".join(
+            f"{key} {value:.3f}" for key, value in metrics.items() if isinstance(value, float)
+        )
+        logger.info("  %-9s %s", arm, numbers)
+    for gate in results["gates"]:
+        logger.info(
+            "  gate %s: %s (value %.3f, bound %.3f, deploy %g, review %g)",
+            gate["metric"], gate["result"], gate["value"], gate["bound"], gate["deploy"],
+            gate["review"],
+        )  # fmt: skip
+    for finding in results["audit"]:
+        if finding["status"] != "ok":
+            logger.info("  %s: %s", finding["status"], finding["message"])
+    logger.info("decision: %s", results["decision"])

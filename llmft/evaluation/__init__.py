@@ -1,0 +1,1 @@
+"""Metrics, statistics, baselines, audit, gates, edge cases and latency."""

@@ -1,0 +1,139 @@
+"""Is the comparison fair, and did the models see the articles? Asked before any metric."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+from llmft.prediction.stored import StoredPredictions
+
+Status = Literal["ok", "note", "warning", "confounded", "invalid"]
+
+_TREATMENT = ("base", "head", "prompt", "tokens.max_length", "tokens.min_article", "tokens.waive")
+_FOLLOWS_BASE = ("train.learning_rate", "train.warmup_ratio", "train.warmup_steps", "train.epochs")
+_NOT_COMPARED = ("name", "task", "output_dir", "train.seed")
+_NOTED = ("train.precision",)
+
+
+class Finding(NamedTuple):
+    """One answer of the audit."""
+
+    check: str
+    status: Status
+    arms: list[str]
+    """Whom it concerns; empty if all."""
+    message: str
+
+
+class RunFacts(NamedTuple):
+    """What the audit has to know of a run."""
+
+    arm: str
+    run: str
+    metadata: dict[str, Any]
+    """`training_metadata.json`."""
+
+
+def check_data(runs: Sequence[RunFacts], *, fingerprint: str) -> list[Finding]:
+    """Every arm has to be trained on the prepared data that it is tested with."""
+    others = [r for r in runs if r.metadata["data_fingerprint"] != fingerprint]
+    if not others:
+        return [Finding("same data", "ok", [], "all arms were trained on the same prepared data")]
+    return [
+        Finding("same data", "invalid", [r.arm], f"{r.run} was trained on other prepared data")
+        for r in others
+    ]
+
+
+def check_treatment(runs: Sequence[RunFacts], *, reference: str) -> list[Finding]:
+    """Arms may differ from the reference in the treatment only (D2)."""
+    check = "only the treatment differs"
+    first = next(r for r in runs if r.arm == reference)
+    expected = _list_settings(first)
+    findings: dict[tuple[str, str], Finding] = {}
+    for run in runs:
+        found = _list_settings(run)
+        differing = sorted(k for k in {*expected, *found} if expected.get(k) != found.get(k))
+        base_differs = any(_is_under(key, ("base",)) for key in differing)
+        allowed = _TREATMENT + (_FOLLOWS_BASE if base_differs else ())
+        for key in differing:
+            if not _is_under(key, allowed):
+                ours, theirs = found.get(key), expected.get(key)
+                status: Status = "note" if key in _NOTED else "confounded"
+                message = f"{key} is {ours!r} in {run.arm} and {theirs!r} in {reference}"
+                findings[run.arm, key] = Finding(check, status, [run.arm], message)
+    if not any(f.status == "confounded" for f in findings.values()):
+        message = "the arms differ in the treatment only (base, head, prompt, max_length)"
+        findings["", ""] = Finding(check, "ok", [], message)
+    return list(findings.values())
+
+
+def check_inputs(arm: str, seen: StoredPredictions, texts: Sequence[str]) -> list[Finding]:
+    """Say how much of the articles the model saw, and whether it could tell them apart (D1)."""
+    whole, kept = int(seen.article_tokens.sum()), int(seen.kept_tokens.sum())
+    num_cut = int((seen.kept_tokens < seen.article_tokens).sum())
+    share = kept / max(1, whole)
+    message = f"{arm} saw {share:.1%} of the article tokens; {num_cut} of {len(texts)} rows cut"
+    findings = [Finding("articles seen", "warning" if num_cut else "ok", [arm], message)]
+    by_input: defaultdict[str, set[str]] = defaultdict(set)
+    for input_hash, text in zip(seen.input_hashes, texts, strict=True):
+        by_input[input_hash].add(text)
+    num_same = sum(len(texts) for texts in by_input.values() if len(texts) > 1)
+    if num_same:
+        message = f"{arm} got the same input for {num_same} rows of different text"
+        findings.append(Finding("inputs differ", "warning", [arm], message))
+    return findings
+
+
+def check_run(run: RunFacts) -> list[Finding]:
+    """Repeat what a reader has to know of how a run was made."""
+    findings = [
+        Finding("token budget", "warning", [run.arm], f"{run.arm}: {warning}")
+        for warning in run.metadata["budget_warnings"]
+    ]
+    waived = run.metadata["recipe"]["tokens"]["waive"]
+    if waived is not None:
+        message = f"{run.arm}: the refused token budget was waived: {waived}"
+        findings.append(Finding("token budget", "warning", [run.arm], message))
+    if not run.metadata["base_pretrained"]:
+        base = run.metadata["recipe"]["base"]["model"]
+        message = f"{run.arm}: the base {base} was never pretrained; it shows how the parts work"
+        findings.append(Finding("pretrained base", "note", [run.arm], message))
+    return findings
+
+
+def check_overlap(texts: Sequence[str], train_texts: Sequence[str]) -> list[Finding]:
+    """No evaluated text may stand in the training data."""
+    known = set(train_texts)
+    num_known = sum(text in known for text in texts)
+    if num_known == 0:
+        return [Finding("unseen rows", "ok", [], "no evaluated text stands in the training data")]
+    message = f"{num_known} of {len(texts)} evaluated texts stand in the training data"
+    return [Finding("unseen rows", "invalid", [], message)]
+
+
+def _list_settings(run: RunFacts) -> dict[str, Any]:
+    """Return what may make a difference, as dotted keys."""
+    settings = _flatten(run.metadata["recipe"])
+    for key in _NOT_COMPARED:
+        settings.pop(key, None)
+    # The recipe's batch size is one device's, and its precision may say auto: take what came of it.
+    settings.pop("train.batch_size")
+    settings.pop("train.gradient_accumulation_steps")
+    settings["global_batch_size"] = run.metadata["global_batch_size"]
+    settings["train.precision"] = run.metadata["precision"]
+    settings["prompt.sha256"] = run.metadata["prompt_sha256"]
+    return settings
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _is_under(key: str, names: Sequence[str]) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in names)

@@ -1,0 +1,59 @@
+"""May this run be deployed? Thresholds that a confidence bound has to pass (D14)."""
+
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmft.config.suite import GateConfig
+from llmft.evaluation.metrics import HIGHER_IS_BETTER
+from llmft.evaluation.statistics import compute_metric, estimate_interval
+
+Decision = Literal["DEPLOY", "REVIEW", "FAIL"]
+_SEVERITY: list[Decision] = ["DEPLOY", "REVIEW", "FAIL"]
+
+
+class GateResult(NamedTuple):
+    """What one gate says."""
+
+    metric: str
+    value: float
+    bound: float
+    """The worse end of the 95 % interval."""
+    deploy: float
+    review: float
+    result: Decision
+
+
+def apply_gates(
+    gates: dict[str, GateConfig], labels: NDArray[Any], outputs_NC: NDArray[Any]
+) -> list[GateResult]:
+    """Apply gates: DEPLOY if the bound passes, FAIL if the value is beyond review."""
+    return [
+        _apply(metric, gate, labels, outputs_NC) for metric, gate in gates.items()
+    ]
+
+
+def decide(results: list[GateResult], *, num_invalid: int) -> Decision:
+    """Return the worst result; without gates, or with an invalid audit, never DEPLOY."""
+    found = [r.result for r in results]
+    if num_invalid:
+        found.append("FAIL")
+    if not results:
+        found.append("REVIEW")
+    return max(found, key=_SEVERITY.index)
+
+
+def _apply(
+    metric: str, gate: GateConfig, labels: NDArray[Any], outputs_NC: NDArray[Any]
+) -> GateResult:
+    value = compute_metric(metric, labels, outputs_NC)
+    interval = estimate_interval(metric, labels, outputs_NC)
+    sign = 1.0 if HIGHER_IS_BETTER[metric] else -1.0
+    bound = interval.low if HIGHER_IS_BETTER[metric] else interval.high
+    result: Decision = "REVIEW"
+    if np.isfinite(bound) and sign * bound >= sign * gate.deploy:
+        result = "DEPLOY"
+    elif sign * value < sign * gate.review:
+        result = "FAIL"
+    return GateResult(metric, value, bound, gate.deploy, gate.review, result)

@@ -1,0 +1,79 @@
+"""From the differences between arms to one verdict."""
+
+from typing import Literal, NamedTuple
+
+from llmft.evaluation.audit import Finding
+from llmft.evaluation.statistics import Difference
+
+VerdictName = Literal["INVALID", "CONFOUNDED", "WINNER", "REFERENCE_HOLDS", "UNRESOLVED"]
+
+
+class Verdict(NamedTuple):
+    """What a comparison says."""
+
+    name: VerdictName
+    winner: str | None
+    """The arm to deploy, or None if nobody can tell."""
+    why: str
+
+
+def find_valid_arms(arms: list[str], findings: list[Finding]) -> list[str]:
+    """Return the arms that the audit did not strike out."""
+    struck = {arm for finding in findings if finding.status == "invalid" for arm in finding.arms}
+    return [arm for arm in arms if arm not in struck]
+
+
+def reach_verdict(
+    differences: dict[str, Difference],
+    *,
+    valid_arms: list[str],
+    findings: list[Finding],
+    reference: str,
+    metric: str,
+    margin: float,
+) -> Verdict:
+    """Decide.
+
+    Args:
+        differences: Challenger -> its gain over the reference, for valid challengers.
+        valid_arms: Arms that are left after the audit.
+        findings: What the audit said.
+        reference: The arm to beat.
+        metric: Name of the metric.
+        margin: What has to be gained.
+    """
+    if reference not in valid_arms or len(valid_arms) < 2:
+        broken = "; ".join(f.message for f in findings if f.status == "invalid")
+        return Verdict("INVALID", None, f"the comparison cannot be trusted: {broken}")
+    confounded = [f.message for f in findings if f.status == "confounded"]
+    if confounded:
+        listed = "; ".join(confounded)
+        return Verdict(
+            "CONFOUNDED", None, f"more than the treatment differs, so nobody can tell why: {listed}"
+        )
+    better = {arm: d for arm, d in differences.items() if d.finding == "better"}
+    if better:
+        winner = max(better, key=lambda arm: better[arm].estimate)
+        gain = better[winner]
+        return Verdict(
+            "WINNER",
+            winner,
+            f"{winner} beats {reference} by {gain.estimate:.3f} {metric} (95 % interval "
+            f"{gain.interval.low:.3f} to {gain.interval.high:.3f}), more than the margin {margin:g}",
+        )
+    unresolved = [arm for arm, d in differences.items() if d.finding == "unresolved"]
+    if not unresolved:
+        return Verdict(
+            "REFERENCE_HOLDS",
+            reference,
+            f"no challenger beats {reference} by more than the margin {margin:g} {metric}",
+        )
+    arm = max(unresolved, key=lambda arm: differences[arm].estimate)
+    gain = differences[arm]
+    return Verdict(
+        "UNRESOLVED",
+        None,
+        f"{arm} gains {gain.estimate:.3f} {metric} over {reference}, but the 95 % interval "
+        f"{gain.interval.low:.3f} to {gain.interval.high:.3f} holds the margin {margin:g}: more "
+        "test rows are needed",
+    )

@@ -1,0 +1,1 @@
+"""Bases, adapters, heads, and how they are saved and loaded."""

@@ -1,0 +1,78 @@
+"""The head: the new layers that turn a pooled token into scores or classes."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+_HEAD_NAMES = ("score", "classifier")
+
+
+class TargetScale(NamedTuple):
+    """Affine map between labels and what the head learns: label = mean + std * output."""
+
+    mean_D: Tensor
+    """Shape [D]; zeros where the head has no bias to fold it into."""
+    std_D: Tensor
+    """Shape [D], positive."""
+
+    def to_targets(self, labels_BD: Tensor) -> Tensor:
+        """Return the targets that the head learns, shape [B, D]."""
+        return (labels_BD - self.mean_D) / self.std_D
+
+    def to_labels(self, outputs_BD: Tensor) -> Tensor:
+        """Return outputs in the labels' units, shape [B, D]."""
+        return self.mean_D + self.std_D * outputs_BD
+
+
+def fit_target_scale(labels_ND: Tensor, *, has_bias: bool) -> TargetScale:
+    """Fit the scale to training labels, shape [N, D]; a constant dimension keeps its unit."""
+    std_D = labels_ND.std(dim=0, correction=0)
+    std_D = torch.where(std_D > 0, std_D, torch.ones_like(std_D))
+    mean_D = labels_ND.mean(dim=0) if has_bias else torch.zeros_like(std_D)
+    return TargetScale(mean_D, std_D)
+
+
+def find_head(model: nn.Module) -> nn.Module:
+    """Return the head of a sequence classification model, adapted or not."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    for name in _HEAD_NAMES:
+        if hasattr(inner, name):
+            return cast(nn.Module, getattr(inner, name))
+    raise AssertionError(f"{type(inner).__name__} has no head named {' or '.join(_HEAD_NAMES)}")
+
+
+def find_output_layer(model: nn.Module) -> nn.Linear:
+    """Return the last linear layer of the head that is in use."""
+    head: Any = find_head(model)
+    if hasattr(head, "modules_to_save"):  # PEFT keeps the trained copy beside the original
+        head = head.modules_to_save[head.active_adapters[0]]
+    layers = [m for m in head.modules() if isinstance(m, nn.Linear)]
+    return layers[-1]
+
+
+def compute_head_in_float32(model: nn.Module) -> None:
+    """Keep the head out of autocast, in place (H2).
+
+    Float32 weights are not enough: autocast would still round the head's inputs and products to
+    bfloat16. Call it after adapters are in place, since PEFT copies the head.
+    """
+    head = find_head(model).float()
+    compute: Callable[..., Tensor] = head.forward
+
+    def forward(features: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        with torch.autocast(features.device.type, enabled=False):
+            return compute(features.float(), *args, **kwargs)
+
+    head.forward = forward  # type: ignore[method-assign]
+
+
+@torch.no_grad()
+def fold_scale(model: nn.Module, scale: TargetScale) -> None:
+    """Put the scale into the head's weights, in place, so that it gives the labels' units."""
+    layer = find_output_layer(model)
+    std_D = scale.std_D.to(layer.weight.device)
+    layer.weight.mul_(std_D[:, None])
+    if layer.bias is not None:
+        layer.bias.mul_(std_D).add_(scale.mean_D.to(layer.weight.device))

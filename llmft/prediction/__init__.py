@@ -1,0 +1,1 @@
+"""Batched inference, resume and stored predictions: shared by predict, evaluate and compare."""

@@ -1,0 +1,107 @@
+"""Run a saved model over rows, in batches of similar length."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from llmft.data.batches import pad_inputs
+from llmft.data.encoding import EncodedRow, Encoder
+from llmft.data.prompts import NO_PROMPT
+from llmft.models.device import autocast, choose_device
+from llmft.models.saved import ModelCard, SavedModel, load_saved
+
+_TOKENS_PER_BATCH = 16_384
+_ROWS_PER_BATCH = 64
+
+
+class Predictions(NamedTuple):
+    """What a model says of N rows, in the order of the rows."""
+
+    outputs: NDArray[np.float32]
+    """Scores in the labels' units, or class probabilities; shape [N, C]."""
+    encoded: list[EncodedRow]
+    """What the model saw."""
+
+
+class Predictor:
+    """A saved model that predicts rows. Deterministic: a row's output does not depend on others
+    beyond rounding.
+    """
+
+    def __init__(self, saved: SavedModel) -> None:
+        self.card: ModelCard = saved.card
+        self._device = choose_device()
+        self._model = saved.model.to(self._device)
+        self._pad_token_id: int = saved.tokenizer.pad_token_id
+        self.encoder = Encoder(
+            saved.tokenizer,
+            prompt=saved.card.make_prompt(NO_PROMPT),
+            fields=saved.card.fields,
+            max_length=saved.card.tokens.max_length,
+        )
+
+    @classmethod
+    def open(cls, run: Path) -> "Predictor":
+        """Open a run folder.
+
+        Raises:
+            UserError: If it holds no finished run.
+        """
+        return cls(load_saved(run / "model"))
+
+    def predict(self, rows: Sequence[dict[str, Any]], *, show_progress: bool = True) -> Predictions:
+        """Predict rows.
+
+        Raises:
+            RowFaultError: If a row has no text or lacks a field that the prompt names.
+        """
+        encoded = self.encoder.encode(rows)
+        outputs_NC = np.empty((len(rows), len(self.card.label_names)), dtype=np.float32)
+        bar = tqdm(
+            total=len(rows),
+            unit="row",
+            desc="predicting",
+            disable=not (show_progress and sys.stderr.isatty()),
+        )
+        with bar:
+            for batch in plan_batches([len(e.input_ids) for e in encoded]):
+                outputs_NC[batch] = self._compute([encoded[i].input_ids for i in batch])
+                bar.update(len(batch))
+        return Predictions(outputs_NC, encoded)
+
+    @torch.inference_mode()
+    def _compute(self, input_ids: list[list[int]]) -> NDArray[np.float32]:
+        inputs = pad_inputs(input_ids, pad_token_id=self._pad_token_id)
+        inputs = {name: tensor.to(self._device) for name, tensor in inputs.items()}
+        with autocast(self._device, self.card.precision):
+            logits_BC = self._model(**inputs).logits.float()
+        if self.card.head == "multiclass":
+            logits_BC = logits_BC.softmax(dim=-1)
+        outputs: NDArray[np.float32] = logits_BC.cpu().numpy()
+        return outputs
+
+
+def plan_batches(lengths: Sequence[int]) -> list[list[int]]:
+    """Return batches of row positions, longest rows first, bounded in rows and padded tokens.
+
+    Longest first, so that a batch that does not fit fails at once and not after an hour.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    batches: list[list[int]] = []
+    for position in order:
+        batch = batches[-1] if batches else None
+        if (
+            batch is None
+            or len(batch) >= _ROWS_PER_BATCH
+            or (len(batch) + 1) * lengths[batch[0]] > _TOKENS_PER_BATCH
+        ):
+            batches.append([position])
+        else:
+            batch.append(position)
+    return batches

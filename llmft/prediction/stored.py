@@ -1,0 +1,131 @@
+"""Predictions on disk, tied to the model and the data that they come from."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from llmft.data.files import hash_text, replace_file
+from llmft.data.sources import RowFaultError
+from llmft.errors import UserError
+from llmft.models.saved import hash_model
+from llmft.prediction.columns import name_columns
+from llmft.prediction.inference import Predictions, Predictor
+
+
+class StoredPredictions(NamedTuple):
+    """Predictions for N rows; to be joined to labels by id, never by position (D11)."""
+
+    ids: list[str]
+    outputs: NDArray[np.float32]
+    """Shape [N, C]."""
+    article_tokens: NDArray[np.int64]
+    """Length of each whole article, shape [N]."""
+    kept_tokens: NDArray[np.int64]
+    """How many of them the model saw, shape [N]."""
+    input_hashes: list[str]
+    """Hash of each row's input ids."""
+
+    def align(self, ids: list[str]) -> "StoredPredictions":
+        """Return the same predictions in the order of `ids`.
+
+        Raises:
+            UserError: If the ids are not just the same set, each once.
+        """
+        place = {row_id: i for i, row_id in enumerate(self.ids)}
+        if len(place) < len(self.ids) or set(ids) != set(place):
+            missing, extra = len(set(ids) - set(place)), len(set(place) - set(ids))
+            raise UserError(
+                f"predictions and labels are of other rows: {missing} rows have no prediction, "
+                f"{extra} predictions have no row, {len(self.ids) - len(place)} stand twice"
+            )
+        order = [place[row_id] for row_id in ids]
+        return StoredPredictions(
+            ids,
+            self.outputs[order],
+            self.article_tokens[order],
+            self.kept_tokens[order],
+            [self.input_hashes[i] for i in order],
+        )
+
+
+def load_or_predict(
+    run: Path, rows: list[dict[str, Any]], *, path: Path, source: dict[str, str]
+) -> StoredPredictions:
+    """Read stored predictions if they come from `source`, else predict and store them.
+
+    Raises:
+        UserError: If the model on disk is not the one that `source` names.
+    """
+    stored = read_stored(path, source=source)
+    if stored is not None:
+        return stored
+    if hash_model(run / "model") != source["model"]:
+        raise UserError(
+            f"{run / 'model'}: changed since it was trained, so it must not be judged under this "
+            "run's name; train it again"
+        )
+    try:
+        return predict_and_store(Predictor.open(run), rows, path=path, source=source)
+    except RowFaultError as error:
+        raise UserError(f"{run}: a row cannot be predicted: {error}") from error
+
+
+def predict_and_store(
+    predictor: Predictor, rows: list[dict[str, Any]], *, path: Path, source: dict[str, str]
+) -> StoredPredictions:
+    """Predict rows and write them as Parquet.
+
+    Args:
+        predictor: The model.
+        rows: Prepared rows with `id`.
+        path: Parquet file to write.
+        source: What the predictions come from (hash of the model, fingerprint of the data).
+    """
+    predictions = predictor.predict(rows)
+    stored = _pack([row["id"] for row in rows], predictions)
+    columns: dict[str, Any] = {
+        "id": stored.ids,
+        **dict(zip(name_columns(predictor.card), stored.outputs.T, strict=True)),
+        "article_tokens": stored.article_tokens,
+        "kept_tokens": stored.kept_tokens,
+        "input_hash": stored.input_hashes,
+    }
+    table = pa.table(columns).replace_schema_metadata({"llmft": json.dumps(source)})
+    with replace_file(path) as file:
+        pq.write_table(table, file)
+    return stored
+
+
+def read_stored(path: Path, *, source: dict[str, str]) -> StoredPredictions | None:
+    """Read predictions; None if there are none, or they come from another model or other data."""
+    if not path.is_file():
+        return None
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(f"{path}: cannot be read: {error}; remove it") from error
+    if json.loads((table.schema.metadata or {}).get(b"llmft", b"{}")) != source:
+        return None
+    outputs = [c for c in table.column_names if c.startswith(("score_", "prob_"))]
+    return StoredPredictions(
+        ids=table["id"].to_pylist(),
+        outputs=np.stack([table[c].to_numpy() for c in outputs], axis=1),
+        article_tokens=table["article_tokens"].to_numpy(),
+        kept_tokens=table["kept_tokens"].to_numpy(),
+        input_hashes=table["input_hash"].to_pylist(),
+    )
+
+
+def _pack(ids: list[str], predictions: Predictions) -> StoredPredictions:
+    return StoredPredictions(
+        ids=ids,
+        outputs=predictions.outputs,
+        article_tokens=np.array([e.num_article_tokens for e in predictions.encoded]),
+        kept_tokens=np.array([e.num_kept_tokens for e in predictions.encoded]),
+        input_hashes=[hash_text(str(e.input_ids))[:16] for e in predictions.encoded],
+    )

@@ -1,0 +1,24 @@
+"""`llmft prepare TASK`: clean the data of a task and split it without leakage."""
+
+import argparse
+import logging
+from pathlib import Path
+
+from llmft.config.task import load_task
+from llmft.data.preparation import prepare_task
+
+logger = logging.getLogger(__name__)
+
+
+def main(arguments: list[str]) -> int:
+    """Run the verb."""
+    parser = argparse.ArgumentParser(prog="llmft prepare", description=__doc__, allow_abbrev=False)
+    parser.add_argument("task", type=Path, help="task file (YAML)")
+    parser.add_argument("--set", action="append", metavar="KEY=VALUE", help="override a value")
+    args = parser.parse_args(arguments)
+    task = load_task(args.task, overrides=args.set)
+    manifest = prepare_task(task, report=logger.info)
+    for kind, count in manifest["rejected"].items():
+        logger.info("  rejected %d: %s", count, kind)
+    logger.info("wrote %s", Path(task.output) / "manifest.json")
+    return 0

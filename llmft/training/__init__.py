@@ -1,0 +1,1 @@
+"""Losses, the trainer, its history, and the record of a run."""

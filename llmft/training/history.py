@@ -1,0 +1,38 @@
+"""The learning curve of a run, from the trainer's log."""
+
+from typing import Any
+
+import numpy as np
+
+
+def summarise_history(log: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """Return one entry per evaluation: epoch, step, train_loss, learning_rate, seconds, val_loss, val_*.
+
+    `train_loss` is the mean of the losses logged since the evaluation before.
+    """
+    entries: list[dict[str, float]] = []
+    losses: list[float] = []
+    rate = 0.0
+    for record in log:
+        if "loss" in record:
+            losses.append(record["loss"])
+            rate = record["learning_rate"]
+        elif "eval_loss" in record:
+            timing = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
+            measured = {
+                "val_" + key.removeprefix("eval_"): value
+                for key, value in record.items()
+                if key.startswith("eval_") and key not in timing
+            }
+            entries.append(
+                {
+                    "epoch": record["epoch"],
+                    "step": record["step"],
+                    "train_loss": float(np.mean(losses)) if losses else measured["val_loss"],
+                    "learning_rate": rate,
+                    "seconds": record["seconds"],
+                    **measured,
+                }
+            )
+            losses = []
+    return entries

@@ -1,0 +1,66 @@
+"""The record of a run: all that it depended on, and what it took."""
+
+import platform
+import re
+import resource
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_PACKAGES = ("llmft", "torch", "transformers", "peft", "accelerate", "tokenizers", "numpy")
+
+
+def describe_environment() -> dict[str, Any]:
+    """Return package versions, device and git revision of the working folder."""
+    return {
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in _PACKAGES},
+        "platform": platform.platform(terse=True),
+        "device": _name_device(),
+        "num_threads": torch.get_num_threads(),
+        "git_revision": _read_git_revision(),
+    }
+
+
+def reset_peak_memory() -> None:
+    """Start to measure the peak anew, where the system can."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        return
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return  # the peak since the process began is the best that this system tells
+
+
+def measure_peak_memory() -> float:
+    """Return the peak in GiB: of the GPU's allocated memory, or of the process on a CPU."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    try:
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    except OSError:
+        found = None
+    if found:
+        return int(found.group(1)) / 2**20
+    unit = 2**30 if platform.system() == "Darwin" else 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def _name_device() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return str(torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or "CPU")
+
+
+def _read_git_revision() -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "--verify", "HEAD"], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

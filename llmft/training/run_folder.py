@@ -1,0 +1,93 @@
+"""The folder of a run: whose it is, and how far it got."""
+
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from llmft.config.recipe import Recipe
+from llmft.data.files import hash_text, read_json, write_json
+from llmft.data.prepared import PreparedData
+from llmft.data.prompts import Prompt
+from llmft.errors import UserError
+
+METADATA_NAME = "training_metadata.json"
+HISTORY_NAME = "training_history.json"
+
+State = Literal["new", "unfinished", "finished"]
+
+
+class RunIdentity(NamedTuple):
+    """All that decides what a run learns. Two runs of one identity give the same model."""
+
+    recipe: dict[str, Any]
+    task: dict[str, Any]
+    data_fingerprint: str
+    prompt_sha256: str | None
+
+    @classmethod
+    def of(cls, recipe: Recipe, data: PreparedData, prompt: Prompt) -> "RunIdentity":
+        """Return the identity of what a recipe would train now."""
+        return cls(
+            recipe.config.model_dump(mode="json", by_alias=True),
+            recipe.task.model_dump(mode="json", by_alias=True),
+            data.fingerprint,
+            hash_text("\0".join(prompt)) if recipe.prompt_path else None,
+        )
+
+
+def claim_run_folder(run_dir: Path, identity: RunIdentity) -> State:
+    """Say whether the folder is free, or holds this very run, unfinished or finished.
+
+    Raises:
+        UserError: If another run lies there, with what differs.
+    """
+    path = run_dir / METADATA_NAME
+    if not path.is_file():
+        if run_dir.is_dir() and any(run_dir.iterdir()):
+            raise UserError(
+                f"{run_dir}: holds files that are no run of llmft; choose another output_dir"
+            )
+        write_json(path, {"status": "unfinished", **identity._asdict()})
+        return "new"
+    found = read_json(path)
+    differing = [
+        name
+        for key, wanted in identity._asdict().items()
+        for name in _list_differences(found.get(key), wanted, key)
+    ]
+    if differing:
+        raise UserError(
+            f"{run_dir}: holds another run, which differs in {', '.join(differing)}; choose "
+            "another output_dir (--set output_dir=...) or remove the folder"
+        )
+    return "finished" if found["status"] == "finished" else "unfinished"
+
+
+def is_finished(run_dir: Path) -> bool:
+    """Return whether a finished run lies in the folder."""
+    path = run_dir / METADATA_NAME
+    return path.is_file() and read_json(path).get("status") == "finished"
+
+
+def read_metadata(run_dir: Path) -> dict[str, Any]:
+    """Return the record of a finished run.
+
+    Raises:
+        UserError: If there is none.
+    """
+    if not is_finished(run_dir):
+        raise UserError(
+            f"{run_dir}: holds no finished run; train it with `llmft train RECIPE`"
+        )
+    return read_json(run_dir / METADATA_NAME)
+
+
+def read_history(run_dir: Path) -> dict[str, Any]:
+    """Return the learning curve: `metric`, and `epochs` with one entry each."""
+    return read_json(run_dir / HISTORY_NAME)
+
+
+def _list_differences(found: Any, wanted: Any, name: str) -> list[str]:
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        keys = dict.fromkeys([*wanted, *found])
+        return [d for k in keys for d in _list_differences(found.get(k), wanted.get(k), f"{name}.{k}")]
+    return [] if found == wanted else [name.removeprefix("recipe.")]

@@ -1,0 +1,156 @@
+"""Fit a model with `transformers.Trainer`: schedule, clipping, checkpoints, early stopping."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainingArguments
+from transformers.integrations import TensorBoardCallback
+from transformers.trainer_utils import EvalPrediction, get_last_checkpoint
+
+from llmft.config.recipe import TrainConfig
+from llmft.data.batches import Collator, Examples
+from llmft.errors import UserError
+from llmft.models.device import Precision
+from llmft.training.history import summarise_history
+from llmft.training.inputs import count_steps
+from llmft.training.losses import GuardedLoss
+from llmft.training.progress import ProgressReporter
+
+Measure = Callable[[NDArray[np.float32]], dict[str, float]]
+"""From the outputs [N, C] for the validation rows, in their order, to metrics by name."""
+
+
+class FitResult(NamedTuple):
+    """How a fit went. The model that was passed in holds the weights of the best epoch."""
+
+    history: list[dict[str, float]]
+    """One entry per epoch."""
+    best_metric: float
+    best_epoch: float
+    num_steps: int
+    num_train_tokens: int
+    """Tokens that went through the model in training, padding not counted."""
+    train_seconds: float
+    """Wall time of training, validation included, over all attempts."""
+    resumed_from_step: int
+    world_size: int
+    distributed_type: str
+
+
+class Fit(NamedTuple):
+    """What is fitted, and where its state goes."""
+
+    model: nn.Module
+    train: Examples
+    val: Examples
+    collator: Collator
+    measure: Measure
+    metric: str
+    """Name of the validation metric that chooses the epoch."""
+    greater_is_better: bool
+    run_dir: Path
+
+
+def fit_model(fit: Fit, *, config: TrainConfig, precision: Precision) -> FitResult:
+    """Train until the last epoch or until validation no longer improves; keep the best epoch.
+
+    Picks up from the last checkpoint in `run_dir/checkpoints`, if there is one.
+
+    Raises:
+        UserError: If the loss is not finite, or the disk is full.
+    """
+    checkpoints = fit.run_dir / "checkpoints"
+    last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
+    loss = GuardedLoss(fit.model, examples=fit.train)
+    trainer = Trainer(
+        model=fit.model,
+        args=_make_arguments(fit, config, precision),
+        train_dataset=fit.train,
+        eval_dataset=fit.val,
+        data_collator=fit.collator,
+        compute_loss_func=loss,
+        compute_metrics=_adapt(fit.measure),
+        callbacks=_make_callbacks(fit, config),
+    )
+    trainer.remove_callback(PrinterCallback)
+    loss.get_step = lambda: int(trainer.state.global_step)
+    try:
+        trainer.train(resume_from_checkpoint=last)
+    except OSError as error:
+        raise UserError(
+            f"{checkpoints}: cannot be written: {error}; free some space and run the same command "
+            "again, it goes on from the last checkpoint"
+        ) from error
+    finally:
+        loss.detach()
+        trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
+    state = trainer.state
+    history = summarise_history(state.log_history)
+    best = (max if fit.greater_is_better else min)(history, key=lambda e: e[f"val_{fit.metric}"])
+    return FitResult(
+        history=history,
+        best_metric=best[f"val_{fit.metric}"],
+        best_epoch=best["epoch"],
+        num_steps=state.global_step,
+        num_train_tokens=round(fit.train.num_tokens * float(state.epoch or 0)),
+        train_seconds=state.log_history[-1]["seconds"],
+        resumed_from_step=int(last.rpartition("-")[2]) if last else 0,
+        world_size=trainer.args.world_size,
+        distributed_type=trainer.accelerator.distributed_type.value,
+    )
+
+
+def _make_arguments(fit: Fit, config: TrainConfig, precision: Precision) -> TrainingArguments:
+    warmup = config.warmup_ratio if config.warmup_steps is None else config.warmup_steps
+    steps = count_steps(config, num_rows=len(fit.train))
+    return TrainingArguments(
+        output_dir=str(fit.run_dir / "checkpoints"),
+        num_train_epochs=config.epochs,
+        per_device_train_batch_size=config.batch_size,
+        per_device_eval_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=config.lr_scheduler,
+        warmup_steps=warmup,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        bf16=precision == "bfloat16",
+        use_cpu=not torch.cuda.is_available(),
+        seed=config.seed,
+        data_seed=config.seed,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        save_total_limit=1,
+        load_best_model_at_end=True,
+        metric_for_best_model=fit.metric,
+        greater_is_better=fit.greater_is_better,
+        logging_steps=max(1, steps // 200),
+        logging_nan_inf_filter=False,  # GuardedLoss stops instead of averaging it away
+        label_names=["labels"],
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        disable_tqdm=True,
+        report_to=[],
+    )
+
+
+def _make_callbacks(fit: Fit, config: TrainConfig) -> list[Any]:
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(log_dir=str(fit.run_dir / "logs" / "tensorboard"))
+    callbacks: list[Any] = [TensorBoardCallback(writer), ProgressReporter(metric=fit.metric)]
+    if config.early_stopping_patience is not None:
+        callbacks.append(EarlyStoppingCallback(config.early_stopping_patience))
+    return callbacks
+
+
+def _adapt(measure: Measure) -> Callable[[EvalPrediction], dict[str, float]]:
+    def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
+        return measure(np.asarray(prediction.predictions, dtype=np.float32))
+
+    return compute_metrics

@@ -1,0 +1,155 @@
+"""Tiny bases made on the spot, and a small task to learn; nothing is downloaded."""
+
+import json
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+WORDS = (
+    "bank market rate crisis calm growth loan debt bond stock profit loss policy tax trade oil "
+    "gas union strike factory export import price wage fund index budget deficit surplus minister "
+    "report river bridge school doctor train harbour weather winter summer music film museum"
+).split()
+
+
+def make_text(generator: random.Random, *, mood: str, num_words: int = 30) -> str:
+    """Return a text in which the mood word stands more often the higher the score is."""
+    return " ".join(generator.choice(WORDS) for _ in range(num_words)) + f" {mood}" * 3
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A two-layer BERT base without a head, with a word tokenizer, as a local folder."""
+    import torch
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    moods = [f"mood{i}" for i in range(11)]
+    vocabulary = {word: i for i, word in enumerate([*special, *WORDS, *moods, "task", ":", "."])}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    backend.normalizer = normalizers.Lowercase()
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]",
+        sep_token="[SEP]", mask_token="[MASK]",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = BertModel(
+        BertConfig(
+            vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+            intermediate_size=64, max_position_embeddings=128,
+        )
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("bases") / "tiny-bert"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A two-layer Qwen2 base that names no pad token (H3), as a local folder."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2Model
+
+    generator = random.Random(0)
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.train_from_iterator(
+        [make_text(generator, mood=f"mood{i % 11}") for i in range(50)],
+        trainers.BpeTrainer(
+            vocab_size=500, special_tokens=["<|endoftext|>", "<|im_end|>"], show_progress=False,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        ),
+    )  # fmt: skip
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|endoftext|>"]})
+    torch.manual_seed(0)
+    model = Qwen2Model(
+        Qwen2Config(
+            vocab_size=500, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512,
+            initializer_range=0.2,
+        )
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("bases") / "tiny-qwen"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder; paths in YAML files are relative to it."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+WriteTask = Callable[..., Path]
+
+
+@pytest.fixture
+def write_scores_task(workspace: Path) -> WriteTask:
+    """Write a task with two dimensions that follow from a word of the text."""
+
+    def write(*, num_rows: int = 60, name: str = "risk", extra: str = "") -> Path:
+        generator = random.Random(1)
+        rows = []
+        for i in range(num_rows):
+            score = i % 11
+            rows.append(
+                {
+                    "id": f"row{i}",
+                    "title": generator.choice(WORDS),
+                    "content": make_text(generator, mood=f"mood{score}"),
+                    "scores": {"risk": score, "calm": 10 - score},
+                }
+            )
+        (workspace / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+        path = workspace / "task.yaml"
+        path.write_text(
+            f"name: {name}\nsources: [{{path: rows.jsonl}}]\n"
+            "fields: {id: id, text: [title, content]}\n"
+            "labels: {type: scores, from: scores, dimensions: [risk, calm]}\n"
+            f"output: prepared\n{extra}"
+        )
+        return path
+
+    return write
+
+
+@pytest.fixture
+def write_recipe(workspace: Path) -> Callable[..., Path]:
+    """Write a recipe for `task.yaml` that trains for two short epochs in float32."""
+
+    def write(
+        base: Path | str, *, name: str = "arm", tuning: str = "full", head: str = "regression",
+        prompt: str | None = None, extra: str = "", train: str = "",
+    ) -> Path:  # fmt: skip
+        mode = "{mode: exclude}"
+        if prompt is not None:
+            (workspace / f"{name}.md").write_text(prompt)
+            mode = f"{{mode: include, file: {name}.md}}"
+        path = workspace / f"{name}.yaml"
+        path.write_text(
+            f"name: {name}\ntask: task.yaml\nbase: {{model: {base}, tuning: {tuning}}}\n"
+            f"head: {{type: {head}}}\nprompt: {mode}\n"
+            "tokens: {max_length: 96, min_article: 16}\n"
+            "train: {epochs: 2, batch_size: 8, learning_rate: 1e-3, precision: float32"
+            f"{train}}}\noutput_dir: runs/{name}\n{extra}"
+        )
+        return path
+
+    return write
