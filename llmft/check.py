@@ -4,8 +4,8 @@ import argparse
 import logging
 from pathlib import Path
 
-from llmft.config.recipe import Recipe, load_recipe
 from llmft.config.loading import suggest
+from llmft.config.recipe import Recipe, load_recipe
 from llmft.data.budget import judge_room, refuse_budget
 from llmft.data.prepared import open_prepared
 from llmft.data.prompts import find_strange_placeholders, list_placeholders
@@ -64,9 +64,7 @@ def _check_room(recipe: Recipe) -> None:
         "tokens: prompt and tail take %d of %d, %d are left for the article",
         encoder.num_prompt_tokens, encoder.max_length, encoder.room,
     )  # fmt: skip
-    refuse_budget(
-        judge_room(encoder, recipe.config.tokens), waive=recipe.config.tokens.waive
-    )
+    refuse_budget(judge_room(encoder, recipe.config.tokens), waive=recipe.config.tokens.waive)
 
 
 def _check_inputs(recipe: Recipe) -> None:

@@ -31,8 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
             return run_verb(lambda args: _call(verb, args), rest)
         case [verb, *_]:
             print(
-                f"llmft: unknown verb {verb!r}; allowed: {', '.join(VERBS)}. "
-                "See `llmft --help`",
+                f"llmft: unknown verb {verb!r}; allowed: {', '.join(VERBS)}. See `llmft --help`",
                 file=sys.stderr,
             )
             return 2

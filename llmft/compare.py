@@ -4,6 +4,7 @@ import argparse
 import logging
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +30,7 @@ from llmft.evaluation.audit import (
 )
 from llmft.evaluation.edge_cases import check_cases, read_edge_cases, summarise_cases
 from llmft.evaluation.latency import measure_latency
-from llmft.evaluation.metrics import Measured, measure
+from llmft.evaluation.metrics import measure
 from llmft.evaluation.statistics import Difference, compare_runs, estimate_interval
 from llmft.evaluation.tables import (
     describe_confusion,
@@ -153,7 +154,9 @@ def _train_arms(suite: Suite) -> None:
     if not is_prepared(suite.task):
         prepare_task(suite.task, report=logger.info)
     for arm, path in suite.recipe_paths.items():
-        for run_dir, seed in zip(_list_runs(suite, arm), suite.config.variants[arm].seeds or [], strict=True):
+        for run_dir, seed in zip(
+            _list_runs(suite, arm), suite.config.variants[arm].seeds or [], strict=True
+        ):
             logger.info("\n%s, seed %d", arm, seed)
             train_recipe(path, overrides=[f"train.seed={seed}", f"output_dir={run_dir}"])
     logger.info("")
@@ -287,9 +290,8 @@ def _probe_arms(
     edge_cases, latency = {}, {}
     for arm in valid:
         predictor = Predictor.open(arms[arm][0].path)
-        latency[arm] = measure_latency(
-            lambda batch, p=predictor: p.predict(batch, show_progress=False), rows  # type: ignore[misc]
-        )._asdict()
+        predict = partial(predictor.predict, show_progress=False)
+        latency[arm] = measure_latency(predict, rows)._asdict()
         if cases is not None:
             outputs = predictor.predict([case.row for case in cases]).outputs
             found = check_cases(cases, outputs.tolist(), label_names=data.label_names)
@@ -321,7 +323,9 @@ def _log_summary(results: dict[str, Any]) -> None:
         **{arm: v["metrics"] for arm, v in results["variants"].items() if v["valid"]},
         **results["baselines"],
     }
-    shown = [key for key, value in next(iter(metrics.values())).items() if not isinstance(value, dict)]
+    shown = [
+        key for key, value in next(iter(metrics.values())).items() if not isinstance(value, dict)
+    ]
     logger.info("%d test rows of %s", results["num_rows"], results["task"])
     logger.info("  %-14s %s", "", " ".join(f"{key:>9}" for key in shown))
     for arm, found in metrics.items():

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from llmft.errors import UserError
 
+
 def run_verb(verb: Callable[[list[str]], int], arguments: list[str]) -> int:
     """Run a verb and return its exit status.
 

@@ -82,7 +82,10 @@ def evaluate_run(
     seen = load_or_predict(
         run, subject.rows, path=run / "predictions" / f"{subject.name}.parquet", source=source
     ).align([row["id"] for row in subject.rows])
-    labels, outputs = make_targets(subject.rows, label_names=subject.label_names).numpy(), seen.outputs
+    labels, outputs = (
+        make_targets(subject.rows, label_names=subject.label_names).numpy(),
+        seen.outputs,
+    )
 
     texts, train_texts = [r["text"] for r in subject.rows], [r["text"] for r in subject.train_rows]
     name = metadata["name"]

@@ -5,7 +5,6 @@
 
 import argparse
 import logging
-import os
 import sys
 import time
 from pathlib import Path
@@ -29,7 +28,7 @@ from llmft.data.prepared import PreparedData, open_prepared
 from llmft.errors import UserError
 from llmft.evaluation.metrics import HIGHER_IS_BETTER, measure
 from llmft.models.bases import LabelSpace, load_model, was_pretrained
-from llmft.models.device import autocast, choose_precision
+from llmft.models.device import choose_precision
 from llmft.models.heads import TargetScale, find_output_layer, fit_target_scale, fold_scale
 from llmft.models.saved import ModelCard, hash_model, load_saved, save_model
 from llmft.prediction.inference import Predictor
@@ -144,9 +143,7 @@ def _train(
         path=run_dir / "predictions" / "val.parquet",
         source={"model": model_hash, "data": data.fingerprint},
     )
-    write_json(
-        run_dir / HISTORY_NAME, {"metric": metric, "epochs": result.history}
-    )
+    write_json(run_dir / HISTORY_NAME, {"metric": metric, "epochs": result.history})
     write_json(
         run_dir / METADATA_NAME,
         {
@@ -178,9 +175,7 @@ def _make_examples(
     return Examples(inputs.encoded[split], scaled, ids=[row["id"] for row in inputs.rows[split]])
 
 
-def _make_measure(
-    labels: NDArray[Any], scale: TargetScale | None, names: list[str]
-) -> Measure:
+def _make_measure(labels: NDArray[Any], scale: TargetScale | None, names: list[str]) -> Measure:
     def measure_outputs(outputs_NC: NDArray[np.float32]) -> dict[str, float]:
         if scale is not None:
             outputs_NC = scale.to_labels(torch.from_numpy(outputs_NC)).numpy()

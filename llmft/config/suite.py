@@ -68,7 +68,9 @@ class SuiteConfig(Section):
     """A challenger must beat the reference by more than this."""
     edge_cases: str | None = None
     """JSONL file of cases with expected ranges or labels."""
-    gates: dict[Literal["mae", "rmse", "skill", "accuracy", "f1_macro"], GateConfig] = {}
+    gates: dict[Literal["mae", "rmse", "skill", "accuracy", "f1_macro"], GateConfig] = Field(
+        default={}
+    )
     """Metric -> thresholds; without them the defaults of the head."""
     output_dir: str
     """Folder for comparison.json and the reports."""

@@ -26,7 +26,7 @@ class FieldsConfig(Section):
     """Field or fields that make up the article, joined by a blank line."""
     group: str | None = None
     """Field whose rows must stay in one split, such as the act that passages are quoted from."""
-    keep: list[str] = []
+    keep: list[str] = Field(default=[])
     """Further fields to carry along, for prompts, slices and reports."""
 
 

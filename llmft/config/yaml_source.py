@@ -90,9 +90,7 @@ def read_override(assignment: str) -> LocatedValues:
     dotted, equals, value = assignment.partition("=")
     keys = dotted.strip().split(".")
     if not equals or not all(keys):
-        raise UserError(
-            f"--set {assignment!r}: expected KEY=VALUE, for example train.epochs=1"
-        )
+        raise UserError(f"--set {assignment!r}: expected KEY=VALUE, for example train.epochs=1")
     loaded = _locate(f"value: {value}", "--set")
     data: Any = loaded.data["value"]
     for key in reversed(keys):
@@ -130,7 +128,7 @@ def _locate(text: str, file: str) -> LocatedValues:
         if root is None:
             return LocatedValues({}, origins)
         if not isinstance(root, yaml.MappingNode):
-            raise UserError(f"{file}:1: expected keys and values, found a {root.id}")
+            raise UserError(f"{file}:1: expected keys and values, found a {type(root).__name__}")
         _walk(root, (), origins, file)
         return LocatedValues(loader.construct_document(root), origins)
     except yaml.MarkedYAMLError as error:

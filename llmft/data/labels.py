@@ -7,6 +7,7 @@ from typing import Any
 from llmft.config.task import ClassConfig, ScoresConfig
 from llmft.data.sources import RowFaultError
 
+
 def parse_scores(values: dict[str, Any], config: ScoresConfig) -> dict[str, float]:
     """Return {dimension: score} from any of the three shapes of the task file.
 

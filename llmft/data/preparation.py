@@ -12,7 +12,14 @@ from llmft.config.task import ClassConfig, ScoresConfig, TaskConfig
 from llmft.data.duplicates import cluster_texts
 from llmft.data.files import hash_file, hash_text, write_json, write_jsonl
 from llmft.data.labels import parse_class, parse_scores
-from llmft.data.sources import RowFaultError, SourceRow, as_text, assemble_text, find_files, read_rows
+from llmft.data.sources import (
+    RowFaultError,
+    SourceRow,
+    as_text,
+    assemble_text,
+    find_files,
+    read_rows,
+)
 from llmft.data.splitting import SPLITS, assign_splits, bin_scores, merge_units
 from llmft.errors import UserError
 

@@ -39,7 +39,7 @@ def find_files(sources: list[SourceConfig]) -> list[Path]:
     """
     paths: dict[Path, None] = {}
     for source in sources:
-        matches = sorted(glob.glob(source.path, recursive=True))
+        matches = sorted(glob.glob(source.path, recursive=True))  # noqa: PTH207 - absolute globs
         if not matches:
             raise UserError(
                 f"sources: {source.path!r} matches no file below {Path.cwd()}; mend the path, "

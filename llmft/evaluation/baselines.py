@@ -25,7 +25,11 @@ def predict_tfidf(
 ) -> Outputs:
     """Fit words and word pairs with ridge or logistic regression; return outputs [N, C]."""
     words = TfidfVectorizer(
-        sublinear_tf=True, ngram_range=(1, 2), min_df=2, max_features=50_000, strip_accents="unicode"
+        sublinear_tf=True,
+        ngram_range=(1, 2),
+        min_df=2,
+        max_features=50_000,
+        strip_accents="unicode",
     )
     try:
         words.fit(train_texts)

@@ -29,9 +29,7 @@ def apply_gates(
     gates: dict[str, GateConfig], labels: NDArray[Any], outputs_NC: NDArray[Any]
 ) -> list[GateResult]:
     """Apply gates: DEPLOY if the bound passes, FAIL if the value is beyond review."""
-    return [
-        _apply(metric, gate, labels, outputs_NC) for metric, gate in gates.items()
-    ]
+    return [_apply(metric, gate, labels, outputs_NC) for metric, gate in gates.items()]
 
 
 def decide(results: list[GateResult], *, num_invalid: int) -> Decision:

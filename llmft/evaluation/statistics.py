@@ -37,9 +37,9 @@ def compute_row_values(metric: str, labels: NDArray[Any], outputs_NC: Floats) ->
     """Return per row what the metric is the mean of, shape [N]; None if it is no mean."""
     match metric:
         case "mae":
-            return np.abs(labels - outputs_NC).mean(axis=1)
+            return np.asarray(np.abs(labels - outputs_NC).mean(axis=1))
         case "accuracy":
-            return (labels == outputs_NC.argmax(axis=1)).astype(np.float64)
+            return np.asarray(labels == outputs_NC.argmax(axis=1), dtype=np.float64)
         case _:
             return None
 
@@ -150,9 +150,7 @@ def bootstrap_rows(
     """Return the percentile interval of any statistic of row positions."""
     generator = np.random.default_rng(seed)
     num_resamples = 1_000 if num_rows <= _MAX_ROWS_FOR_BCA else 200
-    values = [
-        statistic(generator.integers(num_rows, size=num_rows)) for _ in range(num_resamples)
-    ]
+    values = [statistic(generator.integers(num_rows, size=num_rows)) for _ in range(num_resamples)]
     tail = (1 - _CONFIDENCE) / 2
     low, high = np.quantile(values, [tail, 1 - tail])
     return Interval(float(low), float(high))

@@ -42,8 +42,8 @@ def measure_baselines(
 def compute_row_errors(labels: NDArray[Any], outputs_NC: Floats) -> Floats:
     """Return per row the mean absolute error, or 1 minus the true class's probability, [N]."""
     if labels.ndim == 2:
-        return np.abs(labels - outputs_NC).mean(axis=1)
-    return 1 - outputs_NC[np.arange(len(labels)), labels]
+        return np.asarray(np.abs(labels - outputs_NC).mean(axis=1))
+    return np.asarray(1 - outputs_NC[np.arange(len(labels)), labels])
 
 
 def describe_rows(
@@ -62,9 +62,7 @@ def describe_rows(
     ]
 
 
-def pick_worst(
-    described: list[dict[str, Any]], rows: list[dict[str, Any]]
-) -> list[dict[str, Any]]:
+def pick_worst(described: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the rows with the largest mean error over the arms, with their text."""
     errors_N = np.array([np.mean(list(d["errors"].values())) for d in described])
     worst = np.argsort(-errors_N, kind="stable")[:_NUM_WORST]

@@ -59,7 +59,8 @@ def reach_verdict(
             "WINNER",
             winner,
             f"{winner} beats {reference} by {gain.estimate:.3f} {metric} (95 % interval "
-            f"{gain.interval.low:.3f} to {gain.interval.high:.3f}), more than the margin {margin:g}",
+            f"{gain.interval.low:.3f} to {gain.interval.high:.3f}), more than the margin "
+            f"{margin:g}",
         )
     unresolved = [arm for arm, d in differences.items() if d.finding == "unresolved"]
     if not unresolved:

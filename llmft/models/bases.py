@@ -108,9 +108,7 @@ def read_max_positions(config: BaseConfig) -> int | None:
     return positions
 
 
-def load_model(
-    config: BaseConfig, *, labels: LabelSpace, pad_token_id: int, seed: int
-) -> NewModel:
+def load_model(config: BaseConfig, *, labels: LabelSpace, pad_token_id: int, seed: int) -> NewModel:
     """Load the base in float32 under a new head, with adapters if the recipe wants them.
 
     Every module that is not in the base is trained in full and is never adapted (H2, H8).

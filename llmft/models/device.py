@@ -29,6 +29,6 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
 
 def _computes_in_bfloat16() -> bool:
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     found = torch.cpu.get_capabilities()
     return bool(found.get("avx512_bf16") or found.get("amx_bf16") or found.get("amx_tile"))

@@ -36,7 +36,9 @@ def fit_target_scale(labels_ND: Tensor, *, has_bias: bool) -> TargetScale:
 
 def find_head(model: nn.Module) -> nn.Module:
     """Return the head of a sequence classification model, adapted or not."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner: Any = model
+    if hasattr(inner, "get_base_model"):
+        inner = inner.get_base_model()
     for name in _HEAD_NAMES:
         if hasattr(inner, name):
             return cast(nn.Module, getattr(inner, name))
@@ -65,7 +67,7 @@ def compute_head_in_float32(model: nn.Module) -> None:
         with torch.autocast(features.device.type, enabled=False):
             return compute(features.float(), *args, **kwargs)
 
-    head.forward = forward  # type: ignore[method-assign]
+    head.forward = forward
 
 
 @torch.no_grad()

@@ -30,8 +30,9 @@ class Predictions(NamedTuple):
 
 
 class Predictor:
-    """A saved model that predicts rows. Deterministic: a row's output does not depend on others
-    beyond rounding.
+    """A saved model that predicts rows.
+
+    A row's output does not depend on the rows beside it, but for rounding.
     """
 
     def __init__(self, saved: SavedModel) -> None:

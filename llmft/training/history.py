@@ -6,7 +6,9 @@ import numpy as np
 
 
 def summarise_history(log: list[dict[str, Any]]) -> list[dict[str, float]]:
-    """Return one entry per evaluation: epoch, step, train_loss, learning_rate, seconds, val_loss, val_*.
+    """Return one entry per evaluation.
+
+    Each has epoch, step, train_loss, learning_rate, seconds, val_loss and the metrics as val_*.
 
     `train_loss` is the mean of the losses logged since the evaluation before.
     """

@@ -75,9 +75,7 @@ def read_metadata(run_dir: Path) -> dict[str, Any]:
         UserError: If there is none.
     """
     if not is_finished(run_dir):
-        raise UserError(
-            f"{run_dir}: holds no finished run; train it with `llmft train RECIPE`"
-        )
+        raise UserError(f"{run_dir}: holds no finished run; train it with `llmft train RECIPE`")
     return read_json(run_dir / METADATA_NAME)
 
 
@@ -89,5 +87,7 @@ def read_history(run_dir: Path) -> dict[str, Any]:
 def _list_differences(found: Any, wanted: Any, name: str) -> list[str]:
     if isinstance(found, dict) and isinstance(wanted, dict):
         keys = dict.fromkeys([*wanted, *found])
-        return [d for k in keys for d in _list_differences(found.get(k), wanted.get(k), f"{name}.{k}")]
+        return [
+            d for k in keys for d in _list_differences(found.get(k), wanted.get(k), f"{name}.{k}")
+        ]
     return [] if found == wanted else [name.removeprefix("recipe.")]
