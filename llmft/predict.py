@@ -84,5 +84,6 @@ def predict_file(run: Path, *, input_path: Path, output_path: Path) -> None:
     shutil.rmtree(partial)
     num_empty = sum(row["prediction"] is None for row in results)
     if num_empty:
-        logger.info("warning: %d rows have no prediction; the first: %s", num_empty, faults[:1])
+        first = f"; the first: {faults[0]}" if faults else ""
+        logger.info("warning: no prediction for %d of %d rows%s", num_empty, len(rows), first)
     logger.info("wrote %d rows to %s", len(rows), output_path)

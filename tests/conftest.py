@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import pytest_socket
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models; two threads would only wait
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 WORDS = (
@@ -97,28 +99,22 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-WriteTask = Callable[..., Path]
-
-
-@pytest.fixture
-def write_scores_task(workspace: Path) -> WriteTask:
-    """Write a task with two dimensions that follow from a word of the text."""
+def make_task_writer(folder: Path) -> Callable[..., Path]:
+    """Return a function that writes a task with two dimensions told by a word of the text."""
 
     def write(*, num_rows: int = 60, name: str = "risk", extra: str = "") -> Path:
         generator = random.Random(1)
-        rows = []
-        for i in range(num_rows):
-            score = i % 11
-            rows.append(
-                {
-                    "id": f"row{i}",
-                    "title": generator.choice(WORDS),
-                    "content": make_text(generator, mood=f"mood{score}"),
-                    "scores": {"risk": score, "calm": 10 - score},
-                }
-            )
-        (workspace / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-        path = workspace / "task.yaml"
+        rows = [
+            {
+                "id": f"row{i}",
+                "title": generator.choice(WORDS),
+                "content": make_text(generator, mood=f"mood{i % 11}"),
+                "scores": {"risk": i % 11, "calm": 10 - i % 11},
+            }
+            for i in range(num_rows)
+        ]
+        (folder / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+        path = folder / "task.yaml"
         path.write_text(
             f"name: {name}\nsources: [{{path: rows.jsonl}}]\n"
             "fields: {id: id, text: [title, content]}\n"
@@ -130,9 +126,8 @@ def write_scores_task(workspace: Path) -> WriteTask:
     return write
 
 
-@pytest.fixture
-def write_recipe(workspace: Path) -> Callable[..., Path]:
-    """Write a recipe for `task.yaml` that trains for two short epochs in float32."""
+def make_recipe_writer(folder: Path) -> Callable[..., Path]:
+    """Return a function that writes a recipe for `task.yaml`: two short epochs in float32."""
 
     def write(
         base: Path | str, *, name: str = "arm", tuning: str = "full", head: str = "regression",
@@ -140,9 +135,9 @@ def write_recipe(workspace: Path) -> Callable[..., Path]:
     ) -> Path:  # fmt: skip
         mode = "{mode: exclude}"
         if prompt is not None:
-            (workspace / f"{name}.md").write_text(prompt)
+            (folder / f"{name}.md").write_text(prompt)
             mode = f"{{mode: include, file: {name}.md}}"
-        path = workspace / f"{name}.yaml"
+        path = folder / f"{name}.yaml"
         path.write_text(
             f"name: {name}\ntask: task.yaml\nbase: {{model: {base}, tuning: {tuning}}}\n"
             f"head: {{type: {head}}}\nprompt: {mode}\n"
@@ -153,3 +148,21 @@ def write_recipe(workspace: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def write_scores_task(workspace: Path) -> Callable[..., Path]:
+    """Write the task into the working folder."""
+    return make_task_writer(workspace)
+
+
+@pytest.fixture
+def write_recipe(workspace: Path) -> Callable[..., Path]:
+    """Write recipes into the working folder."""
+    return make_recipe_writer(workspace)
+
+
+@pytest.fixture(autouse=True)
+def _block_sockets() -> None:
+    """Nothing may leave this machine (H7)."""
+    pytest_socket.disable_socket(allow_unix_socket=True)

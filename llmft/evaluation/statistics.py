@@ -129,7 +129,7 @@ def judge_gain(
 
 def bootstrap_mean(values_N: Floats, *, seed: int) -> Interval:
     """Return the interval of a mean: BCa (Efron 1987) up to 2,000 rows, else percentiles."""
-    if np.ptp(values_N) == 0:  # nothing varies, and BCa is not defined
+    if np.ptp(values_N) <= 1e-9 * np.abs(values_N).max():  # nothing varies: BCa is not defined
         return Interval(float(values_N[0]), float(values_N[0]))
     method = "BCa" if len(values_N) <= _MAX_ROWS_FOR_BCA else "percentile"
     found = bootstrap(

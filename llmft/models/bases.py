@@ -176,8 +176,8 @@ def _add_adapters(model: Any, config: BaseConfig, new_modules: list[str]) -> Any
             lora_alpha=lora.alpha,
             lora_dropout=lora.dropout,
             target_modules=lora.target_modules,
-            modules_to_save=new_modules,
-            exclude_modules=new_modules,
+            modules_to_save=list(new_modules),  # PEFT adds its own guesses to it
+            exclude_modules=list(new_modules),
         ),
     )
 

@@ -1,0 +1,1 @@
+"""The embedded sample: a small invented news data set with its recipes, prompt and suite."""

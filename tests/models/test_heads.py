@@ -1,0 +1,93 @@
+"""The head is float32, also under autocast, and gives the labels' units once folded."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from llmft.config.recipe import BaseConfig, LoraConfig
+from llmft.models.bases import LabelSpace, load_model
+from llmft.models.device import autocast, choose_precision
+from llmft.models.heads import find_head, find_output_layer, fit_target_scale, fold_scale
+
+SCORES = LabelSpace("regression", ["risk", "calm"])
+INPUTS = {"input_ids": torch.arange(5, 45).reshape(4, 10)}
+
+
+@pytest.fixture(params=["bert", "qwen lora"])
+def model(request: pytest.FixtureRequest, tiny_bert: Path, tiny_qwen: Path) -> torch.nn.Module:
+    base = BaseConfig(model=str(tiny_bert))
+    if request.param == "qwen lora":
+        base = BaseConfig(model=str(tiny_qwen), tuning="lora", lora=LoraConfig(rank=4))
+    return load_model(base, labels=SCORES, pad_token_id=0, seed=0).model.eval()
+
+
+def test_h2_logits_under_bfloat16_are_not_rounded_to_bfloat16(model: torch.nn.Module) -> None:
+    with torch.inference_mode(), autocast(torch.device("cpu"), "bfloat16"):
+        logits = model(**INPUTS).logits
+    assert logits.dtype == torch.float32
+    assert not torch.equal(logits, logits.bfloat16().float())
+
+
+def test_h2_h8_the_head_is_trainable_float32_and_no_lora_target(model: torch.nn.Module) -> None:
+    layer = find_output_layer(model)
+    assert layer.weight.requires_grad
+    assert layer.weight.dtype == torch.float32
+    names = [name for name, _ in model.named_parameters() if "lora_" in name]
+    assert not any("score" in name or "classifier" in name for name in names)
+
+
+def test_h8_only_adapters_and_new_modules_are_trained_with_lora(tiny_qwen: Path) -> None:
+    base = BaseConfig(model=str(tiny_qwen), tuning="lora", lora=LoraConfig(rank=4))
+    new = load_model(base, labels=SCORES, pad_token_id=0, seed=0)
+    trained = [name for name, p in new.model.named_parameters() if p.requires_grad]
+    assert new.new_modules == ["score"]
+    assert all("lora_" in name or ".score.modules_to_save." in name for name in trained)
+    assert any("lora_" in name for name in trained)
+    assert any("score" in name for name in trained)
+
+
+def test_h8_every_new_module_of_an_encoder_is_trained_in_full_with_lora(tiny_bert: Path) -> None:
+    base = BaseConfig(model=str(tiny_bert), tuning="lora", lora=LoraConfig(rank=4))
+    new = load_model(base, labels=SCORES, pad_token_id=0, seed=0)
+    assert "classifier" in new.new_modules
+    for module in new.new_modules:
+        parameters = [
+            p for name, p in new.model.named_parameters() if f"{module}.modules_to_save" in name
+        ]
+        assert parameters
+        assert all(p.requires_grad for p in parameters)
+
+
+def test_folding_gives_the_labels_units(model: torch.nn.Module) -> None:
+    labels_ND = torch.tensor([[0.0, 10.0], [5.0, 4.0], [10.0, 1.0]])
+    has_bias = find_output_layer(model).bias is not None
+    scale = fit_target_scale(labels_ND, has_bias=has_bias)
+    with torch.inference_mode():
+        expected = scale.to_labels(model(**INPUTS).logits)
+    fold_scale(model, scale)
+    with torch.inference_mode():
+        assert torch.allclose(model(**INPUTS).logits, expected, atol=1e-5)
+
+
+def test_a_head_without_a_bias_is_not_centred() -> None:
+    labels_ND = torch.tensor([[1.0, 3.0], [3.0, 3.0]])
+    scale = fit_target_scale(labels_ND, has_bias=False)
+    assert scale.mean_D.tolist() == [0.0, 0.0]
+    assert scale.std_D.tolist() == [1.0, 1.0]  # the second is constant and keeps its unit
+    assert fit_target_scale(labels_ND, has_bias=True).mean_D.tolist() == [2.0, 3.0]
+    targets = scale.to_targets(labels_ND)
+    assert torch.equal(scale.to_labels(targets), labels_ND)
+
+
+def test_the_head_is_found_behind_adapters(model: torch.nn.Module) -> None:
+    assert find_output_layer(model) in list(find_head(model).modules())
+
+
+def test_l9_auto_precision_follows_the_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert choose_precision("auto") == "bfloat16"
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
+    assert choose_precision("auto") == "float32"
+    assert choose_precision("bfloat16") == "bfloat16"

@@ -1,0 +1,98 @@
+"""A row scores the same alone, in any batch, at any padding, in any order (H3, D11)."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from llmft import __version__
+from llmft.config.recipe import BaseConfig, LoraConfig, TokensConfig
+from llmft.config.task import FieldsConfig
+from llmft.data.prompts import split_prompt
+from llmft.data.sources import RowFaultError
+from llmft.models.bases import LabelSpace, load_model, load_tokenizer
+from llmft.models.saved import ModelCard, SavedModel
+from llmft.prediction.inference import Predictor, plan_batches
+from tests.conftest import make_text
+
+FIELDS = FieldsConfig()
+
+
+def make_predictor(base: BaseConfig, *, head: str, prompt: str | None = None) -> Predictor:
+    labels = LabelSpace(head, ["risk", "calm", "proof"])
+    tokenizer = load_tokenizer(base)
+    model = load_model(base, labels=labels, pad_token_id=tokenizer.pad_token_id, seed=1).model
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    card = ModelCard(
+        llmft_version=__version__, name="arm", task="risk", base=base, base_pretrained=False,
+        head=head, label_names=labels.names, label_range=None,
+        prompt=split_prompt(prompt, fields=FIELDS)._asdict() if prompt else None, fields=FIELDS,
+        tokens=TokensConfig(max_length=96), precision="float32", data_fingerprint="f",
+        num_parameters=1, num_trainable=1,
+    )  # fmt: skip
+    return Predictor(SavedModel(model.eval(), tokenizer, card))
+
+
+@pytest.fixture(params=["bert", "qwen lora", "qwen lora prompt"])
+def predictor(request: pytest.FixtureRequest, tiny_bert: Path, tiny_qwen: Path) -> Predictor:
+    if request.param == "bert":
+        return make_predictor(BaseConfig(model=str(tiny_bert)), head="regression")
+    base = BaseConfig(model=str(tiny_qwen), tuning="lora", lora=LoraConfig(rank=4))
+    prompt = "task : {text} ." if "prompt" in request.param else None
+    return make_predictor(base, head="regression", prompt=prompt)
+
+
+@pytest.fixture
+def rows() -> list[dict[str, str]]:
+    generator = random.Random(5)
+    lengths = [1, 40, 7, 25, 3, 60, 12, 33]
+    return [
+        {"id": str(i), "text": make_text(generator, mood=f"mood{i}", num_words=n)}
+        for i, n in enumerate(lengths)
+    ]
+
+
+def test_h3_a_row_scores_the_same_alone_and_in_any_batch(predictor, rows) -> None:
+    together = predictor.predict(rows).outputs
+    alone = np.concatenate([predictor.predict([row]).outputs for row in rows])
+    assert np.ptp(together, axis=0).min() > 1e-3  # else equality would prove nothing
+    assert together == pytest.approx(alone, abs=1e-4)
+
+
+def test_d11_predictions_come_back_in_the_order_of_the_rows(predictor, rows) -> None:
+    forward = predictor.predict(rows).outputs
+    backward = predictor.predict(rows[::-1]).outputs
+    assert forward == pytest.approx(backward[::-1], abs=1e-4)
+
+
+def test_h3_an_article_that_spells_the_pad_token_is_not_cut_short(predictor, rows) -> None:
+    plain = predictor.predict([{"text": "market crisis"}]).outputs
+    for token in ("<|endoftext|>", "[PAD]", "[SEP]"):
+        spelled = predictor.predict([{"text": f"market crisis {token} {token}"}]).outputs
+        assert not np.allclose(plain, spelled, atol=1e-5)
+
+
+def test_classes_come_as_probabilities(tiny_bert: Path, rows) -> None:
+    predictor = make_predictor(BaseConfig(model=str(tiny_bert)), head="multiclass")
+    outputs = predictor.predict(rows).outputs
+    assert outputs.sum(axis=1) == pytest.approx(np.ones(len(rows)), abs=1e-5)
+
+
+def test_a_row_without_text_is_a_fault(predictor) -> None:
+    with pytest.raises(RowFaultError, match="empty text"):
+        predictor.predict([{"id": "1", "text": " "}])
+
+
+def test_batches_hold_each_row_once_longest_first_within_the_token_bound() -> None:
+    lengths = [5, 4000, 300, 4000, 4000, 4000, 4000, 7, 7]
+    batches = plan_batches(lengths)
+    assert sorted(i for batch in batches for i in batch) == list(range(9))
+    assert lengths[batches[0][0]] == 4000
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= 16_384
+    assert max(len(batch) for batch in plan_batches([1] * 200)) == 64

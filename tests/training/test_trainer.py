@@ -1,0 +1,155 @@
+"""Fitting: golden losses, resume, the best epoch, and a loss that is not finite."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from llmft.config.recipe import BaseConfig, LoraConfig, TrainConfig
+from llmft.data.batches import Collator, Examples
+from llmft.data.encoding import EncodedRow
+from llmft.errors import UserError
+from llmft.models.bases import LabelSpace, load_model
+from llmft.training.trainer import Fit, FitResult, Measure, fit_model
+
+SCORES = LabelSpace("regression", ["risk", "calm"])
+GOLDEN = [2.127, 2.052, 1.785, 1.518, 1.244]
+TRAIN = TrainConfig(epochs=5, batch_size=8, learning_rate=1e-2, precision="float32", seed=1)
+
+
+def make_examples(num_rows: int, *, seed: int) -> Examples:
+    """Rows whose score is how often token 5 stands in them."""
+    generator = torch.Generator().manual_seed(seed)
+    encoded, targets = [], []
+    for i in range(num_rows):
+        length = 6 + i % 7
+        ids = torch.randint(6, 50, (length,), generator=generator)
+        ids[: i % 5] = 5
+        encoded.append(EncodedRow(ids.tolist(), length, length))
+        targets.append([i % 5 - 2.0, 2.0 - i % 5])
+    return Examples(encoded, torch.tensor(targets), ids=[f"row{i}" for i in range(num_rows)])
+
+
+def measure_mae(val: Examples) -> Measure:
+    labels = np.stack([val[i].target.numpy() for i in range(len(val))])
+    return lambda outputs: {"mae": float(np.abs(outputs - labels).mean())}
+
+
+@pytest.fixture
+def fit(tiny_bert: Path, tiny_qwen: Path, tmp_path: Path) -> Callable[..., tuple[Fit, FitResult]]:
+    def run(
+        *, config: TrainConfig = TRAIN, run_dir: str = "run", measure: Measure | None = None,
+        lora: bool = False, train: Examples | None = None,
+    ) -> tuple[Fit, FitResult]:  # fmt: skip
+        base = BaseConfig(model=str(tiny_bert))
+        if lora:
+            base = BaseConfig(
+                model=str(tiny_qwen), tuning="lora", lora=LoraConfig(rank=4, dropout=0.1)
+            )
+        torch.manual_seed(config.seed)
+        val = make_examples(10, seed=2)
+        made = Fit(
+            model=load_model(base, labels=SCORES, pad_token_id=0, seed=config.seed).model,
+            train=train or make_examples(16, seed=1),
+            val=val,
+            collator=Collator(pad_token_id=0),
+            measure=measure or measure_mae(val),
+            metric="mae",
+            greater_is_better=False,
+            run_dir=tmp_path / run_dir,
+        )
+        return made, fit_model(made, config=config, precision="float32")
+
+    return run
+
+
+def test_golden_losses_of_five_epochs(fit) -> None:
+    _, result = fit()
+    losses = [round(entry["train_loss"], 3) for entry in result.history]
+    assert losses == pytest.approx(GOLDEN, abs=5e-3)
+    assert result.num_steps == 10
+    assert result.num_train_tokens == 5 * sum(6 + i % 7 for i in range(16))
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_r5_resumed_run_ends_bit_identical_to_the_unbroken_one(fit, lora: bool) -> None:
+    whole, expected = fit(run_dir="whole", lora=lora)
+    calls = 0
+    measure = measure_mae(make_examples(10, seed=2))
+
+    def interrupt_at_third(outputs):
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        return measure(outputs)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(run_dir="broken", measure=interrupt_at_third, lora=lora)
+    broken, resumed = fit(run_dir="broken", lora=lora)
+    assert resumed.resumed_from_step == 4
+    weights, other = whole.model.state_dict(), broken.model.state_dict()
+    assert all(torch.equal(weights[name], other[name]) for name in weights)
+    untimed = [[{k: v for k, v in e.items() if k != "seconds"} for e in r.history]
+               for r in (expected, resumed)]  # fmt: skip
+    assert untimed[0] == untimed[1]
+
+
+def test_d2_the_model_ends_with_the_weights_of_the_best_epoch(fit) -> None:
+    seen: list[torch.Tensor] = []
+    scores = iter([0.9, 0.1, 0.8, 0.7, 0.6])
+
+    def measure(outputs):
+        seen.append(torch.from_numpy(outputs.copy()))
+        return {"mae": next(scores)}
+
+    made, result = fit(measure=measure)
+    assert (result.best_epoch, result.best_metric) == (2.0, 0.1)
+    examples = [made.val[i] for i in range(len(made.val))]
+    batch = made.collator(examples)
+    with torch.inference_mode():
+        logits = made.model.eval()(
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
+        ).logits
+    assert torch.allclose(logits, seen[1], atol=1e-5)
+
+
+def test_early_stopping_ends_the_training(fit) -> None:
+    scores = iter([0.5, 0.6, 0.7, 0.8, 0.9])
+    config = TRAIN.model_copy(update={"early_stopping_patience": 2})
+    _, result = fit(config=config, measure=lambda outputs: {"mae": next(scores)})
+    assert [e["epoch"] for e in result.history] == [1.0, 2.0, 3.0]
+
+
+def test_gradient_accumulation_equals_one_large_batch(fit) -> None:
+    dropless = {"epochs": 1.0, "seed": 4}
+    large = TRAIN.model_copy(update={**dropless, "batch_size": 8})
+    small = TRAIN.model_copy(update={**dropless, "batch_size": 4, "gradient_accumulation_steps": 2})
+    results = [fit(config=c, run_dir=f"run{i}")[1] for i, c in enumerate((large, small))]
+    assert results[0].num_steps == results[1].num_steps == 2
+    losses = [r.history[0]["train_loss"] for r in results]
+    assert losses[0] == pytest.approx(losses[1], rel=0.1)  # equal but for the dropout masks
+
+
+def test_a_nan_loss_stops_with_step_rows_and_advice(fit) -> None:
+    train = make_examples(16, seed=1)
+    train._targets[3, 0] = float("nan")
+    with pytest.raises(UserError) as caught:
+        fit(train=train)
+    message = str(caught.value)
+    assert "the loss is nan at step" in message
+    assert "row3" in message
+    assert "train.learning_rate" in message
+
+
+def test_tensorboard_gets_losses_and_metrics(fit, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    fit()
+    events = EventAccumulator(str(tmp_path / "run" / "logs" / "tensorboard"))
+    events.Reload()
+    assert {"train/loss", "eval/mae", "eval/loss", "train/learning_rate"} <= set(
+        events.Tags()["scalars"]
+    )
