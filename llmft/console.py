@@ -1,11 +1,14 @@
 """How a verb meets the terminal: plain lines out, one message for an error, an exit status."""
 
+import contextlib
 import logging
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
-from typing import TextIO
+
+from tqdm import tqdm
 
 from llmft.errors import UserError
 
@@ -17,11 +20,12 @@ def run_verb(verb: Callable[[list[str]], int], arguments: list[str]) -> int:
     of ours; 130 interrupted.
     """
     logger = logging.getLogger("llmft")
-    handler = _ConsoleHandler(sys.stdout)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler = _ConsoleHandler()
     logger.addHandler(handler)
     logger.propagate = False
     logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
+    # What the libraries will rename one day is not for the people who train a model.
+    warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         return verb(arguments)
     except UserError as error:
@@ -38,6 +42,8 @@ def run_verb(verb: Callable[[list[str]], int], arguments: list[str]) -> int:
         logger.removeHandler(handler)
 
 
-class _ConsoleHandler(logging.StreamHandler[TextIO]):
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        """Say nothing: the reader has gone, as in `llmft ... | head`."""
+class _ConsoleHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line, above the progress bar if there is one."""
+        with contextlib.suppress(BrokenPipeError):  # the reader has gone, as in `llmft ... | head`
+            tqdm.write(self.format(record))

@@ -38,7 +38,7 @@ from llmft.training.record import describe_environment, measure_peak_memory, res
 from llmft.training.run_folder import HISTORY_NAME, METADATA_NAME, RunIdentity, claim_run_folder
 from llmft.training.trainer import Fit, FitResult, Measure, fit_model
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("llmft.train")  # also when run as `-m llmft.train`
 
 
 def main(arguments: list[str]) -> int:
