@@ -6,46 +6,25 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from llmft import __version__
 from llmft.config.recipe import load_recipe
-from llmft.config.suite import Suite, load_suite
+from llmft.config.suite import Suite, SuiteConfig, load_suite
 from llmft.data.batches import make_targets
 from llmft.data.files import write_json
 from llmft.data.preparation import prepare_task
 from llmft.data.prepared import PreparedData, Row, is_prepared, open_prepared
-from llmft.errors import UserError
-from llmft.evaluation.audit import (
-    Finding,
-    RunFacts,
-    check_data,
-    check_inputs,
-    check_overlap,
-    check_run,
-    check_treatment,
-)
+from llmft.evaluation.arms import Arms, describe_pair, measure_arms, open_arms
 from llmft.evaluation.edge_cases import check_cases, read_edge_cases, summarise_cases
 from llmft.evaluation.latency import measure_latency
-from llmft.evaluation.metrics import measure
-from llmft.evaluation.statistics import Difference, compare_runs, estimate_interval
-from llmft.evaluation.tables import (
-    describe_confusion,
-    describe_measured,
-    describe_rows,
-    measure_baselines,
-    name_parts,
-    pick_worst,
-)
+from llmft.evaluation.statistics import Difference, compare_runs
 from llmft.evaluation.verdict import find_valid_arms, reach_verdict
 from llmft.prediction.inference import Predictor
-from llmft.prediction.stored import StoredPredictions, load_or_predict
 from llmft.reports.comparison import write_comparison_report
 from llmft.train import train_recipe
-from llmft.training.run_folder import read_history, read_metadata
 
 logger = logging.getLogger(__name__)
 
@@ -67,24 +46,6 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-class _Run(NamedTuple):
-    """One finished run of an arm."""
-
-    path: Path
-    metadata: dict[str, Any]
-    seen: StoredPredictions | None
-    """Test predictions in the order of the test rows; None if the run is invalid."""
-
-    @property
-    def outputs(self) -> NDArray[np.float32]:
-        """Shape [N, C]."""
-        assert self.seen is not None
-        return self.seen.outputs
-
-
-Arms = dict[str, list[_Run]]
-
-
 def compare_arms(suite: Suite, *, suite_path: Path) -> dict[str, Any]:
     """Audit, measure and compare the arms of a suite; write `comparison.json` and the reports.
 
@@ -97,20 +58,11 @@ def compare_arms(suite: Suite, *, suite_path: Path) -> dict[str, Any]:
     config = suite.config
     data = open_prepared(suite.task, task_file=config.task)
     rows = data.read_split("test")
-    arms, audit = _open_arms(suite, data, rows)
+    paths = {arm: _list_runs(suite, arm) for arm in config.variants}
+    arms, audit = open_arms(paths, data=data, rows=rows, reference=config.reference)
     valid = find_valid_arms(list(arms), audit)
     labels = make_targets(rows, label_names=data.label_names).numpy()
-    differences = {
-        arm: compare_runs(
-            config.metric,
-            labels,
-            reference=[run.outputs for run in arms[config.reference]],
-            challenger=[run.outputs for run in arms[arm]],
-            margin=config.margin,
-        )
-        for arm in valid
-        if arm != config.reference and config.reference in valid
-    }
+    differences = _compare_with_reference(arms, valid, labels, config)
     verdict = reach_verdict(
         differences,
         valid_arms=valid,
@@ -138,8 +90,8 @@ def compare_arms(suite: Suite, *, suite_path: Path) -> dict[str, Any]:
             **{k: data.manifest[k] for k in ("counts", "rejected", "near_duplicates", "split")},
         },
         "audit": [finding._asdict() for finding in audit],
-        "pairs": [_describe_pair(arm, config.reference, d) for arm, d in differences.items()],
-        **_measure_arms(arms, valid, data, rows, labels, metric=config.metric),
+        "pairs": [describe_pair(arm, config.reference, d) for arm, d in differences.items()],
+        **measure_arms(arms, valid, data, rows, labels, metric=config.metric),
         **_probe_arms(arms, valid, suite, data, rows),
     }
     folder = Path(config.output_dir)
@@ -148,6 +100,25 @@ def compare_arms(suite: Suite, *, suite_path: Path) -> dict[str, Any]:
     _log_summary(results)
     logger.info("report: %s", report.resolve())
     return results
+
+
+def _compare_with_reference(
+    arms: Arms, valid: Sequence[str], labels: NDArray[Any], config: SuiteConfig
+) -> dict[str, Difference]:
+    if config.reference not in valid:
+        return {}
+    reference = [run.outputs for run in arms[config.reference]]
+    return {
+        arm: compare_runs(
+            config.metric,
+            labels,
+            reference=reference,
+            challenger=[run.outputs for run in arms[arm]],
+            margin=config.margin,
+        )
+        for arm in valid
+        if arm != config.reference
+    }
 
 
 def _train_arms(suite: Suite) -> None:
@@ -170,115 +141,6 @@ def _list_runs(suite: Suite, arm: str) -> list[Path]:
     return [output_dir / f"seed-{seed}" for seed in variant.seeds or []]
 
 
-def _open_arms(suite: Suite, data: PreparedData, rows: list[Row]) -> tuple[Arms, list[Finding]]:
-    """Open every run and audit it; a run on other rows is struck out, an unreadable one stops."""
-    ids, texts = [row["id"] for row in rows], [row["text"] for row in rows]
-    opened = {
-        arm: [(path, read_metadata(path)) for path in _list_runs(suite, arm)]
-        for arm in suite.config.variants
-    }
-    facts = [
-        RunFacts(arm, str(path), metadata)
-        for arm, runs in opened.items()
-        for path, metadata in runs
-    ]
-    audit = check_data(facts, fingerprint=data.fingerprint)
-    audit += check_treatment(facts, reference=suite.config.reference)
-    audit += check_overlap(texts, [row["text"] for row in data.read_split("train")])
-    valid = find_valid_arms(list(opened), audit)
-    arms: Arms = {}
-    for arm, runs in opened.items():
-        arms[arm] = []
-        for path, metadata in runs:
-            seen = None
-            if arm in valid:
-                source = {"model": metadata["model_hash"], "data": data.fingerprint}
-                stored = path / "predictions" / "test.parquet"
-                seen = load_or_predict(path, rows, path=stored, source=source)
-                try:
-                    seen = seen.align(ids)
-                    audit += check_inputs(arm, seen, texts)
-                except UserError as error:
-                    audit.append(Finding("same rows", "invalid", [arm], f"{path}: {error}"))
-                    seen = None
-            arms[arm].append(_Run(path, metadata, seen))
-        audit += check_run(RunFacts(arm, str(runs[0][0]), runs[0][1]))
-    return arms, audit
-
-
-def _measure_arms(
-    arms: Arms,
-    valid: Sequence[str],
-    data: PreparedData,
-    rows: list[Row],
-    labels: NDArray[Any],
-    *,
-    metric: str,
-) -> dict[str, Any]:
-    """Return `variants`, `baselines`, the table by dimension or class, and the rows."""
-    names = data.label_names
-    measured = {
-        arm: [measure(labels, run.outputs, names=names) for run in arms[arm]] for arm in valid
-    }
-    mean_outputs = {arm: np.mean([r.outputs for r in arms[arm]], axis=0) for arm in valid}
-    variants = {}
-    for arm, runs in arms.items():
-        variants[arm] = {"valid": arm in valid, **_describe_runs(runs)}
-        if arm in valid:
-            first = runs[0].outputs
-            variants[arm] |= {
-                "metrics": _average([m.overall for m in measured[arm]]),
-                "metrics_per_run": [m.overall for m in measured[arm]],
-                "interval": list(estimate_interval(metric, labels, first)),
-                "confusion_matrix": describe_confusion(labels, first, num_classes=len(names)),
-            }
-    train_rows = data.read_split("train")
-    baselines = measure_baselines(
-        [row["text"] for row in train_rows],
-        make_targets(train_rows, label_names=names).numpy(),
-        texts=[row["text"] for row in rows],
-        labels=labels,
-        names=names,
-    )
-    by_part = {
-        name: {arm: _average([m.parts[name] for m in found]) for arm, found in measured.items()}
-        | {key: m.parts[name] for key, m in baselines.items()}
-        for name in names
-    }
-    described = describe_rows(rows, labels, mean_outputs)
-    return {
-        "variants": variants,
-        "baselines": {key: describe_measured(m, labels) for key, m in baselines.items()},
-        "per_dimension": {},
-        name_parts(labels): by_part,
-        "rows": described,
-        "worst_rows": pick_worst(described, rows) if valid else [],
-    }
-
-
-def _describe_runs(runs: list[_Run]) -> dict[str, Any]:
-    first = runs[0].metadata
-    recipe = first["recipe"]
-    return {
-        "runs": [str(run.path) for run in runs],
-        "seeds": [run.metadata["recipe"]["train"]["seed"] for run in runs],
-        "base": recipe["base"]["model"],
-        "base_pretrained": first["base_pretrained"],
-        "tuning": recipe["base"]["tuning"],
-        "prompt_mode": recipe["prompt"]["mode"],
-        "training_mode": first["training_mode"],
-        "max_length": recipe["tokens"]["max_length"],
-        "num_parameters": first["num_parameters"],
-        "num_trainable": first["num_trainable"],
-        "train_seconds": float(np.mean([run.metadata["train_seconds"] for run in runs])),
-        "peak_memory_gib": max(run.metadata["peak_memory_gib"] for run in runs),
-        "token_budget": first["token_budget"]["test"],
-        "device": first["device"],
-        "precision": first["precision"],
-        "histories": [read_history(run.path) for run in runs],
-    }
-
-
 def _probe_arms(
     arms: Arms, valid: Sequence[str], suite: Suite, data: PreparedData, rows: list[Row]
 ) -> dict[str, Any]:
@@ -297,25 +159,6 @@ def _probe_arms(
             found = check_cases(cases, outputs.tolist(), label_names=data.label_names)
             edge_cases[arm] = summarise_cases(found)
     return {"edge_cases": edge_cases, "latency": latency}
-
-
-def _describe_pair(challenger: str, reference: str, found: Difference) -> dict[str, Any]:
-    return {
-        "challenger": challenger,
-        "reference": reference,
-        "gain": found.estimate,
-        "interval": list(found.interval),
-        "finding": found.finding,
-    }
-
-
-def _average(found: list[dict[str, float | None]]) -> dict[str, float | None]:
-    averaged: dict[str, float | None] = {}
-    for key in found[0]:
-        values = [m[key] for m in found]
-        known = [v for v in values if v is not None]
-        averaged[key] = float(np.mean(known)) if len(known) == len(values) else None
-    return averaged
 
 
 def _log_summary(results: dict[str, Any]) -> None:

@@ -15,10 +15,9 @@ from llmft.data.preparation import read_labelled
 from llmft.data.prepared import Row, open_prepared
 from llmft.data.splitting import SPLITS
 from llmft.errors import UserError
-from llmft.evaluation.audit import RunFacts, check_inputs, check_overlap, check_run
+from llmft.evaluation.audit import Finding, RunFacts, check_inputs, check_overlap, check_run
 from llmft.evaluation.gates import apply_gates, decide
 from llmft.evaluation.metrics import measure
-from llmft.evaluation.statistics import estimate_interval
 from llmft.evaluation.tables import (
     describe_confusion,
     describe_measured,
@@ -27,7 +26,7 @@ from llmft.evaluation.tables import (
     name_parts,
     pick_worst,
 )
-from llmft.prediction.stored import load_or_predict
+from llmft.prediction.stored import StoredPredictions, load_or_predict
 from llmft.reports.evaluation import write_evaluation_report
 from llmft.training.run_folder import read_history, read_metadata
 
@@ -87,21 +86,12 @@ def evaluate_run(
         seen.outputs,
     )
 
-    texts, train_texts = [r["text"] for r in subject.rows], [r["text"] for r in subject.train_rows]
     name = metadata["name"]
-    audit = [*check_run(RunFacts(name, str(run), metadata)), *check_inputs(name, seen, texts)]
-    if split != "train" or data_file:
-        audit += check_overlap(texts, train_texts)
+    audit = _audit(RunFacts(name, str(run), metadata), seen, subject)
     gate_results = apply_gates(gates or get_default_gates(task.labels), labels, outputs)
     num_invalid = sum(finding.status == "invalid" for finding in audit)
     measured = measure(labels, outputs, names=subject.label_names)
-    baselines = measure_baselines(
-        train_texts,
-        make_targets(subject.train_rows, label_names=subject.label_names).numpy(),
-        texts=texts,
-        labels=labels,
-        names=subject.label_names,
-    )
+    baselines = measure_baselines(subject.train_rows, subject.rows, names=subject.label_names)
     described = describe_rows(subject.rows, labels, {name: outputs})
     results = {
         "schema_version": 1,
@@ -117,8 +107,7 @@ def evaluate_run(
         "decision": decide(gate_results, num_invalid=num_invalid),
         "gates": [g._asdict() for g in gate_results],
         "metrics": measured.overall,
-        "intervals": {g.metric: list(estimate_interval(g.metric, labels, outputs))
-                      for g in gate_results},
+        "intervals": {g.metric: list(g.interval) for g in gate_results},
         name_parts(labels): measured.parts,
         "confusion_matrix": describe_confusion(
             labels, outputs, num_classes=len(subject.label_names)
@@ -126,10 +115,10 @@ def evaluate_run(
         "baselines": {key: describe_measured(m, labels) for key, m in baselines.items()},
         "audit": [finding._asdict() for finding in audit],
         "history": read_history(run),
-        "training": {key: value for key, value in metadata.items() if key not in ("task",)},
+        "training": {key: value for key, value in metadata.items() if key != "task"},
         "rows": described,
         "worst_rows": pick_worst(described, subject.rows),
-    }  # fmt: skip
+    }
     folder = run / "evaluation"
     write_json(folder / f"{subject.name}.json", results)
     report = write_evaluation_report(results, folder=folder)
@@ -164,6 +153,14 @@ def _open_subject(
         hash_file(data_file),
         len(rejected) + len(rows) - len(known),
     )
+
+
+def _audit(facts: RunFacts, seen: StoredPredictions, subject: _Subject) -> list[Finding]:
+    texts = [row["text"] for row in subject.rows]
+    audit = [*check_run(facts), *check_inputs(facts.arm, seen, texts)]
+    if subject.name != "train":
+        audit += check_overlap(texts, [row["text"] for row in subject.train_rows])
+    return audit
 
 
 def _is_strange(labels: Any, label_names: list[str]) -> bool:

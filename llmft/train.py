@@ -18,7 +18,7 @@ from torch import nn
 
 from llmft import __version__
 from llmft.config.loading import dump_yaml
-from llmft.config.recipe import SELECTION_METRIC, Recipe, load_recipe
+from llmft.config.recipe import SELECTION_METRIC, Recipe, TrainConfig, load_recipe
 from llmft.config.task import ScoresConfig
 from llmft.console import run_verb
 from llmft.data.batches import Collator, Examples, make_targets, pad_inputs
@@ -92,48 +92,23 @@ def _train(
     started = time.time()
     reset_peak_memory()
     write_text(run_dir / "recipe.resolved.yaml", dump_yaml(config))
-    transformers.set_seed(config.train.seed)
 
-    labels = LabelSpace(config.head.type, data.label_names)
-    pad_token_id = inputs.tokenizer.pad_token_id
-    precision = choose_precision(config.train.precision)
+    transformers.set_seed(config.train.seed)
     model = load_model(
-        config.base, labels=labels, pad_token_id=pad_token_id, seed=config.train.seed
+        config.base,
+        labels=LabelSpace(config.head.type, data.label_names),
+        pad_token_id=inputs.tokenizer.pad_token_id,
+        seed=config.train.seed,
     ).model
-    num_trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    num_parameters = sum(p.numel() for p in model.parameters())
+    card = _make_card(model, recipe, data, inputs)
     logger.info(
         "%s: %s with %s tuning, %s of %s parameters trained, %s",
-        config.name, config.base.model, config.base.tuning, f"{num_trainable:,}",
-        f"{num_parameters:,}", precision,
+        config.name, config.base.model, config.base.tuning, f"{card.num_trainable:,}",
+        f"{card.num_parameters:,}", card.precision,
     )  # fmt: skip
-
-    targets = {name: make_targets(rows, label_names=data.label_names)
-               for name, rows in inputs.rows.items()}  # fmt: skip
-    scale = None
-    if config.head.type == "regression":
-        has_bias = find_output_layer(model).bias is not None
-        scale = fit_target_scale(targets["train"], has_bias=has_bias)
-    metric = SELECTION_METRIC[config.head.type]
-    result = fit_model(
-        Fit(
-            model=model,
-            train=_make_examples(inputs, targets["train"], scale, split="train"),
-            val=_make_examples(inputs, targets["val"], scale, split="val"),
-            collator=Collator(pad_token_id=pad_token_id),
-            measure=_make_measure(targets["val"].numpy(), scale, data.label_names),
-            metric=metric,
-            greater_is_better=HIGHER_IS_BETTER[metric],
-            run_dir=run_dir,
-        ),
-        config=config.train,
-        precision=precision,
-    )
-    if scale is not None:
-        fold_scale(model, scale)
+    result = _fit(model, card, inputs, config.train, run_dir)
     peak_memory_gib = measure_peak_memory()
 
-    card = _make_card(recipe, data, inputs, precision, num_parameters, num_trainable)
     save_model(model, tokenizer=inputs.tokenizer, card=card, folder=run_dir / "model")
     _refuse_changed_outputs(model, inputs, run_dir / "model")
     model_hash = hash_model(run_dir / "model")
@@ -143,6 +118,7 @@ def _train(
         path=run_dir / "predictions" / "val.parquet",
         source={"model": model_hash, "data": data.fingerprint},
     )
+    metric = SELECTION_METRIC[card.head]
     write_json(run_dir / HISTORY_NAME, {"metric": metric, "epochs": result.history})
     write_json(
         run_dir / METADATA_NAME,
@@ -151,11 +127,12 @@ def _train(
             **identity._asdict(),
             "name": config.name,
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
-            **_describe_result(result, recipe, inputs, precision),
+            **_describe_result(result, recipe, inputs),
             "best_metric_name": f"val_{metric}",
             "peak_memory_gib": round(peak_memory_gib, 3),
-            "num_parameters": num_parameters,
-            "num_trainable": num_trainable,
+            "precision": card.precision,
+            "num_parameters": card.num_parameters,
+            "num_trainable": card.num_trainable,
             "base_pretrained": card.base_pretrained,
             "model_hash": model_hash,
             **describe_environment(),
@@ -166,6 +143,34 @@ def _train(
         config.name, metric, result.best_metric, result.best_epoch, result.train_seconds,
         run_dir / "model",
     )  # fmt: skip
+
+
+def _fit(
+    model: nn.Module, card: ModelCard, inputs: Inputs, config: TrainConfig, run_dir: Path
+) -> FitResult:
+    """Fit the model in place; it ends in the labels' units."""
+    train, val = (
+        make_targets(inputs.rows[name], label_names=card.label_names) for name in ("train", "val")
+    )
+    scale = None
+    if card.head == "regression":
+        has_bias = find_output_layer(model).bias is not None
+        scale = fit_target_scale(train, has_bias=has_bias)
+    metric = SELECTION_METRIC[card.head]
+    fit = Fit(
+        model=model,
+        train=_make_examples(inputs, train, scale, split="train"),
+        val=_make_examples(inputs, val, scale, split="val"),
+        collator=Collator(pad_token_id=inputs.tokenizer.pad_token_id),
+        measure=_make_measure(val.numpy(), scale, card.label_names),
+        metric=metric,
+        greater_is_better=HIGHER_IS_BETTER[metric],
+        run_dir=run_dir,
+    )
+    result = fit_model(fit, config=config, precision=card.precision)
+    if scale is not None:
+        fold_scale(model, scale)
+    return result
 
 
 def _make_examples(
@@ -185,14 +190,7 @@ def _make_measure(labels: NDArray[Any], scale: TargetScale | None, names: list[s
     return measure_outputs
 
 
-def _make_card(
-    recipe: Recipe,
-    data: PreparedData,
-    inputs: Inputs,
-    precision: Any,
-    num_parameters: int,
-    num_trainable: int,
-) -> ModelCard:
+def _make_card(model: nn.Module, recipe: Recipe, data: PreparedData, inputs: Inputs) -> ModelCard:
     config, labels = recipe.config, recipe.task.labels
     return ModelCard(
         llmft_version=__version__,
@@ -206,16 +204,14 @@ def _make_card(
         prompt=inputs.prompt._asdict() if recipe.prompt_path else None,
         fields=recipe.task.fields,
         tokens=config.tokens,
-        precision=precision,
+        precision=choose_precision(config.train.precision),
         data_fingerprint=data.fingerprint,
-        num_parameters=num_parameters,
-        num_trainable=num_trainable,
+        num_parameters=sum(p.numel() for p in model.parameters()),
+        num_trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
     )
 
 
-def _describe_result(
-    result: FitResult, recipe: Recipe, inputs: Inputs, precision: str
-) -> dict[str, Any]:
+def _describe_result(result: FitResult, recipe: Recipe, inputs: Inputs) -> dict[str, Any]:
     train = recipe.config.train
     included = recipe.config.prompt.mode == "include"
     findings = inputs.findings
@@ -228,7 +224,6 @@ def _describe_result(
         "resumed_from_step": result.resumed_from_step,
         "best_metric": result.best_metric,
         "best_epoch": result.best_epoch,
-        "precision": precision,
         "world_size": result.world_size,
         "distributed_type": result.distributed_type,
         "global_batch_size": train.batch_size

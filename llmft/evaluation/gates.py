@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from llmft.config.suite import GateConfig
 from llmft.evaluation.metrics import HIGHER_IS_BETTER
-from llmft.evaluation.statistics import compute_metric, estimate_interval
+from llmft.evaluation.statistics import Interval, compute_metric, estimate_interval
 
 Decision = Literal["DEPLOY", "REVIEW", "FAIL"]
 _SEVERITY: list[Decision] = ["DEPLOY", "REVIEW", "FAIL"]
@@ -18,8 +18,10 @@ class GateResult(NamedTuple):
 
     metric: str
     value: float
+    interval: Interval
+    """95 %, over rows."""
     bound: float
-    """The worse end of the 95 % interval."""
+    """Its worse end, which has to pass."""
     deploy: float
     review: float
     result: Decision
@@ -54,4 +56,4 @@ def _apply(
         result = "DEPLOY"
     elif sign * value < sign * gate.review:
         result = "FAIL"
-    return GateResult(metric, value, bound, gate.deploy, gate.review, result)
+    return GateResult(metric, value, interval, bound, gate.deploy, gate.review, result)

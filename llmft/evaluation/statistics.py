@@ -1,11 +1,12 @@
 """Intervals by the bootstrap, and what they say about a difference."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import bootstrap
+from scipy.stats import DegenerateDataWarning, bootstrap
 
 from llmft.evaluation.metrics import HIGHER_IS_BETTER, compute_skill, count_confusion
 from llmft.evaluation.metrics import f1_from_confusion as compute_f1
@@ -131,16 +132,21 @@ def bootstrap_mean(values_N: Floats, *, seed: int) -> Interval:
     """Return the interval of a mean: BCa (Efron 1987) up to 2,000 rows, else percentiles."""
     if np.ptp(values_N) <= 1e-9 * np.abs(values_N).max():  # nothing varies: BCa is not defined
         return Interval(float(values_N[0]), float(values_N[0]))
-    method = "BCa" if len(values_N) <= _MAX_ROWS_FOR_BCA else "percentile"
-    found = bootstrap(
-        (values_N,),
-        np.mean,
-        n_resamples=_NUM_RESAMPLES,
-        batch=max(1, 2_000_000 // len(values_N)),
-        confidence_level=_CONFIDENCE,
-        method=method,
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
+    methods = ["BCa", "percentile"] if len(values_N) <= _MAX_ROWS_FOR_BCA else ["percentile"]
+    for method in methods:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DegenerateDataWarning)
+            found = bootstrap(
+                (values_N,),
+                np.mean,
+                n_resamples=_NUM_RESAMPLES,
+                batch=max(1, 2_000_000 // len(values_N)),
+                confidence_level=_CONFIDENCE,
+                method=method,
+                rng=np.random.default_rng(seed),
+            ).confidence_interval
+        if np.isfinite([found.low, found.high]).all():
+            break
     return Interval(float(found.low), float(found.high))
 
 

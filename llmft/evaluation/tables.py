@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llmft.data.batches import make_targets
+from llmft.data.prepared import Row
 from llmft.evaluation.baselines import predict_constant, predict_tfidf
 from llmft.evaluation.metrics import Measured, count_confusion, measure
 
@@ -24,17 +26,17 @@ def name_parts(labels: NDArray[Any]) -> str:
 
 
 def measure_baselines(
-    train_texts: list[str],
-    train_labels: NDArray[Any],
-    *,
-    texts: list[str],
-    labels: NDArray[Any],
-    names: list[str],
+    train_rows: list[Row], rows: list[Row], *, names: list[str]
 ) -> dict[str, Measured]:
     """Measure what a constant and a TF-IDF model, fitted on train, do on these rows."""
+    texts = [row["text"] for row in rows]
+    train = make_targets(train_rows, label_names=names).numpy()
+    labels = make_targets(rows, label_names=names).numpy()
     outputs = {
-        "constant": predict_constant(train_labels, num_rows=len(texts), num_outputs=len(names)),
-        "tfidf": predict_tfidf(train_texts, train_labels, texts=texts, num_outputs=len(names)),
+        "constant": predict_constant(train, num_rows=len(rows), num_outputs=len(names)),
+        "tfidf": predict_tfidf(
+            [row["text"] for row in train_rows], train, texts=texts, num_outputs=len(names)
+        ),
     }
     return {name: measure(labels, found, names=names) for name, found in outputs.items()}
 
@@ -47,7 +49,7 @@ def compute_row_errors(labels: NDArray[Any], outputs_NC: Floats) -> Floats:
 
 
 def describe_rows(
-    rows: list[dict[str, Any]], labels: NDArray[Any], outputs: dict[str, Floats]
+    rows: list[Row], labels: NDArray[Any], outputs: dict[str, Floats]
 ) -> list[dict[str, Any]]:
     """Return for each row its id, labels, and every arm's outputs and error."""
     errors = {arm: compute_row_errors(labels, found) for arm, found in outputs.items()}

@@ -1,6 +1,6 @@
 """What is minimised, in float32."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -32,7 +32,7 @@ def compute_loss(
 class GuardedLoss:
     """The loss, as `transformers.Trainer` calls it, that stops the run when it is not finite."""
 
-    def __init__(self, model: nn.Module, *, examples: Examples) -> None:
+    def __init__(self, model: nn.Module, *, examples: Sequence[Examples]) -> None:
         self._examples = examples
         self._last_inputs: dict[str, Any] = {}
         self._handle = model.register_forward_pre_hook(self._remember, with_kwargs=True)
@@ -49,9 +49,8 @@ class GuardedLoss:
         """
         loss = compute_loss(outputs.logits, labels, num_items=num_items_in_batch)
         if not torch.isfinite(loss):
-            rows = self._examples.find_ids(
-                self._last_inputs["input_ids"], self._last_inputs["attention_mask"]
-            )
+            ids, mask = self._last_inputs["input_ids"], self._last_inputs["attention_mask"]
+            rows = [row_id for e in self._examples for row_id in e.find_ids(ids, mask)]
             raise UserError(
                 f"the loss is {loss.item()} at step {self.get_step() + 1}, in the batch with the "
                 f"rows {', '.join(rows)}\n  Try a lower train.learning_rate, a longer warm-up, "

@@ -66,7 +66,7 @@ def fit_model(fit: Fit, *, config: TrainConfig, precision: Precision) -> FitResu
     """
     checkpoints = fit.run_dir / "checkpoints"
     last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
-    loss = GuardedLoss(fit.model, examples=fit.train)
+    loss = GuardedLoss(fit.model, examples=[fit.train, fit.val])
     trainer = Trainer(
         model=fit.model,
         args=_make_arguments(fit, config, precision),

@@ -36,6 +36,11 @@ def test_equal_values_have_an_interval_of_no_width() -> None:
     assert bootstrap_mean(np.full(5, 2.0), seed=0) == Interval(2.0, 2.0)
 
 
+def test_values_that_hardly_vary_still_have_an_interval() -> None:
+    found = bootstrap_mean(np.array([1.0] * 54 + [1.0 + 1e-6]), seed=0)
+    assert 1.0 <= found.low <= found.high <= 1.0 + 1e-6
+
+
 def test_the_same_seed_gives_the_same_interval() -> None:
     labels, outputs = RNG.normal(size=(60, 2)), RNG.normal(size=(60, 2))
     for metric in ("mae", "rmse", "skill"):

@@ -75,6 +75,16 @@ def test_only_the_tiny_qwen_was_never_pretrained() -> None:
     assert was_pretrained(BaseConfig(model="builtin:minilm"))
 
 
+def test_the_tiny_qwen_is_built_once_and_found_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    first = locate_base(BaseConfig(model="builtin:tiny-qwen2"))
+    second = locate_base(BaseConfig(model="builtin:tiny-qwen2"))
+    assert first == second
+    assert [str(path) for path in (tmp_path / "llmft").iterdir()] == [first]
+
+
 def test_minilm_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"llmft\[demo\]"):
