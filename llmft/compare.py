@@ -18,6 +18,7 @@ from llmft.data.files import write_json
 from llmft.data.preparation import prepare_task
 from llmft.data.prepared import PreparedData, Row, is_prepared, open_prepared
 from llmft.evaluation.arms import Arms, describe_pair, measure_arms, open_arms
+from llmft.evaluation.audit import check_baselines
 from llmft.evaluation.edge_cases import check_cases, read_edge_cases, summarise_cases
 from llmft.evaluation.latency import measure_latency
 from llmft.evaluation.statistics import Difference, compare_runs
@@ -71,6 +72,12 @@ def compare_arms(suite: Suite, *, suite_path: Path) -> dict[str, Any]:
         metric=config.metric,
         margin=config.margin,
     )
+    measured = measure_arms(arms, valid, data, rows, labels, metric=config.metric)
+    audit += check_baselines(
+        config.metric,
+        {arm: measured["variants"][arm]["metrics"][config.metric] for arm in valid},
+        {name: found[config.metric] for name, found in measured["baselines"].items()},
+    )
     results = {
         "schema_version": 1,
         "llmft_version": __version__,
@@ -91,7 +98,7 @@ def compare_arms(suite: Suite, *, suite_path: Path) -> dict[str, Any]:
         },
         "audit": [finding._asdict() for finding in audit],
         "pairs": [describe_pair(arm, config.reference, d) for arm, d in differences.items()],
-        **measure_arms(arms, valid, data, rows, labels, metric=config.metric),
+        **measured,
         **_probe_arms(arms, valid, suite, data, rows),
     }
     folder = Path(config.output_dir)

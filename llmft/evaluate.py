@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llmft import __version__
+from llmft.config.recipe import SELECTION_METRIC
 from llmft.config.suite import GateConfig, get_default_gates, load_suite
 from llmft.config.task import SourceConfig, TaskConfig
 from llmft.data.batches import make_targets
@@ -15,7 +16,14 @@ from llmft.data.preparation import read_labelled
 from llmft.data.prepared import Row, open_prepared
 from llmft.data.splitting import SPLITS
 from llmft.errors import UserError
-from llmft.evaluation.audit import Finding, RunFacts, check_inputs, check_overlap, check_run
+from llmft.evaluation.audit import (
+    Finding,
+    RunFacts,
+    check_baselines,
+    check_inputs,
+    check_overlap,
+    check_run,
+)
 from llmft.evaluation.gates import apply_gates, decide
 from llmft.evaluation.metrics import measure
 from llmft.evaluation.tables import (
@@ -92,6 +100,12 @@ def evaluate_run(
     num_invalid = sum(finding.status == "invalid" for finding in audit)
     measured = measure(labels, outputs, names=subject.label_names)
     baselines = measure_baselines(subject.train_rows, subject.rows, names=subject.label_names)
+    metric = SELECTION_METRIC[metadata["recipe"]["head"]["type"]]
+    audit += check_baselines(
+        metric,
+        {name: measured.overall[metric]},
+        {key: found.overall[metric] for key, found in baselines.items()},
+    )
     described = describe_rows(subject.rows, labels, {name: outputs})
     results = {
         "schema_version": 1,
@@ -110,7 +124,7 @@ def evaluate_run(
         "intervals": {g.metric: list(g.interval) for g in gate_results},
         name_parts(labels): measured.parts,
         "confusion_matrix": describe_confusion(
-            labels, outputs, num_classes=len(subject.label_names)
+            labels, [outputs], num_classes=len(subject.label_names)
         ),
         "baselines": {key: describe_measured(m, labels) for key, m in baselines.items()},
         "audit": [finding._asdict() for finding in audit],

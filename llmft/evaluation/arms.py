@@ -112,12 +112,12 @@ def measure_arms(
     for arm, runs in arms.items():
         variants[arm] = {"valid": arm in valid, **_describe_runs(runs)}
         if arm in valid:
-            first = runs[0].outputs
+            outputs = [run.outputs for run in runs]
             variants[arm] |= {
                 "metrics": _average([m.overall for m in measured[arm]]),
                 "metrics_per_run": [m.overall for m in measured[arm]],
-                "interval": list(estimate_interval(metric, labels, first)),
-                "confusion_matrix": describe_confusion(labels, first, num_classes=len(names)),
+                "interval": list(estimate_interval(metric, labels, outputs)),
+                "confusion_matrix": describe_confusion(labels, outputs, num_classes=len(names)),
             }
     baselines = measure_baselines(data.read_split("train"), rows, names=names)
     by_part = {
@@ -154,6 +154,8 @@ def _describe_runs(runs: list[Run]) -> dict[str, Any]:
         "peak_memory_gib": max(run.metadata["peak_memory_gib"] for run in runs),
         "token_budget": first["token_budget"]["test"],
         "device": first["device"],
+        "packages": first["packages"],
+        "git_revision": first["git_revision"],
         "precision": first["precision"],
         "histories": [read_history(run.path) for run in runs],
     }

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
+from llmft.evaluation.metrics import HIGHER_IS_BETTER
 from llmft.prediction.stored import StoredPredictions
 
 Status = Literal["ok", "note", "warning", "confounded", "invalid"]
@@ -109,6 +110,30 @@ def check_overlap(texts: Sequence[str], train_texts: Sequence[str]) -> list[Find
         return [Finding("unseen rows", "ok", [], "no evaluated text stands in the training data")]
     message = f"{num_known} of {len(texts)} evaluated texts stand in the training data"
     return [Finding("unseen rows", "invalid", [], message)]
+
+
+def check_baselines(
+    metric: str, arms: dict[str, float | None], baselines: dict[str, float | None]
+) -> list[Finding]:
+    """A model that costs more than a baseline ought to beat it (D9).
+
+    Args:
+        metric: Name of the metric that decides.
+        arms: Its value for each arm.
+        baselines: Its value for each baseline.
+    """
+    sign = 1.0 if HIGHER_IS_BETTER[metric] else -1.0
+    findings = []
+    for arm, value in arms.items():
+        better = [
+            name
+            for name, other in baselines.items()
+            if value is None or (other is not None and sign * other >= sign * value)
+        ]
+        if better:
+            message = f"{arm} does not beat the baseline {' or '.join(better)} in {metric}"
+            findings.append(Finding("beats the baselines", "warning", [arm], message))
+    return findings or [Finding("beats the baselines", "ok", [], "every arm beats both baselines")]
 
 
 def _list_settings(run: RunFacts) -> dict[str, Any]:

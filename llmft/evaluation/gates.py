@@ -48,7 +48,7 @@ def _apply(
     metric: str, gate: GateConfig, labels: NDArray[Any], outputs_NC: NDArray[Any]
 ) -> GateResult:
     value = compute_metric(metric, labels, outputs_NC)
-    interval = estimate_interval(metric, labels, outputs_NC)
+    interval = estimate_interval(metric, labels, [outputs_NC])
     sign = 1.0 if HIGHER_IS_BETTER[metric] else -1.0
     bound = interval.low if HIGHER_IS_BETTER[metric] else interval.high
     result: Decision = "REVIEW"

@@ -1,7 +1,7 @@
 """Intervals by the bootstrap, and what they say about a difference."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -67,14 +67,22 @@ def compute_metric(metric: str, labels: NDArray[Any], outputs_NC: Floats) -> flo
 
 
 def estimate_interval(
-    metric: str, labels: NDArray[Any], outputs_NC: Floats, *, seed: int = 0
+    metric: str, labels: NDArray[Any], runs: Sequence[Floats], *, seed: int = 0
 ) -> Interval:
-    """Return the 95 % bootstrap interval of a metric over rows."""
-    values = compute_row_values(metric, labels, outputs_NC)
+    """Return the 95 % bootstrap interval over rows of a metric, the mean over the runs.
+
+    Args:
+        metric: Name of the metric.
+        labels: Scores [N, D] or classes [N].
+        runs: Outputs [N, C] of each run (seed).
+        seed: Seed of the resampling.
+    """
+    values = compute_row_values(metric, labels, runs[0])
     if values is not None:
-        return bootstrap_mean(values, seed=seed)
+        every = [compute_row_values(metric, labels, outputs) for outputs in runs]
+        return bootstrap_mean(np.mean(every, axis=0), seed=seed)  # type: ignore[arg-type]
     return bootstrap_rows(
-        lambda rows: compute_metric(metric, labels[rows], outputs_NC[rows]), len(labels), seed=seed
+        lambda rows: _average_metric(metric, labels, runs, rows), len(labels), seed=seed
     )
 
 
@@ -108,13 +116,18 @@ def compare_runs(
     else:
 
         def compute_gain(rows: NDArray[np.int64]) -> float:
-            own = [compute_metric(metric, labels[rows], o[rows]) for o in challenger]
-            other = [compute_metric(metric, labels[rows], o[rows]) for o in reference]
-            return sign * float(np.mean(own) - np.mean(other))
+            ours = _average_metric(metric, labels, challenger, rows)
+            return sign * (ours - _average_metric(metric, labels, reference, rows))
 
         estimate = compute_gain(np.arange(len(labels)))
         interval = bootstrap_rows(compute_gain, len(labels), seed=seed)
     return Difference(estimate, interval, judge_gain(interval, margin=margin))
+
+
+def _average_metric(
+    metric: str, labels: NDArray[Any], runs: Sequence[Floats], rows: NDArray[np.int64]
+) -> float:
+    return float(np.mean([compute_metric(metric, labels[rows], o[rows]) for o in runs]))
 
 
 def judge_gain(

@@ -1,5 +1,6 @@
 """The tables of a results file: baselines, rows, and the rows that went worst."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -72,10 +73,13 @@ def pick_worst(described: list[dict[str, Any]], rows: list[dict[str, Any]]) -> l
 
 
 def describe_confusion(
-    labels: NDArray[Any], outputs_NC: Floats, *, num_classes: int
+    labels: NDArray[Any], runs: Sequence[Floats], *, num_classes: int
 ) -> list[list[int]] | None:
-    """Return the confusion matrix as lists, rows true; None for scores."""
+    """Return the confusion matrix summed over runs, rows true, as lists; None for scores."""
     if labels.ndim == 2:
         return None
-    found = count_confusion(labels, outputs_NC.argmax(axis=1), num_classes=num_classes)
-    return [[int(v) for v in row] for row in found]
+    counts = [
+        count_confusion(labels, outputs.argmax(axis=1), num_classes=num_classes) for outputs in runs
+    ]
+    total: list[list[int]] = np.sum(counts, axis=0).tolist()
+    return total

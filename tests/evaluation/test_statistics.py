@@ -44,9 +44,8 @@ def test_values_that_hardly_vary_still_have_an_interval() -> None:
 def test_the_same_seed_gives_the_same_interval() -> None:
     labels, outputs = RNG.normal(size=(60, 2)), RNG.normal(size=(60, 2))
     for metric in ("mae", "rmse", "skill"):
-        assert estimate_interval(metric, labels, outputs) == estimate_interval(
-            metric, labels, outputs
-        )
+        found = [estimate_interval(metric, labels, [outputs]) for _ in range(2)]
+        assert found[0] == found[1]
 
 
 def test_pairing_cancels_what_makes_a_row_hard() -> None:
@@ -82,6 +81,17 @@ def test_several_runs_count_by_their_mean() -> None:
     one, two = np.full((10, 1), 1.0), np.full((10, 1), 3.0)
     found = compare_runs("mae", labels, reference=[two], challenger=[one, two], margin=0)
     assert found.estimate == pytest.approx(1.0)  # 3 against the mean of 1 and 3
+
+
+@pytest.mark.parametrize("metric", ["mae", "rmse"])
+def test_the_interval_of_several_runs_is_around_their_mean(metric: str) -> None:
+    labels = np.zeros((50, 1))
+    runs = [RNG.normal(0, 1, size=(50, 1)), RNG.normal(0, 3, size=(50, 1))]
+    mean = np.mean([compute_metric(metric, labels, outputs) for outputs in runs])
+    found = estimate_interval(metric, labels, runs)
+    assert found.low < mean < found.high
+    alone = estimate_interval(metric, labels, runs[:1])
+    assert alone.high < mean
 
 
 def test_equal_arms_are_seldom_told_apart() -> None:

@@ -1,0 +1,115 @@
+"""From a results file to pages: plots are saved, templates filled in, and text stays text."""
+
+import re
+from io import StringIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from llmft.data.files import replace_file, write_text
+from llmft.reports.formatting import (
+    MISSING,
+    escape_markdown,
+    format_labels,
+    format_threshold,
+    make_breakable,
+    shorten,
+)
+from llmft.reports.plots import CARD, GOOD, GRID, INK, MUTED, Plot, remove_legend
+
+_VARIABLES = {INK: "ink", MUTED: "muted", GRID: "line", CARD: "card", GOOD: "good"}
+
+
+class SavedPlot(NamedTuple):
+    """A plot as the templates use it."""
+
+    title: str
+    alt: str
+    svg: Markup
+    """Drawn into the page, in the page's font and colours, light or dark."""
+    path: str
+    """Of the PNG, from the folder of the report."""
+
+
+def save_plot(plot: Plot, *, folder: Path, prefix: str = "") -> SavedPlot:
+    """Save a plot as PNG with its legend, and return it as SVG without: the page has its own."""
+    path = f"plots/{prefix}{plot.name}.png"
+    with replace_file(folder / path) as file:
+        plot.figure.savefig(file, format="png", dpi=144)
+    remove_legend(plot.figure)
+    buffer = StringIO()
+    nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
+    plot.figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    return SavedPlot(plot.title, plot.alt, _inline_svg(buffer.getvalue(), plot), path)
+
+
+def write_report(
+    name: str, *, folder: Path, results: dict[str, Any], content: dict[str, Any]
+) -> Path:
+    """Fill in the HTML and the Markdown template of a report.
+
+    Args:
+        name: `comparison` or `evaluation`.
+        folder: Where to write `report.html` and `report.md`.
+        results: The results file.
+        content: What was made of it: tables, saved plots, words.
+
+    Returns:
+        Path of `report.html`.
+    """
+    for ending in ("html", "md"):
+        template = _make_environment(ending).get_template(f"{name}.{ending}.j2")
+        text = template.render(r=results, **content)
+        write_text(folder / f"report.{ending}", re.sub(r"\n{3,}", "\n\n", text))
+    return folder / "report.html"
+
+
+def name_file(text: str) -> str:
+    """Return text as a part of a file name that needs no quoting in a link."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", text)[:40].strip("-")
+
+
+def _make_environment(ending: str) -> Environment:
+    environment = Environment(
+        loader=PackageLoader("llmft.reports", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        # In Markdown everything that is put in is escaped on the way, as autoescape does in HTML.
+        finalize=escape_markdown if ending == "md" else None,
+    )
+    environment.filters.update(
+        breakable=make_breakable,
+        labels=format_labels,
+        shorten=shorten,
+        threshold=format_threshold,
+    )
+    environment.globals["missing"] = MISSING
+    return environment
+
+
+def _inline_svg(text: str, plot: Plot) -> Markup:
+    """Return SVG to stand within HTML: unique ids, no namespaces, the colours of the page."""
+    svg = text[text.index("<svg") :]
+    svg = re.sub(r"<(metadata|style)\b.*?</\1>\s*", "", svg, flags=re.S)
+    opening, body = svg.split(">", 1)
+    view_box = re.search(r'viewBox="[^"]*"', opening)
+    assert view_box is not None
+    # Only what stands within tags: the text between them may be that of an arm.
+    body = re.sub(r"<[^>]+>", lambda tag: _adapt_tag(tag.group(), plot.name), body)
+    start = Markup('<svg {} role="img" aria-label="{}">').format(Markup(view_box.group()), plot.alt)
+    return start + Markup(body)
+
+
+def _adapt_tag(tag: str, name: str) -> str:
+    tag = re.sub(r' id="[^"]*_\d+"', "", tag)
+    tag = tag.replace('id="', f'id="{name}-').replace("url(#", f"url(#{name}-")
+    tag = tag.replace('xlink:href="#', f'href="#{name}-').replace("xlink:href", "href")
+    tag = re.sub(r"'DejaVu Sans'[^;\"]*", "var(--sans)", tag)
+    for colour, variable in _VARIABLES.items():
+        tag = tag.replace(colour, f"var(--{variable})")
+    return tag
