@@ -8,7 +8,14 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
-from llmft.config.yaml_source import KeyPath, LocatedValues, merge, read_override, read_yaml
+from llmft.config.yaml_source import (
+    KeyPath,
+    LocatedValues,
+    Yaml12Loader,
+    merge,
+    read_override,
+    read_yaml,
+)
 from llmft.errors import UserError
 
 
@@ -16,11 +23,30 @@ class Section(BaseModel):
     """A part of a YAML file: unknown keys are errors, values are never coerced or changed."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
     )
 
 
 SectionT = TypeVar("SectionT", bound=Section)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that YAML 1.1 or 1.2 would take for something else, such as "1e5" and "010"."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        first: [
+            *yaml.SafeDumper.yaml_implicit_resolvers.get(first, []),
+            *Yaml12Loader.yaml_implicit_resolvers.get(first, []),
+        ]
+        for first in {
+            *yaml.SafeDumper.yaml_implicit_resolvers,
+            *Yaml12Loader.yaml_implicit_resolvers,
+        }
+    }
 
 
 def load_values(path: Path, *, overrides: list[str] | None = None) -> LocatedValues:
@@ -58,10 +84,15 @@ def find_beside(value: str, *, key: KeyPath, values: LocatedValues) -> Path:
     """
     origin = values.find_origin(key)
     beside = Path(origin.file).parent / value
-    for candidate in (beside, Path(value)):
-        if candidate.is_file():
-            return candidate
     name = ".".join(map(str, key))
+    for candidate in (beside, Path(value)):
+        try:
+            if candidate.is_file():
+                return candidate
+        except OSError as error:
+            raise UserError(
+                f"{origin}: {name}: {_show(value)} cannot be opened: {error.strerror}"
+            ) from error
     raise UserError(
         f"{origin}: {name}: no such file: {value!r}. Looked for {beside} and "
         f"{Path(value).resolve()}; mend the path or create the file"
@@ -71,7 +102,7 @@ def find_beside(value: str, *, key: KeyPath, values: LocatedValues) -> Path:
 def dump_yaml(section: Section) -> str:
     """Return a section as YAML text, every default spelled out."""
     data = section.model_dump(mode="json", by_alias=True)
-    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100)
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
 def suggest(word: str, *, allowed: list[str]) -> str:
@@ -99,43 +130,52 @@ def _describe(fault: ErrorDetails, values: LocatedValues, schema: type[BaseModel
     path = _drop_union_tags(fault["loc"], values.data)
     origin = values.find_origin(path)
     key = ".".join(map(str, path)) or "(top level)"
+    found = fault["input"]
     match fault["type"]:
         case "extra_forbidden":
             allowed = _list_keys(schema, path[:-1], values.data)
             hint = suggest(str(path[-1]), allowed=allowed)
-            return f"{origin}: {key}: unknown key.{hint} Allowed: {', '.join(allowed)}"
+            what = f"unknown key.{hint} Allowed: {', '.join(allowed)}"
         case "missing":
-            return f"{origin}: {key}: missing; it must be given"
+            what = "missing; it must be given"
+        case "union_tag_not_found":
+            key, what = f"{key}.type", "missing; it must be given"
         case "literal_error" | "union_tag_invalid":
             context = fault.get("ctx", {})
             expected = str(context.get("expected", context.get("expected_tags", "")))
-            found = fault["input"]
             if fault["type"] == "union_tag_invalid":
-                key, found = f"{key}.type", context.get("tag")
+                key, found = f"{key}.type", found["type"]
             words = expected.replace("'", "").replace(" or ", ", ").split(", ")
             hint = suggest(str(found), allowed=words)
-            return f"{origin}: {key}: found {found!r}, allowed: {', '.join(words)}.{hint}"
+            what = f"found {_show(found)}, allowed: {', '.join(words)}.{hint}"
+        case "model_type" | "model_attributes_type" | "dict_type":
+            what = f"found {_show(found)}, but expected keys and values"
         case "value_error":
-            return f"{origin}: {key}: {fault['msg'].removeprefix('Value error, ')}"
+            what = fault["msg"].removeprefix("Value error, ")
         case _:
-            message = fault["msg"][0].lower() + fault["msg"][1:]
-            return f"{origin}: {key}: found {fault['input']!r}, but {message}"
+            what = f"found {_show(found)}, but {fault['msg'][0].lower()}{fault['msg'][1:]}"
+    return f"{origin}: {key}: {what}"
+
+
+def _show(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 100 else f"{shown[:100]}..."
 
 
 def _drop_union_tags(loc: tuple[int | str, ...], data: Any) -> KeyPath:
-    """Remove from a pydantic location the tags of unions, which nobody wrote as keys."""
+    """Remove from a pydantic location the names of union members, which nobody wrote as keys."""
     path: list[int | str] = []
     for position, step in enumerate(loc):
         is_last = position == len(loc) - 1
-        if isinstance(data, dict) and step not in data and not is_last:
-            continue
-        if isinstance(data, dict) and data.get("type") == step and step not in data:
-            continue
-        path.append(step)
-        if isinstance(data, dict):
-            data = data.get(step)
-        elif isinstance(data, list) and isinstance(step, int) and step < len(data):
-            data = data[step]
+        match data:
+            case dict():
+                is_tag = step == data.get("type") and not (is_last and step in data)
+                if not is_tag and (is_last or step in data):
+                    path.append(step)
+                    data = data.get(step)
+            case list() if isinstance(step, int):
+                path.append(step)
+                data = data[step]
     return tuple(path)
 
 
@@ -155,7 +195,8 @@ def _list_keys(schema: type[BaseModel], path: KeyPath, data: Any) -> list[str]:
     if isinstance(data, dict) and len(candidates) > 1:
         tagged = [m for m in candidates if data.get("type") in _get_tags(m)]
         candidates = tagged or candidates
-    return [f.alias or name for model in candidates for name, f in model.model_fields.items()]
+    keys = [f.alias or name for model in candidates for name, f in model.model_fields.items()]
+    return keys if path else [*keys, "extends"]
 
 
 def _find_models(annotation: Any) -> list[type[BaseModel]]:

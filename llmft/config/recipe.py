@@ -1,7 +1,7 @@
 """The schema of a recipe: how one variant learns a task."""
 
 from pathlib import Path
-from typing import Literal, NamedTuple, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -9,6 +9,8 @@ from llmft.config.loading import Section, find_beside, load_values, validate
 from llmft.config.task import ClassConfig, TaskConfig, check_name, load_task
 from llmft.errors import UserError
 
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""What every random generator takes."""
 BUILTIN_BASES = ("builtin:minilm", "builtin:tiny-qwen2")
 SELECTION_METRIC = {"regression": "mae", "multiclass": "f1_macro"}
 """Head -> validation metric that chooses the epoch."""
@@ -111,7 +113,7 @@ class TrainConfig(Section):
     """Stop after this many epochs without a better validation metric."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto = bfloat16 where the hardware computes in it; head and loss stay in float32."""
-    seed: int = Field(default=42, ge=0)
+    seed: Seed = 42
     """Seed of initial weights, shuffling and dropout."""
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from llmft.config.loading import Section, find_beside, load_values, validate
+from llmft.config.recipe import Seed
 from llmft.config.task import ClassConfig, ScoresConfig, TaskConfig, load_task
 from llmft.errors import UserError
 
@@ -29,7 +30,7 @@ class VariantConfig(Section):
     """Run folders, one per seed."""
     recipe: str | None = None
     """Recipe file; its runs lie in OUTPUT_DIR/seed-N."""
-    seeds: list[int] | None = Field(default=None, min_length=1)
+    seeds: list[Seed] | None = Field(default=None, min_length=1)
     """Training seeds for the recipe."""
 
     @model_validator(mode="after")
@@ -38,6 +39,9 @@ class VariantConfig(Section):
             raise ValueError("expected either a run folder, a list of them, or a recipe with seeds")
         if self.recipe is not None and self.seeds is None:
             raise ValueError("a recipe needs seeds, for example seeds: [1, 2, 3]")
+        for key, values in (("runs", self.runs or []), ("seeds", self.seeds or [])):
+            if len(set(values)) < len(values):
+                raise ValueError(f"{key}: one stands twice, which would count it as two results")
         return self
 
 

@@ -15,6 +15,15 @@ class SourceConfig(Section):
     """File or glob; `.jsonl` and `.csv` are read, by ending."""
 
 
+PREPARED_NAMES = {
+    "id": "the id",
+    "text": "the joined text",
+    "labels": "the labels",
+    "group": "the group",
+}
+"""Field of a prepared row -> what it holds, whatever the sources call it."""
+
+
 class FieldsConfig(Section):
     """Which fields of an input row are used."""
 
@@ -29,6 +38,18 @@ class FieldsConfig(Section):
     keep: list[str] = Field(default=[])
     """Further fields to carry along, for prompts, slices and reports."""
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        kept_apart = {"id": self.id, "group": self.group}
+        for name in (*self.text, *self.keep):
+            is_same = self.text == ["text"] if name == "text" else kept_apart.get(name) == name
+            if name in PREPARED_NAMES and (not is_same or (name in self.text and name != "text")):
+                raise ValueError(
+                    f"{name!r} cannot be among them, since prepared rows hold "
+                    f"{PREPARED_NAMES[name]} under this name; rename the field in the data"
+                )
+        return self
+
 
 class ScoresConfig(Section):
     """Labels that are numbers: one score per dimension."""
@@ -39,7 +60,9 @@ class ScoresConfig(Section):
     """Field that holds {dim: 7}, {dim: {score: 7}} or {dimensions: {dim: 7}}."""
     dimensions: list[str] = Field(min_length=1)
     """Dimensions to learn, in this order."""
-    range: list[float] = Field(default=[0.0, 10.0], min_length=2, max_length=2)
+    range: list[Annotated[float, Field(ge=-1e6, le=1e6)]] = Field(
+        default=[0.0, 10.0], min_length=2, max_length=2
+    )
     """Lowest and highest score; a row with a score outside is rejected."""
 
     @model_validator(mode="after")
@@ -51,9 +74,9 @@ class ScoresConfig(Section):
         return self
 
 
-def _write_keys_as_text(value: Any) -> Any:
+def _write_numbers_as_text(value: Any) -> Any:
     if isinstance(value, dict):
-        return {str(k): str(v) if isinstance(v, int | float) else v for k, v in value.items()}
+        return {str(k): str(v) if type(v) in (int, float) else v for k, v in value.items()}
     return value
 
 
@@ -64,7 +87,7 @@ class ClassConfig(Section):
     """One class per row."""
     from_: str = Field(alias="from")
     """Field that holds the class."""
-    map: Annotated[dict[str, str], BeforeValidator(_write_keys_as_text)] | None = None
+    map: Annotated[dict[str, str], BeforeValidator(_write_numbers_as_text)] | None = None
     """Value in the data -> name of the class; a value that is not listed rejects its row.
     Without a map the values are the names, in sorted order."""
 

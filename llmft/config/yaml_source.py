@@ -14,6 +14,9 @@ from llmft.errors import UserError
 
 KeyPath = tuple[str | int, ...]
 
+_MAX_VALUES = 20_000
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
+
 
 class Origin(NamedTuple):
     """Where a value was written."""
@@ -40,7 +43,9 @@ class LocatedValues(NamedTuple):
         return self.origins[path]
 
 
-class _Yaml12Loader(yaml.SafeLoader):
+class Yaml12Loader(yaml.SafeLoader):
+    """Reads the scalars of the YAML 1.2 core schema."""
+
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
 
 
@@ -54,7 +59,7 @@ for _tag, _pattern, _first in (
         "-+.0123456789",
     ),
 ):
-    _Yaml12Loader.add_implicit_resolver(
+    Yaml12Loader.add_implicit_resolver(
         f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first)
     )
 
@@ -63,7 +68,7 @@ def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
     return int(node.value)  # YAML 1.1 would read 010 as octal
 
 
-_Yaml12Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+Yaml12Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 
 
 def read_yaml(path: Path) -> LocatedValues:
@@ -74,8 +79,11 @@ def read_yaml(path: Path) -> LocatedValues:
     """
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}:{line}: not UTF-8; save the file as UTF-8") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     if "\0" in text:
         raise UserError(f"{path}: holds NUL bytes, so it is not a YAML text file")
     return _locate(text, str(path))
@@ -91,7 +99,7 @@ def read_override(assignment: str) -> LocatedValues:
     keys = dotted.strip().split(".")
     if not equals or not all(keys):
         raise UserError(f"--set {assignment!r}: expected KEY=VALUE, for example train.epochs=1")
-    loaded = _locate(f"value: {value}", "--set")
+    loaded = _locate(f"value: {value}", f"--set {assignment}")
     data: Any = loaded.data["value"]
     for key in reversed(keys):
         data = {key: data}
@@ -122,31 +130,49 @@ def merge(base: LocatedValues, top: LocatedValues) -> LocatedValues:
 
 def _locate(text: str, file: str) -> LocatedValues:
     origins: dict[KeyPath, Origin] = {(): Origin(file, 1)}
-    loader = _Yaml12Loader(text)
+    loader = None
     try:
+        loader = Yaml12Loader(text)
         root = loader.get_single_node()
         if root is None:
             return LocatedValues({}, origins)
         if not isinstance(root, yaml.MappingNode):
-            raise UserError(f"{file}:1: expected keys and values, found a {type(root).__name__}")
+            found = "a list" if isinstance(root, yaml.SequenceNode) else "a single value"
+            raise UserError(f"{file}:1: expected keys and values at the top, found {found}")
         _walk(root, (), origins, file)
         return LocatedValues(loader.construct_document(root), origins)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{file}:{mark.line + 1}" if mark else file
         raise UserError(f"{where}: not valid YAML: {error.problem}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{file}: not valid YAML: {error}") from error
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise UserError(
+            f"{file}:{line}: not valid YAML: the control character {chr(error.character)!r}"
+        ) from error
+    except RecursionError as error:
+        raise UserError(f"{file}: not valid YAML: nested too deeply") from error
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        # what PyYAML raises for a value that does not fit its tag, such as `!!bool 3`
+        raise UserError(f"{file}: not valid YAML: a value cannot be read: {error}") from error
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
 
 
 def _walk(node: yaml.Node, path: KeyPath, origins: dict[KeyPath, Origin], file: str) -> None:
+    if len(origins) > _MAX_VALUES:  # aliases of aliases grow without end
+        raise UserError(f"{file}: holds more than {_MAX_VALUES:,} values; look at its aliases")
+    if isinstance(node, yaml.ScalarNode) and _NO_TEXT.search(node.value):
+        line = node.start_mark.line + 1
+        raise UserError(f"{file}:{line}: a NUL byte or half a surrogate pair is no text; remove it")
     if isinstance(node, yaml.MappingNode):
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
             if not isinstance(key_node, yaml.ScalarNode):
                 raise UserError(f"{file}:{line}: a key must be plain text")
+            _walk(key_node, path, origins, file)
+            key_node.tag = "tag:yaml.org,2002:str"  # the class 010 is no number, and `true` no bool
             here = (*path, key_node.value)
             if here in origins:
                 raise UserError(

@@ -74,6 +74,7 @@ def make_targets(rows: Sequence[dict[str, Any]], *, label_names: list[str]) -> T
     """Return labels as float32 scores [N, D] or int64 classes [N]."""
     labels = [row["labels"] for row in rows]
     if isinstance(labels[0], dict):
-        return torch.tensor([[label[name] for name in label_names] for label in labels])
+        scores = [[label[name] for name in label_names] for label in labels]
+        return torch.tensor(scores, dtype=torch.float32)
     index = {name: i for i, name in enumerate(label_names)}
     return torch.tensor([index[label] for label in labels], dtype=torch.long)

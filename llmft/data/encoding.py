@@ -71,8 +71,11 @@ class Encoder:
         return EncodedRow(input_ids, len(article_ids), len(kept))
 
     def _tokenize(self, texts: Iterable[str]) -> list[list[int]]:
+        batch = list(texts)
+        if not batch:
+            return []  # tokenizers take no empty batch
         encoded = self._tokenizer(
-            list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False
+            batch, add_special_tokens=False, split_special_tokens=True, verbose=False
         )
         return list(encoded["input_ids"])
 

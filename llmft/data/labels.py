@@ -5,7 +5,7 @@ import math
 from typing import Any
 
 from llmft.config.task import ClassConfig, ScoresConfig
-from llmft.data.sources import RowFaultError
+from llmft.data.sources import RowFaultError, as_text
 
 
 def parse_scores(values: dict[str, Any], config: ScoresConfig) -> dict[str, float]:
@@ -18,7 +18,7 @@ def parse_scores(values: dict[str, Any], config: ScoresConfig) -> dict[str, floa
     if isinstance(found, str):
         try:
             found = json.loads(found)  # CSV cells hold objects as JSON text
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RowFaultError(f"label missing: {config.from_} is not an object") from error
     if isinstance(found, dict) and isinstance(found.get("dimensions"), dict):
         found = found["dimensions"]
@@ -35,8 +35,10 @@ def parse_class(values: dict[str, Any], config: ClassConfig) -> str:
     """
     found = _get_label(values, config.from_)
     if isinstance(found, dict | list) or (isinstance(found, float) and not math.isfinite(found)):
-        raise RowFaultError(f"not a class: {config.from_} holds {str(found)[:80]!r}")
-    name = str(found).strip()
+        raise RowFaultError(f"not a class: {config.from_} holds {_show(found)}")
+    if isinstance(found, bool):
+        found = json.dumps(found)  # as it stands in the data: true, not True
+    name = as_text(found, name=config.from_)
     if not name:
         raise RowFaultError(f"label missing: {config.from_}")
     if config.map is None:
@@ -44,6 +46,12 @@ def parse_class(values: dict[str, Any], config: ClassConfig) -> str:
     if name not in config.map:
         raise RowFaultError(f"unknown class: {name[:80]!r} is not in the map of {config.from_}")
     return config.map[name]
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, dict | list):  # may be nested too deeply to be printed
+        return "an object" if isinstance(value, dict) else "a list"
+    return repr(value)[:80]
 
 
 def _get_label(values: dict[str, Any], name: str) -> Any:
@@ -59,7 +67,7 @@ def _parse_score(scores: dict[str, Any], name: str, limits: list[float]) -> floa
     if score is None:
         raise RowFaultError(f"label missing: {name}")
     if isinstance(score, bool) or not isinstance(score, int | float):
-        raise RowFaultError(f"not a number: {name} is {str(score)[:80]!r}")
+        raise RowFaultError(f"not a number: {name} is {_show(score)}")
     try:
         score = float(score)
     except OverflowError:

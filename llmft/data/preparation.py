@@ -55,6 +55,7 @@ def prepare_task(task: TaskConfig, *, report: Callable[[str], None]) -> dict[str
         UserError: If no usable row is left, or a split would be empty.
     """
     files = find_files(task.sources)
+    _check_output(Path(task.output), files)
     accepted, rejected = _read(files, task)
     num_input = len(accepted) + len(rejected)
     report(f"read {num_input} rows from {len(files)} files, {len(rejected)} of them unusable")
@@ -94,6 +95,21 @@ def prepare_task(task: TaskConfig, *, report: Callable[[str], None]) -> dict[str
     write_json(Path(task.output) / "manifest.json", manifest)
     report(", ".join(f"{name} {len(rows)}" for name, rows in by_split.items()) + " rows")
     return manifest
+
+
+def _check_output(output: Path, files: list[Path]) -> None:
+    try:
+        nearest = next(path for path in (output, *output.parents) if path.exists())
+    except OSError as error:
+        raise UserError(f"output: {output} cannot be used: {error.strerror}") from error
+    if not nearest.is_dir():
+        raise UserError(f"output: {nearest} is a file; name a folder")
+    for path in files:
+        if path.resolve().parent == output.resolve() and path.stem in (*SPLITS, "rejected"):
+            raise UserError(
+                f"sources: {path} is what `llmft prepare` writes; choose another folder for "
+                "`output`, or a glob that leaves it out"
+            )
 
 
 def read_labelled(task: TaskConfig) -> tuple[list[dict[str, Any]], list[Rejection]]:
@@ -191,7 +207,10 @@ def _write(
     rejected: list[Rejection],
 ) -> dict[str, Any]:
     """Write rows and rejections; return the manifest, which is to be written last."""
-    (output / "manifest.json").unlink(missing_ok=True)  # no manifest, no prepared data
+    try:
+        (output / "manifest.json").unlink(missing_ok=True)  # no manifest, no prepared data
+    except OSError as error:
+        raise UserError(f"{output}: cannot be written: {error.strerror}") from error
     for name, rows in by_split.items():
         write_jsonl(output / f"{name}.jsonl", rows)
     write_jsonl(output / "rejected.jsonl", (r._asdict() for r in rejected))

@@ -9,6 +9,7 @@ from llmft.data.files import hash_file, read_json
 from llmft.errors import UserError
 
 Row = dict[str, Any]
+_MANIFEST_KEYS = {"fingerprint", "files", "counts", "classes"}
 
 
 class PreparedData(NamedTuple):
@@ -54,9 +55,11 @@ def open_prepared(task: TaskConfig, *, task_file: str) -> PreparedData:
     if not path.is_file():
         raise UserError(f"{path}: not there, so the data is not prepared; {mend}")
     manifest = read_json(path)
-    if manifest.get("task") != _dump(task):
-        found, wanted = manifest.get("task", {}), _dump(task)
-        changed = [k for k in wanted if found.get(k) != wanted[k]]
+    found, wanted = manifest.get("task"), _dump(task)
+    if not isinstance(found, dict) or _MANIFEST_KEYS - manifest.keys():
+        raise UserError(f"{path}: is no manifest of this version; {mend}")
+    if found != wanted:
+        changed = [k for k in {**wanted, **found} if found.get(k) != wanted.get(k)]
         raise UserError(
             f"{path}: prepared from another version of the task (changed: "
             f"{', '.join(changed)}); {mend}"

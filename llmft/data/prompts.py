@@ -60,8 +60,7 @@ def split_prompt(text: str, *, fields: FieldsConfig) -> Prompt:
     Braces that do not name a field of the task, such as those of a JSON example, stay as they
     are. Without a placeholder the article follows after a blank line.
     """
-    names = list_placeholders(fields)
-    marks = [m for m in _BRACED_NAME.finditer(text) if m.group(1) in names]
+    marks = list(_match_placeholders(fields).finditer(text))
     if not marks:
         return Prompt(before=text.rstrip() + "\n\n", article="{text}", after="")
     start, end = marks[0].start(), marks[-1].end()
@@ -96,6 +95,10 @@ def fill_prompt(prompt: Prompt, row: dict[str, Any], *, fields: FieldsConfig) ->
             raise RowFaultError(f"field missing: the prompt names {{{name}}}")
         return as_text(row[name], name=name)
 
-    names = "|".join(re.escape(name) for name in list_placeholders(fields))
-    article = re.sub(rf"\{{({names})\}}", look_up, prompt.article)
+    article = _match_placeholders(fields).sub(look_up, prompt.article)
     return RowText(prompt.before, article, prompt.after)
+
+
+def _match_placeholders(fields: FieldsConfig) -> re.Pattern[str]:
+    names = "|".join(re.escape(name) for name in list_placeholders(fields))
+    return re.compile(rf"\{{({names})\}}")

@@ -40,6 +40,8 @@ def find_files(sources: list[SourceConfig]) -> list[Path]:
     paths: dict[Path, None] = {}
     for source in sources:
         matches = sorted(glob.glob(source.path, recursive=True))  # noqa: PTH207 - absolute globs
+        if not matches:  # a name may hold brackets that are no glob
+            matches = glob.glob(glob.escape(source.path))  # noqa: PTH207
         if not matches:
             raise UserError(
                 f"sources: {source.path!r} matches no file below {Path.cwd()}; mend the path, "
@@ -49,6 +51,8 @@ def find_files(sources: list[SourceConfig]) -> list[Path]:
             path = Path(match)
             if path.suffix not in (".jsonl", ".csv"):
                 raise UserError(f"sources: {path}: unknown ending; allowed: .jsonl, .csv")
+            if not path.is_file():
+                raise UserError(f"sources: {path}: is no file; name the files in it, or a glob")
             paths[path] = None
     return list(paths)
 
@@ -139,14 +143,12 @@ def _read_jsonl(path: Path) -> Iterator[SourceRow]:
 
 def _read_csv(path: Path) -> Iterator[SourceRow]:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file)
-        header = next(reader, None)
-        if not header:
-            raise UserError(f"{path}:1: no header; the first line of a CSV names its columns")
-        if len(set(header)) < len(header):
-            raise UserError(f"{path}:1: a column stands twice in the header; rename one")
-        start = reader.line_num + 1
+        reader = csv.reader(file, strict=True)
+        start = 1
         try:
+            header = next(reader, [])
+            _check_header(header, path)
+            start = reader.line_num + 1
             for cells in reader:
                 if cells:
                     fault = None
@@ -156,4 +158,14 @@ def _read_csv(path: Path) -> Iterator[SourceRow]:
                     yield SourceRow(str(path), start, values, fault)
                 start = reader.line_num + 1
         except csv.Error as error:
-            raise UserError(f"{path}:{reader.line_num}: not valid CSV: {error}") from error
+            raise UserError(
+                f"{path}:{start}: not valid CSV: {error}; mend the quotes of this row, since what "
+                "follows cannot be told apart"
+            ) from error
+
+
+def _check_header(header: list[str], path: Path) -> None:
+    if not header:
+        raise UserError(f"{path}:1: no header; the first line of a CSV names its columns")
+    if len(set(header)) < len(header):
+        raise UserError(f"{path}:1: a column stands twice in the header; rename one")

@@ -46,8 +46,8 @@ def assign_splits(
     """Return the split of each row; rows of one unit share it.
 
     Units are walked stratum by stratum, large ones first, and each goes to the split that is
-    furthest behind its share. So a split's size is off by at most a unit, overall and within
-    each stratum, and the time is linear in the rows.
+    furthest behind its share. So a split's size is off by less than the largest unit overall,
+    and by less than twice that within a stratum; the time is linear in the rows.
 
     Args:
         units: For each row the unit that it belongs to, length N.

@@ -66,6 +66,6 @@ def test_tiny_qwen2_with_and_without_the_prompt_gets_a_real_verdict(seece: Path)
     assert main(["compare", "seece_suite.yaml", "--train"]) == 0
     results = json.loads((seece / "reports/seece/comparison.json").read_text())
     assert results["verdict"] in ("WINNER", "REFERENCE_HOLDS", "UNRESOLVED")
-    instruction = results["variants"]["instruction"]["token_budget"]
-    assert instruction["num_cut"] == 0
-    assert instruction["prompt_tokens"] > 1_000
+    seen = results["variants"]["instruction"]["token_budget"]
+    assert seen["prompt_tokens"] > 5_000
+    assert seen["share_kept"] > 0.9

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from llmft.data.batches import make_targets
 from llmft.training.losses import compute_loss

@@ -1,0 +1,139 @@
+"""What a recipe may say, and how it finds its task and its prompt."""
+
+from pathlib import Path
+
+import pytest
+
+from llmft.cli import main
+from llmft.config.loading import dump_yaml
+from llmft.config.recipe import load_recipe
+from llmft.errors import UserError
+from tests.config.examples import CLASS_TASK, RECIPE, SCORES_TASK
+
+
+def complain(path: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        load_recipe(path)
+    return str(caught.value)
+
+
+def test_a_recipe_finds_its_task_and_prompt_beside_it(write) -> None:
+    write("recipes/tasks/risk.yaml", SCORES_TASK)
+    write("recipes/prompts/risk.md", "Rate this.\n{text}")
+    recipe = load_recipe(
+        write(
+            "recipes/arm.yaml",
+            RECIPE.replace("task.yaml", "tasks/risk.yaml")
+            + "prompt: {mode: include, file: prompts/risk.md}\n",
+        )
+    )
+    assert recipe.task.name == "risk"
+    assert recipe.prompt_path == Path("recipes/prompts/risk.md")
+    assert recipe.config.task == "recipes/tasks/risk.yaml"
+
+
+def test_the_resolved_recipe_loads_again_from_its_run(write) -> None:
+    write("recipes/task.yaml", SCORES_TASK)
+    write("recipes/risk.md", "Rate this.")
+    first = load_recipe(
+        write("recipes/arm.yaml", RECIPE + "prompt: {mode: include, file: risk.md}\n"),
+        overrides=["train.learning_rate=2e-5", "base.revision='1e10'", "tokens.waive='no'"],
+    )
+    again = load_recipe(write("runs/arm/recipe.resolved.yaml", dump_yaml(first.config)))
+    assert again == first
+
+
+@pytest.mark.parametrize(
+    ("task", "head", "wanted"),
+    [(CLASS_TASK, "regression", "multiclass"), (SCORES_TASK, "multiclass", "regression")],
+)
+def test_head_and_labels_must_fit(
+    write, capsys: pytest.CaptureFixture[str], task: str, head: str, wanted: str
+) -> None:
+    write("task.yaml", task)
+    path = write("arm.yaml", RECIPE.replace("regression", head))
+    assert main(["check", str(path)]) == 2
+    message = capsys.readouterr().err
+    assert f"arm.yaml:4: head.type: found {head}, but the labels of task.yaml" in message
+    assert f"take head type {wanted}" in message
+
+
+@pytest.mark.parametrize(
+    ("found", "instead", "complaint"),
+    [
+        (
+            "{model: builtin:minilm}",
+            "{model: builtin:minilm, lora: {rank: 4}}",
+            "arm.yaml:3: base: lora settings have no effect with tuning: full",
+        ),
+        (
+            "builtin:minilm",
+            "builtin:minlm",
+            "base.model: found 'builtin:minlm', allowed: builtin:minilm, builtin:tiny-qwen2",
+        ),
+        ("minilm}", "minilm, tuning: qlorra}", "base.tuning: found 'qlorra', allowed: full, lora"),
+        ("{type: regression}", "{}", "arm.yaml:4: head.type: missing; it must be given"),
+        (
+            "minilm}",
+            "minilm, tuning: lora, lora: {target_modules: 5}}",
+            "base.lora.target_modules: found 5",
+        ),
+        (
+            "minilm}",
+            "minilm, tuning: lora, lora: {target_modules: [q, 5]}}",
+            "base.lora.target_modules.1: found 5",
+        ),
+    ],
+)
+def test_bases_and_heads_that_make_no_sense(
+    write, found: str, instead: str, complaint: str
+) -> None:
+    write("task.yaml", SCORES_TASK)
+    assert RECIPE.count(found) == 1
+    message = complain(write("arm.yaml", RECIPE.replace(found, instead)))
+    assert complaint in message
+    assert "list[str]" not in message, "no names of our own types"
+
+
+@pytest.mark.parametrize(
+    ("section", "complaint"),
+    [
+        ("prompt: {mode: include}", "arm.yaml:6: prompt: mode: include needs a file"),
+        ("prompt: {mode: include, file: no.md}", "arm.yaml:6: prompt.file: no such file: 'no.md'"),
+        ("tokens: {waive: ''}", "tokens.waive: found '', but"),
+        ("tokens: {max_length: 4}", "tokens.max_length: found 4, but"),
+        ("train: {epoch: 3}", "train.epoch: unknown key. Did you mean `epochs`?"),
+        ("train: {learning_rate: 0}", "train.learning_rate: found 0, but"),
+        ("train: {learning_rate: .inf}", "train.learning_rate: found inf, but"),
+        ("train: {weight_decay: .nan}", "train.weight_decay: found nan, but"),
+        ("train: {epochs: '3'}", "train.epochs: found '3', but"),
+        ("train: {batch_size: 8.5}", "train.batch_size: found 8.5, but"),
+        ("train: {seed: -1}", "train.seed: found -1, but"),
+        ("train: {seed: 4294967296}", "train.seed: found 4294967296, but"),
+        ("train: {precision: bf16}", "train.precision: found 'bf16', allowed: auto, float32"),
+    ],
+)
+def test_sections_that_make_no_sense(write, section: str, complaint: str) -> None:
+    write("task.yaml", SCORES_TASK)
+    assert complaint in complain(write("arm.yaml", f"{RECIPE}{section}\n"))
+
+
+def test_a_prompt_that_is_excluded_is_not_looked_for(write) -> None:
+    write("task.yaml", SCORES_TASK)
+    recipe = load_recipe(write("arm.yaml", RECIPE + "prompt: {mode: exclude, file: gone.md}\n"))
+    assert recipe.prompt_path is None
+    assert recipe.config.prompt.file is None
+
+
+def test_faults_of_the_task_are_shown_as_faults_of_the_task(write) -> None:
+    write("task.yaml", SCORES_TASK + "splitt: {}\n")
+    message = complain(write("arm.yaml", RECIPE))
+    assert "task.yaml:5: splitt: unknown key. Did you mean `split`?" in message
+
+
+def test_lora_is_tuned_with_its_own_defaults(write) -> None:
+    write("task.yaml", SCORES_TASK)
+    path = write("arm.yaml", RECIPE.replace("minilm}", "minilm, tuning: lora, lora: {rank: 4}}"))
+    lora = load_recipe(path, overrides=["base.lora.alpha=8"]).config.base.lora
+    assert lora is not None
+    assert (lora.rank, lora.alpha, lora.target_modules) == (4, 8, "all-linear")

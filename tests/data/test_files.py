@@ -1,0 +1,117 @@
+"""Files are replaced whole or not at all."""
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmft.data.files import (
+    hash_file,
+    hash_text,
+    read_json,
+    replace_file,
+    write_json,
+    write_jsonl,
+    write_text,
+)
+from llmft.errors import UserError
+from tests.data.conftest import number_rows
+
+
+def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "a.json"
+    write_json(path, {"name": "Zürich 😀", "n": [1, 2.5, None]})
+    assert read_json(path) == {"name": "Zürich 😀", "n": [1, 2.5, None]}
+    assert "Zürich 😀" in path.read_text(encoding="utf-8"), "readable, not escaped"
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_a_line_separator_in_a_text_does_not_break_the_lines(tmp_path: Path) -> None:
+    rows = [{"text": "one\ntwo\u2028three\x85"}, {"text": "four"}]
+    write_jsonl(tmp_path / "a.jsonl", rows)
+    with (tmp_path / "a.jsonl").open(encoding="utf-8") as file:
+        assert [json.loads(line) for line in file] == rows
+
+
+def test_writing_that_fails_midway_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    write_text(path, "old")
+
+    def rows() -> Any:
+        yield {"x": 1}
+        raise RuntimeError("the third row is missing")
+
+    with pytest.raises(RuntimeError):
+        write_jsonl(path, rows())
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path], "no temporary file stays"
+
+
+def test_an_interrupt_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    with pytest.raises(KeyboardInterrupt), replace_file(path) as file:
+        file.write(b"new")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_told_and_leaves_no_rubbish(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+
+    def fail(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(UserError, match=r"No space left on device; the old file.*unchanged"):
+        write_text(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_ends_prepare_with_status_2(prepare, monkeypatch) -> None:
+    def fail(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    outcome = prepare(number_rows(30))
+    assert outcome.status == 2
+    assert "No space left on device" in outcome.message
+    assert list(outcome.folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["folder", "file/below.txt", "x" * 300])
+def test_a_place_that_cannot_be_written_is_told(tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="cannot be written"):
+        write_text(tmp_path / name, "x")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_json_holds_no_nan(tmp_path: Path, number: float) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "a.json", {"x": number})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe", b'{"a":' * 100_000])
+def test_broken_json_is_told(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.json: (cannot be read as JSON|expected a JSON obj)"):
+        read_json(tmp_path / "a.json")
+
+
+def test_hashes_are_those_of_the_bytes(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.txt", "é")
+    assert hash_file(tmp_path / "a.txt") == hash_text("é")
+    with pytest.raises(UserError, match="cannot be read"):
+        hash_file(tmp_path / "gone.txt")
