@@ -8,7 +8,7 @@ from llmft.config.loading import suggest
 from llmft.config.recipe import Recipe, load_recipe
 from llmft.data.budget import judge_room, refuse_budget
 from llmft.data.prepared import open_prepared
-from llmft.data.prompts import find_strange_placeholders, list_placeholders
+from llmft.data.prompts import find_strange_placeholders, list_placeholders, read_prompt
 from llmft.errors import UserError
 from llmft.training.inputs import count_steps, open_encoder, open_inputs, refuse_warmup
 
@@ -42,8 +42,8 @@ def _report_placeholders(recipe: Recipe) -> None:
     if recipe.prompt_path is None:
         return
     fields = recipe.task.fields
-    text = recipe.prompt_path.read_text(encoding="utf-8-sig")
-    for name in find_strange_placeholders(text, fields=fields):
+    prompt = read_prompt(recipe.prompt_path, fields=fields)
+    for name in find_strange_placeholders("".join(prompt), fields=fields):
         hint = suggest(name, allowed=list_placeholders(fields))
         logger.info(
             "warning: %s: {%s} names no field and stays as it is.%s",
@@ -77,6 +77,8 @@ def _check_inputs(recipe: Recipe) -> None:
         recipe.task.output, sum(len(rows) for rows in inputs.rows.values()), counts["input"],
         data.fingerprint[:12],
     )  # fmt: skip
+    for source in data.find_changed_sources():
+        logger.info("warning: %s changed since it was prepared", source)
     for split, budget in inputs.budgets.items():
         logger.info("tokens %5s: %s", split, budget.describe())
     for warning in inputs.findings.warnings:

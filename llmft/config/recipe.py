@@ -32,7 +32,7 @@ class LoraConfig(Section):
 class BaseConfig(Section):
     """The pretrained model and how much of it is trained."""
 
-    model: str
+    model: str = Field(min_length=1)
     """Name on the Hugging Face Hub, a folder, or `builtin:minilm` or `builtin:tiny-qwen2`."""
     revision: str = "main"
     """Branch, tag or commit on the Hub."""

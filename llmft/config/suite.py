@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from llmft.config.loading import Section, find_beside, load_values, validate
 from llmft.config.recipe import Seed
-from llmft.config.task import ClassConfig, ScoresConfig, TaskConfig, load_task
+from llmft.config.task import ClassConfig, ScoresConfig, TaskConfig, check_name, load_task
 from llmft.errors import UserError
 
 METRICS = {"scores": ("mae", "rmse", "skill"), "class": ("accuracy", "f1_macro")}
@@ -81,6 +81,9 @@ class SuiteConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        for name in self.variants:
+            if check_name(name) in ("constant", "tfidf"):
+                raise ValueError(f"variants: {name!r} is the name of a baseline; choose another")
         if self.reference not in self.variants:
             known = ", ".join(self.variants)
             raise ValueError(f"reference: found {self.reference!r}, allowed: {known}")

@@ -10,6 +10,8 @@ from llmft.config.recipe import TokensConfig
 from llmft.data.encoding import EncodedRow, Encoder
 from llmft.errors import UserError
 
+_MAX_BETWEEN_TOKENS = 64  # enough for labels such as "Title:" and "Published:"
+
 
 class TokenBudget(NamedTuple):
     """The token budget of one split."""
@@ -72,14 +74,21 @@ def measure_budget(
 
 
 def judge_room(encoder: Encoder, config: TokensConfig) -> list[str]:
-    """Return why a prompt leaves too little room, whatever the articles are."""
-    if encoder.room >= config.min_article:
-        return []
-    return [
-        f"prompt and tail take {encoder.num_prompt_tokens} of tokens.max_length "
-        f"{encoder.max_length}, which leaves {max(0, encoder.room)} tokens for the article; "
-        f"tokens.min_article asks for {config.min_article}"
-    ]
+    """Return why a prompt is refused, whatever the articles are."""
+    refusals = []
+    if encoder.room < config.min_article:
+        refusals.append(
+            f"prompt and tail take {encoder.num_prompt_tokens} of tokens.max_length "
+            f"{encoder.max_length}, which leaves {max(0, encoder.room)} tokens for the article; "
+            f"tokens.min_article asks for {config.min_article}"
+        )
+    if encoder.num_between_tokens > _MAX_BETWEEN_TOKENS:
+        refusals.append(
+            f"{encoder.num_between_tokens} tokens of the prompt stand between its first and last "
+            "placeholder, where they would count as article and be cut with it; at most "
+            f"{_MAX_BETWEEN_TOKENS} are allowed there: move the placeholders together"
+        )
+    return refusals
 
 
 def judge_budget(

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from llmft.config.task import FieldsConfig
-from llmft.data.prompts import Prompt, RowText, fill_prompt
+from llmft.data.prompts import Prompt, RowText, fill_prompt, strip_fields
 from llmft.errors import UserError
 
 
@@ -38,6 +38,8 @@ class Encoder:
         self._after_ids = self._tokenize([prompt.after])[0] + closing
         self.num_prompt_tokens = len(self._before_ids) + len(self._after_ids)
         """Tokens of an input that are no article: prompt, tail and special tokens."""
+        self.num_between_tokens = len(self._tokenize([strip_fields(prompt, fields=fields)])[0])
+        """Tokens of the prompt between its first and last placeholder, which count as article."""
         self.num_special_tokens = len(opening) + len(closing)
         self.max_length = max_length
 

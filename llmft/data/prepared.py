@@ -25,6 +25,14 @@ class PreparedData(NamedTuple):
         """Hash of all rows of all splits."""
         return str(self.manifest["fingerprint"])
 
+    def find_changed_sources(self) -> list[str]:
+        """Return the sources that are no longer what was prepared; absent ones do not count."""
+        return [
+            source
+            for source, expected in self.manifest["sources"].items()
+            if Path(source).is_file() and hash_file(Path(source)) != expected
+        ]
+
     def read_split(self, name: str) -> list[Row]:
         """Return the rows of a split.
 

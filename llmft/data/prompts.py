@@ -41,7 +41,7 @@ def read_prompt(path: Path | None, *, fields: FieldsConfig) -> Prompt:
     """Read a prompt file; no path is the empty prompt.
 
     Raises:
-        UserError: If the file cannot be read or is empty.
+        UserError: If the file cannot be read, is empty, or leaves out a part of the article.
     """
     if path is None:
         return NO_PROMPT
@@ -51,6 +51,14 @@ def read_prompt(path: Path | None, *, fields: FieldsConfig) -> Prompt:
         raise UserError(f"{path}: cannot be read as UTF-8 text: {error}") from error
     if not text.strip():
         raise UserError(f"{path}: the prompt is empty; write one or set prompt.mode: exclude")
+    named = set(_match_placeholders(fields).findall(text))
+    left_out = [name for name in fields.text if name not in named]
+    if named and left_out and "text" not in named:
+        raise UserError(
+            f"{path}: the prompt names {{{'}, {'.join(sorted(named))}}} but leaves out "
+            f"{{{'}, {'.join(left_out)}}}, so the model would not see the whole article; add it, "
+            "or take {text} for all of it"
+        )
     return split_prompt(text, fields=fields)
 
 
@@ -97,6 +105,11 @@ def fill_prompt(prompt: Prompt, row: dict[str, Any], *, fields: FieldsConfig) ->
 
     article = _match_placeholders(fields).sub(look_up, prompt.article)
     return RowText(prompt.before, article, prompt.after)
+
+
+def strip_fields(prompt: Prompt, *, fields: FieldsConfig) -> str:
+    """Return what stands between a prompt's placeholders: the same in every row."""
+    return _match_placeholders(fields).sub("", prompt.article)
 
 
 def _match_placeholders(fields: FieldsConfig) -> re.Pattern[str]:

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from llmft.cli import main
-from llmft.config.suite import get_default_gates, load_suite
+from llmft.config.suite import SuiteConfig, get_default_gates, load_suite
 from llmft.config.task import ClassConfig, ScoresConfig
 from llmft.errors import UserError
 from tests.config.examples import CLASS_TASK, RECIPE, SCORES_TASK, SUITE
@@ -128,3 +129,18 @@ def test_default_gates_of_classes_are_shares() -> None:
     gates = get_default_gates(ClassConfig.model_validate({"type": "class", "from": "x"}))
     assert set(gates) == {"accuracy", "f1_macro"}
     assert all(0 < gate.review < gate.deploy < 1 for gate in gates.values())
+
+
+@pytest.mark.parametrize("name", ["tfidf", "constant", "a/b"])
+def test_an_arm_may_not_take_the_name_of_a_baseline_or_a_path(name: str) -> None:
+    with pytest.raises(ValidationError, match=r"name of a baseline|allowed: letters"):
+        SuiteConfig.model_validate(
+            {
+                "task": "t.yaml",
+                "variants": {name: "runs/a", "b": "runs/b"},
+                "reference": "b",
+                "metric": "mae",
+                "margin": 0,
+                "output_dir": "o",
+            }
+        )

@@ -140,3 +140,12 @@ def test_a_prompt_that_names_a_field_the_rows_lack_is_refused(
     assert main(["check", str(recipe)]) == 2
     message = capsys.readouterr().err
     assert "arm.md: field missing: the prompt names {uid}; name it in fields.keep" in message
+
+
+def test_d1_long_text_between_placeholders_is_refused(open_encoder) -> None:
+    config = TokensConfig(max_length=200, min_article=10)
+    few = open_encoder("task {text} bank rate {text}", max_length=200)
+    assert (few.num_between_tokens, judge_room(few, config)) == (2, [])
+    many = open_encoder("task {text} " + "bank " * 65 + "{text}", max_length=200)
+    (refusal,) = judge_room(many, config)
+    assert refusal.startswith("65 tokens of the prompt stand between")

@@ -120,3 +120,18 @@ def test_a_prompt_file_that_is_none(tmp_path: Path, content: bytes, complaint: s
 def test_a_byte_order_mark_is_no_part_of_the_prompt(tmp_path: Path) -> None:
     (tmp_path / "p.md").write_bytes(b"\xef\xbb\xbfRate {text}")
     assert read_prompt(tmp_path / "p.md", fields=FIELDS).before == "Rate "
+
+
+def test_d1_a_prompt_that_leaves_out_a_part_of_the_article_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "prompt.md"
+    fields = FieldsConfig(text=["title", "content"], keep=["language"])
+    for text, left_out in (
+        ("Rate: {title}", r"\{content\}"),
+        ("Rate this {language} text.", r"\{title\}, \{content\}"),
+    ):
+        path.write_text(text)
+        with pytest.raises(UserError, match=f"leaves out {left_out}"):
+            read_prompt(path, fields=fields)
+    for text in ("Rate: {text}", "{title} {language} {content}", "Rate the article."):
+        path.write_text(text)
+        read_prompt(path, fields=fields)
