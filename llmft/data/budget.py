@@ -76,7 +76,7 @@ def measure_budget(
 def judge_room(encoder: Encoder, config: TokensConfig) -> list[str]:
     """Return why a prompt is refused, whatever the articles are."""
     refusals = []
-    if encoder.room < config.min_article:
+    if encoder.has_prompt and encoder.room < config.min_article:
         refusals.append(
             f"prompt and tail take {encoder.num_prompt_tokens} of tokens.max_length "
             f"{encoder.max_length}, which leaves {max(0, encoder.room)} tokens for the article; "
@@ -100,9 +100,8 @@ def judge_budget(
     its article. Long articles that are cut without a prompt's doing are a warning.
     """
     refusals, warnings = judge_room(encoder, config), []
-    has_prompt = encoder.num_prompt_tokens > encoder.num_special_tokens
     for name, budget in budgets.items():
-        if has_prompt and budget.share_kept_median < 0.5:
+        if encoder.has_prompt and budget.share_kept_median < 0.5:
             refusals.append(
                 f"{name}: the median row keeps {budget.share_kept_median:.0%} of its article; "
                 f"prompt and tail take {budget.prompt_tokens} of tokens.max_length "

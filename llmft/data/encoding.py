@@ -44,6 +44,11 @@ class Encoder:
         self.max_length = max_length
 
     @property
+    def has_prompt(self) -> bool:
+        """Whether anything but special tokens stands around the article."""
+        return self.num_prompt_tokens > self.num_special_tokens
+
+    @property
     def room(self) -> int:
         """Tokens left for the article; 0 or less if there is no room."""
         return self.max_length - self.num_prompt_tokens

@@ -149,3 +149,8 @@ def test_d1_long_text_between_placeholders_is_refused(open_encoder) -> None:
     many = open_encoder("task {text} " + "bank " * 65 + "{text}", max_length=200)
     (refusal,) = judge_room(many, config)
     assert refusal.startswith("65 tokens of the prompt stand between")
+
+
+def test_without_a_prompt_a_short_max_length_is_no_refusal(open_encoder) -> None:
+    encoder = open_encoder("{text}", max_length=8)
+    assert judge_room(encoder, TokensConfig(max_length=8, min_article=128)) == []
