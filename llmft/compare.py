@@ -1,31 +1,36 @@
 """`llmft compare SUITE`: judge the variants of a suite on the same rows, and name the winner."""
 
 import argparse
+import json
 import logging
 import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
 from llmft import __version__
-from llmft.config.recipe import load_recipe
+from llmft.config.recipe import Recipe, load_recipe
 from llmft.config.suite import Suite, SuiteConfig, load_suite
 from llmft.data.batches import make_targets
 from llmft.data.files import write_json
 from llmft.data.preparation import prepare_task
 from llmft.data.prepared import PreparedData, Row, is_prepared, open_prepared
+from llmft.data.prompts import read_prompt
+from llmft.data.sources import RowFaultError
+from llmft.errors import UserError
 from llmft.evaluation.arms import Arms, describe_pair, measure_arms, open_arms
 from llmft.evaluation.audit import check_baselines
-from llmft.evaluation.edge_cases import check_cases, read_edge_cases, summarise_cases
+from llmft.evaluation.edge_cases import EdgeCase, check_cases, read_edge_cases, summarise_cases
 from llmft.evaluation.latency import measure_latency
 from llmft.evaluation.statistics import Difference, compare_runs
 from llmft.evaluation.verdict import find_valid_arms, reach_verdict
 from llmft.prediction.inference import Predictor
 from llmft.reports.comparison import write_comparison_report
-from llmft.train import train_recipe
+from llmft.train import train
+from llmft.training.run_folder import RunIdentity, list_differences, read_metadata
 
 logger = logging.getLogger(__name__)
 
@@ -41,13 +46,25 @@ def main(arguments: list[str]) -> int:
     )
     args = parser.parse_args(arguments)
     suite = load_suite(args.suite)
+    plan = _plan_runs(suite)
     if args.train:
-        _train_arms(suite)
-    compare_arms(suite, suite_path=args.suite)
+        _train_arms(suite, plan)
+    compare_arms(suite, plan, suite_path=args.suite)
     return 0
 
 
-def compare_arms(suite: Suite, *, suite_path: Path) -> dict[str, Any]:
+class _PlannedRun(NamedTuple):
+    """A run that the suite names."""
+
+    path: Path
+    recipe: Recipe | None
+    """What it is to be trained from; None if the suite names the folder itself."""
+
+
+Plan = dict[str, list[_PlannedRun]]
+
+
+def compare_arms(suite: Suite, plan: Plan, *, suite_path: Path) -> dict[str, Any]:
     """Audit, measure and compare the arms of a suite; write `comparison.json` and the reports.
 
     Returns:
@@ -59,7 +76,9 @@ def compare_arms(suite: Suite, *, suite_path: Path) -> dict[str, Any]:
     config = suite.config
     data = open_prepared(suite.task, task_file=config.task)
     rows = data.read_split("test")
-    paths = {arm: _list_runs(suite, arm) for arm in config.variants}
+    cases = _read_cases(suite, data)
+    _refuse_other_recipes(plan, data)
+    paths = {arm: [run.path for run in runs] for arm, runs in plan.items()}
     arms, audit = open_arms(paths, data=data, rows=rows, reference=config.reference)
     valid = find_valid_arms(list(arms), audit)
     labels = make_targets(rows, label_names=data.label_names).numpy()
@@ -99,7 +118,7 @@ def compare_arms(suite: Suite, *, suite_path: Path) -> dict[str, Any]:
         "audit": [finding._asdict() for finding in audit],
         "pairs": [describe_pair(arm, config.reference, d) for arm, d in differences.items()],
         **measured,
-        **_probe_arms(arms, valid, suite, data, rows),
+        **_probe_arms(arms, valid, cases, rows),
     }
     folder = Path(config.output_dir)
     write_json(folder / "comparison.json", results)
@@ -128,42 +147,91 @@ def _compare_with_reference(
     }
 
 
-def _train_arms(suite: Suite) -> None:
+def _plan_runs(suite: Suite) -> Plan:
+    """List the runs of every arm, and find at once what would fail after hours.
+
+    Raises:
+        UserError: If a recipe learns another task, or two runs share a folder.
+    """
+    plan: Plan = {}
+    for arm, variant in suite.config.variants.items():
+        plan[arm] = [_PlannedRun(Path(run), None) for run in variant.runs or []]
+        for seed in variant.seeds or []:
+            path = suite.recipe_paths[arm]
+            folder = Path(load_recipe(path).config.output_dir) / f"seed-{seed}"
+            overrides = [f"train.seed={seed}", f"output_dir={json.dumps(str(folder))}"]
+            recipe = load_recipe(path, overrides=overrides)
+            if recipe.task != suite.task:
+                raise UserError(
+                    f"{path}: learns {recipe.config.task}, which is not the suite's task "
+                    f"{suite.config.task}; arms can be compared on one task only"
+                )
+            plan[arm].append(_PlannedRun(folder, recipe))
+    owners: dict[Path, str] = {}
+    for arm, runs in plan.items():
+        for run in runs:
+            if run.path.resolve() in owners:
+                raise UserError(
+                    f"variants: {arm} and {owners[run.path.resolve()]} both use the run "
+                    f"{run.path}; give each recipe its own output_dir"
+                )
+            owners[run.path.resolve()] = arm
+    return plan
+
+
+def _train_arms(suite: Suite, plan: Plan) -> None:
     if not is_prepared(suite.task):
         prepare_task(suite.task, report=logger.info)
-    for arm, path in suite.recipe_paths.items():
-        for run_dir, seed in zip(
-            _list_runs(suite, arm), suite.config.variants[arm].seeds or [], strict=True
-        ):
-            logger.info("\n%s, seed %d", arm, seed)
-            train_recipe(path, overrides=[f"train.seed={seed}", f"output_dir={run_dir}"])
+    _read_cases(suite, open_prepared(suite.task, task_file=suite.config.task))
+    for arm, runs in plan.items():
+        for run in runs:
+            if run.recipe is not None:
+                logger.info("\n%s: %s", arm, run.path)
+                train(run.recipe)
     logger.info("")
 
 
-def _list_runs(suite: Suite, arm: str) -> list[Path]:
-    variant = suite.config.variants[arm]
-    if variant.runs is not None:
-        return [Path(run) for run in variant.runs]
-    output_dir = Path(load_recipe(suite.recipe_paths[arm]).config.output_dir)
-    return [output_dir / f"seed-{seed}" for seed in variant.seeds or []]
+def _refuse_other_recipes(plan: Plan, data: PreparedData) -> None:
+    """Stop if a run was not trained from the recipe that the suite names."""
+    for runs in plan.values():
+        for run in runs:
+            if run.recipe is None:
+                continue
+            prompt = read_prompt(run.recipe.prompt_path, fields=run.recipe.task.fields)
+            identity = RunIdentity.of(run.recipe, data, prompt)
+            found = read_metadata(run.path)
+            # Other data is for the audit to judge.
+            same_data = identity._replace(data_fingerprint=found["data_fingerprint"])
+            differing = list_differences({**found, "task": same_data.task}, same_data)
+            if differing:
+                raise UserError(
+                    f"{run.path}: was not trained from the suite's recipe: it differs in "
+                    f"{', '.join(differing)}; train it again, or name the run folder in the suite"
+                )
+
+
+def _read_cases(suite: Suite, data: PreparedData) -> list[EdgeCase]:
+    if suite.edge_cases_path is None:
+        return []
+    head = "regression" if data.manifest["classes"] is None else "multiclass"
+    return read_edge_cases(suite.edge_cases_path, label_names=data.label_names, head=head)
 
 
 def _probe_arms(
-    arms: Arms, valid: Sequence[str], suite: Suite, data: PreparedData, rows: list[Row]
+    arms: Arms, valid: Sequence[str], cases: list[EdgeCase], rows: list[Row]
 ) -> dict[str, Any]:
     """Return `edge_cases` and `latency`, for which the models are run."""
-    cases = None
-    if suite.edge_cases_path is not None:
-        head = "regression" if data.manifest["classes"] is None else "multiclass"
-        cases = read_edge_cases(suite.edge_cases_path, label_names=data.label_names, head=head)
     edge_cases, latency = {}, {}
     for arm in valid:
         predictor = Predictor.open(arms[arm][0].path)
         predict = partial(predictor.predict, show_progress=False)
         latency[arm] = measure_latency(predict, rows)._asdict()
-        if cases is not None:
-            outputs = predictor.predict([case.row for case in cases]).outputs
-            found = check_cases(cases, outputs.tolist(), label_names=data.label_names)
+        if cases:
+            try:
+                outputs = predict([case.row for case in cases]).outputs
+            except RowFaultError as error:
+                raise UserError(f"edge_cases: a case cannot be scored by {arm}: {error}") from error
+            found = check_cases(cases, outputs.tolist(), label_names=predictor.card.label_names)
             edge_cases[arm] = summarise_cases(found)
     return {"edge_cases": edge_cases, "latency": latency}
 

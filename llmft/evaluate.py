@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from llmft import __version__
 from llmft.config.recipe import SELECTION_METRIC
-from llmft.config.suite import GateConfig, get_default_gates, load_suite
+from llmft.config.suite import GateConfig, Suite, get_default_gates, load_suite
 from llmft.config.task import SourceConfig, TaskConfig
 from llmft.data.batches import make_targets
 from llmft.data.files import hash_file, write_json
@@ -25,7 +25,7 @@ from llmft.evaluation.audit import (
     check_run,
 )
 from llmft.evaluation.gates import apply_gates, decide
-from llmft.evaluation.metrics import measure
+from llmft.evaluation.metrics import HIGHER_IS_BETTER, measure
 from llmft.evaluation.tables import (
     describe_confusion,
     describe_measured,
@@ -53,8 +53,8 @@ def main(arguments: list[str]) -> int:
         "--require", choices=["deploy", "review"], help="exit with 1 if the decision is worse"
     )
     args = parser.parse_args(arguments)
-    gates = load_suite(args.suite).config.gates if args.suite else None
-    results = evaluate_run(args.run, split=args.split, data_file=args.data, gates=gates or None)
+    suite = load_suite(args.suite) if args.suite else None
+    results = evaluate_run(args.run, split=args.split, data_file=args.data, suite=suite)
     accepted = {"deploy": ["DEPLOY"], "review": ["DEPLOY", "REVIEW"]}
     return int(bool(args.require) and results["decision"] not in accepted[args.require])
 
@@ -65,14 +65,18 @@ class _Subject(NamedTuple):
     name: str
     rows: list[Row]
     train_rows: list[Row]
+    known_texts: list[str]
+    """Texts that the model was trained or selected on."""
     label_names: list[str]
     fingerprint: str
     """Of the prepared data, or the hash of the file."""
-    num_rejected: int
+    num_rejected: int = 0
+    num_strange: int = 0
+    """Rows left out since the model does not know their class."""
 
 
 def evaluate_run(
-    run: Path, *, split: str, data_file: Path | None, gates: dict[Any, GateConfig] | None
+    run: Path, *, split: str = "test", data_file: Path | None = None, suite: Suite | None = None
 ) -> dict[str, Any]:
     """Measure a run, decide, and write results and report.
 
@@ -84,6 +88,11 @@ def evaluate_run(
     """
     metadata = read_metadata(run)
     task = TaskConfig.model_validate(metadata["task"])
+    gates: dict[Any, GateConfig] = get_default_gates(task.labels)
+    if suite is not None:
+        if suite.task.labels != task.labels:
+            raise UserError(f"--suite: its task {suite.task.name} has other labels than {run}")
+        gates = suite.config.gates or gates
     subject = _open_subject(task, split, data_file, metadata)
     source = {"model": metadata["model_hash"], "data": subject.fingerprint}
     seen = load_or_predict(
@@ -96,8 +105,7 @@ def evaluate_run(
 
     name = metadata["name"]
     audit = _audit(RunFacts(name, str(run), metadata), seen, subject)
-    gate_results = apply_gates(gates or get_default_gates(task.labels), labels, outputs)
-    num_invalid = sum(finding.status == "invalid" for finding in audit)
+    gate_results = apply_gates(gates, labels, outputs)
     measured = measure(labels, outputs, names=subject.label_names)
     baselines = measure_baselines(subject.train_rows, subject.rows, names=subject.label_names)
     metric = SELECTION_METRIC[metadata["recipe"]["head"]["type"]]
@@ -106,6 +114,9 @@ def evaluate_run(
         {name: measured.overall[metric]},
         {key: found.overall[metric] for key, found in baselines.items()},
     )
+    ours, constant = measured.overall[metric], baselines["constant"].overall[metric]
+    sign = 1 if HIGHER_IS_BETTER[metric] else -1
+    beats_constant = ours is not None and constant is not None and sign * (ours - constant) > 0
     described = describe_rows(subject.rows, labels, {name: outputs})
     results = {
         "schema_version": 1,
@@ -118,7 +129,7 @@ def evaluate_run(
         "label_names": subject.label_names,
         "num_rows": len(subject.rows),
         "num_rejected": subject.num_rejected,
-        "decision": decide(gate_results, num_invalid=num_invalid),
+        "decision": decide(gate_results, findings=audit, beats_constant=beats_constant),
         "gates": [g._asdict() for g in gate_results],
         "metrics": measured.overall,
         "intervals": {g.metric: list(g.interval) for g in gate_results},
@@ -144,36 +155,51 @@ def evaluate_run(
 def _open_subject(
     task: TaskConfig, split: str, data_file: Path | None, metadata: dict[str, Any]
 ) -> _Subject:
-    data = open_prepared(task, task_file=metadata["recipe"]["task"])
+    data = open_prepared(
+        task, mend=f"train again, or restore what {metadata['recipe']['task']} said at that time"
+    )
     if data.fingerprint != metadata["data_fingerprint"]:
         raise UserError(
             f"{task.output}: prepared anew since this run was trained, so rows may have moved "
             "between the splits; train again, or prepare from the same sources and seed"
         )
     train_rows = data.read_split("train")
+    subject = _Subject(
+        name=split,
+        rows=data.read_split(split),
+        train_rows=train_rows,
+        known_texts=[row["text"] for row in (*train_rows, *data.read_split("val"))],
+        label_names=data.label_names,
+        fingerprint=data.fingerprint,
+    )
     if data_file is None:
-        rows = data.read_split(split)
-        return _Subject(split, rows, train_rows, data.label_names, data.fingerprint, 0)
+        return subject
     task = task.model_copy(update={"sources": [SourceConfig(path=str(data_file))]})
     rows, rejected = read_labelled(task)
     known = [row for row in rows if not _is_strange(row["labels"], data.label_names)]
     if not known:
-        raise UserError(f"{data_file}: none of its rows has a label that {task.name} knows")
-    return _Subject(
-        f"data-{data_file.stem}",
-        known,
-        train_rows,
-        data.label_names,
-        hash_file(data_file),
-        len(rejected) + len(rows) - len(known),
+        first = f"; the first: line {rejected[0].line}: {rejected[0].reason}" if rejected else ""
+        raise UserError(f"{data_file}: none of its rows has a label that {task.name} knows{first}")
+    return subject._replace(
+        name=f"data-{data_file.stem}",
+        rows=known,
+        fingerprint=hash_file(data_file),
+        num_rejected=len(rejected),
+        num_strange=len(rows) - len(known),
     )
 
 
 def _audit(facts: RunFacts, seen: StoredPredictions, subject: _Subject) -> list[Finding]:
     texts = [row["text"] for row in subject.rows]
     audit = [*check_run(facts), *check_inputs(facts.arm, seen, texts)]
-    if subject.name != "train":
-        audit += check_overlap(texts, [row["text"] for row in subject.train_rows])
+    if subject.name in ("train", "val"):
+        message = f"{subject.name} took part in the training, so it proves nothing"
+        return [*audit, Finding("unseen rows", "invalid", [], message)]
+    threshold = facts.metadata["task"]["clean"]["near_duplicates"]
+    audit += check_overlap(texts, subject.known_texts, threshold=threshold)
+    if subject.num_strange:
+        message = f"{subject.num_strange} rows were left out: their class is not one of the model's"
+        audit.append(Finding("known classes", "warning", [], message))
     return audit
 
 

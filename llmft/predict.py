@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llmft.data.files import hash_file
-from llmft.data.sources import RowFaultError
+from llmft.data.sources import RowFaultError, refuse_absent_fields
 from llmft.errors import UserError
 from llmft.models.saved import hash_model, read_card
 from llmft.prediction.columns import make_columns, name_columns
@@ -51,6 +51,7 @@ def predict_file(run: Path, *, input_path: Path, output_path: Path) -> None:
     if taken:
         raise UserError(f"{input_path}: has a column {taken[0]!r} already; rename or remove it")
 
+    refuse_absent_fields(card.fields, rows, where=str(input_path), prepared=True)
     predictor = Predictor.open(run)
     faults: list[str] = []
 

@@ -5,6 +5,7 @@
 
 import argparse
 import logging
+import os
 import sys
 import time
 from pathlib import Path
@@ -47,11 +48,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("recipe", type=Path, help="recipe file (YAML)")
     parser.add_argument("--set", action="append", metavar="KEY=VALUE", help="override a value")
     args = parser.parse_args(arguments)
-    train_recipe(args.recipe, overrides=args.set)
+    train(load_recipe(args.recipe, overrides=args.set))
     return 0
 
 
-def train_recipe(path: Path, *, overrides: list[str] | None = None) -> Path:
+def train(recipe: Recipe) -> Path:
     """Train what a recipe describes, unless its folder already holds that run finished.
 
     Returns:
@@ -60,7 +61,11 @@ def train_recipe(path: Path, *, overrides: list[str] | None = None) -> Path:
     Raises:
         UserError: If anything is wrong that the user can mend.
     """
-    recipe = load_recipe(path, overrides=overrides)
+    num_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if num_processes > 1:
+        raise UserError(
+            f"{num_processes} processes were launched, but this release trains on one; start one"
+        )
     data = open_prepared(recipe.task, task_file=recipe.config.task)
     inputs = open_inputs(recipe, data)
     for split, budget in inputs.budgets.items():
@@ -112,13 +117,20 @@ def _train(
     save_model(model, tokenizer=inputs.tokenizer, card=card, folder=run_dir / "model")
     _refuse_changed_outputs(model, inputs, run_dir / "model")
     model_hash = hash_model(run_dir / "model")
-    predict_and_store(
+    stored = predict_and_store(
         Predictor.open(run_dir),
         inputs.rows["val"],
         path=run_dir / "predictions" / "val.parquet",
         source={"model": model_hash, "data": data.fingerprint},
     )
     metric = SELECTION_METRIC[card.head]
+    val_labels = make_targets(inputs.rows["val"], label_names=card.label_names).numpy()
+    found = measure(val_labels, stored.outputs, names=card.label_names).overall[metric]
+    if found is None or abs(found - result.best_metric) > 0.05 * max(1.0, abs(result.best_metric)):
+        raise UserError(
+            f"{run_dir}: the saved model has val {metric} {found}, but {result.best_metric:.4f} "
+            "was measured in training, so it is not the chosen epoch's; please report it"
+        )
     write_json(run_dir / HISTORY_NAME, {"metric": metric, "epochs": result.history})
     write_json(
         run_dir / METADATA_NAME,

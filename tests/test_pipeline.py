@@ -128,15 +128,33 @@ def test_d5_evaluating_on_training_rows_from_a_file_fails(copy: Path) -> None:
     results = load("runs/bert/seed-1/evaluation/data-rows.json")
     assert results["num_rows"] == 60
     assert results["decision"] == "FAIL"
-    assert any("48 of 60 evaluated texts" in f["message"] for f in results["audit"])
+    assert any("54 of 60 evaluated texts" in f["message"] for f in results["audit"])
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_d7_d8_a_split_that_took_part_in_training_never_deploys(copy: Path, split: str) -> None:
+    assert main(["evaluate", "runs/bert/seed-1", "--split", split]) == 0
+    assert load(f"runs/bert/seed-1/evaluation/{split}.json")["decision"] == "FAIL"
 
 
 def test_suite_gates_take_the_place_of_the_defaults(copy: Path) -> None:
     suite = (copy / "suite.yaml").read_text()
     (copy / "suite.yaml").write_text(suite + "gates: {mae: {deploy: 50, review: 60}}\n")
-    arguments = ["--suite", "suite.yaml", "--require", "deploy"]
-    assert main(["evaluate", "runs/bert/seed-1", *arguments]) == 0
-    assert load("runs/bert/seed-1/evaluation/test.json")["decision"] == "DEPLOY"
+    arguments = ["--suite", "suite.yaml", "--require"]
+    assert main(["evaluate", "runs/bert/seed-1", *arguments, "review"]) == 0
+    results = load("runs/bert/seed-1/evaluation/test.json")
+    assert [(g["metric"], g["deploy"]) for g in results["gates"]] == [("mae", 50)]
+    assert results["decision"] == "REVIEW"  # six test rows deploy nothing (D14)
+    assert main(["evaluate", "runs/bert/seed-1", *arguments, "deploy"]) == 1
+
+
+def test_evaluate_refuses_a_suite_with_other_labels(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = (copy / "task.yaml").read_text()
+    (copy / "task.yaml").write_text(task.replace("[risk, calm]", "[calm, risk]"))
+    assert main(["evaluate", "runs/bert/seed-1", "--suite", "suite.yaml"]) == 2
+    assert "has other labels" in capsys.readouterr().err
 
 
 def rewrite_metadata(run: Path, change) -> None:
@@ -146,8 +164,14 @@ def rewrite_metadata(run: Path, change) -> None:
     path.write_text(json.dumps(metadata))
 
 
-def compare_again(copy: Path) -> dict:
-    assert main(["compare", "suite.yaml"]) == 0
+def compare_folders(copy: Path) -> dict:
+    """Compare by run folders, so that only the audit stands between a planted fault and us."""
+    (copy / "folders.yaml").write_text(
+        "task: task.yaml\nvariants:\n  bert: runs/bert/seed-1\n"
+        "  plain: [runs/plain/seed-1, runs/plain/seed-2]\n  prompted: runs/prompted/seed-1\n"
+        "reference: plain\nmetric: mae\nmargin: 0.1\noutput_dir: reports/risk\n"
+    )
+    assert main(["compare", "folders.yaml"]) == 0
     return load("reports/risk/comparison.json")
 
 
@@ -156,7 +180,7 @@ def test_d2_a_difference_beside_the_treatment_is_confounded(copy: Path) -> None:
         metadata["recipe"]["train"]["weight_decay"] = 0.5
 
     rewrite_metadata(copy / "runs/prompted/seed-1", change)
-    results = compare_again(copy)
+    results = compare_folders(copy)
     assert results["verdict"] == "CONFOUNDED"
     assert "train.weight_decay" in results["why"]
 
@@ -164,7 +188,7 @@ def test_d2_a_difference_beside_the_treatment_is_confounded(copy: Path) -> None:
 def test_d11_an_arm_with_other_test_rows_is_struck_out(copy: Path) -> None:
     path = copy / "runs/bert/seed-1/predictions/test.parquet"
     pq.write_table(pq.read_table(path).slice(1), path)
-    results = compare_again(copy)
+    results = compare_folders(copy)
     assert not results["variants"]["bert"]["valid"]
     assert results["variants"]["prompted"]["valid"]
     assert results["verdict"] != "INVALID"  # two arms are left
@@ -175,16 +199,57 @@ def test_d11_shuffled_predictions_are_joined_by_id(copy: Path) -> None:
     path = copy / "runs/bert/seed-1/predictions/test.parquet"
     table = pq.read_table(path)
     pq.write_table(table.take(list(range(len(table)))[::-1]), path)
-    assert compare_again(copy)["variants"]["bert"]["metrics"] == pytest.approx(before)
+    assert compare_folders(copy)["variants"]["bert"]["metrics"] == pytest.approx(before)
 
 
 def test_a_reference_on_other_data_makes_the_comparison_invalid(copy: Path) -> None:
     for seed in (1, 2):
         run = copy / f"runs/plain/seed-{seed}"
         rewrite_metadata(run, lambda metadata: metadata.update(data_fingerprint="other"))
-    results = compare_again(copy)
+    results = compare_folders(copy)
     assert (results["verdict"], results["winner"], results["pairs"]) == ("INVALID", None, [])
     assert (copy / "reports/risk/report.html").is_file()
+
+
+def test_d2_runs_of_two_kinds_are_no_arm(copy: Path) -> None:
+    (copy / "folders.yaml").write_text(
+        "task: task.yaml\nvariants:\n  mixed: [runs/bert/seed-1, runs/prompted/seed-1]\n"
+        "  plain: [runs/plain/seed-1, runs/plain/seed-2]\n"
+        "reference: plain\nmetric: mae\nmargin: 0.1\noutput_dir: reports/risk\n"
+    )
+    assert main(["compare", "folders.yaml"]) == 0
+    assert load("reports/risk/comparison.json")["verdict"] == "INVALID"
+
+
+def test_a_run_that_the_suites_recipe_did_not_train_is_refused(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compare", "suite.yaml"]) == 0
+    recipe = (copy / "bert.yaml").read_text()
+    (copy / "bert.yaml").write_text(recipe.replace("epochs: 2", "epochs: 7"))
+    assert main(["compare", "suite.yaml"]) == 2
+    assert "differs in train.epochs" in capsys.readouterr().err
+
+
+def test_mistakes_of_a_suite_are_told_before_anything_is_trained(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite, cases = (copy / "suite.yaml").read_text(), (copy / "cases.jsonl").read_text()
+    recipe = (copy / "bert.yaml").read_text()
+    shutil.rmtree(copy / "runs")
+    (copy / "bert.yaml").write_text(recipe.replace("runs/bert", "runs/plain"))
+    assert main(["compare", "suite.yaml", "--train"]) == 2
+    assert "both use the run" in capsys.readouterr().err
+    (copy / "other.yaml").write_text((copy / "task.yaml").read_text().replace("id: id, ", ""))
+    (copy / "bert.yaml").write_text(recipe.replace("task.yaml", "other.yaml"))
+    assert main(["compare", "suite.yaml", "--train"]) == 2
+    assert "not the suite's task" in capsys.readouterr().err
+    (copy / "bert.yaml").write_text(recipe)
+    (copy / "cases.jsonl").write_text(cases.replace('"min"', '"mim"'))
+    assert main(["compare", "suite.yaml", "--train"]) == 2
+    assert "cases.jsonl:1: not an edge case: expect.risk.mim" in capsys.readouterr().err
+    assert suite == (copy / "suite.yaml").read_text()
+    assert not (copy / "runs").exists()
 
 
 def test_an_unreadable_run_is_status_2(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -240,6 +305,24 @@ def test_predict_keeps_a_row_without_text_and_says_so(
     rows = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
     assert [row["prediction"] is None for row in rows] == [False, True]
     assert "no prediction for 1 of 2 rows; the first: empty text" in capsys.readouterr().out
+
+
+def test_predict_refuses_a_file_without_a_field_of_the_article(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("in.jsonl").write_text('{"title": "market", "contnet": "crisis"}\n')
+    arguments = ["--input", "in.jsonl", "--output", "out.jsonl"]
+    assert main(["predict", "runs/bert/seed-1", *arguments]) == 2
+    assert "no row has the field 'content'. Did you mean `contnet`?" in capsys.readouterr().err
+
+
+def test_r6_several_processes_are_refused_not_half_done(
+    copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["train", "bert.yaml", "--set", "output_dir=runs/new"]) == 2
+    assert "2 processes were launched" in capsys.readouterr().err
+    assert not Path("runs/new").exists()
 
 
 def test_predict_does_not_write_over_its_input_or_a_column(
@@ -326,3 +409,22 @@ def test_classes_go_the_whole_way(workspace: Path, write_recipe, tiny_bert: Path
     assert set(found["prediction"]) <= set(names)
     sums = found[[f"prob_{n}" for n in names]].sum(axis=1)
     assert list(sums) == pytest.approx([1] * 60, abs=1e-4)
+
+
+def test_d11_classes_in_another_order_are_other_data(
+    workspace: Path, write_recipe, tiny_bert: Path
+) -> None:
+    """Columns follow the order of the map, so the order is part of what the data is."""
+    moods = ["calm", "profit", "crisis"]
+    lines = [{"text": f"bank loan {moods[i % 3]} w{i}", "y": i % 3} for i in range(60)]
+    Path("rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    fingerprints = []
+    for name, order in (("task", "0: a, 1: b, 2: c"), ("other", "2: c, 0: a, 1: b")):
+        Path(f"{name}.yaml").write_text(
+            f"name: {name}\nsources: [{{path: rows.jsonl}}]\n"
+            f"labels: {{type: class, from: y, map: {{{order}}}}}\n"
+            f"clean: {{near_duplicates: 1.0}}\noutput: prepared_{name}\n"
+        )
+        assert main(["prepare", f"{name}.yaml"]) == 0
+        fingerprints.append(load(f"prepared_{name}/manifest.json")["fingerprint"])
+    assert fingerprints[0] != fingerprints[1]

@@ -19,6 +19,7 @@ from llmft.data.sources import (
     assemble_text,
     find_files,
     read_rows,
+    refuse_absent_fields,
 )
 from llmft.data.splitting import SPLITS, assign_splits, bin_scores, merge_units
 from llmft.errors import UserError
@@ -64,6 +65,7 @@ def prepare_task(task: TaskConfig, *, report: Callable[[str], None]) -> dict[str
             f"{task.name}: none of {num_input} rows can be used; " + _summarise(rejected)
         )
 
+    refuse_absent_fields(task.fields, (a.row.values for a in accepted), where=task.name)
     texts = [a.record["text"] for a in accepted]
     clusters = cluster_texts(texts, threshold=task.clean.near_duplicates)
     repeats = _find_repeats(accepted, clusters, task.clean.drop)
@@ -78,6 +80,11 @@ def prepare_task(task: TaskConfig, *, report: Callable[[str], None]) -> dict[str
     accepted = [a for i, a in enumerate(accepted) if i not in repeats]
     report(f"{near['num_rows']} rows repeat each other; dropped {len(repeats)}")
 
+    if isinstance(task.labels, ClassConfig) and len({a.record["labels"] for a in accepted}) == 1:
+        raise UserError(
+            f"{task.name}: all {len(accepted)} usable rows are of the class "
+            f"{accepted[0].record['labels']!r}; there is nothing to learn"
+        )
     splits = _split([a.record for a in accepted], clusters, task)
     by_split = {
         name: [a.record for a, s in zip(accepted, splits, strict=True) if s == name]
@@ -224,7 +231,7 @@ def _write(
         classes = [name for name in named if name in found]
     return {
         "llmft_version": __version__,
-        "fingerprint": hash_text("\n".join(hashes.values())),
+        "fingerprint": hash_text("\n".join([*hashes.values(), *_name_outputs(task, classes)])),
         "files": hashes,
         "task": task.model_dump(mode="json", by_alias=True),
         "sources": {str(path): hash_file(path) for path in files},
@@ -239,6 +246,15 @@ def _write(
             "by": "class" if classes else "quantile of the mean score",
         },
     }
+
+
+def _name_outputs(task: TaskConfig, classes: list[str] | None) -> list[str]:
+    """Return what a model's outputs stand for, in order: part of what the data is."""
+    match task.labels:
+        case ScoresConfig(dimensions=names):
+            return names
+        case ClassConfig():
+            return classes or []
 
 
 def _describe_labels(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -52,14 +52,16 @@ def is_prepared(task: TaskConfig) -> bool:
     return path.is_file() and read_json(path).get("task") == _dump(task)
 
 
-def open_prepared(task: TaskConfig, *, task_file: str) -> PreparedData:
+def open_prepared(
+    task: TaskConfig, *, task_file: str = "TASK", mend: str | None = None
+) -> PreparedData:
     """Open the prepared data of a task.
 
     Raises:
         UserError: If it was not prepared, or from another version of the task.
     """
     path = Path(task.output) / "manifest.json"
-    mend = f"run `llmft prepare {task_file}`"
+    mend = mend or f"run `llmft prepare {task_file}`"
     if not path.is_file():
         raise UserError(f"{path}: not there, so the data is not prepared; {mend}")
     manifest = read_json(path)

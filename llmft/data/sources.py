@@ -1,10 +1,12 @@
 """Read rows from files, one at a time, each with the line that it stood on."""
 
 import csv
+import difflib
 import glob
 import json
+import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,14 +92,45 @@ def assemble_text(values: dict[str, Any], fields: FieldsConfig) -> str:
     return text
 
 
+def refuse_absent_fields(
+    fields: FieldsConfig, rows: Iterable[dict[str, Any]], *, where: str, prepared: bool = False
+) -> None:
+    """Stop if a field that is named stands in no row at all: it is most likely misspelt.
+
+    Args:
+        fields: The fields.
+        rows: Rows as they were found.
+        where: What the message begins with.
+        prepared: Whether rows may hold a prepared `text` in place of the text fields.
+
+    Raises:
+        UserError: Naming the first such field, and the fields that there are.
+    """
+    found: dict[str, None] = {}
+    for row in rows:
+        found |= dict.fromkeys(row)
+    wanted = [] if prepared and "text" in found else list(fields.text)
+    if not prepared:
+        wanted += [*fields.keep, *([fields.group] if fields.group else [])]
+    for name in wanted:
+        if found and name not in found:
+            near = difflib.get_close_matches(name, list(found), n=1)
+            hint = f" Did you mean `{near[0]}`?" if near else ""
+            raise UserError(
+                f"{where}: no row has the field {name!r}.{hint} Fields found: {', '.join(found)}"
+            )
+
+
 def as_text(value: Any, *, name: str) -> str:
     """Return a field's value as stripped text.
 
     Raises:
         RowFaultError: If the value is a list or object, or not valid Unicode text.
     """
-    if value is None:
+    if value is None or (isinstance(value, float) and math.isnan(value)):  # as tables say it
         return ""
+    if isinstance(value, bytes):
+        raise RowFaultError(f"not text: {name} holds bytes")
     if isinstance(value, dict | list):
         raise RowFaultError(f"not text: {name} holds a {type(value).__name__}")
     text = str(value).strip()

@@ -16,6 +16,7 @@ from llmft.evaluation.audit import (
     check_inputs,
     check_overlap,
     check_run,
+    check_seeds,
     check_treatment,
 )
 from llmft.evaluation.metrics import measure
@@ -71,7 +72,9 @@ def open_arms(
     ]
     audit = check_data(facts, fingerprint=data.fingerprint)
     audit += check_treatment(facts, reference=reference)
-    audit += check_overlap(texts, [row["text"] for row in data.read_split("train")])
+    audit += check_seeds(facts)
+    known = [row["text"] for name in ("train", "val") for row in data.read_split(name)]
+    audit += check_overlap(texts, known, threshold=data.task.clean.near_duplicates)
     valid = find_valid_arms(list(opened), audit)
     arms: Arms = {}
     for arm, runs in opened.items():
@@ -84,7 +87,8 @@ def open_arms(
                 seen = load_or_predict(path, rows, path=stored, source=source)
                 try:
                     seen = seen.align(ids)
-                    audit += check_inputs(arm, seen, texts)
+                    if not arms[arm]:  # the other seeds see the same
+                        audit += check_inputs(arm, seen, texts)
                 except UserError as error:
                     audit.append(Finding("same rows", "invalid", [arm], f"{path}: {error}"))
                     seen = None

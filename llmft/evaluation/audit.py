@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
+from llmft.data.duplicates import cluster_texts
 from llmft.evaluation.metrics import HIGHER_IS_BETTER
 from llmft.prediction.stored import StoredPredictions
 
@@ -54,7 +55,7 @@ def check_treatment(runs: Sequence[RunFacts], *, reference: str) -> list[Finding
     for run in runs:
         found = _list_settings(run)
         differing = sorted(k for k in {*expected, *found} if expected.get(k) != found.get(k))
-        base_differs = any(_is_under(key, ("base",)) for key in differing)
+        base_differs = any(key in differing for key in ("base.model", "base.tuning"))
         allowed = _TREATMENT + (_FOLLOWS_BASE if base_differs else ())
         for key in differing:
             if not _is_under(key, allowed):
@@ -66,6 +67,29 @@ def check_treatment(runs: Sequence[RunFacts], *, reference: str) -> list[Finding
         message = "the arms differ in the treatment only (base, head, prompt, max_length)"
         findings["", ""] = Finding(check, "ok", [], message)
     return list(findings.values())
+
+
+def check_seeds(runs: Sequence[RunFacts]) -> list[Finding]:
+    """Runs of one arm are averaged, so they must differ in nothing but the seed."""
+    findings = []
+    by_arm: defaultdict[str, list[RunFacts]] = defaultdict(list)
+    for run in runs:
+        by_arm[run.arm].append(run)
+    for arm, own in by_arm.items():
+        expected = _list_settings(own[0])
+        for other in own[1:]:
+            found = _list_settings(other)
+            differing = sorted(k for k in {*expected, *found} if expected.get(k) != found.get(k))
+            if differing:
+                message = f"{other.run} differs from {own[0].run} in {', '.join(differing)}"
+                findings.append(Finding("runs of an arm agree", "invalid", [arm], message))
+    if any(len(own) == 1 for own in by_arm.values()):
+        message = (
+            "an arm was trained with one seed only: the intervals cover the choice of rows, not "
+            "the luck of training"
+        )
+        findings.append(Finding("several seeds", "note", [], message))
+    return findings
 
 
 def check_inputs(arm: str, seen: StoredPredictions, texts: Sequence[str]) -> list[Finding]:
@@ -102,13 +126,23 @@ def check_run(run: RunFacts) -> list[Finding]:
     return findings
 
 
-def check_overlap(texts: Sequence[str], train_texts: Sequence[str]) -> list[Finding]:
-    """No evaluated text may stand in the training data."""
-    known = set(train_texts)
-    num_known = sum(text in known for text in texts)
+def check_overlap(
+    texts: Sequence[str], known_texts: Sequence[str], *, threshold: float
+) -> list[Finding]:
+    """No evaluated text, nor a near-duplicate of it, may have taken part in the training (D5).
+
+    Args:
+        texts: Evaluated texts.
+        known_texts: Texts that the model was fitted to, or chosen by.
+        threshold: Part of the words that near-duplicates share.
+    """
+    clusters = cluster_texts([*known_texts, *texts], threshold=threshold)
+    known = set(clusters[: len(known_texts)])
+    num_known = sum(cluster in known for cluster in clusters[len(known_texts) :])
     if num_known == 0:
-        return [Finding("unseen rows", "ok", [], "no evaluated text stands in the training data")]
-    message = f"{num_known} of {len(texts)} evaluated texts stand in the training data"
+        message = "no evaluated text, nor a near-duplicate of one, was trained or selected on"
+        return [Finding("unseen rows", "ok", [], message)]
+    message = f"{num_known} of {len(texts)} evaluated texts were trained or selected on"
     return [Finding("unseen rows", "invalid", [], message)]
 
 

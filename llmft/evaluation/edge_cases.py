@@ -51,16 +51,21 @@ def read_edge_cases(path: Path, *, label_names: list[str], head: str) -> list[Ed
     """
     cases = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from error
     for number, line in enumerate(lines, start=1):
         if line.strip():
             try:
                 cases.append(_parse(json.loads(line), label_names, head))
-            except (ValueError, TypeError, KeyError, ValidationError) as error:
-                reason = str(error).splitlines()[0]
-                raise UserError(f"{path}:{number}: not an edge case: {reason}") from error
+            except ValidationError as error:
+                fault = error.errors()[0]
+                where = ".".join(map(str, fault["loc"]))
+                raise UserError(
+                    f"{path}:{number}: not an edge case: expect.{where}: {fault['msg']}"
+                ) from error
+            except ValueError as error:
+                raise UserError(f"{path}:{number}: not an edge case: {error}") from error
     if not cases:
         raise UserError(f"{path}: holds no edge cases")
     return cases
@@ -95,13 +100,18 @@ def summarise_cases(results: Sequence[EdgeCaseResult]) -> dict[str, Any]:
     }
 
 
-def _parse(data: dict[str, Any], label_names: list[str], head: str) -> EdgeCase:
-    expect = data.pop("expect")
+def _parse(data: Any, label_names: list[str], head: str) -> EdgeCase:
+    if not isinstance(data, dict):
+        raise ValueError("expected a JSON object")
+    expect = data.pop("expect", None)
     must_pass, category = data.pop("must_pass", False), data.pop("category", "")
     if "id" not in data or not isinstance(expect, dict) or not expect:
         raise ValueError("a case needs `id`, the article's fields and `expect`")
     if head == "regression":
-        _EXPECTED_SCORES.validate_python(expect)
+        bounds = _EXPECTED_SCORES.validate_python(expect)
+        open_ended = [name for name, b in bounds.items() if b.min is None and b.max is None]
+        if open_ended:
+            raise ValueError(f"expect.{open_ended[0]}: needs min or max, else it always passes")
         unknown = [name for name in expect if name not in label_names]
         if unknown:
             raise ValueError(f"expect: unknown dimension {unknown[0]!r}")

@@ -2,12 +2,12 @@
 
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 from numpy.typing import NDArray
 
 from llmft.config.suite import GateConfig
+from llmft.evaluation.audit import Finding
 from llmft.evaluation.metrics import HIGHER_IS_BETTER
-from llmft.evaluation.statistics import Interval, compute_metric, estimate_interval
+from llmft.evaluation.statistics import MIN_ROWS, Interval, compute_metric, estimate_interval
 
 Decision = Literal["DEPLOY", "REVIEW", "FAIL"]
 _SEVERITY: list[Decision] = ["DEPLOY", "REVIEW", "FAIL"]
@@ -30,16 +30,22 @@ class GateResult(NamedTuple):
 def apply_gates(
     gates: dict[str, GateConfig], labels: NDArray[Any], outputs_NC: NDArray[Any]
 ) -> list[GateResult]:
-    """Apply gates: DEPLOY if the bound passes, FAIL if the value is beyond review."""
+    """Apply gates: DEPLOY if the bound passes, FAIL if the value is beyond review.
+
+    On fewer than 20 rows nothing is deployed.
+    """
     return [_apply(metric, gate, labels, outputs_NC) for metric, gate in gates.items()]
 
 
-def decide(results: list[GateResult], *, num_invalid: int) -> Decision:
-    """Return the worst result; without gates, or with an invalid audit, never DEPLOY."""
+def decide(results: list[GateResult], *, findings: list[Finding], beats_constant: bool) -> Decision:
+    """Return the worst result; an invalid audit fails.
+
+    Without gates, or if the constant baseline is not beaten (D9), it is never DEPLOY.
+    """
     found = [r.result for r in results]
-    if num_invalid:
+    if any(finding.status == "invalid" for finding in findings):
         found.append("FAIL")
-    if not results:
+    if not results or not beats_constant:
         found.append("REVIEW")
     return max(found, key=_SEVERITY.index)
 
@@ -52,7 +58,7 @@ def _apply(
     sign = 1.0 if HIGHER_IS_BETTER[metric] else -1.0
     bound = interval.low if HIGHER_IS_BETTER[metric] else interval.high
     result: Decision = "REVIEW"
-    if np.isfinite(bound) and sign * bound >= sign * gate.deploy:
+    if len(labels) >= MIN_ROWS and sign * bound >= sign * gate.deploy:
         result = "DEPLOY"
     elif sign * value < sign * gate.review:
         result = "FAIL"

@@ -6,12 +6,14 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import DegenerateDataWarning, bootstrap
+from scipy.stats import DegenerateDataWarning, binomtest, bootstrap
 
 from llmft.evaluation.metrics import HIGHER_IS_BETTER, compute_skill, count_confusion
 from llmft.evaluation.metrics import f1_from_confusion as compute_f1
 
 Floats = NDArray[np.floating[Any]]
+MIN_ROWS = 20
+"""On fewer rows no interval is believed: nothing is better and nothing is deployed."""
 _CONFIDENCE = 0.95
 _MAX_ROWS_FOR_BCA = 2_000
 _NUM_RESAMPLES = 4_000
@@ -69,7 +71,9 @@ def compute_metric(metric: str, labels: NDArray[Any], outputs_NC: Floats) -> flo
 def estimate_interval(
     metric: str, labels: NDArray[Any], runs: Sequence[Floats], *, seed: int = 0
 ) -> Interval:
-    """Return the 95 % bootstrap interval over rows of a metric, the mean over the runs.
+    """Return the 95 % interval over rows of a metric, the mean over the runs.
+
+    By the bootstrap; for the accuracy of one run the exact one of Clopper and Pearson (1934).
 
     Args:
         metric: Name of the metric.
@@ -78,6 +82,11 @@ def estimate_interval(
         seed: Seed of the resampling.
     """
     values = compute_row_values(metric, labels, runs[0])
+    if metric in ("accuracy", "f1_macro") and len(runs) == 1:
+        correct = labels == runs[0].argmax(axis=1)
+        if metric == "accuracy" or correct.all():  # no error was seen, which proves little (D14)
+            found = binomtest(int(correct.sum()), len(correct)).proportion_ci(_CONFIDENCE)
+            return Interval(float(found.low), float(found.high))
     if values is not None:
         every = [compute_row_values(metric, labels, outputs) for outputs in runs]
         return bootstrap_mean(np.mean(every, axis=0), seed=seed)  # type: ignore[arg-type]
@@ -121,7 +130,8 @@ def compare_runs(
 
         estimate = compute_gain(np.arange(len(labels)))
         interval = bootstrap_rows(compute_gain, len(labels), seed=seed)
-    return Difference(estimate, interval, judge_gain(interval, margin=margin))
+    finding = judge_gain(interval, margin=margin)
+    return Difference(estimate, interval, finding if len(labels) >= MIN_ROWS else "unresolved")
 
 
 def _average_metric(

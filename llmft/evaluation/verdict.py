@@ -18,8 +18,10 @@ class Verdict(NamedTuple):
 
 
 def find_valid_arms(arms: list[str], findings: list[Finding]) -> list[str]:
-    """Return the arms that the audit did not strike out."""
-    struck = {arm for finding in findings if finding.status == "invalid" for arm in finding.arms}
+    """Return the arms that the audit did not strike out; a finding without arms strikes all."""
+    struck = {
+        arm for finding in findings if finding.status == "invalid" for arm in finding.arms or arms
+    }
     return [arm for arm in arms if arm not in struck]
 
 
@@ -45,7 +47,9 @@ def reach_verdict(
     if reference not in valid_arms or len(valid_arms) < 2:
         broken = "; ".join(f.message for f in findings if f.status == "invalid")
         return Verdict("INVALID", None, f"the comparison cannot be trusted: {broken}")
-    confounded = [f.message for f in findings if f.status == "confounded"]
+    confounded = [
+        f.message for f in findings if f.status == "confounded" and f.arms[0] in valid_arms
+    ]
     if confounded:
         listed = "; ".join(confounded)
         return Verdict(

@@ -127,6 +127,9 @@ def load_model(config: BaseConfig, *, labels: LabelSpace, pad_token_id: int, see
             f"base.model: {config.model} already has a head for this task; name a base without one"
         )
     if config.tuning == "lora":
+        # A head of several layers is saved as one module, as PEFT does by itself.
+        heads = [m.partition(".")[0] if m.startswith("classifier.") else m for m in new_modules]
+        new_modules = list(dict.fromkeys(heads))
         model = _add_adapters(model, config, new_modules)
     compute_head_in_float32(model)
     return NewModel(model, new_modules)
@@ -160,6 +163,12 @@ def _load_pretrained(
         )
     except (OSError, ValueError) as error:
         raise _explain_missing(config, error) from error
+    except RuntimeError as error:
+        raise UserError(
+            f"base.model: the weights of {config.model} do not fit its configuration with "
+            f"{len(labels.names)} outputs; is it a finished model with a head of its own? "
+            f"{str(error).splitlines()[0]}"
+        ) from error
     return model, info
 
 

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from llmft.errors import UserError
+
 _HEAD_NAMES = ("score", "classifier")
 
 
@@ -27,22 +29,32 @@ class TargetScale(NamedTuple):
 
 
 def fit_target_scale(labels_ND: Tensor, *, has_bias: bool) -> TargetScale:
-    """Fit the scale to training labels, shape [N, D]; a constant dimension keeps its unit."""
+    """Fit the scale to training labels, shape [N, D]; a constant dimension is scaled to 1.
+
+    So no target comes near -100, which `transformers.Trainer` takes for "not a target".
+    """
     std_D = labels_ND.std(dim=0, correction=0)
-    std_D = torch.where(std_D > 0, std_D, torch.ones_like(std_D))
+    std_D = torch.where(std_D > 0, std_D, labels_ND[0].abs().clamp(min=1.0))
     mean_D = labels_ND.mean(dim=0) if has_bias else torch.zeros_like(std_D)
     return TargetScale(mean_D, std_D)
 
 
 def find_head(model: nn.Module) -> nn.Module:
-    """Return the head of a sequence classification model, adapted or not."""
+    """Return the head of a sequence classification model, adapted or not.
+
+    Raises:
+        UserError: If the model names its head otherwise.
+    """
     inner: Any = model
     if hasattr(inner, "get_base_model"):
         inner = inner.get_base_model()
     for name in _HEAD_NAMES:
         if hasattr(inner, name):
             return cast(nn.Module, getattr(inner, name))
-    raise AssertionError(f"{type(inner).__name__} has no head named {' or '.join(_HEAD_NAMES)}")
+    raise UserError(
+        f"base.model: a {type(inner).__name__} has no head named {' or '.join(_HEAD_NAMES)}; not "
+        "supported"
+    )
 
 
 def find_output_layer(model: nn.Module) -> nn.Linear:

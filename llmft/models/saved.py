@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import nn
 
 from llmft.config.recipe import BaseConfig, TokensConfig
@@ -129,12 +129,25 @@ def read_card(folder: Path) -> ModelCard:
             f"{path}: not there, so {folder.parent} is no finished run; train it with "
             "`llmft train RECIPE`"
         )
-    return ModelCard.model_validate(read_json(path))
+    try:
+        return ModelCard.model_validate(read_json(path))
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(map(str, fault["loc"]))
+        raise UserError(
+            f"{path}: {where}: {fault['msg']}; was it written by another version of llmft?"
+        ) from error
 
 
 def hash_model(folder: Path) -> str:
-    """Return a hash over the weights and the card: the identity of the model on disk."""
-    files = sorted(p for p in folder.iterdir() if p.suffix == ".safetensors" or p.name == CARD_NAME)
+    """Return a hash over weights, configuration, tokenizer and card: the model's identity.
+
+    Raises:
+        UserError: If the folder is not there.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: not there, so the run holds no model; train it again")
+    files = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".json"))
     return hash_text("\n".join(f"{p.name} {hash_file(p)}" for p in files))
 
 

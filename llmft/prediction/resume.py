@@ -30,7 +30,7 @@ def predict_resumably(
         report: Called with lines of text.
     """
     state = folder / "state.json"
-    if state.is_file() and read_json(state) != identity:
+    if folder.exists() and (not state.is_file() or read_json(state) != identity):
         report(f"{folder}: left by another model or input, starting anew")
         shutil.rmtree(folder)
     write_json(state, identity)

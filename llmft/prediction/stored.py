@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from llmft.data.files import hash_text, replace_file
 from llmft.data.sources import RowFaultError
 from llmft.errors import UserError
-from llmft.models.saved import hash_model
+from llmft.models.saved import hash_model, read_card
 from llmft.prediction.columns import name_columns
 from llmft.prediction.inference import Predictions, Predictor
 
@@ -61,18 +61,28 @@ def load_or_predict(
     Raises:
         UserError: If the model on disk is not the one that `source` names.
     """
-    stored = read_stored(path, source=source)
+    refuse_changed_model(run, model_hash=source["model"])
+    columns = name_columns(read_card(run / "model"))
+    stored = read_stored(path, columns=columns, source=source)
     if stored is not None:
         return stored
-    if hash_model(run / "model") != source["model"]:
-        raise UserError(
-            f"{run / 'model'}: changed since it was trained, so it must not be judged under this "
-            "run's name; train it again"
-        )
     try:
         return predict_and_store(Predictor.open(run), rows, path=path, source=source)
     except RowFaultError as error:
         raise UserError(f"{run}: a row cannot be predicted: {error}") from error
+
+
+def refuse_changed_model(run: Path, *, model_hash: str) -> None:
+    """Stop if the model on disk is not the one that the run recorded.
+
+    Raises:
+        UserError: If it is not.
+    """
+    if hash_model(run / "model") != model_hash:
+        raise UserError(
+            f"{run / 'model'}: changed since it was trained, so it must not be judged under this "
+            "run's name; train it again"
+        )
 
 
 def predict_and_store(
@@ -101,8 +111,19 @@ def predict_and_store(
     return stored
 
 
-def read_stored(path: Path, *, source: dict[str, str]) -> StoredPredictions | None:
-    """Read predictions; None if there are none, or they come from another model or other data."""
+def read_stored(
+    path: Path, *, columns: list[str], source: dict[str, str]
+) -> StoredPredictions | None:
+    """Read predictions; None if there are none, or they come from another model or other data.
+
+    Args:
+        path: Parquet file.
+        columns: Names of the output columns, in the order of the labels.
+        source: What the predictions have to come from.
+
+    Raises:
+        UserError: If the file is broken.
+    """
     if not path.is_file():
         return None
     try:
@@ -111,10 +132,12 @@ def read_stored(path: Path, *, source: dict[str, str]) -> StoredPredictions | No
         raise UserError(f"{path}: cannot be read: {error}; remove it") from error
     if json.loads((table.schema.metadata or {}).get(b"llmft", b"{}")) != source:
         return None
-    outputs = [c for c in table.column_names if c.startswith(("score_", "prob_"))]
+    missing = [name for name in columns if name not in table.column_names]
+    if missing:
+        raise UserError(f"{path}: has no column {missing[0]!r}; remove the file")
     return StoredPredictions(
         ids=table["id"].to_pylist(),
-        outputs=np.stack([table[c].to_numpy() for c in outputs], axis=1),
+        outputs=np.stack([table[c].to_numpy() for c in columns], axis=1),
         article_tokens=table["article_tokens"].to_numpy(),
         kept_tokens=table["kept_tokens"].to_numpy(),
         input_hashes=table["input_hash"].to_pylist(),

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -71,14 +72,22 @@ def write_table(
         case _:
             table = _make_table(rows, added, schema)
             writer = lambda file: pq.write_table(table, file)  # noqa: E731
-    with replace_file(path) as file:
-        writer(file)
+    try:
+        with replace_file(path) as file:
+            writer(file)
+    except (pa.ArrowException, UnicodeError) as error:
+        raise UserError(f"{path}: cannot be written: {error}; mend the input's text") from error
 
 
 def _write_jsonl(file: IO[bytes], rows: Iterable[Row], added: Iterable[Row]) -> None:
     for row, columns in zip(rows, added, strict=True):
-        line = json.dumps({**row, **columns}, ensure_ascii=False, default=str)
+        known = {name: None if _is_nan(value) else value for name, value in row.items()}
+        line = json.dumps({**known, **columns}, ensure_ascii=False, default=str)
         file.write(line.encode("utf-8") + b"\n")
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
 
 
 def _write_csv(file: IO[bytes], rows: Sequence[Row], added: Sequence[Row]) -> None:
@@ -110,7 +119,7 @@ def _make_table(rows: Sequence[Row], added: Sequence[Row], schema: pa.Schema | N
 def _make_column(name: str, values: list[Any], kind: pa.DataType | None) -> pa.Array:
     try:
         return pa.array(values, type=kind)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+    except (pa.ArrowException, OverflowError, UnicodeError) as error:
         raise UserError(
-            f"the column {name!r} mixes types, which Parquet cannot hold ({error}); write .jsonl"
+            f"the column {name!r} holds what Parquet cannot ({error}); write .jsonl"
         ) from error

@@ -30,7 +30,7 @@ def summarise_history(log: list[dict[str, Any]]) -> list[dict[str, float]]:
                 {
                     "epoch": record["epoch"],
                     "step": record["step"],
-                    "train_loss": float(np.mean(losses)) if losses else measured["val_loss"],
+                    "train_loss": float(np.mean(losses)),
                     "learning_rate": rate,
                     "seconds": record["seconds"],
                     **measured,

@@ -80,9 +80,9 @@ def open_inputs(recipe: Recipe, data: PreparedData) -> Inputs:
     return Inputs(tokenizer, prompt, encoder, rows, encoded, budgets, findings)
 
 
-def count_steps(config: TrainConfig, *, num_rows: int, world_size: int = 1) -> int:
-    """Return the number of weight updates of a whole training."""
-    batches = math.ceil(num_rows / (config.batch_size * world_size))
+def count_steps(config: TrainConfig, *, num_rows: int) -> int:
+    """Return the number of weight updates of a whole training on one device."""
+    batches = math.ceil(num_rows / config.batch_size)
     return math.ceil(math.ceil(batches / config.gradient_accumulation_steps) * config.epochs)
 
 

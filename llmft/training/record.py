@@ -1,5 +1,8 @@
 """The record of a run: all that it depended on, and what it took."""
 
+import contextlib
+import ctypes
+import gc
 import platform
 import re
 import resource
@@ -26,14 +29,14 @@ def describe_environment() -> dict[str, Any]:
 
 
 def reset_peak_memory() -> None:
-    """Start to measure the peak anew, where the system can."""
+    """Start to measure the peak anew, where the system can, without what is garbage by now."""
+    gc.collect()
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         return
-    try:
+    with contextlib.suppress(OSError, AttributeError):  # not Linux, or not glibc
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return  # the peak since the process began is the best that this system tells
 
 
 def measure_peak_memory() -> float:

@@ -12,11 +12,14 @@ from llmft.errors import UserError
 METADATA_NAME = "training_metadata.json"
 HISTORY_NAME = "training_history.json"
 
+# Names and paths: the contents behind them are compared.
+_SPELLINGS = ("recipe.name", "recipe.task", "recipe.output_dir", "recipe.prompt.file")
+
 State = Literal["new", "unfinished", "finished"]
 
 
 class RunIdentity(NamedTuple):
-    """All that decides what a run learns. Two runs of one identity give the same model."""
+    """What a run was asked to learn: recipe, task, rows and prompt."""
 
     recipe: dict[str, Any]
     task: dict[str, Any]
@@ -42,24 +45,29 @@ def claim_run_folder(run_dir: Path, identity: RunIdentity) -> State:
     """
     path = run_dir / METADATA_NAME
     if not path.is_file():
-        if run_dir.is_dir() and any(run_dir.iterdir()):
+        if run_dir.is_dir() and any(not p.name.startswith(".") for p in run_dir.iterdir()):
             raise UserError(
                 f"{run_dir}: holds files that are no run of llmft; choose another output_dir"
             )
         write_json(path, {"status": "unfinished", **identity._asdict()})
         return "new"
     found = read_json(path)
-    differing = [
-        name
-        for key, wanted in identity._asdict().items()
-        for name in _list_differences(found.get(key), wanted, key)
-    ]
+    differing = list_differences(found, identity)
     if differing:
         raise UserError(
             f"{run_dir}: holds another run, which differs in {', '.join(differing)}; choose "
             "another output_dir (--set output_dir=...) or remove the folder"
         )
     return "finished" if found["status"] == "finished" else "unfinished"
+
+
+def list_differences(metadata: dict[str, Any], identity: RunIdentity) -> list[str]:
+    """Return the dotted names in which a recorded run differs from what would be trained now."""
+    return [
+        name
+        for key, wanted in identity._asdict().items()
+        for name in _list_differences(metadata.get(key), wanted, key)
+    ]
 
 
 def is_finished(run_dir: Path) -> bool:
@@ -86,7 +94,7 @@ def read_history(run_dir: Path) -> dict[str, Any]:
 
 def _list_differences(found: Any, wanted: Any, name: str) -> list[str]:
     if isinstance(found, dict) and isinstance(wanted, dict):
-        keys = dict.fromkeys([*wanted, *found])
+        keys = [k for k in dict.fromkeys([*wanted, *found]) if f"{name}.{k}" not in _SPELLINGS]
         return [
             d for k in keys for d in _list_differences(found.get(k), wanted.get(k), f"{name}.{k}")
         ]

@@ -1,5 +1,8 @@
 """Fit a model with `transformers.Trainer`: schedule, clipping, checkpoints, early stopping."""
 
+import errno
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainingArguments
 from transformers.integrations import TensorBoardCallback
-from transformers.trainer_utils import EvalPrediction, get_last_checkpoint
+from transformers.trainer_utils import EvalPrediction
 
 from llmft.config.recipe import TrainConfig
 from llmft.data.batches import Collator, Examples
@@ -65,11 +68,13 @@ def fit_model(fit: Fit, *, config: TrainConfig, precision: Precision) -> FitResu
         UserError: If the loss is not finite, or the disk is full.
     """
     checkpoints = fit.run_dir / "checkpoints"
-    last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
+    last = _find_last_checkpoint(checkpoints)
+    arguments = _make_arguments(fit, config, precision)
+    arguments._n_gpu = min(1, arguments.n_gpu)  # several GPUs take a launcher, not DataParallel
     loss = GuardedLoss(fit.model, examples=[fit.train, fit.val])
     trainer = Trainer(
         model=fit.model,
-        args=_make_arguments(fit, config, precision),
+        args=arguments,
         train_dataset=fit.train,
         eval_dataset=fit.val,
         data_collator=fit.collator,
@@ -80,8 +85,10 @@ def fit_model(fit: Fit, *, config: TrainConfig, precision: Precision) -> FitResu
     trainer.remove_callback(PrinterCallback)
     loss.get_step = lambda: int(trainer.state.global_step)
     try:
-        trainer.train(resume_from_checkpoint=last)
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
     except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
         raise UserError(
             f"{checkpoints}: cannot be written: {error}; free some space and run the same command "
             "again, it goes on from the last checkpoint"
@@ -99,10 +106,27 @@ def fit_model(fit: Fit, *, config: TrainConfig, precision: Precision) -> FitResu
         num_steps=state.global_step,
         num_train_tokens=round(fit.train.num_tokens * float(state.epoch or 0)),
         train_seconds=state.log_history[-1]["seconds"],
-        resumed_from_step=int(last.rpartition("-")[2]) if last else 0,
+        resumed_from_step=_read_step(last) if last else 0,
         world_size=trainer.args.world_size,
         distributed_type=trainer.accelerator.distributed_type.value,
     )
+
+
+def _find_last_checkpoint(folder: Path) -> Path | None:
+    """Return the newest checkpoint that was written to its end, and remove half-written ones."""
+    complete = []
+    for path in folder.glob("checkpoint-*"):
+        # The trainer writes the state last, so a checkpoint with a readable one is whole.
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+            complete.append(path)
+        except (OSError, ValueError):
+            shutil.rmtree(path)
+    return max(complete, key=_read_step, default=None)
+
+
+def _read_step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def _make_arguments(fit: Fit, config: TrainConfig, precision: Precision) -> TrainingArguments:
@@ -126,10 +150,11 @@ def _make_arguments(fit: Fit, config: TrainConfig, precision: Precision) -> Trai
         eval_strategy="epoch",
         save_strategy="epoch",
         save_total_limit=1,
+        restore_callback_states_from_checkpoint=True,  # early stopping goes on counting
         load_best_model_at_end=True,
         metric_for_best_model=fit.metric,
         greater_is_better=fit.greater_is_better,
-        logging_steps=max(1, steps // 200),
+        logging_steps=max(1, min(steps // 200, int(steps / config.epochs))),
         logging_nan_inf_filter=False,  # GuardedLoss stops instead of averaging it away
         label_names=["labels"],
         remove_unused_columns=False,

@@ -346,3 +346,26 @@ def test_every_row_ends_in_one_split_or_is_rejected(
         assert len({row["line"] for row in rejected}) == len(rejected)
         assert all(row["reason"].partition(":")[0] for row in rejected)
         assert sum(outcome.manifest["rejected"].values()) == len(rejected)
+
+
+def test_d6_a_misspelt_field_is_refused_and_not_taken_for_empty(
+    workspace: Path, write_scores_task, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = write_scores_task(num_rows=20)
+    text = task.read_text()
+    for wrong in ("text: [title, contnet]", "text: [title, content], group: titel"):
+        task.write_text(text.replace("text: [title, content]", wrong))
+        assert main(["prepare", str(task)]) == 2
+        assert "Did you mean" in capsys.readouterr().err
+
+
+def test_one_class_only_is_nothing_to_learn(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("rows.jsonl").write_text('{"text": "a", "y": 1}\n{"text": "b", "y": 1}\n')
+    Path("task.yaml").write_text(
+        "name: t\nsources: [{path: rows.jsonl}]\nlabels: {type: class, from: y}\noutput: out\n"
+    )
+    assert main(["prepare", "task.yaml"]) == 2
+    assert "all 2 usable rows are of the class '1'" in capsys.readouterr().err
+    assert not Path("out").exists()

@@ -9,10 +9,12 @@ import pytest
 from llmft.evaluation.audit import (
     Finding,
     RunFacts,
+    check_baselines,
     check_data,
     check_inputs,
     check_overlap,
     check_run,
+    check_seeds,
     check_treatment,
 )
 from llmft.evaluation.statistics import Difference, Interval
@@ -126,9 +128,37 @@ def test_d1_a_waiver_and_its_reason_are_repeated() -> None:
 
 
 def test_d5_evaluated_texts_in_training_are_invalid() -> None:
-    assert [f.status for f in check_overlap(["a", "b"], ["c"])] == ["ok"]
-    found = check_overlap(["a", "b"], ["b", "c"])
-    assert [(f.status, f.message[:6]) for f in found] == [("invalid", "1 of 2")]
+    known = ["one " * 30, "two " * 30]
+    assert [f.status for f in check_overlap(["three"], known, threshold=0.9)] == ["ok"]
+    copies = [known[0], f"{known[1]} .", "three"]  # one word for word, one with a full stop
+    found = check_overlap(copies, known, threshold=0.9)
+    assert [(f.status, f.message[:6]) for f in found] == [("invalid", "2 of 3")]
+    assert find_valid_arms(["ref", "other"], found) == []
+
+
+def test_d2_runs_of_one_arm_may_differ_in_the_seed_only() -> None:
+    seeds = [make_run("arm", train__seed=1), make_run("arm", train__seed=2)]
+    assert check_seeds(seeds) == []
+    mixed = [make_run("arm"), make_run("arm", base__model="qwen")]
+    assert [(f.status, f.arms) for f in check_seeds(mixed)] == [("invalid", ["arm"])]
+    assert "one seed only" in check_seeds([make_run("arm")])[0].message
+
+
+def test_d2_another_rank_does_not_free_the_learning_rate() -> None:
+    lora = {"base__tuning": "lora", "base__lora": {"rank": 8}}
+    runs = [
+        make_run("ref", **lora),
+        make_run("other", base__tuning="lora", base__lora={"rank": 16}, train__learning_rate=1),
+    ]
+    assert "confounded" in {f.status for f in check_treatment(runs, reference="ref")}
+
+
+def test_d9_an_arm_that_a_baseline_beats_is_warned_of() -> None:
+    baselines = {"constant": 2.0, "tfidf": 1.0}
+    found = check_baselines("mae", {"good": 0.9, "bad": 1.5}, baselines)
+    assert [(f.status, f.arms) for f in found] == [("warning", ["bad"])]
+    assert "tfidf" in found[0].message
+    assert check_baselines("accuracy", {"a": 3.0}, baselines)[0].status == "ok"
 
 
 BETTER = Difference(0.5, Interval(0.3, 0.7), "better")
@@ -168,3 +198,15 @@ def test_d2_a_broken_comparison_has_no_winner(finding, valid_arms, expected: str
     )  # fmt: skip
     assert (found.name, found.winner) == (expected, None)
     assert finding.message in found.why
+
+
+def test_a_struck_out_arm_confounds_nobody() -> None:
+    findings = [
+        Finding("x", "invalid", ["b"], "other rows"),
+        Finding("x", "confounded", ["b"], "epochs is 9"),
+    ]
+    found = reach_verdict(
+        {"a": BETTER}, valid_arms=["ref", "a"], findings=findings, reference="ref", metric="mae",
+        margin=0.1,
+    )  # fmt: skip
+    assert (found.name, found.winner) == ("WINNER", "a")

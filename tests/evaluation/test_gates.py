@@ -9,6 +9,7 @@ import pytest
 from llmft.config.suite import GateConfig, get_default_gates
 from llmft.config.task import ScoresConfig
 from llmft.errors import UserError
+from llmft.evaluation.audit import Finding
 from llmft.evaluation.baselines import predict_constant, predict_tfidf
 from llmft.evaluation.edge_cases import check_cases, read_edge_cases, summarise_cases
 from llmft.evaluation.gates import apply_gates, decide
@@ -24,7 +25,8 @@ def score_with_errors(errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     ("num_rows", "spread", "offset", "expected"),
     [
         (400, 0.2, 0.8, "DEPLOY"),
-        (12, 0.9, 0.9, "REVIEW"),  # the value passes, its bound does not
+        (24, 0.9, 0.9, "REVIEW"),  # the value passes, its bound does not
+        (19, 0.1, 0.5, "REVIEW"),  # all passes, but fewer than 20 rows prove nothing
         (400, 0.2, 1.1, "REVIEW"),
         (400, 0.2, 1.5, "FAIL"),
     ],
@@ -40,10 +42,22 @@ def test_d14_a_gate_passes_by_its_bound(num_rows, spread, offset, expected: str)
 def test_the_worst_gate_decides_and_an_invalid_audit_never_deploys() -> None:
     (good,) = apply_gates(MAE, *score_with_errors(np.full(50, 0.5)))
     (bad,) = apply_gates(MAE, *score_with_errors(np.full(50, 2.0)))
-    assert decide([good], num_invalid=0) == "DEPLOY"
-    assert decide([good, bad], num_invalid=0) == "FAIL"
-    assert decide([good], num_invalid=1) == "FAIL"
-    assert decide([], num_invalid=0) == "REVIEW"
+    invalid = [Finding("x", "invalid", [], "seen in training")]
+    assert decide([good], findings=[], beats_constant=True) == "DEPLOY"
+    assert decide([good], findings=[], beats_constant=False) == "REVIEW"  # D9
+    assert decide([good, bad], findings=[], beats_constant=True) == "FAIL"
+    assert decide([good], findings=invalid, beats_constant=True) == "FAIL"
+    assert decide([], findings=[], beats_constant=True) == "REVIEW"
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "f1_macro"])
+def test_d14_no_error_in_25_rows_is_no_proof_of_99_percent(metric: str) -> None:
+    labels = np.arange(25) % 2
+    (result,) = apply_gates(
+        {metric: GateConfig(deploy=0.99, review=0.9)}, labels, np.eye(2)[labels]
+    )
+    assert (result.value, result.result) == (1.0, "REVIEW")
+    assert result.bound == pytest.approx(0.025 ** (1 / 25))  # Clopper and Pearson
 
 
 def test_default_gates_scale_with_the_range_of_the_scores() -> None:
@@ -118,7 +132,10 @@ def test_d14_27_of_27_does_not_prove_3_percent() -> None:
     ("case", "message"),
     [
         ({"id": "a", "text": "x", "expect": {"rsik": {"min": 1}}}, "unknown dimension 'rsik'"),
-        ({"id": "a", "text": "x", "expect": {"risk": {"mim": 1}}}, "not an edge case"),
+        ({"id": "a", "text": "x", "expect": {"risk": {"mim": 1}}}, r"expect\.risk\.mim"),
+        ({"id": "a", "text": "x", "expect": {"risk": 5}}, r"expect\.risk"),
+        ({"id": "a", "text": "x", "expect": {"risk": {}}}, "needs min or max"),
+        ("hello", "expected a JSON object"),
         ({"text": "x", "expect": {"risk": {"min": 1}}}, "a case needs `id`"),
         ({"id": "a", "text": "x"}, "expect"),
     ],

@@ -76,6 +76,12 @@ def test_a_gain_in_classes_is_positive_when_the_challenger_is_better(metric: str
     assert found.finding == "better"
 
 
+def test_d14_few_rows_resolve_nothing() -> None:
+    labels = np.zeros((19, 1))
+    found = compare_runs("mae", labels, reference=[labels + 5], challenger=[labels], margin=0)
+    assert (found.estimate, found.finding) == (5.0, "unresolved")
+
+
 def test_several_runs_count_by_their_mean() -> None:
     labels = np.zeros((10, 1))
     one, two = np.full((10, 1), 1.0), np.full((10, 1), 3.0)

@@ -4,11 +4,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import RobertaConfig, RobertaModel
 
 from llmft.config.recipe import BaseConfig, LoraConfig
 from llmft.models.bases import LabelSpace, load_model
 from llmft.models.device import autocast, choose_precision
-from llmft.models.heads import find_head, find_output_layer, fit_target_scale, fold_scale
+from llmft.models.heads import (
+    TargetScale,
+    find_head,
+    find_output_layer,
+    fit_target_scale,
+    fold_scale,
+)
 
 SCORES = LabelSpace("regression", ["risk", "calm"])
 INPUTS = {"input_ids": torch.arange(5, 45).reshape(4, 10)}
@@ -74,10 +81,17 @@ def test_a_head_without_a_bias_is_not_centred() -> None:
     labels_ND = torch.tensor([[1.0, 3.0], [3.0, 3.0]])
     scale = fit_target_scale(labels_ND, has_bias=False)
     assert scale.mean_D.tolist() == [0.0, 0.0]
-    assert scale.std_D.tolist() == [1.0, 1.0]  # the second is constant and keeps its unit
+    assert scale.std_D.tolist() == [1.0, 3.0]  # the second is constant, its targets are 1
     assert fit_target_scale(labels_ND, has_bias=True).mean_D.tolist() == [2.0, 3.0]
     targets = scale.to_targets(labels_ND)
     assert torch.equal(scale.to_labels(targets), labels_ND)
+
+
+def test_no_target_is_minus_100_which_the_trainer_would_not_count() -> None:
+    labels_ND = torch.full((4, 1), -100.0)
+    assert (
+        fit_target_scale(labels_ND, has_bias=False).to_targets(labels_ND).tolist() == [[-1.0]] * 4
+    )
 
 
 def test_the_head_is_found_behind_adapters(model: torch.nn.Module) -> None:
@@ -91,3 +105,20 @@ def test_l9_auto_precision_follows_the_hardware(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
     assert choose_precision("auto") == "float32"
     assert choose_precision("bfloat16") == "bfloat16"
+
+
+def test_h8_a_head_of_several_layers_is_trained_and_folded_with_lora(tmp_path: Path) -> None:
+    config = RobertaConfig(
+        vocab_size=60, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=64, max_position_embeddings=66,
+    )  # fmt: skip
+    RobertaModel(config).save_pretrained(tmp_path)
+    base = BaseConfig(model=str(tmp_path), tuning="lora", lora=LoraConfig(rank=4))
+    new = load_model(base, labels=SCORES, pad_token_id=1, seed=0)
+    assert "classifier" in new.new_modules
+    model = new.model.eval()
+    with torch.inference_mode():
+        expected = 3 * model(**INPUTS).logits
+    fold_scale(model, TargetScale(torch.zeros(2), torch.full((2,), 3.0)))
+    with torch.inference_mode():
+        assert torch.allclose(model(**INPUTS).logits, expected, atol=1e-4)

@@ -46,3 +46,7 @@ def test_a_killed_run_goes_on_where_it_ended(tmp_path: Path) -> None:
 def test_chunks_of_another_model_are_thrown_away(tmp_path: Path) -> None:
     run(lambda rows: [{"prediction": -1} for _ in rows], tmp_path / "partial", model="old")
     assert run(square, tmp_path / "partial", model="new") == square(ROWS)
+    (tmp_path / "partial" / "state.json").unlink()  # nobody knows whose these are
+    doubled = [{"prediction": 2 * row["n"]} for row in ROWS]
+    found = run(lambda rows: [{"prediction": 2 * r["n"]} for r in rows], tmp_path / "partial")
+    assert found == doubled

@@ -34,19 +34,23 @@ def test_d11_other_rows_are_refused(ids: list[str]) -> None:
 def test_predictions_of_another_model_or_data_count_as_none(tmp_path: Path) -> None:
     path = tmp_path / "test.parquet"
     table = pa.table(
-        {"id": ["a"], "score_x": [1.0], "article_tokens": [1], "kept_tokens": [1],
+        {"id": ["a"], "score_y": [2.0], "score_x": [1.0], "article_tokens": [1], "kept_tokens": [1],
          "input_hash": ["h"]}
     )  # fmt: skip
     pq.write_table(table.replace_schema_metadata({"llmft": '{"model": "m", "data": "d"}'}), path)
-    found = read_stored(path, source={"model": "m", "data": "d"})
+    columns, source = ["score_x", "score_y"], {"model": "m", "data": "d"}
+    found = read_stored(path, columns=columns, source=source)
     assert found is not None
-    assert found.outputs.tolist() == [[1.0]]
-    assert read_stored(path, source={"model": "other", "data": "d"}) is None
-    assert read_stored(tmp_path / "none.parquet", source={}) is None
+    assert found.outputs.tolist() == [[1.0, 2.0]]  # by name, not by position
+    other = {"model": "other", "data": "d"}
+    assert read_stored(path, columns=columns, source=other) is None
+    assert read_stored(tmp_path / "none.parquet", columns=columns, source=source) is None
+    with pytest.raises(UserError, match="no column 'score_z'"):
+        read_stored(path, columns=["score_z"], source=source)
 
 
 def test_a_broken_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "test.parquet"
     path.write_bytes(b"PAR1 no more")
     with pytest.raises(UserError, match=r"test\.parquet: cannot be read"):
-        read_stored(path, source={})
+        read_stored(path, columns=[], source={})

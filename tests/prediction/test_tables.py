@@ -48,8 +48,20 @@ def test_parquet_keeps_the_types_of_its_input(tmp_path: Path) -> None:
 
 
 def test_a_column_of_mixed_types_cannot_become_parquet(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="'n' mixes types"):
+    with pytest.raises(UserError, match="'n' holds what Parquet cannot"):
         write_table(tmp_path / "out.parquet", [{"n": 1}, {"n": "two"}], ADDED, schema=None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nan_becomes_null_in_jsonl(tmp_path: Path) -> None:
+    write_table(tmp_path / "out.jsonl", [{"n": float("nan")}], [{"prediction": 1}], schema=None)
+    assert json.loads((tmp_path / "out.jsonl").read_text()) == {"n": None, "prediction": 1}
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
+def test_text_that_is_no_unicode_is_one_message_and_no_file(tmp_path: Path, ending: str) -> None:
+    with pytest.raises(UserError):
+        write_table(tmp_path / f"out.{ending}", [{"n": "\ud800"}], ADDED[:1], schema=None)
     assert list(tmp_path.iterdir()) == []
 
 

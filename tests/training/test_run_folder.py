@@ -36,6 +36,13 @@ def test_r5_another_run_is_refused_with_what_differs(
         claim_run_folder(tmp_path / "run", other)
 
 
+def test_another_spelling_of_a_path_is_no_other_run(tmp_path: Path) -> None:
+    one = {"name": "a", "task": "t.yaml", "prompt": {"mode": "include", "file": "p.md"}}
+    other = {"name": "b", "task": "/abs/t.yaml", "prompt": {"mode": "include", "file": "./p.md"}}
+    claim_run_folder(tmp_path / "run", IDENTITY._replace(recipe=one))
+    assert claim_run_folder(tmp_path / "run", IDENTITY._replace(recipe=other)) == "unfinished"
+
+
 def test_a_folder_with_other_files_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "thesis.docx").write_text("precious")
     with pytest.raises(UserError, match="no run of llmft"):

@@ -1,5 +1,6 @@
 """Fitting: golden losses, resume, the best epoch, and a loss that is not finite."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -123,10 +124,55 @@ def test_early_stopping_ends_the_training(fit) -> None:
     assert [e["epoch"] for e in result.history] == [1.0, 2.0, 3.0]
 
 
+def test_r5_early_stopping_goes_on_counting_after_a_resume(fit) -> None:
+    config = TRAIN.model_copy(update={"early_stopping_patience": 2})
+
+    def make_measure(values: list[float]) -> Measure:
+        scores = iter(values)
+
+        def measure(outputs):
+            value = next(scores)
+            if value < 0:
+                raise KeyboardInterrupt
+            return {"mae": value}
+
+        return measure
+
+    _, whole = fit(config=config, run_dir="whole", measure=make_measure([0.5, 0.6, 0.7, 0.4, 0.9]))
+    with pytest.raises(KeyboardInterrupt):
+        fit(config=config, run_dir="broken", measure=make_measure([0.5, 0.6, -1]))
+    _, resumed = fit(config=config, run_dir="broken", measure=make_measure([0.7, 0.4, 0.9]))
+    assert [e["epoch"] for e in whole.history] == [e["epoch"] for e in resumed.history] == [1, 2, 3]
+    assert whole.best_epoch == resumed.best_epoch == 1.0
+
+
+@pytest.mark.parametrize("damage", ["no state", "half a state", "empty"])
+def test_r5_a_half_written_checkpoint_is_passed_over(fit, tmp_path: Path, damage: str) -> None:
+    _, whole = fit(run_dir="whole")
+    calls = iter([0.5, 0.4])
+    with pytest.raises(StopIteration):
+        fit(run_dir="broken", measure=lambda outputs: {"mae": next(calls)})
+    checkpoints = tmp_path / "broken" / "checkpoints"
+    newest = checkpoints / "checkpoint-6"
+    if damage == "empty":
+        newest.mkdir()
+    else:
+        shutil.copytree(checkpoints / "checkpoint-4", newest)
+        text = (newest / "trainer_state.json").read_text()
+        (newest / "trainer_state.json").write_text(text[: len(text) // 2])
+        if damage == "no state":
+            (newest / "trainer_state.json").unlink()
+    _, resumed = fit(run_dir="broken")
+    assert resumed.resumed_from_step == 4
+    assert resumed.num_steps == whole.num_steps
+
+
 def test_gradient_accumulation_equals_one_large_batch(fit) -> None:
-    dropless = {"epochs": 1.0, "seed": 4}
-    large = TRAIN.model_copy(update={**dropless, "batch_size": 8})
-    small = TRAIN.model_copy(update={**dropless, "batch_size": 4, "gradient_accumulation_steps": 2})
+    without_dropout = {"epochs": 1.0, "seed": 4}
+    large = TRAIN.model_copy(update={**without_dropout, "batch_size": 8})
+    small = TRAIN.model_copy(
+        update={**without_dropout, "batch_size": 4, "gradient_accumulation_steps": 2}
+    )
     results = [fit(config=c, run_dir=f"run{i}")[1] for i, c in enumerate((large, small))]
     assert results[0].num_steps == results[1].num_steps == 2
     losses = [r.history[0]["train_loss"] for r in results]
