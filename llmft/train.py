@@ -19,7 +19,7 @@ from torch import nn
 
 from llmft import __version__
 from llmft.config.loading import dump_yaml
-from llmft.config.recipe import SELECTION_METRIC, Recipe, TrainConfig, load_recipe
+from llmft.config.recipe import SELECTION_METRIC, BaseConfig, Recipe, TrainConfig, load_recipe
 from llmft.config.task import ScoresConfig
 from llmft.console import run_verb
 from llmft.data.batches import Collator, Examples, make_targets, pad_inputs
@@ -28,7 +28,7 @@ from llmft.data.files import write_json, write_text
 from llmft.data.prepared import PreparedData, open_prepared
 from llmft.errors import UserError
 from llmft.evaluation.metrics import HIGHER_IS_BETTER, measure
-from llmft.models.bases import LabelSpace, load_model, was_pretrained
+from llmft.models.bases import LabelSpace, hash_base, load_model, pin_base, was_pretrained
 from llmft.models.device import choose_precision
 from llmft.models.heads import TargetScale, find_output_layer, fit_target_scale, fold_scale
 from llmft.models.saved import ModelCard, hash_model, load_saved, save_model
@@ -99,13 +99,14 @@ def _train(
     write_text(run_dir / "recipe.resolved.yaml", dump_yaml(config))
 
     transformers.set_seed(config.train.seed)
+    base = pin_base(config.base)
     model = load_model(
-        config.base,
+        base,
         labels=LabelSpace(config.head.type, data.label_names),
         pad_token_id=inputs.tokenizer.pad_token_id,
         seed=config.train.seed,
     ).model
-    card = _make_card(model, recipe, data, inputs)
+    card = _make_card(model, base, recipe, data, inputs)
     logger.info(
         "%s: %s with %s tuning, %s of %s parameters trained, %s",
         config.name, config.base.model, config.base.tuning, f"{card.num_trainable:,}",
@@ -202,14 +203,17 @@ def _make_measure(labels: NDArray[Any], scale: TargetScale | None, names: list[s
     return measure_outputs
 
 
-def _make_card(model: nn.Module, recipe: Recipe, data: PreparedData, inputs: Inputs) -> ModelCard:
+def _make_card(
+    model: nn.Module, base: BaseConfig, recipe: Recipe, data: PreparedData, inputs: Inputs
+) -> ModelCard:
     config, labels = recipe.config, recipe.task.labels
     return ModelCard(
         llmft_version=__version__,
         name=config.name,
         task=recipe.task.name,
-        base=config.base,
-        base_pretrained=was_pretrained(config.base),
+        base=base,
+        base_hash=hash_base(base),
+        base_pretrained=was_pretrained(base),
         head=config.head.type,
         label_names=data.label_names,
         label_range=labels.range if isinstance(labels, ScoresConfig) else None,

@@ -15,12 +15,12 @@ METRICS = {"scores": ("mae", "rmse", "skill"), "class": ("accuracy", "f1_macro")
 
 
 class GateConfig(Section):
-    """Thresholds of one metric; its confidence bound has to pass them."""
+    """Thresholds of one metric."""
 
     deploy: float
-    """Threshold to deploy."""
+    """To deploy, the worse end of the metric's 95 % interval has to pass this."""
     review: float
-    """Threshold below which the run fails."""
+    """A run whose value is worse than this fails."""
 
 
 class VariantConfig(Section):

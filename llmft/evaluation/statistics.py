@@ -33,7 +33,7 @@ class Difference(NamedTuple):
     interval: Interval
     """95 %, over rows."""
     finding: Literal["better", "not better", "unresolved"]
-    """Better: by more than the margin for certain. Not better: for certain not by more."""
+    """Better: the whole interval is above the margin. Not better: none of it is."""
 
 
 def compute_row_values(metric: str, labels: NDArray[Any], outputs_NC: Floats) -> Floats | None:

@@ -96,18 +96,40 @@ def read_max_positions(config: BaseConfig) -> int | None:
     Raises:
         UserError: If the base is not there.
     """
-    from transformers import AutoConfig
-
-    try:
-        found = AutoConfig.from_pretrained(
-            locate_base(config), revision=config.revision, trust_remote_code=False
-        )
-    except (OSError, ValueError) as error:
-        raise _explain_missing(config, error) from error
+    found = _read_config(config)
     positions = getattr(found, "max_position_embeddings", None)
     if positions is not None and found.model_type in ("roberta", "xlm-roberta", "camembert"):
         positions -= found.pad_token_id + 1  # their positions start behind the pad id
     return positions
+
+
+def pin_base(config: BaseConfig) -> BaseConfig:
+    """Return the base with the commit that its revision stands for now, if it is on the Hub.
+
+    An adapter belongs to the very weights that it was trained on; `main` may move on.
+
+    Raises:
+        UserError: If the base is not there.
+    """
+    from transformers.utils.hub import cached_file, extract_commit_hash
+
+    name = locate_base(config)
+    if Path(name).is_dir():
+        return config
+    try:
+        path = cached_file(name, "config.json", revision=config.revision)
+    except OSError as error:
+        raise _explain_missing(config, error) from error
+    commit = extract_commit_hash(path, None)
+    return config.model_copy(update={"revision": commit}) if commit else config
+
+
+def hash_base(config: BaseConfig) -> str | None:
+    """Return the hash of a local base's weights; None on the Hub, where the commit says as much."""
+    folder = Path(locate_base(config))
+    if not folder.is_dir():
+        return None
+    return hash_text(" ".join(hash_file(path) for path in sorted(folder.glob("*.safetensors"))))
 
 
 def load_model(config: BaseConfig, *, labels: LabelSpace, pad_token_id: int, seed: int) -> NewModel:
@@ -138,6 +160,17 @@ def load_model(config: BaseConfig, *, labels: LabelSpace, pad_token_id: int, see
 def load_base_for_adapter(config: BaseConfig, *, labels: LabelSpace, pad_token_id: int) -> Any:
     """Load the base that a saved adapter belongs on; the adapter brings the head."""
     return _load_pretrained(config, labels=labels, pad_token_id=pad_token_id)[0]
+
+
+def _read_config(config: BaseConfig) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(
+            locate_base(config), revision=config.revision, trust_remote_code=False
+        )
+    except (OSError, ValueError) as error:
+        raise _explain_missing(config, error) from error
 
 
 def _load_pretrained(

@@ -13,7 +13,7 @@ from llmft.config.task import FieldsConfig
 from llmft.data.files import hash_file, hash_text, read_json, write_json
 from llmft.data.prompts import Prompt
 from llmft.errors import UserError
-from llmft.models.bases import LabelSpace, load_base_for_adapter
+from llmft.models.bases import LabelSpace, hash_base, load_base_for_adapter
 from llmft.models.device import Precision
 from llmft.models.heads import compute_head_in_float32
 
@@ -32,6 +32,9 @@ class ModelCard(BaseModel):
     task: str
     """Name of the task."""
     base: BaseConfig
+    """The base, its revision pinned to a commit where it is on the Hub."""
+    base_hash: str | None
+    """Hash of a local base's weights."""
     base_pretrained: bool
     head: str
     label_names: list[str]
@@ -103,6 +106,11 @@ def load_saved(folder: Path) -> SavedModel:
         if (folder / "adapter_config.json").is_file():
             from peft import PeftModel
 
+            if hash_base(card.base) != card.base_hash:
+                raise UserError(
+                    f"{folder}: the base {card.base.model} is not the one that this adapter was "
+                    "trained on: its weights changed; restore them or train again"
+                )
             base = load_base_for_adapter(
                 card.base, labels=card.labels, pad_token_id=tokenizer.pad_token_id
             )

@@ -1,6 +1,7 @@
 """Bases are found, padded and loaded, or it is said what was looked for."""
 
 import importlib.util
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,11 @@ from llmft.config.recipe import BaseConfig
 from llmft.errors import UserError
 from llmft.models.bases import (
     LabelSpace,
+    hash_base,
     load_model,
     load_tokenizer,
     locate_base,
+    pin_base,
     read_max_positions,
     was_pretrained,
 )
@@ -68,6 +71,25 @@ def test_only_safetensors_are_loaded(tiny_bert: Path, tmp_path: Path) -> None:
 
 def test_the_longest_input_comes_from_the_configuration(tiny_bert: Path) -> None:
     assert read_max_positions(BaseConfig(model=str(tiny_bert))) == 128
+
+
+def test_h1_a_base_on_the_hub_is_pinned_to_its_commit(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = "a" * 40
+    repository = tmp_path / "models--owner--bert"
+    shutil.copytree(tiny_bert, repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("transformers.utils.hub.constants.HF_HUB_CACHE", str(tmp_path))
+    pinned = pin_base(BaseConfig(model="owner/bert"))
+    assert (pinned.model, pinned.revision) == ("owner/bert", commit)
+    assert hash_base(pinned) is None
+    load_model(pinned, labels=SCORES, pad_token_id=0, seed=0)
+    local = BaseConfig(model=str(tiny_bert))
+    assert pin_base(local) == local
+    assert hash_base(local) is not None
 
 
 def test_only_the_tiny_qwen_was_never_pretrained() -> None:

@@ -1,6 +1,7 @@
 """What is saved says the same when it is opened again, by us and by plain tools (H1, H5, H7)."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,12 +9,13 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from llmft import __version__
 from llmft.config.recipe import BaseConfig, LoraConfig, TokensConfig
 from llmft.config.task import FieldsConfig
 from llmft.errors import UserError
-from llmft.models.bases import LabelSpace, load_model, load_tokenizer
+from llmft.models.bases import LabelSpace, hash_base, load_model, load_tokenizer
 from llmft.models.heads import TargetScale, find_output_layer, fold_scale
 from llmft.models.saved import ModelCard, hash_model, load_saved, save_model
 
@@ -42,7 +44,8 @@ def save_changed(base: BaseConfig, labels: LabelSpace, folder: Path) -> Saved:
     if labels.head == "regression":
         fold_scale(model, scale)
     card = ModelCard(
-        llmft_version=__version__, name="arm", task="risk", base=base, base_pretrained=False,
+        llmft_version=__version__, name="arm", task="risk", base=base, base_hash=hash_base(base),
+        base_pretrained=False,
         head=labels.head, label_names=labels.names, label_range=None, prompt=None,
         fields=FieldsConfig(), tokens=TokensConfig(), precision="float32", data_fingerprint="f",
         num_parameters=1, num_trainable=1,
@@ -123,3 +126,15 @@ def test_the_hash_follows_the_weights(saved: dict[str, Saved], tmp_path: Path) -
 def test_a_folder_without_a_card_is_no_finished_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"llmft\.json: not there"):
         load_saved(tmp_path / "model")
+
+
+def test_h1_an_adapter_is_not_put_on_a_base_that_changed(tiny_qwen: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_qwen, tmp_path / "base")
+    labels = LabelSpace("regression", ["risk", "calm"])
+    saved = save_changed(make_base(folder, tuning="lora"), labels, tmp_path / "run")
+    load_saved(saved.folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["norm.weight"] += 1
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="its weights changed"):
+        load_saved(saved.folder)

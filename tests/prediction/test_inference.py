@@ -12,7 +12,7 @@ from llmft.config.recipe import BaseConfig, LoraConfig, TokensConfig
 from llmft.config.task import FieldsConfig
 from llmft.data.prompts import split_prompt
 from llmft.data.sources import RowFaultError
-from llmft.models.bases import LabelSpace, load_model, load_tokenizer
+from llmft.models.bases import LabelSpace, hash_base, load_model, load_tokenizer
 from llmft.models.saved import ModelCard, SavedModel
 from llmft.prediction.inference import Predictor, plan_batches
 from tests.conftest import make_text
@@ -29,7 +29,8 @@ def make_predictor(base: BaseConfig, *, head: str, prompt: str | None = None) ->
             if parameter.requires_grad:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
     card = ModelCard(
-        llmft_version=__version__, name="arm", task="risk", base=base, base_pretrained=False,
+        llmft_version=__version__, name="arm", task="risk", base=base, base_hash=hash_base(base),
+        base_pretrained=False,
         head=head, label_names=labels.names, label_range=None,
         prompt=split_prompt(prompt, fields=FIELDS)._asdict() if prompt else None, fields=FIELDS,
         tokens=TokensConfig(max_length=96), precision="float32", data_fingerprint="f",
