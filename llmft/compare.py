@@ -84,13 +84,9 @@ def compare_arms(suite: Suite, plan: Plan, *, suite_path: Path) -> dict[str, Any
     labels = make_targets(rows, label_names=data.label_names).numpy()
     differences = _compare_with_reference(arms, valid, labels, config)
     verdict = reach_verdict(
-        differences,
-        valid_arms=valid,
-        findings=audit,
-        reference=config.reference,
-        metric=config.metric,
-        margin=config.margin,
-    )
+        differences, valid_arms=valid, findings=audit, reference=config.reference,
+        metric=config.metric, margin=config.margin,
+    )  # fmt: skip
     measured = measure_arms(arms, valid, data, rows, labels, metric=config.metric)
     audit += check_baselines(
         config.metric,

@@ -25,7 +25,7 @@ from llmft.evaluation.audit import (
     check_run,
 )
 from llmft.evaluation.gates import apply_gates, decide
-from llmft.evaluation.metrics import HIGHER_IS_BETTER, measure
+from llmft.evaluation.metrics import is_better, measure
 from llmft.evaluation.tables import (
     describe_confusion,
     describe_measured,
@@ -98,52 +98,7 @@ def evaluate_run(
     seen = load_or_predict(
         run, subject.rows, path=run / "predictions" / f"{subject.name}.parquet", source=source
     ).align([row["id"] for row in subject.rows])
-    labels, outputs = (
-        make_targets(subject.rows, label_names=subject.label_names).numpy(),
-        seen.outputs,
-    )
-
-    name = metadata["name"]
-    audit = _audit(RunFacts(name, str(run), metadata), seen, subject)
-    gate_results = apply_gates(gates, labels, outputs)
-    measured = measure(labels, outputs, names=subject.label_names)
-    baselines = measure_baselines(subject.train_rows, subject.rows, names=subject.label_names)
-    metric = SELECTION_METRIC[metadata["recipe"]["head"]["type"]]
-    audit += check_baselines(
-        metric,
-        {name: measured.overall[metric]},
-        {key: found.overall[metric] for key, found in baselines.items()},
-    )
-    ours, constant = measured.overall[metric], baselines["constant"].overall[metric]
-    sign = 1 if HIGHER_IS_BETTER[metric] else -1
-    beats_constant = ours is not None and constant is not None and sign * (ours - constant) > 0
-    described = describe_rows(subject.rows, labels, {name: outputs})
-    results = {
-        "schema_version": 1,
-        "llmft_version": __version__,
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "run": str(run),
-        "name": name,
-        "task": task.name,
-        "data": subject.name,
-        "label_names": subject.label_names,
-        "num_rows": len(subject.rows),
-        "num_rejected": subject.num_rejected,
-        "decision": decide(gate_results, findings=audit, beats_constant=beats_constant),
-        "gates": [g._asdict() for g in gate_results],
-        "metrics": measured.overall,
-        "intervals": {g.metric: list(g.interval) for g in gate_results},
-        name_parts(labels): measured.parts,
-        "confusion_matrix": describe_confusion(
-            labels, [outputs], num_classes=len(subject.label_names)
-        ),
-        "baselines": {key: describe_measured(m, labels) for key, m in baselines.items()},
-        "audit": [finding._asdict() for finding in audit],
-        "history": read_history(run),
-        "training": {key: value for key, value in metadata.items() if key != "task"},
-        "rows": described,
-        "worst_rows": pick_worst(described, subject.rows),
-    }
+    results = _judge(run, metadata, subject, seen, gates)
     folder = run / "evaluation"
     write_json(folder / f"{subject.name}.json", results)
     report = write_evaluation_report(results, folder=folder)
@@ -187,6 +142,57 @@ def _open_subject(
         num_rejected=len(rejected),
         num_strange=len(rows) - len(known),
     )
+
+
+def _judge(
+    run: Path,
+    metadata: dict[str, Any],
+    subject: _Subject,
+    seen: StoredPredictions,
+    gates: dict[Any, GateConfig],
+) -> dict[str, Any]:
+    """Audit, measure and decide; return the results file."""
+    labels = make_targets(subject.rows, label_names=subject.label_names).numpy()
+    outputs, name = seen.outputs, metadata["name"]
+    audit = _audit(RunFacts(name, str(run), metadata), seen, subject)
+    gate_results = apply_gates(gates, labels, outputs)
+    measured = measure(labels, outputs, names=subject.label_names)
+    baselines = measure_baselines(subject.train_rows, subject.rows, names=subject.label_names)
+    metric = SELECTION_METRIC[metadata["recipe"]["head"]["type"]]
+    audit += check_baselines(
+        metric,
+        {name: measured.overall[metric]},
+        {key: found.overall[metric] for key, found in baselines.items()},
+    )
+    constant = baselines["constant"].overall[metric]
+    beats_constant = is_better(metric, measured.overall[metric], constant)
+    described = describe_rows(subject.rows, labels, {name: outputs})
+    return {
+        "schema_version": 1,
+        "llmft_version": __version__,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "run": str(run),
+        "name": name,
+        "task": metadata["task"]["name"],
+        "data": subject.name,
+        "label_names": subject.label_names,
+        "num_rows": len(subject.rows),
+        "num_rejected": subject.num_rejected,
+        "decision": decide(gate_results, findings=audit, beats_constant=beats_constant),
+        "gates": [g._asdict() for g in gate_results],
+        "metrics": measured.overall,
+        "intervals": {g.metric: list(g.interval) for g in gate_results},
+        name_parts(labels): measured.parts,
+        "confusion_matrix": describe_confusion(
+            labels, [outputs], num_classes=len(subject.label_names)
+        ),
+        "baselines": {key: describe_measured(m, labels) for key, m in baselines.items()},
+        "audit": [finding._asdict() for finding in audit],
+        "history": read_history(run),
+        "training": {key: value for key, value in metadata.items() if key != "task"},
+        "rows": described,
+        "worst_rows": pick_worst(described, subject.rows),
+    }
 
 
 def _audit(facts: RunFacts, seen: StoredPredictions, subject: _Subject) -> list[Finding]:

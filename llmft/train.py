@@ -33,7 +33,7 @@ from llmft.models.device import choose_precision
 from llmft.models.heads import TargetScale, find_output_layer, fit_target_scale, fold_scale
 from llmft.models.saved import ModelCard, hash_model, load_saved, save_model
 from llmft.prediction.inference import Predictor
-from llmft.prediction.stored import predict_and_store
+from llmft.prediction.stored import StoredPredictions, predict_and_store
 from llmft.training.inputs import Inputs, open_inputs, refuse_warmup
 from llmft.training.record import describe_environment, measure_peak_memory, reset_peak_memory
 from llmft.training.run_folder import HISTORY_NAME, METADATA_NAME, RunIdentity, claim_run_folder
@@ -125,12 +125,12 @@ def _train(
         source={"model": model_hash, "data": data.fingerprint},
     )
     metric = SELECTION_METRIC[card.head]
-    val_labels = make_targets(inputs.rows["val"], label_names=card.label_names).numpy()
-    found = measure(val_labels, stored.outputs, names=card.label_names).overall[metric]
-    if found is None or abs(found - result.best_metric) > 0.05 * max(1.0, abs(result.best_metric)):
+    found = _measure_val(stored, inputs, card.label_names)[metric]
+    if abs(found - result.best_metric) > 0.05 * max(1.0, abs(result.best_metric)):
         raise UserError(
-            f"{run_dir}: the saved model has val {metric} {found}, but {result.best_metric:.4f} "
-            "was measured in training, so it is not the chosen epoch's; please report it"
+            f"{run_dir}: the saved model has val {metric} {found:.4f}, but "
+            f"{result.best_metric:.4f} was measured in training, so it is not the chosen epoch's; "
+            "please report it"
         )
     write_json(run_dir / HISTORY_NAME, {"metric": metric, "epochs": result.history})
     write_json(
@@ -191,6 +191,13 @@ def _make_examples(
 ) -> Examples:
     scaled = targets if scale is None else scale.to_targets(targets)
     return Examples(inputs.encoded[split], scaled, ids=[row["id"] for row in inputs.rows[split]])
+
+
+def _measure_val(
+    stored: StoredPredictions, inputs: Inputs, label_names: list[str]
+) -> dict[str, float]:
+    labels = make_targets(inputs.rows["val"], label_names=label_names).numpy()
+    return _make_measure(labels, None, label_names)(stored.outputs)
 
 
 def _make_measure(labels: NDArray[Any], scale: TargetScale | None, names: list[str]) -> Measure:

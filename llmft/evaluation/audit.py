@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 from llmft.data.duplicates import cluster_texts
-from llmft.evaluation.metrics import HIGHER_IS_BETTER
+from llmft.evaluation.metrics import is_better
 from llmft.prediction.stored import StoredPredictions
 
 Status = Literal["ok", "note", "warning", "confounded", "invalid"]
@@ -156,16 +156,13 @@ def check_baselines(
         arms: Its value for each arm.
         baselines: Its value for each baseline.
     """
-    sign = 1.0 if HIGHER_IS_BETTER[metric] else -1.0
     findings = []
     for arm, value in arms.items():
-        better = [
-            name
-            for name, other in baselines.items()
-            if value is None or (other is not None and sign * other >= sign * value)
+        unbeaten = [
+            name for name, other in baselines.items() if not is_better(metric, value, other)
         ]
-        if better:
-            message = f"{arm} does not beat the baseline {' or '.join(better)} in {metric}"
+        if unbeaten:
+            message = f"{arm} does not beat the baseline {' or '.join(unbeaten)} in {metric}"
             findings.append(Finding("beats the baselines", "warning", [arm], message))
     return findings or [Finding("beats the baselines", "ok", [], "every arm beats both baselines")]
 

@@ -20,6 +20,13 @@ HIGHER_IS_BETTER = {
 }
 
 
+def is_better(metric: str, one: float | None, other: float | None) -> bool:
+    """Return whether one value of a metric beats another; an undefined value beats nothing."""
+    if one is None or other is None:
+        return one is not None
+    return one > other if HIGHER_IS_BETTER[metric] else one < other
+
+
 class Measured(NamedTuple):
     """Metrics of one set of predictions."""
 

@@ -3,7 +3,7 @@
 from typing import Literal, NamedTuple
 
 from llmft.evaluation.audit import Finding
-from llmft.evaluation.statistics import Difference
+from llmft.evaluation.statistics import MIN_ROWS, Difference, judge_gain
 
 VerdictName = Literal["INVALID", "CONFOUNDED", "WINNER", "REFERENCE_HOLDS", "UNRESOLVED"]
 
@@ -75,6 +75,9 @@ def reach_verdict(
         )
     arm = max(unresolved, key=lambda arm: differences[arm].estimate)
     gain = differences[arm]
+    if judge_gain(gain.interval, margin=margin) != "unresolved":
+        why = f"fewer than {MIN_ROWS} test rows prove nothing: add some"
+        return Verdict("UNRESOLVED", None, why)
     return Verdict(
         "UNRESOLVED",
         None,

@@ -76,4 +76,4 @@ def test_sections_that_make_no_sense(write, section: str, complaint: str) -> Non
     ],
 )
 def test_sections_that_make_sense(write, section: str) -> None:
-    load_task(write("task.yaml", f"{CLASS_TASK}{section}\n"))
+    assert load_task(write("task.yaml", f"{CLASS_TASK}{section}\n"))

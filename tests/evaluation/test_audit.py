@@ -200,6 +200,15 @@ def test_d2_a_broken_comparison_has_no_winner(finding, valid_arms, expected: str
     assert finding.message in found.why
 
 
+def test_d14_few_rows_are_named_as_the_reason() -> None:
+    few = Difference(5.0, Interval(4.0, 6.0), "unresolved")
+    found = reach_verdict(
+        {"a": few}, valid_arms=["ref", "a"], findings=[], reference="ref", metric="mae", margin=0.1
+    )
+    assert found.name == "UNRESOLVED"
+    assert "fewer than 20 test rows" in found.why
+
+
 def test_a_struck_out_arm_confounds_nobody() -> None:
     findings = [
         Finding("x", "invalid", ["b"], "other rows"),
