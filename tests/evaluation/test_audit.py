@@ -134,6 +134,9 @@ def test_d5_evaluated_texts_in_training_are_invalid() -> None:
     found = check_overlap(copies, known, threshold=0.9)
     assert [(f.status, f.message[:6]) for f in found] == [("invalid", "2 of 3")]
     assert find_valid_arms(["ref", "other"], found) == []
+    others = [f"word{i} " * 30 for i in range(99)]
+    found = check_overlap([f"{known[1]} .", *others], known, threshold=0.9)
+    assert [(f.status, f.message[:8]) for f in found] == [("warning", "1 of 100")]
 
 
 def test_d2_runs_of_one_arm_may_differ_in_the_seed_only() -> None:
