@@ -164,11 +164,13 @@ def rewrite_metadata(run: Path, change) -> None:
     path.write_text(json.dumps(metadata))
 
 
-def compare_folders(copy: Path) -> dict:
+def compare_folders(
+    copy: Path, *, others: str = "bert: runs/bert/seed-1, prompted: runs/prompted/seed-1"
+) -> dict:
     """Compare by run folders, so that only the audit stands between a planted fault and us."""
     (copy / "folders.yaml").write_text(
-        "task: task.yaml\nvariants:\n  bert: runs/bert/seed-1\n"
-        "  plain: [runs/plain/seed-1, runs/plain/seed-2]\n  prompted: runs/prompted/seed-1\n"
+        f"task: task.yaml\nvariants: {{{others}, "
+        "plain: [runs/plain/seed-1, runs/plain/seed-2]}\n"
         "reference: plain\nmetric: mae\nmargin: 0.1\noutput_dir: reports/risk\n"
     )
     assert main(["compare", "folders.yaml"]) == 0
@@ -212,13 +214,8 @@ def test_a_reference_on_other_data_makes_the_comparison_invalid(copy: Path) -> N
 
 
 def test_d2_runs_of_two_kinds_are_no_arm(copy: Path) -> None:
-    (copy / "folders.yaml").write_text(
-        "task: task.yaml\nvariants:\n  mixed: [runs/bert/seed-1, runs/prompted/seed-1]\n"
-        "  plain: [runs/plain/seed-1, runs/plain/seed-2]\n"
-        "reference: plain\nmetric: mae\nmargin: 0.1\noutput_dir: reports/risk\n"
-    )
-    assert main(["compare", "folders.yaml"]) == 0
-    assert load("reports/risk/comparison.json")["verdict"] == "INVALID"
+    results = compare_folders(copy, others="mixed: [runs/bert/seed-1, runs/prompted/seed-1]")
+    assert results["verdict"] == "INVALID"
 
 
 def test_a_run_that_the_suites_recipe_did_not_train_is_refused(
