@@ -1,6 +1,7 @@
 """Turn YAML files into checked sections, and say all that is wrong with them at once."""
 
 import difflib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,6 +33,7 @@ class Section(BaseModel):
 
 
 SectionT = TypeVar("SectionT", bound=Section)
+Loaded = TypeVar("Loaded")
 
 
 class _Dumper(yaml.SafeDumper):
@@ -47,6 +49,35 @@ class _Dumper(yaml.SafeDumper):
             *Yaml12Loader.yaml_implicit_resolvers,
         }
     }
+
+
+class FaultList:
+    """Gathers faults of files that belong together, so that all are told at once."""
+
+    def __init__(self) -> None:
+        self._faults: list[str] = []
+
+    def catch(self, load: Callable[[], Loaded]) -> Loaded | None:
+        """Return what `load` returns, or note its fault and return None."""
+        try:
+            return load()
+        except UserError as error:
+            self.add(str(error))
+            return None
+
+    def add(self, fault: str) -> None:
+        """Note a fault; one that was noted already counts once."""
+        if fault not in self._faults:
+            self._faults.append(fault)
+
+    def raise_all(self) -> None:
+        """Raise what was noted.
+
+        Raises:
+            UserError: If there is any fault.
+        """
+        if self._faults:
+            raise UserError("\n".join(self._faults))
 
 
 def load_values(path: Path, *, overrides: list[str] | None = None) -> LocatedValues:

@@ -5,15 +5,15 @@ from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from llmft.config.loading import Section, find_beside, load_values, validate
-from llmft.config.task import ClassConfig, TaskConfig, check_name, load_task
-from llmft.errors import UserError
+from llmft.config.head import SELECTION_METRIC, HeadConfig, list_heads
+from llmft.config.labels import ClassConfig, ScoresConfig
+from llmft.config.loading import FaultList, Section, find_beside, load_values, validate
+from llmft.config.metrics import MetricName, list_metrics
+from llmft.config.task import TaskConfig, check_name, load_task
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """What every random generator takes."""
 BUILTIN_BASES = ("builtin:minilm", "builtin:tiny-qwen2")
-SELECTION_METRIC = {"regression": "mae", "multiclass": "f1_macro"}
-"""Head -> validation metric that chooses the epoch."""
 
 
 class LoraConfig(Section):
@@ -25,7 +25,7 @@ class LoraConfig(Section):
     """Scale; the update is multiplied by alpha / rank."""
     dropout: float = Field(default=0.05, ge=0, lt=1)
     """Dropout before the update matrices."""
-    target_modules: list[str] | Literal["all-linear"] = "all-linear"
+    target_modules: Annotated[list[str], Field(min_length=1)] | Literal["all-linear"] = "all-linear"
     """Layers to adapt; the head is trained in full and is never among them."""
 
 
@@ -36,10 +36,10 @@ class BaseConfig(Section):
     """Name on the Hugging Face Hub, a folder, or `builtin:minilm` or `builtin:tiny-qwen2`."""
     revision: str = "main"
     """Branch, tag or commit on the Hub."""
-    tuning: Literal["full", "lora"] = "full"
-    """Train every weight, or low-rank adapters and the head."""
+    tuning: Literal["full", "lora", "qlora"] = "full"
+    """Train every weight, or low-rank adapters and the head, on a base in 4 bit for qlora."""
     lora: LoraConfig | None = None
-    """Adapter settings, for `tuning: lora`."""
+    """Adapter settings, for `tuning: lora` and `qlora`."""
 
     @field_validator("model")
     @classmethod
@@ -50,16 +50,9 @@ class BaseConfig(Section):
 
     @model_validator(mode="after")
     def _check_lora(self) -> Self:
-        if self.tuning != "lora" and self.lora is not None:
+        if self.tuning == "full" and self.lora is not None:
             raise ValueError(f"lora settings have no effect with tuning: {self.tuning}")
         return self
-
-
-class HeadConfig(Section):
-    """What the model puts out."""
-
-    type: Literal["regression", "multiclass"]
-    """One number per dimension, or one class."""
 
 
 class PromptConfig(Section):
@@ -84,6 +77,8 @@ class TokensConfig(Section):
     """Longest input in tokens, with prompt, article, tail and special tokens."""
     min_article: int = Field(default=128, ge=1)
     """Refuse the recipe if the prompt leaves fewer tokens than this for the article."""
+    article: Literal["head", "head_tail"] = "head"
+    """What is kept of an article that is too long: its head, or 70 % head and 30 % tail."""
     waive: str | None = Field(default=None, min_length=1)
     """Reason to train although the budget is refused; every report repeats it."""
 
@@ -93,14 +88,24 @@ class TrainConfig(Section):
 
     epochs: float = Field(default=3, gt=0)
     """Passes over the training rows."""
+    steps: int | None = Field(default=None, ge=1)
+    """Updates of the weights; takes the place of the epochs."""
     batch_size: int = Field(default=16, ge=1)
     """Rows per device and step."""
     gradient_accumulation_steps: int = Field(default=1, ge=1)
     """Steps whose gradients are added up before the weights change."""
     learning_rate: float = Field(default=5e-5, gt=0)
     """Peak learning rate of AdamW."""
-    lr_scheduler: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
-    """How the learning rate goes on after the warm-up."""
+    lr_scheduler: Literal[
+        "linear",
+        "cosine",
+        "cosine_with_restarts",
+        "polynomial",
+        "inverse_sqrt",
+        "constant_with_warmup",
+        "constant",
+    ] = "linear"
+    """How the learning rate goes on after the warm-up; constant has none."""
     warmup_ratio: float = Field(default=0.1, ge=0, lt=1)
     """Share of the training in which the learning rate rises."""
     warmup_steps: int | None = Field(default=None, ge=0)
@@ -109,10 +114,23 @@ class TrainConfig(Section):
     """Decoupled weight decay."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients are clipped to this norm."""
+    gradient_checkpointing: bool = False
+    """Compute activations anew in the backward pass: less memory, about a third more time."""
+    eval_steps: int | None = Field(default=None, ge=1)
+    """Validate and save after every so many steps; by default after every epoch."""
+    metric: MetricName | Literal["loss"] | None = None
+    """Validation metric that chooses the checkpoint; by default mae for scores, f1_macro for
+    classes, f1_micro for several labels. Whether higher is better is known."""
     early_stopping_patience: int | None = Field(default=None, ge=1)
-    """Stop after this many epochs without a better validation metric."""
+    """Stop after this many validations without a better metric."""
+    save_total_limit: int = Field(default=1, ge=1)
+    """Checkpoints that are kept, beside the best one."""
+    limit_rows: int | None = Field(default=None, ge=2)
+    """Take only so many rows of train and of val, for a quick trial; every report says so."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto = bfloat16 where the hardware computes in it; head and loss stay in float32."""
+    report_to: list[Literal["wandb", "mlflow"]] = Field(default=[])
+    """Trackers to report to, beside TensorBoard."""
     seed: Seed = 42
     """Seed of initial weights, shuffling and dropout."""
 
@@ -151,6 +169,11 @@ class Recipe(NamedTuple):
     prompt_path: Path | None
     """None if the prompt is excluded."""
 
+    @property
+    def metric(self) -> str:
+        """The validation metric that chooses the checkpoint."""
+        return self.config.train.metric or SELECTION_METRIC[self.config.head.type]
+
 
 def load_recipe(path: Path, *, overrides: list[str] | None = None) -> Recipe:
     """Load a recipe, its task and its prompt's path.
@@ -159,18 +182,25 @@ def load_recipe(path: Path, *, overrides: list[str] | None = None) -> Recipe:
         UserError: Naming every fault of the files.
     """
     values = load_values(path, overrides=overrides)
-    config = validate(values, schema=RecipeConfig)
-    task_path = find_beside(config.task, key=("task",), values=values)
-    task = load_task(task_path)
-    wanted = "multiclass" if isinstance(task.labels, ClassConfig) else "regression"
-    if config.head.type != wanted:
-        raise UserError(
-            f"{values.find_origin(('head', 'type'))}: head.type: found {config.head.type}, but the "
-            f"labels of {task_path} are of type {task.labels.type}, which take head type {wanted}"
+    faults = FaultList()
+    config = faults.catch(lambda: validate(values, schema=RecipeConfig))
+    task_name = values.data.get("task")
+    task_path = task = prompt_path = None
+    if isinstance(task_name, str):
+        task_path = faults.catch(lambda: find_beside(task_name, key=("task",), values=values))
+    if task_path is not None:
+        task = faults.catch(lambda: load_task(task_path))
+    if config is not None and config.prompt.mode == "include" and config.prompt.file is not None:
+        prompt_name = config.prompt.file
+        prompt_path = faults.catch(
+            lambda: find_beside(prompt_name, key=("prompt", "file"), values=values)
         )
-    prompt_path = None
-    if config.prompt.mode == "include" and config.prompt.file is not None:
-        prompt_path = find_beside(config.prompt.file, key=("prompt", "file"), values=values)
+    if config is not None and task is not None:
+        for key, what in _list_mismatches(config, task).items():
+            faults.add(f"{values.find_origin(key)}: {'.'.join(key)}: {what}")
+    faults.raise_all()
+    assert config is not None
+    assert task is not None
     found = {
         "task": str(task_path),
         "prompt": config.prompt.model_copy(
@@ -178,3 +208,41 @@ def load_recipe(path: Path, *, overrides: list[str] | None = None) -> Recipe:
         ),
     }
     return Recipe(config.model_copy(update=found), task, prompt_path)
+
+
+def _list_mismatches(config: RecipeConfig, task: TaskConfig) -> dict[tuple[str, ...], str]:
+    """Return key -> what does not fit the task."""
+    labels, loss = task.labels, config.head.loss
+    found: dict[tuple[str, ...], str] = {}
+    heads, metrics = list_heads(labels), list_metrics(labels.type, labels)
+    if config.head.type not in heads:
+        found["head", "type"] = (
+            f"found {config.head.type}, but labels of type {labels.type} take {' or '.join(heads)}"
+        )
+    elif config.head.type == "binary" and isinstance(labels, ClassConfig):
+        num_classes = len(labels.order or [])
+        if num_classes > 2:
+            found["head", "type"] = (
+                f"found binary, but the task has {num_classes} classes; take multiclass"
+            )
+    metric = config.train.metric
+    if metric not in (None, "loss", *metrics):
+        found["train", "metric"] = (
+            f"found {metric}, but the labels of this task have {', '.join(metrics)}"
+        )
+    if isinstance(labels, ScoresConfig):
+        strange = [n for n in loss.dimension_weights or {} if n not in labels.dimensions]
+        if strange:
+            found["head", "loss", "dimension_weights"] = (
+                f"{strange[0]!r} is no dimension of the task"
+            )
+    if loss.row_weights is not None and loss.row_weights not in task.fields.carried:
+        found["head", "loss", "row_weights"] = (
+            f"{loss.row_weights!r} is not carried along; name it in fields.keep of the task"
+        )
+    if task.fields.text_pair is not None and config.prompt.mode == "include":
+        found["prompt", "mode"] = (
+            "the task has a text_pair, which stands behind the article as a second segment; with a "
+            f"prompt name {{{task.fields.text_pair}}} in it and leave text_pair away"
+        )
+    return found

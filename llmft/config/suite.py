@@ -1,17 +1,16 @@
 """The schema of a suite: how variants of one task are judged."""
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, NamedTuple, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from llmft.config.loading import Section, find_beside, load_values, validate
+from llmft.config.labels import ClassConfig, LabelsConfig, MultilabelConfig, ScoresConfig
+from llmft.config.loading import FaultList, Section, find_beside, load_values, validate
+from llmft.config.metrics import METRICS, MetricName, list_metrics
 from llmft.config.recipe import Seed
-from llmft.config.task import ClassConfig, ScoresConfig, TaskConfig, check_name, load_task
-from llmft.errors import UserError
-
-METRICS = {"scores": ("mae", "rmse", "skill"), "class": ("accuracy", "f1_macro")}
-"""Type of the labels -> metrics that can decide or be a gate."""
+from llmft.config.task import TaskConfig, check_name, load_task
 
 
 class GateConfig(Section):
@@ -55,26 +54,28 @@ def _read_variant(value: Any) -> Any:
             return value
 
 
+_Variant = Annotated[
+    VariantConfig,
+    BeforeValidator(_read_variant, json_schema_input_type=str | list[str] | VariantConfig),
+]
+
+
 class SuiteConfig(Section):
     """How variants of one task are judged on the same rows."""
 
     task: str
     """Task file."""
-    variants: dict[str, Annotated[VariantConfig, BeforeValidator(_read_variant)]] = Field(
-        min_length=2
-    )
+    variants: dict[str, _Variant] = Field(min_length=2)
     """Name -> run folder, list of run folders (one a seed), or {recipe, seeds}."""
     reference: str
     """The variant that the others have to beat."""
-    metric: Literal["mae", "rmse", "skill", "accuracy", "f1_macro"]
+    metric: MetricName
     """Metric that decides."""
     margin: float = Field(ge=0)
     """A challenger must beat the reference by more than this."""
     edge_cases: str | None = None
     """JSONL file of cases with expected ranges or labels."""
-    gates: dict[Literal["mae", "rmse", "skill", "accuracy", "f1_macro"], GateConfig] = Field(
-        default={}
-    )
+    gates: dict[MetricName, GateConfig] = Field(default={})
     """Metric -> thresholds; without them the defaults of the head."""
     output_dir: str
     """Folder for comparison.json and the reports."""
@@ -87,6 +88,13 @@ class SuiteConfig(Section):
         if self.reference not in self.variants:
             known = ", ".join(self.variants)
             raise ValueError(f"reference: found {self.reference!r}, allowed: {known}")
+        for metric, gate in self.gates.items():
+            sign = 1 if METRICS[metric].higher_is_better else -1
+            if sign * gate.deploy < sign * gate.review:
+                raise ValueError(
+                    f"gates: {metric}: deploy {gate.deploy:g} must be as strict as review "
+                    f"{gate.review:g}, or stricter"
+                )
         return self
 
 
@@ -107,30 +115,36 @@ def load_suite(path: Path) -> Suite:
         UserError: Naming every fault of the files.
     """
     values = load_values(path)
+    faults = FaultList()
     config = validate(values, schema=SuiteConfig)
-    task_path = find_beside(config.task, key=("task",), values=values)
-    task = load_task(task_path)
-    allowed = METRICS[task.labels.type]
+    task_path = faults.catch(lambda: find_beside(config.task, key=("task",), values=values))
+    task = faults.catch(lambda: load_task(task_path)) if task_path else None
     for key in [("metric",), *(("gates", name) for name in config.gates)]:
         metric = config.metric if key == ("metric",) else key[1]
-        if metric not in allowed:
-            raise UserError(
+        if task is not None and metric not in list_metrics(task.labels.type, task.labels):
+            faults.add(
                 f"{values.find_origin(key)}: {'.'.join(key)}: found {metric}, but the labels of "
-                f"{task_path} are of type {task.labels.type}; allowed: {', '.join(allowed)}"
+                f"{task_path}, of type {task.labels.type}, have "
+                f"{', '.join(list_metrics(task.labels.type, task.labels))}"
             )
-    recipes = {
-        name: find_beside(variant.recipe, key=("variants", name, "recipe"), values=values)
-        for name, variant in config.variants.items()
-        if variant.recipe is not None
-    }
-    edge_cases = config.edge_cases and find_beside(
-        config.edge_cases, key=("edge_cases",), values=values
-    )
+    recipes = {}
+    for name, variant in config.variants.items():
+        if variant.recipe is not None:
+            find = partial(
+                find_beside, variant.recipe, key=("variants", name, "recipe"), values=values
+            )
+            recipes[name] = faults.catch(find)
+    edge_cases = None
+    if config.edge_cases is not None:
+        find = partial(find_beside, config.edge_cases, key=("edge_cases",), values=values)
+        edge_cases = faults.catch(find)
+    faults.raise_all()
+    assert task is not None
     config = config.model_copy(update={"task": str(task_path)})
-    return Suite(config, task, recipes, Path(edge_cases) if edge_cases else None)
+    return Suite(config, task, {n: p for n, p in recipes.items() if p is not None}, edge_cases)
 
 
-def get_default_gates(labels: ScoresConfig | ClassConfig) -> dict[str, GateConfig]:
+def get_default_gates(labels: LabelsConfig) -> dict[str, GateConfig]:
     """Return the gates that are used where a suite names none; errors scale with the range."""
     match labels:
         case ScoresConfig(range=[low, high]):
@@ -143,5 +157,10 @@ def get_default_gates(labels: ScoresConfig | ClassConfig) -> dict[str, GateConfi
             return {
                 "accuracy": GateConfig(deploy=0.80, review=0.70),
                 "f1_macro": GateConfig(deploy=0.70, review=0.60),
+            }
+        case MultilabelConfig():
+            return {
+                "f1_micro": GateConfig(deploy=0.70, review=0.60),
+                "f1_macro": GateConfig(deploy=0.60, review=0.50),
             }
     raise AssertionError(labels)

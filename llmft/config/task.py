@@ -1,18 +1,52 @@
 """The schema of a task: what is predicted, from which data."""
 
+import codecs
+import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from llmft.config.labels import ClassConfig, LabelsConfig, ScoresConfig
 from llmft.config.loading import Section, load_values, validate
+
+Split = Literal["train", "val", "test"]
 
 
 class SourceConfig(Section):
-    """One input file or glob."""
+    """One input file, glob or data set."""
 
-    path: str
-    """File or glob; `.jsonl` and `.csv` are read, by ending."""
+    path: str = Field(min_length=1)
+    """File or glob; `.jsonl`, `.csv` and `.parquet` are read, by ending. Or `hf://owner/name` on
+    the Hugging Face Hub, `hf://owner/name@revision`, `hf://FOLDER`."""
+    encoding: str = "utf-8"
+    """Encoding of JSONL and CSV files, under the name that Python has for it."""
+    split: Split | None = None
+    """Split that all rows of this source belong to, such as a given test set; other rows are
+    shared out over the splits that no source fixes."""
+    subset: str | None = None
+    """Configuration of a `hf://` data set that has several."""
+    rows: str | None = None
+    """Split of a `hf://` data set to read; without it all of them."""
+
+    @field_validator("encoding")
+    @classmethod
+    def _check_encoding(cls, encoding: str) -> str:
+        try:
+            codecs.lookup(encoding)
+            "é".encode(encoding, "replace")  # base64, idna and the like are no texts
+        except (LookupError, UnicodeError) as error:
+            raise ValueError(
+                f"found {encoding!r}, which is no text encoding of Python; for example utf-8, "
+                "latin-1, cp1252, utf-16"
+            ) from error
+        return encoding
+
+    @model_validator(mode="after")
+    def _check_hub(self) -> Self:
+        if not self.path.startswith("hf://") and (self.subset or self.rows):
+            raise ValueError("subset and rows are for hf:// sources only")
+        return self
 
 
 PREPARED_NAMES = {
@@ -30,9 +64,16 @@ class FieldsConfig(Section):
     id: str | None = None
     """Field with the row's id; without it the id is a hash of the text, with -2, -3 for repeats."""
     text: Annotated[
-        list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
+        list[str],
+        BeforeValidator(
+            lambda value: [value] if isinstance(value, str) else value,
+            json_schema_input_type=str | list[str],
+        ),
     ] = Field(default=["text"], min_length=1)
     """Field or fields that make up the article, joined by a blank line."""
+    text_pair: str | None = None
+    """Field that the model reads as a second segment behind the article, as in [CLS] article
+    [SEP] pair [SEP]; behind a blank line if the base knows no segments."""
     group: str | None = None
     """Field whose rows must stay in one split, such as the act that passages are quoted from."""
     keep: list[str] = Field(default=[])
@@ -48,53 +89,69 @@ class FieldsConfig(Section):
                     f"{name!r} cannot be among them, since prepared rows hold "
                     f"{PREPARED_NAMES[name]} under this name; rename the field in the data"
                 )
+        if self.text_pair in (*self.text, *PREPARED_NAMES):
+            raise ValueError(f"text_pair: {self.text_pair!r} is taken; name another field")
         return self
 
+    @property
+    def carried(self) -> list[str]:
+        """Fields of a source row that a prepared row holds under their own names."""
+        pair = [self.text_pair] if self.text_pair else []
+        names = dict.fromkeys([*self.text, *pair, *self.keep])
+        return [name for name in names if name not in PREPARED_NAMES]
 
-class ScoresConfig(Section):
-    """Labels that are numbers: one score per dimension."""
 
-    type: Literal["scores"]
-    """Scores on one or more dimensions."""
-    from_: str = Field(alias="from")
-    """Field that holds {dim: 7}, {dim: {score: 7}} or {dimensions: {dim: 7}}."""
-    dimensions: list[str] = Field(min_length=1)
-    """Dimensions to learn, in this order."""
-    range: list[Annotated[float, Field(ge=-1e6, le=1e6)]] = Field(
-        default=[0.0, 10.0], min_length=2, max_length=2
-    )
-    """Lowest and highest score; a row with a score outside is rejected."""
+_Values = list[str | int | float | bool]
+
+
+class FilterConfig(Section):
+    """A condition that a row has to meet, else it is left out with its reason."""
+
+    field: str
+    """Field of the source row."""
+    min: float | None = None
+    """Lowest number; a row without a number is left out."""
+    max: float | None = None
+    """Highest number; a row without a number is left out."""
+    in_: _Values | None = Field(default=None, alias="in", min_length=1)
+    """Allowed values, compared as text."""
+    not_in: _Values | None = Field(default=None, min_length=1)
+    """Refused values, compared as text."""
+    empty: bool | None = None
+    """Whether the field has to be empty or missing (true), or filled (false)."""
+    matches: str | None = None
+    """Regular expression that has to be found in the text."""
+    not_matches: str | None = None
+    """Regular expression that must not be found in the text."""
+
+    @field_validator("matches", "not_matches")
+    @classmethod
+    def _check_pattern(cls, pattern: str | None) -> str | None:
+        try:
+            re.compile(pattern or "")
+        except re.error as error:
+            raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+        return pattern
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if len(set(self.dimensions)) < len(self.dimensions):
-            raise ValueError("dimensions: a name stands twice")
-        if not self.range[0] < self.range[1]:
-            raise ValueError(f"range: the first must be below the second, found {self.range}")
+        if all(value is None for key, value in self if key != "field"):
+            raise ValueError(
+                f"a filter on {self.field!r} needs a condition: min, max, in, not_in, empty, "
+                "matches or not_matches"
+            )
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min {self.min:g} is above max {self.max:g}")
         return self
 
 
-def _write_numbers_as_text(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(k): str(v) if type(v) in (int, float) else v for k, v in value.items()}
-    return value
-
-
-class ClassConfig(Section):
-    """Labels that are one class per row."""
-
-    type: Literal["class"]
-    """One class per row."""
-    from_: str = Field(alias="from")
-    """Field that holds the class."""
-    map: Annotated[dict[str, str], BeforeValidator(_write_numbers_as_text)] | None = None
-    """Value in the data -> name of the class; a value that is not listed rejects its row.
-    Without a map the values are the names, in sorted order."""
-
-
 class CleanConfig(Section):
-    """What happens to repeated texts."""
+    """What happens to short, long and repeated texts."""
 
+    min_chars: int = Field(default=1, ge=1)
+    """A row with a shorter text is rejected."""
+    max_chars: int | None = Field(default=None, ge=1)
+    """A row with a longer text is rejected."""
     drop: Literal["none", "exact", "near"] = "exact"
     """Keep repeats, drop rows of equal text, or drop near-duplicates too (the first row stays)."""
     near_duplicates: float = Field(default=0.9, gt=0.0, le=1.0)
@@ -111,8 +168,10 @@ class SplitConfig(Section):
     """Share that chooses the checkpoint."""
     test: float = Field(default=0.1, gt=0.0, lt=1.0)
     """Share that is looked at last."""
+    by: str | None = None
+    """Field with a date or a number: the earliest rows are train, the latest test."""
     stratify: bool = True
-    """Keep classes, or quantiles of the mean score, equally frequent in every split."""
+    """Keep classes, tiers, or quantiles of the overall score equally frequent in every split."""
     seed: int = 42
     """Seed of the shuffle."""
 
@@ -125,6 +184,17 @@ class SplitConfig(Section):
         return self
 
 
+class BalanceConfig(Section):
+    """What happens to frequent and rare classes (or tiers) in train, after the split."""
+
+    reduce_majority_to: float | None = Field(default=None, ge=1.0)
+    """Leave out rows of the most frequent class until it has at most this many times the rows of
+    the second most frequent."""
+    oversample: float | None = Field(default=None, gt=0.0, le=1.0)
+    """Repeat rows of every class until it has at least this share of the rows of the most
+    frequent."""
+
+
 class TaskConfig(Section):
     """What is predicted, from which data; shared by the variants that are compared."""
 
@@ -134,19 +204,39 @@ class TaskConfig(Section):
     """Where the rows come from."""
     fields: FieldsConfig = FieldsConfig()
     """Which fields of a row are used."""
-    labels: ScoresConfig | ClassConfig = Field(discriminator="type")
+    labels: LabelsConfig = Field(discriminator="type")
     """What is to be learned."""
+    filters: list[FilterConfig] = Field(default=[])
+    """Conditions that every row has to meet, in all splits alike."""
     clean: CleanConfig = CleanConfig()
-    """What happens to repeated texts."""
+    """What happens to short, long and repeated texts."""
     split: SplitConfig = SplitConfig()
     """How rows are shared out."""
-    output: str
+    balance: BalanceConfig = BalanceConfig()
+    """What happens to frequent and rare classes in train; val and test keep what is natural."""
+    output: str = Field(min_length=1)
     """Folder for the prepared splits and their manifest."""
 
     @field_validator("name")
     @classmethod
     def _check_name(cls, name: str) -> str:
         return check_name(name)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        has_classes = isinstance(self.labels, ClassConfig) or (
+            isinstance(self.labels, ScoresConfig) and self.labels.tiers is not None
+        )
+        if self.balance != BalanceConfig() and not has_classes:
+            raise ValueError("balance: needs labels of type class, or scores with tiers")
+        if self.fixed_splits == {"train", "val", "test"} and not all(s.split for s in self.sources):
+            raise ValueError("sources: every split is fixed, so every source has to name its split")
+        return self
+
+    @property
+    def fixed_splits(self) -> set[Split]:
+        """Splits that a source fixes."""
+        return {source.split for source in self.sources if source.split is not None}
 
 
 def check_name(name: str) -> str:

@@ -1,0 +1,105 @@
+"""The part of a recipe that says what the model puts out, and how it learns it."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from llmft.config.labels import ClassConfig, LabelsConfig, MultilabelConfig, ScoresConfig
+from llmft.config.loading import Section
+
+Head = Literal["regression", "binary", "multiclass", "multilabel"]
+SELECTION_METRIC: dict[Head, str] = {
+    "regression": "mae",
+    "binary": "f1_macro",
+    "multiclass": "f1_macro",
+    "multilabel": "f1_micro",
+}
+"""Head -> validation metric that chooses the checkpoint, unless the recipe names one."""
+LOSSES: dict[Head, tuple[str, ...]] = {
+    "regression": ("mse", "mae", "huber"),
+    "binary": ("bce",),
+    "multiclass": ("cross_entropy", "focal"),
+    "multilabel": ("bce",),
+}
+"""Head -> losses that it takes, the default first."""
+
+
+class LossConfig(Section):
+    """What is minimised."""
+
+    name: Literal["mse", "mae", "huber", "cross_entropy", "focal", "bce"] | None = None
+    """regression: mse, mae, huber (in standard deviations of each dimension, quadratic below 1);
+    multiclass: cross_entropy, focal; binary and multilabel: bce. By default the head's first."""
+    dimension_weights: dict[str, Annotated[float, Field(ge=0)]] | None = None
+    """Dimension -> weight in the loss, for regression; 1 where nothing is said."""
+    class_weights: Literal["balanced"] | list[Annotated[float, Field(ge=0)]] | None = None
+    """Weight of each class in the loss, in the order of the classes, for multiclass, scaled to a
+    mean of 1 over the rows; balanced = in inverse proportion to its rows."""
+    positive_weights: Literal["balanced"] | list[Annotated[float, Field(gt=0)]] | None = None
+    """Weight of the rows to which a label applies, per label, for bce; balanced = rows without it
+    by rows with it."""
+    label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Part of the target that is spread over all classes, for cross_entropy."""
+    gamma: float = Field(default=2.0, ge=0)
+    """How strongly focal turns to the rows that are still wrong (Lin et al. 2017)."""
+    row_weights: str | None = None
+    """Field with a weight per row, to be named in `fields.keep` of the task; scaled to a mean of 1
+    over train."""
+
+    @model_validator(mode="after")
+    def _check_numbers(self) -> Self:
+        for key in ("class_weights", "dimension_weights"):
+            found = getattr(self, key)
+            numbers = list(found.values()) if isinstance(found, dict) else found
+            if isinstance(numbers, list) and not any(numbers):
+                raise ValueError(f"{key}: at least one must be above 0")
+        return self
+
+
+_LOSS_OPTIONS: dict[str, tuple[str, ...]] = {
+    "dimension_weights": ("mse", "mae", "huber"),
+    "class_weights": ("cross_entropy", "focal"),
+    "positive_weights": ("bce",),
+    "label_smoothing": ("cross_entropy",),
+    "gamma": ("focal",),
+}
+"""Option -> losses that take it."""
+
+
+class HeadConfig(Section):
+    """What the model puts out, and how it learns it."""
+
+    type: Head
+    """One number per dimension, one of two classes, one class, or any number of labels."""
+    loss: LossConfig = LossConfig()
+    """What is minimised."""
+
+    @model_validator(mode="after")
+    def _check_loss(self) -> Self:
+        allowed, found = LOSSES[self.type], self.loss.name
+        if found is not None and found not in allowed:
+            raise ValueError(
+                f"loss.name: found {found}, but a {self.type} head takes {', '.join(allowed)}"
+            )
+        default = LossConfig()  # a resolved recipe spells it out, which is no wish
+        for option, losses in _LOSS_OPTIONS.items():
+            is_wished = getattr(self.loss, option) != getattr(default, option)
+            if is_wished and self.loss_name not in losses:
+                raise ValueError(f"loss.{option}: has no effect with the loss {self.loss_name}")
+        return self
+
+    @property
+    def loss_name(self) -> str:
+        """The loss, also where the recipe leaves it to the head."""
+        return self.loss.name or LOSSES[self.type][0]
+
+
+def list_heads(labels: LabelsConfig) -> list[Head]:
+    """Return the heads that can learn a type of labels."""
+    match labels:
+        case ScoresConfig():
+            return ["regression"]
+        case ClassConfig():
+            return ["binary", "multiclass"]
+        case MultilabelConfig():
+            return ["multilabel"]
