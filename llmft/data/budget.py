@@ -10,6 +10,8 @@ from llmft.config.recipe import TokensConfig
 from llmft.data.encoding import EncodedRow, Encoder
 from llmft.errors import UserError
 
+ENOUGH_KEPT = 0.99
+"""Share of the article tokens from which on cut rows are no warning."""
 _MAX_BETWEEN_TOKENS = 64  # enough for labels such as "Title:" and "Published:"
 
 
@@ -96,18 +98,20 @@ def judge_budget(
 ) -> BudgetFindings:
     """Decide whether articles survive (D1).
 
-    A recipe is refused if its prompt leaves too little room, or the median row less than half of
-    its article. Long articles that are cut without a prompt's doing are a warning.
+    A recipe is refused if its prompt leaves too little room, or if the median row loses more than
+    half of its article to a prompt or to a budget below `min_article`. Other cuts are a warning,
+    where more than 1 % of all article tokens are lost.
     """
     refusals, warnings = judge_room(encoder, config), []
     for name, budget in budgets.items():
-        if encoder.has_prompt and budget.share_kept_median < 0.5:
+        is_squeezed = encoder.has_prompt or encoder.room < config.min_article
+        if is_squeezed and budget.share_kept_median < 0.5:
             refusals.append(
                 f"{name}: the median row keeps {budget.share_kept_median:.0%} of its article; "
                 f"prompt and tail take {budget.prompt_tokens} of tokens.max_length "
-                f"{encoder.max_length}"
+                f"{encoder.max_length}, the median article has {budget.article_tokens_median:.0f}"
             )
-        elif budget.num_cut:
+        elif budget.share_kept < ENOUGH_KEPT:
             warnings.append(
                 f"{name}: {budget.num_cut} of {budget.num_rows} articles are cut to "
                 f"{encoder.room} tokens; {budget.share_kept:.1%} of all article tokens are kept"

@@ -1,12 +1,14 @@
 """Find texts that repeat each other, in linear time.
 
 MinHash signatures (Broder 1997) are cut into bands; texts that agree on a band are candidates,
-and every candidate pair is then measured exactly, so the hashing can only ever miss a pair
-(with a chance below 0.1 % at the threshold), never invent one.
+and every candidate pair is then measured exactly, so the hashing can only ever miss a pair, never
+invent one. A single pair at the threshold is missed with a chance below 0.1 %; where many texts
+share most of their words, some more, since a text is compared with few of a crowded band.
 """
 
+import functools
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -16,8 +18,15 @@ from scipy.cluster.hierarchy import DisjointSet
 
 _NUM_HASHES = 128
 _MAX_MISS = 1e-3
+_NUM_COUNTED = 10_000  # texts whose words are kept for the next comparison
 _MAX_COMPARED = 10  # earlier members of a bucket that a text is compared with
-_WORD = re.compile(r"\w+")
+# In scripts that put no spaces between words, every letter counts as a word: Thai, Lao, Burmese,
+# Khmer, kana and Han.
+_UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf"
+    "\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+)
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
 
 
 def cluster_texts(texts: Sequence[str], *, threshold: float) -> list[int]:
@@ -38,9 +47,10 @@ def cluster_texts(texts: Sequence[str], *, threshold: float) -> list[int]:
     for index, text in enumerate(texts):
         joined.merge(first_by_text.setdefault(text, index), index)
     distinct = list(first_by_text.values())
+    count = functools.lru_cache(maxsize=_NUM_COUNTED)(lambda index: _count_words(texts[index]))
     for one, other in _find_candidates([texts[i] for i in distinct], threshold):
         a, b = distinct[one], distinct[other]
-        if joined[a] != joined[b] and measure_similarity(texts[a], texts[b]) >= threshold:
+        if joined[a] != joined[b] and _compare(count(a), count(b)) >= threshold:
             joined.merge(a, b)
     first_of_root: dict[int, int] = {}
     return [first_of_root.setdefault(joined[i], i) for i in range(len(texts))]
@@ -48,9 +58,16 @@ def cluster_texts(texts: Sequence[str], *, threshold: float) -> list[int]:
 
 def measure_similarity(one: str, other: str) -> float:
     """Return the Jaccard similarity of two texts' bags of words, in [0, 1]."""
-    a, b = Counter(_split_words(one)), Counter(_split_words(other))
-    shared = sum((a & b).values())
-    return shared / (a.total() + b.total() - shared)
+    return _compare(_count_words(one), _count_words(other))
+
+
+def _compare(one: Counter[str], other: Counter[str]) -> float:
+    shared = (one & other).total()
+    return shared / (one.total() + other.total() - shared)
+
+
+def _count_words(text: str) -> Counter[str]:
+    return Counter(_split_words(text))
 
 
 def _split_words(text: str) -> list[str]:
@@ -64,7 +81,9 @@ def _find_candidates(texts: list[str], threshold: float) -> Iterator[tuple[int, 
     for hashes_N in bands_NB.T:
         order_N = np.argsort(hashes_N, kind="stable")
         starts = np.flatnonzero(np.diff(hashes_N[order_N])) + 1
-        for bucket in np.split(order_N, starts):
+        bounds = np.concatenate([[0], starts, [len(texts)]])
+        for first in np.flatnonzero(np.diff(bounds) > 1):  # most texts are alone in their bucket
+            bucket = order_N[bounds[first] : bounds[first + 1]]
             for position in range(1, len(bucket)):
                 for earlier in bucket[max(0, position - _MAX_COMPARED) : position]:
                     yield int(earlier), int(bucket[position])
@@ -85,13 +104,10 @@ def _hash_bands(texts: list[str], size: int) -> NDArray[np.int64]:
     num_bands = _NUM_HASHES // size
     bands_NB = np.empty((len(texts), num_bands), dtype=np.int64)
     for index, text in enumerate(texts):
-        seen: defaultdict[str, int] = defaultdict(int)
-        tokens = []
-        for word in _split_words(text):
-            seen[word] += 1
-            tokens.append(f"{word} {seen[word]}")  # a repeated word is a token of its own
+        counts = Counter(_split_words(text))
         sketch = rensa.RMinHash(num_perm=_NUM_HASHES, seed=0)
-        sketch.update(tokens)
+        # A repeated word is a token of its own.
+        sketch.update([f"{word} {i}" for word, n in counts.items() for i in range(1, n + 1)])
         digest = sketch.digest()
         for band in range(num_bands):
             bands_NB[index, band] = hash(tuple(digest[band * size : (band + 1) * size]))

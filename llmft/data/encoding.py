@@ -1,22 +1,45 @@
 """From a row to token ids: parts tokenised apart and joined, and only the article cut."""
 
+import math
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+from llmft.config.recipe import TokensConfig
 from llmft.config.task import FieldsConfig
 from llmft.data.prompts import Prompt, RowText, fill_prompt, strip_fields
 from llmft.errors import UserError
+
+_HEAD_SHARE = 0.7
+_ROWS_PER_CALL = 1_000
 
 
 class EncodedRow(NamedTuple):
     """The model's input for one row."""
 
     input_ids: list[int]
-    """Special tokens, prompt, article, tail; at most `max_length` of them."""
+    """Special tokens, prompt, article, pair, tail; at most `max_length` of them."""
     num_article_tokens: int
-    """Length of the whole article."""
+    """Length of the whole article, with the text pair."""
     num_kept_tokens: int
     """How many of its tokens are in `input_ids`."""
+    pair_start: int | None = None
+    """Position at which the second segment begins, for bases that tell segments apart."""
+
+
+class Piece(NamedTuple):
+    """Neighbouring tokens of one kind."""
+
+    kind: Literal["special", "prompt", "article", "cut", "pair", "tail"]
+    """`cut` tokens are those that the model does not see."""
+    ids: list[int]
+
+
+class _Frame(NamedTuple):
+    """Special tokens around one or two sequences."""
+
+    opening: list[int]
+    between: list[int]
+    closing: list[int]
 
 
 class Encoder:
@@ -25,23 +48,50 @@ class Encoder:
     Prompt, article and tail are tokenised apart, so the prompt's tokens are the same in every
     row, whatever the article begins with. Text that spells a special token (`[SEP]`,
     `<|endoftext|>`) is encoded as plain text.
+
+    A text pair stands behind the article. It is only cut where it would take more than half of
+    the room from an article that needs it.
     """
 
     def __init__(
-        self, tokenizer: Any, *, prompt: Prompt, fields: FieldsConfig, max_length: int
+        self,
+        tokenizer: Any,
+        *,
+        prompt: Prompt,
+        fields: FieldsConfig,
+        tokens: TokensConfig,
+        has_segments: bool = False,
     ) -> None:
+        """Take the parts that all rows share.
+
+        Args:
+            tokenizer: Tokenizer of the base.
+            prompt: The prompt, or the empty one.
+            fields: Which fields make up the article.
+            tokens: The budget, and what to keep of a long article.
+            has_segments: Whether the base tells a second segment from the first.
+        """
         self._tokenizer = tokenizer
         self._prompt = prompt
         self._fields = fields
-        opening, closing = _find_special_tokens(tokenizer)
-        self._before_ids = opening + self._tokenize([prompt.before])[0]
-        self._after_ids = self._tokenize([prompt.after])[0] + closing
-        self.num_prompt_tokens = len(self._before_ids) + len(self._after_ids)
+        self._keeps_tail = tokens.article == "head_tail"
+        self._has_segments = has_segments
+        frame = _find_frame(tokenizer)
+        if fields.text_pair is None:
+            frame = frame._replace(between=[])
+        elif not frame.between:
+            frame = frame._replace(between=self._tokenize(["\n\n"])[0])
+        self._frame = frame
+        self._prompt_ids = self._tokenize([prompt.before])[0]
+        self._tail_ids = self._tokenize([prompt.after])[0]
+        self.num_special_tokens = sum(map(len, frame))
+        self.num_prompt_tokens = (
+            self.num_special_tokens + len(self._prompt_ids) + len(self._tail_ids)
+        )
         """Tokens of an input that are no article: prompt, tail and special tokens."""
         self.num_between_tokens = len(self._tokenize([strip_fields(prompt, fields=fields)])[0])
         """Tokens of the prompt between its first and last placeholder, which count as article."""
-        self.num_special_tokens = len(opening) + len(closing)
-        self.max_length = max_length
+        self.max_length = tokens.max_length
 
     @property
     def has_prompt(self) -> bool:
@@ -60,38 +110,100 @@ class Encoder:
             RowFaultError: If a row has no text or lacks a field that the prompt names.
             UserError: If the prompt leaves no room for an article.
         """
+        return [self._join(pieces) for pieces in self.dissect(rows)]
+
+    def dissect(self, rows: Sequence[dict[str, Any]]) -> list[list[Piece]]:
+        """Return the pieces of each row's input, in order, with what is cut away.
+
+        Raises:
+            RowFaultError: If a row has no text or lacks a field that the prompt names.
+            UserError: If the prompt leaves no room for an article.
+        """
         if self.room < 1:
             raise UserError(
                 f"tokens.max_length: {self.max_length} leaves no room for the article: prompt, "
                 f"tail and special tokens take {self.num_prompt_tokens}"
             )
-        articles = [fill_prompt(self._prompt, row, fields=self._fields).article for row in rows]
-        return [self._join(ids) for ids in self._tokenize(articles)]
+        texts = [self.fill(row) for row in rows]
+        articles = self._tokenize([text.article for text in texts])
+        has_pair = self._fields.text_pair is not None
+        pairs = self._tokenize([t.pair for t in texts]) if has_pair else [[] for _ in texts]
+        return [self._cut(*ids) for ids in zip(articles, pairs, strict=True)]
 
     def fill(self, row: dict[str, Any]) -> RowText:
         """Return the text of a row's parts."""
         return fill_prompt(self._prompt, row, fields=self._fields)
 
-    def _join(self, article_ids: list[int]) -> EncodedRow:
-        kept = article_ids[: self.room]
-        input_ids = self._before_ids + kept + self._after_ids
-        return EncodedRow(input_ids, len(article_ids), len(kept))
+    def _cut(self, article: list[int], pair: list[int]) -> list[Piece]:
+        opening, between, closing = self._frame
+        pair_room = max(self.room - len(article), self.room // 2)
+        room = self.room - min(len(pair), pair_room)
+        num_head = math.ceil(_HEAD_SHARE * room) if self._keeps_tail else room
+        num_tail = room - num_head
+        if len(article) <= room:
+            num_head, num_tail = len(article), 0
+        end = len(article) - num_tail
+        return [
+            Piece("special", opening),
+            Piece("prompt", self._prompt_ids),
+            Piece("article", article[:num_head]),
+            Piece("cut", article[num_head:end]),
+            Piece("article", article[end:]),
+            Piece("special", between),
+            Piece("pair", pair[:pair_room]),
+            Piece("cut", pair[pair_room:]),
+            Piece("tail", self._tail_ids),
+            Piece("special", closing),
+        ]
+
+    def _join(self, pieces: list[Piece]) -> EncodedRow:
+        input_ids: list[int] = []
+        num_whole = num_kept = 0
+        pair_start = None
+        for kind, ids in pieces:
+            if kind == "pair" and self._has_segments and self._fields.text_pair is not None:
+                pair_start = len(input_ids)
+            if kind in ("article", "pair", "cut"):
+                num_whole += len(ids)
+            if kind != "cut":
+                input_ids += ids
+                num_kept += len(ids) if kind in ("article", "pair") else 0
+        # Of a text that the tokenizer drops, a base without special tokens would see nothing.
+        return EncodedRow(
+            input_ids or [self._tokenizer.pad_token_id], num_whole, num_kept, pair_start
+        )
 
     def _tokenize(self, texts: Iterable[str]) -> list[list[int]]:
         batch = list(texts)
-        if not batch:
-            return []  # tokenizers take no empty batch
-        encoded = self._tokenizer(
-            batch, add_special_tokens=False, split_special_tokens=True, verbose=False
-        )
-        return list(encoded["input_ids"])
+        ids: list[list[int]] = []
+        for start in range(0, len(batch), _ROWS_PER_CALL):  # what a tokenizer returns is large
+            encoded = self._tokenizer(
+                batch[start : start + _ROWS_PER_CALL],
+                add_special_tokens=False,
+                split_special_tokens=True,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+                verbose=False,
+            )
+            ids += encoded["input_ids"]
+        return ids
 
 
-def _find_special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """Return the special tokens in front of and behind a single sequence."""
+def _find_frame(tokenizer: Any) -> _Frame:
+    """Return the special tokens in front of, between and behind two sequences."""
     plain = tokenizer("a", add_special_tokens=False)["input_ids"]
-    whole = tokenizer("a", add_special_tokens=True)["input_ids"]
-    for start in range(len(whole) - len(plain) + 1):
-        if whole[start : start + len(plain)] == plain:
-            return whole[:start], whole[start + len(plain) :]
-    raise UserError("this tokenizer changes the text when it adds special tokens; not supported")
+    single = tokenizer("a", add_special_tokens=True)["input_ids"]
+    double = tokenizer("a", "a", add_special_tokens=True)["input_ids"]
+    start = _find(plain, single)
+    if start is None:
+        raise UserError("this tokenizer changes the text when it adds special tokens; no support")
+    opening, closing = single[:start], single[start + len(plain) :]
+    rest = double[start + len(plain) :]
+    between = _find(plain, rest)
+    return _Frame(opening, rest[:between] if between else [], closing)
+
+
+def _find(part: list[int], whole: list[int]) -> int | None:
+    """Return where a part first stands in a list of ids."""
+    starts = range(len(whole) - len(part) + 1)
+    return next((i for i in starts if whole[i : i + len(part)] == part), None)

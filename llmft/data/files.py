@@ -1,8 +1,10 @@
 """Write files so that a killed command leaves either the old one or the new one."""
 
+import errno
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -10,6 +12,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from llmft.errors import UserError
+
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
 
 
 @contextmanager
@@ -39,6 +43,40 @@ def replace_file(path: Path) -> Iterator[IO[bytes]]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def find_staged(folder: Path) -> list[Path]:
+    """Return the temporary folders that killed commands have left."""
+    return list(folder.glob(".new.*"))
+
+
+@contextmanager
+def stage_files(folder: Path) -> Iterator[Path]:
+    """Open a temporary folder within `folder`, for files that shall take their places together.
+
+    Raises:
+        UserError: If the folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        staged = tempfile.TemporaryDirectory(dir=folder, prefix=".new.")
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written: {error.strerror}") from error
+    with staged as name:
+        yield Path(name)
+    for left in find_staged(folder):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def explain_disk(error: Exception) -> str | None:
+    """Return what an error says of the disk, such as that it is full; None if of another kind.
+
+    The libraries that write weights wrap what the system told them in errors of their own.
+    """
+    text = str(error)
+    is_system = isinstance(error, OSError) and error.errno in _DISK_ERRORS
+    is_wrapped = "os error" in text.lower() or "PytorchStreamWriter" in text
+    return text if is_system or is_wrapped else None
 
 
 def write_text(path: Path, text: str) -> None:

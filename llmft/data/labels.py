@@ -1,11 +1,37 @@
 """Turn what a row says into labels, or say why it cannot be done. Nothing is ever imputed."""
 
+import contextlib
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
-from llmft.config.task import ClassConfig, ScoresConfig
-from llmft.data.sources import RowFaultError, as_text
+import numpy as np
+from numpy.typing import NDArray
+
+from llmft.config.labels import ClassConfig, LabelsConfig, MultilabelConfig, ScoresConfig
+from llmft.data.fields import RowFaultError, as_text, is_missing, write_value
+
+Labels = dict[str, float] | str | list[str]
+"""Scores by dimension, a class, or the labels that apply: what a prepared row holds."""
+LABEL_THRESHOLD = 0.5
+"""Probability from which on one of several labels applies."""
+Floats = NDArray[np.floating[Any]]
+
+
+def parse_labels(values: dict[str, Any], config: LabelsConfig) -> Labels:
+    """Return the labels of a row.
+
+    Raises:
+        RowFaultError: If they are missing or not as the task says.
+    """
+    match config:
+        case ScoresConfig():
+            return parse_scores(values, config)
+        case ClassConfig():
+            return parse_class(values, config)
+        case MultilabelConfig():
+            return parse_multilabel(values, config)
 
 
 def parse_scores(values: dict[str, Any], config: ScoresConfig) -> dict[str, float]:
@@ -14,14 +40,13 @@ def parse_scores(values: dict[str, Any], config: ScoresConfig) -> dict[str, floa
     Raises:
         RowFaultError: If a score is missing, no number, or out of range.
     """
-    found = _get_label(values, config.from_)
+    found = values if config.from_ is None else _get_label(values, config.from_)
     if isinstance(found, str):
-        try:
-            found = json.loads(found)  # CSV cells hold objects as JSON text
-        except (ValueError, RecursionError) as error:
-            raise RowFaultError(f"label missing: {config.from_} is not an object") from error
+        found = _parse_cell(found, config)
     if isinstance(found, dict) and isinstance(found.get("dimensions"), dict):
         found = found["dimensions"]
+    if len(config.dimensions) == 1 and not isinstance(found, dict):
+        found = {config.dimensions[0]: found}
     if not isinstance(found, dict):
         raise RowFaultError(f"label missing: {config.from_} is not an object")
     return {name: _parse_score(found, name, config.range) for name in config.dimensions}
@@ -31,27 +56,98 @@ def parse_class(values: dict[str, Any], config: ClassConfig) -> str:
     """Return the name of the row's class.
 
     Raises:
-        RowFaultError: If it is missing or not in the task's map.
+        RowFaultError: If it is missing, not one of the task's, or excluded.
     """
-    found = _get_label(values, config.from_)
-    if isinstance(found, dict | list) or (isinstance(found, float) and not math.isfinite(found)):
-        raise RowFaultError(f"not a class: {config.from_} holds {_show(found)}")
-    if isinstance(found, bool):
-        found = json.dumps(found)  # as it stands in the data: true, not True
-    name = as_text(found, name=config.from_)
-    if not name:
-        raise RowFaultError(f"label missing: {config.from_}")
-    if config.map is None:
-        return name
-    if name not in config.map:
-        raise RowFaultError(f"unknown class: {name[:80]!r} is not in the map of {config.from_}")
-    return config.map[name]
+    if isinstance(config.from_, list):
+        name = _find_marked(values, config.from_, otherwise=config.otherwise)
+        name = name if name not in config.from_ else (config.map or {}).get(name, name)
+    else:
+        found = _get_label(values, config.from_)
+        if isinstance(found, dict | list) or (
+            isinstance(found, float) and not math.isfinite(found)
+        ):
+            raise RowFaultError(f"not a class: {config.from_} holds {_show(found)}")
+        name = as_text(write_value(found), name=config.from_)
+        if not name:
+            raise RowFaultError(f"label missing: {config.from_}")
+        if config.map is not None and name not in config.map:
+            raise RowFaultError(f"unknown class: {name[:80]!r} is not in the map of {config.from_}")
+        name = (config.map or {}).get(name, name)
+    if name in config.exclude:
+        raise RowFaultError(f"excluded class: {name}")
+    if config.order is not None and name not in config.order:
+        raise RowFaultError(f"unknown class: {name[:80]!r} is not in the order of the classes")
+    return name
+
+
+def parse_multilabel(values: dict[str, Any], config: MultilabelConfig) -> list[str]:
+    """Return the labels that apply to the row; there may be none.
+
+    Raises:
+        RowFaultError: If a field is missing or holds neither 0 nor 1.
+    """
+    marks = [_parse_mark(values, field) for field in config.from_]
+    return [name for name, mark in zip(config.names, marks, strict=True) if mark]
+
+
+def list_scores(rows: Sequence[dict[str, Any]], config: ScoresConfig) -> NDArray[np.float64]:
+    """Return the scores of prepared rows, shape [N, D]."""
+    return np.array([[row["labels"][name] for name in config.dimensions] for row in rows])
+
+
+def compute_overall(scores_ND: Floats, config: ScoresConfig) -> Floats:
+    """Return the overall score of each row, the weighted mean over the dimensions, shape [N]."""
+    weights = config.weights or dict.fromkeys(config.dimensions, 1.0)
+    weights_D = np.array([weights.get(name, 0.0) for name in config.dimensions])
+    return np.asarray(scores_ND @ (weights_D / weights_D.sum()))
+
+
+def assign_tiers(overall_N: Floats, config: ScoresConfig) -> NDArray[np.int64]:
+    """Return for each overall score the position of its tier, shape [N].
+
+    A prediction below the lowest bound is in the lowest tier.
+    """
+    assert config.tiers is not None
+    # Weighted means of scores such as 7, 7 and 7 may come out as 6.999999.
+    bounds = np.round(list(config.tiers.values()), 6)
+    found = np.searchsorted(bounds, np.round(overall_N, 6), side="right") - 1
+    return np.asarray(np.maximum(found, 0))
+
+
+def _find_marked(values: dict[str, Any], fields: list[str], *, otherwise: str | None) -> str:
+    """Return the one field that holds 1."""
+    marked = [field for field in fields if _parse_mark(values, field)]
+    if len(marked) > 1:
+        raise RowFaultError(f"several classes: {' and '.join(marked)} are 1")
+    if marked:
+        return marked[0]
+    if otherwise is None:
+        raise RowFaultError(f"label missing: none of {', '.join(fields)} is 1")
+    return otherwise
+
+
+def _parse_mark(values: dict[str, Any], field: str) -> bool:
+    found = _get_label(values, field)
+    text = found.strip() if isinstance(found, str) else write_value(found)
+    if text.lower() not in ("0", "1", "0.0", "1.0", "false", "true"):
+        raise RowFaultError(f"not 0 or 1: {field} holds {_show(found)}")
+    return text.lower() in ("1", "1.0", "true")
 
 
 def _show(value: Any) -> str:
     if isinstance(value, dict | list):  # may be nested too deeply to be printed
         return "an object" if isinstance(value, dict) else "a list"
     return repr(value)[:80]
+
+
+def _parse_cell(text: str, config: ScoresConfig) -> Any:
+    """Return what a cell of a CSV holds as JSON text; of a single dimension it may be a number."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        if len(config.dimensions) == 1:
+            return text
+        raise RowFaultError(f"label missing: {config.from_} is not an object") from error
 
 
 def _get_label(values: dict[str, Any], name: str) -> Any:
@@ -64,8 +160,11 @@ def _parse_score(scores: dict[str, Any], name: str, limits: list[float]) -> floa
     score = scores.get(name)
     if isinstance(score, dict):
         score = score.get("score")
-    if score is None:
+    if is_missing(score) or score == "":
         raise RowFaultError(f"label missing: {name}")
+    if isinstance(score, str):  # as a CSV has it
+        with contextlib.suppress(ValueError):
+            score = float(score)
     if isinstance(score, bool) or not isinstance(score, int | float):
         raise RowFaultError(f"not a number: {name} is {_show(score)}")
     try:

@@ -1,49 +1,54 @@
 """Turn a task's sources into splits in which nothing leaks, and account for every row."""
 
-from collections import Counter
-from collections.abc import Callable, Iterable
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from llmft import __version__
-from llmft.config.task import ClassConfig, ScoresConfig, TaskConfig
+from llmft.config.task import BalanceConfig, Split, TaskConfig
+from llmft.data.balancing import plan_balance
 from llmft.data.duplicates import cluster_texts
-from llmft.data.files import hash_file, hash_text, write_json, write_jsonl
-from llmft.data.labels import parse_class, parse_scores
-from llmft.data.sources import (
-    RowFaultError,
-    SourceRow,
-    as_text,
-    assemble_text,
-    find_files,
-    read_rows,
-    refuse_absent_fields,
+from llmft.data.fields import join_pair
+from llmft.data.files import find_staged, stage_files, write_json, write_jsonl
+from llmft.data.manifest import make_manifest
+from llmft.data.reading import Accepted, Rejection, read_task
+from llmft.data.sources import Source, find_sources
+from llmft.data.splitting import (
+    SPLITS,
+    assign_splits,
+    assign_splits_by_date,
+    find_leaks,
+    merge_units,
 )
-from llmft.data.splitting import SPLITS, assign_splits, bin_scores, merge_units
+from llmft.data.strata import find_gaps, list_strata, refuse_constant_labels
 from llmft.errors import UserError
 
-Labels = dict[str, float] | str
+Record = dict[str, Any]
+Splits = dict[Split, list[Accepted]]
 
 
-class Rejection(NamedTuple):
-    """An input row that went into no split."""
+class _Rows(NamedTuple):
+    """Rows with what ties them together, all of length N."""
 
-    source: str
-    line: int
-    id: str | None
-    reason: str
-    """`kind: detail`."""
+    accepted: list[Accepted]
+    clusters: list[int]
+    """Near-duplicates share a number."""
+    units: list[int]
+    """Near-duplicates and groups, which must not be parted, share a number."""
 
-
-class _Accepted(NamedTuple):
-    row: SourceRow
-    record: dict[str, Any]
+    def drop(self, positions: set[int] | dict[int, Any]) -> "_Rows":
+        """Return the rows without some of them."""
+        kept = [i for i in range(len(self.accepted)) if i not in positions]
+        return _Rows(
+            [self.accepted[i] for i in kept],
+            [self.clusters[i] for i in kept],
+            [self.units[i] for i in kept],
+        )
 
 
 def prepare_task(task: TaskConfig, *, report: Callable[[str], None]) -> dict[str, Any]:
-    """Read, check, clean, split and write a task's data.
+    """Read, check, clean, split, balance and write a task's data.
 
     Args:
         task: The task.
@@ -53,65 +58,56 @@ def prepare_task(task: TaskConfig, *, report: Callable[[str], None]) -> dict[str
         The manifest, as written.
 
     Raises:
-        UserError: If no usable row is left, or a split would be empty.
+        UserError: If no usable row is left, or a split or class would be empty.
     """
-    files = find_files(task.sources)
-    _check_output(Path(task.output), files)
-    accepted, rejected = _read(files, task)
+    sources = find_sources(task.sources)
+    _check_output(Path(task.output), sources)
+    accepted, rejected, warnings = read_task(sources, task, date=task.split.by)
     num_input = len(accepted) + len(rejected)
-    report(f"read {num_input} rows from {len(files)} files, {len(rejected)} of them unusable")
+    report(f"read {num_input} rows from {len(sources)} sources, {len(rejected)} of them unusable")
     if not accepted:
         raise UserError(
             f"{task.name}: none of {num_input} rows can be used; " + _summarise(rejected)
         )
 
-    refuse_absent_fields(task.fields, (a.row.values for a in accepted), where=task.name)
-    texts = [a.record["text"] for a in accepted]
-    clusters = cluster_texts(texts, threshold=task.clean.near_duplicates)
-    repeats = _find_repeats(accepted, clusters, task.clean.drop)
-    near = {
-        "threshold": task.clean.near_duplicates,
-        "num_clusters": sum(1 for n in Counter(clusters).values() if n > 1),
-        "num_rows": sum(n for n in Counter(clusters).values() if n > 1),
-        "num_dropped": len(repeats),
-    }
-    rejected += repeats.values()
-    clusters = [c for i, c in enumerate(clusters) if i not in repeats]
-    accepted = [a for i, a in enumerate(accepted) if i not in repeats]
-    report(f"{near['num_rows']} rows repeat each other; dropped {len(repeats)}")
-
-    if isinstance(task.labels, ClassConfig) and len({a.record["labels"] for a in accepted}) == 1:
-        raise UserError(
-            f"{task.name}: all {len(accepted)} usable rows are of the class "
-            f"{accepted[0].record['labels']!r}; there is nothing to learn"
-        )
-    splits = _split([a.record for a in accepted], clusters, task)
-    by_split = {
-        name: [a.record for a, s in zip(accepted, splits, strict=True) if s == name]
-        for name in SPLITS
-    }
-    empty = [name for name, rows in by_split.items() if not rows]
-    if empty:
-        raise UserError(
-            f"{task.name}: {len(accepted)} usable rows are too few, {' and '.join(empty)} would be "
-            "empty; add rows, change the shares under `split`, or look for a `group` that joins "
-            "too many rows"
-        )
-    manifest = _write(Path(task.output), task, files, by_split, rejected)
-    manifest["near_duplicates"] = near
-    write_json(Path(task.output) / "manifest.json", manifest)
-    report(", ".join(f"{name} {len(rows)}" for name, rows in by_split.items()) + " rows")
+    rows, near = _clean(accepted, task, rejected)
+    report(
+        f"{near['num_rows']} rows repeat each other; dropped {near['num_dropped']}"
+        + (f", and {near['num_leaks']} that repeat a given split" if near["num_leaks"] else "")
+    )
+    try:
+        refuse_constant_labels([a.record for a in rows.accepted], task)
+        by_split = _share_out(rows, task)
+        warnings += find_gaps(_take_records(by_split), task)
+    except UserError as error:
+        raise UserError(f"{error}" + (f"; {_summarise(rejected)}" if rejected else "")) from error
+    num_repeated = _balance(by_split, task, rejected)
+    with stage_files(Path(task.output)) as staged:
+        manifest = _write(staged, task, sources, by_split, rejected, num_repeated)
+        manifest |= {"near_duplicates": near, "warnings": warnings}
+        write_json(staged / "manifest.json", manifest)
+        _put_in_place(staged, Path(task.output))
+    report(", ".join(f"{name} {len(found)}" for name, found in by_split.items()) + " rows")
+    for warning in warnings:
+        report(f"warning: {warning}")
     return manifest
 
 
-def _check_output(output: Path, files: list[Path]) -> None:
+def _check_output(output: Path, sources: list[Source]) -> None:
     try:
         nearest = next(path for path in (output, *output.parents) if path.exists())
     except OSError as error:
         raise UserError(f"output: {output} cannot be used: {error.strerror}") from error
     if not nearest.is_dir():
         raise UserError(f"output: {nearest} is a file; name a folder")
-    for path in files:
+    names = [f"{name}.jsonl" for name in (*SPLITS, "rejected")]
+    strange = [name for name in names if (output / name).exists()]
+    if strange and not (output / "manifest.json").exists() and not find_staged(output):
+        raise UserError(
+            f"output: {output / strange[0]} is there, but was not written by `llmft prepare`; name "
+            "another folder, or move the file away"
+        )
+    for path in (Path(source.path) for source in sources if not source.is_hub):
         if path.resolve().parent == output.resolve() and path.stem in (*SPLITS, "rejected"):
             raise UserError(
                 f"sources: {path} is what `llmft prepare` writes; choose another folder for "
@@ -119,159 +115,149 @@ def _check_output(output: Path, files: list[Path]) -> None:
             )
 
 
-def read_labelled(task: TaskConfig) -> tuple[list[dict[str, Any]], list[Rejection]]:
-    """Read a task's sources as prepared rows, without cleaning or splitting them."""
-    accepted, rejected = _read(find_files(task.sources), task)
-    return [a.record for a in accepted], rejected
+def _clean(
+    accepted: list[Accepted], task: TaskConfig, rejected: list[Rejection]
+) -> tuple[_Rows, dict[str, Any]]:
+    """Drop repeats and what would leak into a given split; return what was found."""
+    texts = [join_pair(a.record, task.fields) for a in accepted]
+    clusters = alike = cluster_texts(texts, threshold=task.clean.near_duplicates)
+    if task.fields.text_pair is not None:  # an article with several pairs stays in one split
+        articles = [a.record["text"] for a in accepted]
+        alike = cluster_texts(articles, threshold=task.clean.near_duplicates)
+    units = merge_units(clusters, alike, [a.record.get("group") for a in accepted])
+    rows = _Rows(accepted, clusters, units)
+    leaks = find_leaks(units, [a.source.split for a in accepted])
+    for position, leak in leaks.items():
+        twin = accepted[leak.twin].record["id"]
+        reason = f"leak: repeats row {twin!r} of the given {leak.split} split, or shares its group"
+        rejected.append(accepted[position].reject(reason))
+    rows = rows.drop(leaks)
+    repeats = _find_repeats(rows, task)
+    rejected += repeats.values()
+    sizes = Counter(clusters)
+    near = {
+        "threshold": task.clean.near_duplicates,
+        "num_clusters": sum(1 for n in sizes.values() if n > 1),
+        "num_rows": sum(n for n in sizes.values() if n > 1),
+        "num_dropped": len(repeats),
+        "num_leaks": len(leaks),
+    }
+    return rows.drop(repeats), near
 
 
-def _read(files: Iterable[Path], task: TaskConfig) -> tuple[list[_Accepted], list[Rejection]]:
-    accepted: list[_Accepted] = []
-    rejected: list[Rejection] = []
-    seen: Counter[str] = Counter()
-    for path in files:
-        for row in read_rows(path):
-            row_id = None
-            try:
-                row_id = _read_id(row, task)
-                record = _make_record(row, task)
-            except RowFaultError as fault:
-                rejected.append(Rejection(row.source, row.line, row_id, str(fault)))
-                continue
-            row_id = row_id or hash_text(record["text"])[:16]
-            seen[row_id] += 1
-            if seen[row_id] > 1:
-                if task.fields.id is not None:
-                    reason = f"repeated id: {row_id!r} stands in an earlier row"
-                    rejected.append(Rejection(row.source, row.line, row_id, reason))
-                    continue
-                row_id = f"{row_id}-{seen[row_id]}"
-            accepted.append(_Accepted(row, {"id": row_id, **record}))
-    return accepted, rejected
-
-
-def _read_id(row: SourceRow, task: TaskConfig) -> str | None:
-    if row.fault is not None:
-        raise RowFaultError(row.fault)
-    if task.fields.id is None:
-        return None
-    row_id = as_text(row.values.get(task.fields.id), name=task.fields.id)
-    if not row_id:
-        raise RowFaultError(f"id missing: {task.fields.id}")
-    return row_id
-
-
-def _make_record(row: SourceRow, task: TaskConfig) -> dict[str, Any]:
-    fields, labels = task.fields, task.labels
-    record: dict[str, Any] = {"text": assemble_text(row.values, fields)}
-    match labels:
-        case ScoresConfig():
-            record["labels"] = parse_scores(row.values, labels)
-        case ClassConfig():
-            record["labels"] = parse_class(row.values, labels)
-    for name in (*fields.text, *fields.keep):
-        if name not in ("id", "text", "labels", "group"):
-            record[name] = as_text(row.values.get(name), name=name)
-    if fields.group is not None:
-        record["group"] = as_text(row.values.get(fields.group), name=fields.group) or None
-    return record
-
-
-def _find_repeats(
-    accepted: list[_Accepted], clusters: list[int], drop: str
-) -> dict[int, Rejection]:
+def _find_repeats(rows: _Rows, task: TaskConfig) -> dict[int, Rejection]:
     """Return for each row to drop why it repeats an earlier one."""
-    if drop == "none":
+    if task.clean.drop == "none":
         return {}
-    texts = [a.record["text"] for a in accepted]
-    keys: list[Any] = clusters if drop == "near" else texts
+    texts = [join_pair(a.record, task.fields) for a in rows.accepted]
+    keys: Sequence[Any] = rows.clusters if task.clean.drop == "near" else texts
     first: dict[Any, int] = {}
     repeats = {}
     for index, key in enumerate(keys):
         kept = first.setdefault(key, index)
         if kept != index:
             kind = "same text" if texts[kept] == texts[index] else "near-duplicate"
-            row, record = accepted[index]
-            reason = f"{kind}: as in row {accepted[kept].record['id']!r}"
-            repeats[index] = Rejection(row.source, row.line, record["id"], reason)
+            one, other = rows.accepted[kept].record, rows.accepted[index].record
+            kind += "" if one["labels"] == other["labels"] else " with other labels"
+            reason = f"{kind}: as in row {one['id']!r}"
+            repeats[index] = rows.accepted[index].reject(reason)
     return repeats
 
 
-def _split(records: list[dict[str, Any]], clusters: list[int], task: TaskConfig) -> list[str]:
-    units = merge_units(clusters, [r.get("group") for r in records])
-    labels = [r["labels"] for r in records]
-    strata: list[Any] = labels
-    if isinstance(task.labels, ScoresConfig):
-        strata = list(bin_scores(np.array([np.mean(list(v.values())) for v in labels])))
-    return assign_splits(units, strata=strata, config=task.split)
+def _share_out(rows: _Rows, task: TaskConfig) -> Splits:
+    """Return the rows of each split; what a source fixes stays as it is."""
+    given = [a.source.split for a in rows.accepted]
+    free = rows.drop({i for i, split in enumerate(given) if split is not None})
+    by_split: Splits = {
+        name: [a for a in rows.accepted if a.source.split == name] for name in SPLITS
+    }
+    if free.accepted:
+        splits = [name for name in SPLITS if name not in task.fixed_splits]
+        if task.split.by is not None:
+            dates = _list_dates(free.accepted, task)
+            found = assign_splits_by_date(free.units, dates=dates, config=task.split, splits=splits)
+        else:
+            strata = list_strata([a.record for a in free.accepted], task)
+            found = assign_splits(free.units, strata=strata, config=task.split, splits=splits)
+        for row, name in zip(free.accepted, found, strict=True):
+            by_split[name].append(row)
+    empty = [name for name, found_rows in by_split.items() if not found_rows]
+    if empty:
+        raise UserError(
+            f"{task.name}: {len(rows.accepted)} usable rows, of which "
+            f"{len(set(rows.units))} can be parted from each other, are too few: "
+            f"{' and '.join(empty)} would be empty; add rows, change the shares under `split`, "
+            "look for a `group` that joins too many rows, or leave `split` away at a source"
+        )
+    return by_split
+
+
+def _list_dates(accepted: list[Accepted], task: TaskConfig) -> list[float]:
+    found = [a.date for a in accepted if a.date is not None]
+    kinds = Counter(kind for kind, _ in found)
+    if len(kinds) > 1:
+        raise UserError(
+            f"{task.name}: split.by: {task.split.by} holds {kinds['date']} dates and "
+            f"{kinds['number']} plain numbers, which cannot be put in one order; mend the data"
+        )
+    return [value for _, value in found]
+
+
+def _balance(by_split: Splits, task: TaskConfig, rejected: list[Rejection]) -> int:
+    """Balance train in place; return how many rows stand in it once more."""
+    train = by_split["train"]
+    if task.balance == BalanceConfig():
+        return 0
+    classes = list_strata([a.record for a in train], task)
+    plan = plan_balance(classes, config=task.balance, seed=task.split.seed)
+    rejected += [
+        train[i].reject("balanced: left out of the majority") for i in sorted(plan.left_out)
+    ]
+    ids = {a.record["id"] for found in by_split.values() for a in found}
+    numbers: defaultdict[int, Iterator[int]] = defaultdict(lambda: itertools.count(2))
+    repeated = []
+    for position in plan.repeated:
+        row = train[position]
+        names = (f"{row.record['id']}+{number}" for number in numbers[position])
+        row_id = next(name for name in names if name not in ids)
+        repeated.append(row._replace(record={**row.record, "id": row_id}))
+    kept = [row for i, row in enumerate(train) if i not in plan.left_out]
+    by_split["train"] = kept + repeated
+    return len(repeated)
 
 
 def _write(
-    output: Path,
+    folder: Path,
     task: TaskConfig,
-    files: list[Path],
-    by_split: dict[str, list[dict[str, Any]]],
+    sources: list[Source],
+    by_split: Splits,
     rejected: list[Rejection],
+    num_repeated: int,
 ) -> dict[str, Any]:
-    """Write rows and rejections; return the manifest, which is to be written last."""
+    """Write rows and rejections; return the manifest."""
+    records = _take_records(by_split)
+    for name, rows in records.items():
+        write_jsonl(folder / f"{name}.jsonl", rows)
+    write_jsonl(folder / "rejected.jsonl", (r._asdict() for r in rejected))
+    dates = {name: [a.date for a in found] for name, found in by_split.items()}
+    return make_manifest(task, sources, records, rejected, dates, num_repeated, folder)
+
+
+def _put_in_place(staged: Path, output: Path) -> None:
+    """Move the files over older ones; in between there is no manifest, so no prepared data."""
+    place = output
     try:
-        (output / "manifest.json").unlink(missing_ok=True)  # no manifest, no prepared data
+        (output / "manifest.json").unlink(missing_ok=True)
+        for name in (*SPLITS, "rejected"):
+            place = output / f"{name}.jsonl"
+            (staged / place.name).replace(place)
+        (staged / "manifest.json").replace(output / "manifest.json")
     except OSError as error:
-        raise UserError(f"{output}: cannot be written: {error.strerror}") from error
-    for name, rows in by_split.items():
-        write_jsonl(output / f"{name}.jsonl", rows)
-    write_jsonl(output / "rejected.jsonl", (r._asdict() for r in rejected))
-    hashes = {name: hash_file(output / f"{name}.jsonl") for name in SPLITS}
-    counts = {name: len(rows) for name, rows in by_split.items()}
-    kinds = Counter(r.reason.partition(":")[0] for r in rejected)
-    classes = None
-    if isinstance(task.labels, ClassConfig):
-        found = {row["labels"] for rows in by_split.values() for row in rows}
-        named = list(dict.fromkeys(task.labels.map.values())) if task.labels.map else sorted(found)
-        classes = [name for name in named if name in found]
-    return {
-        "llmft_version": __version__,
-        "fingerprint": hash_text("\n".join([*hashes.values(), *_name_outputs(task, classes)])),
-        "files": hashes,
-        "task": task.model_dump(mode="json", by_alias=True),
-        "sources": {str(path): hash_file(path) for path in files},
-        "counts": {"input": sum(counts.values()) + len(rejected), **counts}
-        | {"rejected": len(rejected)},
-        "rejected": dict(kinds.most_common()),
-        "classes": classes,
-        "label_stats": {name: _describe_labels(rows) for name, rows in by_split.items()},
-        "split": {
-            **task.split.model_dump(),
-            "group": task.fields.group,
-            "by": "class" if classes else "quantile of the mean score",
-        },
-    }
+        raise UserError(f"{place}: cannot be written: {error.strerror}") from error
 
 
-def _name_outputs(task: TaskConfig, classes: list[str] | None) -> list[str]:
-    """Return what a model's outputs stand for, in order: part of what the data is."""
-    match task.labels:
-        case ScoresConfig(dimensions=names):
-            return names
-        case ClassConfig():
-            return classes or []
-
-
-def _describe_labels(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    labels = [row["labels"] for row in rows]
-    if isinstance(labels[0], str):
-        return dict(sorted(Counter(labels).items()))
-    described = {}
-    for name in labels[0]:
-        scores = np.array([label[name] for label in labels])
-        described[name] = {
-            "mean": round(float(scores.mean()), 4),
-            "sd": round(float(scores.std()), 4),
-            "median": round(float(np.median(scores)), 4),
-            "min": float(scores.min()),
-            "max": float(scores.max()),
-        }
-    return described
+def _take_records(by_split: Splits) -> dict[Split, list[Record]]:
+    return {name: [a.record for a in found] for name, found in by_split.items()}
 
 
 def _summarise(rejected: list[Rejection]) -> str:

@@ -4,12 +4,13 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llmft.config.task import ClassConfig, ScoresConfig, TaskConfig
+from llmft.config.metrics import list_metrics
+from llmft.config.task import TaskConfig
 from llmft.data.files import hash_file, read_json
 from llmft.errors import UserError
 
 Row = dict[str, Any]
-_MANIFEST_KEYS = {"fingerprint", "files", "counts", "classes"}
+_MANIFEST_KEYS = {"fingerprint", "files", "counts", "label_names"}
 
 
 class PreparedData(NamedTuple):
@@ -18,12 +19,26 @@ class PreparedData(NamedTuple):
     task: TaskConfig
     manifest: dict[str, Any]
     label_names: list[str]
-    """Dimensions or classes, in the order of the model's outputs."""
+    """Dimensions, classes or labels, in the order of the model's outputs."""
 
     @property
     def fingerprint(self) -> str:
         """Hash of all rows of all splits."""
         return str(self.manifest["fingerprint"])
+
+    def refuse_metric(self, metric: str, *, key: str) -> None:
+        """Stop if a metric has no meaning for these labels, such as the top 3 of 3 classes.
+
+        Raises:
+            UserError: With the metrics that have one.
+        """
+        labels = self.task.labels
+        allowed = list_metrics(labels.type, labels, num_outputs=len(self.label_names))
+        if metric not in allowed:
+            raise UserError(
+                f"{key}: {metric} has no meaning for the {len(self.label_names)} labels of "
+                f"{self.task.output}; allowed: {', '.join(allowed)}"
+            )
 
     def find_changed_sources(self) -> list[str]:
         """Return the sources that are no longer what was prepared; absent ones do not count."""
@@ -74,11 +89,7 @@ def open_prepared(
             f"{path}: prepared from another version of the task (changed: "
             f"{', '.join(changed)}); {mend}"
         )
-    match task.labels:
-        case ScoresConfig(dimensions=names):
-            return PreparedData(task, manifest, list(names))
-        case ClassConfig():
-            return PreparedData(task, manifest, list(manifest["classes"]))
+    return PreparedData(task, manifest, list(manifest["label_names"]))
 
 
 def _dump(task: TaskConfig) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llmft.config.task import FieldsConfig
-from llmft.data.sources import RowFaultError, as_text, assemble_text
+from llmft.data.fields import RowFaultError, as_text, assemble_text
 from llmft.errors import UserError
 
 _BRACED_NAME = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -34,6 +34,8 @@ class RowText(NamedTuple):
 
     before: str
     article: str
+    pair: str
+    """The second segment; empty if the task has none."""
     after: str
 
 
@@ -104,7 +106,12 @@ def fill_prompt(prompt: Prompt, row: dict[str, Any], *, fields: FieldsConfig) ->
         return as_text(row[name], name=name)
 
     article = _match_placeholders(fields).sub(look_up, prompt.article)
-    return RowText(prompt.before, article, prompt.after)
+    pair = ""
+    if fields.text_pair is not None:
+        pair = as_text(row.get(fields.text_pair), name=fields.text_pair)
+        if not pair:
+            raise RowFaultError(f"empty text: nothing in {fields.text_pair}")
+    return RowText(prompt.before, article, pair, prompt.after)
 
 
 def strip_fields(prompt: Prompt, *, fields: FieldsConfig) -> str:

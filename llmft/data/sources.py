@@ -1,181 +1,159 @@
-"""Read rows from files, one at a time, each with the line that it stood on."""
+"""Read rows from files and data sets, one at a time, each with the line that it stood on."""
 
 import csv
-import difflib
 import glob
 import json
-import math
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llmft.config.task import FieldsConfig, SourceConfig
+from llmft.config.loading import FaultList
+from llmft.config.task import SourceConfig, Split
+from llmft.data.columnar import HUB, hash_hub, read_hub, read_parquet
+from llmft.data.encodings import check_encoding
+from llmft.data.files import hash_file
+from llmft.data.splitting import rank_given
 from llmft.errors import UserError
 
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a long article is no error
 
 
+class Source(NamedTuple):
+    """One file or data set."""
+
+    path: str
+    """Path of the file, or `hf://owner/name@revision`."""
+    encoding: str = "utf-8"
+    split: Split | None = None
+    """Split that all of its rows belong to."""
+    subset: str | None = None
+    rows: str | None = None
+    """Configuration and split of a data set."""
+
+    @property
+    def name(self) -> str:
+        """What manifests and messages call it; each split of a data set has a name of its own."""
+        return " ".join(filter(None, (self.path, self.subset, self.rows)))
+
+    @property
+    def is_hub(self) -> bool:
+        """Whether it is a data set, and no file."""
+        return self.path.startswith(HUB)
+
+    def compute_hash(self) -> str:
+        """Return the SHA-256 of what it holds."""
+        if self.is_hub:
+            return hash_hub(self.path, subset=self.subset, rows=self.rows)
+        return hash_file(Path(self.path))
+
+
 class SourceRow(NamedTuple):
     """One row as it was found."""
 
-    source: str
-    """Path of the file."""
+    source: Source
     line: int
-    """Line on which the row starts, counted from 1."""
+    """Line on which the row starts, or number of the row in a table; counted from 1."""
     values: dict[str, Any]
     """Empty if the row is broken."""
     fault: str | None
     """Why the row cannot be used, or None."""
 
 
-class RowFaultError(ValueError):
-    """A row that cannot be used; the message is `kind: detail`."""
+def find_sources(configs: list[SourceConfig]) -> list[Source]:
+    """Return the files and data sets of all sources, each once, in a stable order.
 
-
-def find_files(sources: list[SourceConfig]) -> list[Path]:
-    """Return the files of all sources, each once, in a stable order.
+    Sources of a given test split come first, then those of val and of train.
 
     Raises:
-        UserError: If a glob matches nothing or a file has an unknown ending.
+        UserError: If a glob matches nothing, a file has an unknown ending, or two sources that
+            name the same file say different things of it.
     """
-    paths: dict[Path, None] = {}
-    for source in sources:
-        matches = sorted(glob.glob(source.path, recursive=True))  # noqa: PTH207 - absolute globs
-        if not matches:  # a name may hold brackets that are no glob
-            matches = glob.glob(glob.escape(source.path))  # noqa: PTH207
-        if not matches:
-            raise UserError(
-                f"sources: {source.path!r} matches no file below {Path.cwd()}; mend the path, "
-                "which is relative to the folder that the command runs in"
-            )
-        for match in matches:
-            path = Path(match)
-            if path.suffix not in (".jsonl", ".csv"):
-                raise UserError(f"sources: {path}: unknown ending; allowed: .jsonl, .csv")
-            if not path.is_file():
-                raise UserError(f"sources: {path}: is no file; name the files in it, or a glob")
-            paths[path] = None
-    return list(paths)
+    found: dict[str, Source] = {}
+    faults = FaultList()
+    for config in configs:
+        match = partial(_match_files, config)
+        paths = [config.path] if config.path.startswith(HUB) else faults.catch(match)
+        for path in paths or []:
+            source = Source(path, config.encoding, config.split, config.subset, config.rows)
+            if found.setdefault(source.name, source) != source:
+                faults.add(
+                    f"sources: {path} is named twice, with another split or encoding; name it once"
+                )
+    faults.raise_all()
+    # Of rows with the same id the first stays, so a given test set is read before the others.
+    return sorted(found.values(), key=lambda source: rank_given(source.split), reverse=True)
 
 
-def read_rows(path: Path) -> Iterator[SourceRow]:
-    """Read a .jsonl or .csv file.
+def read_rows(source: Source) -> Iterator[SourceRow]:
+    """Read a source.
 
     Raises:
-        UserError: If the file cannot be read or is not UTF-8.
+        UserError: If it cannot be read or is in another encoding.
     """
-    reader = _read_csv if path.suffix == ".csv" else _read_jsonl
+    if source.is_hub:
+        rows = read_hub(source.path, subset=source.subset, rows=source.rows)
+        yield from _number_rows(rows, source)
+        return
+    path = Path(source.path)
     try:
-        with path.open("rb") as probe:
-            _check_encoding(probe, path)
-        yield from reader(path)
+        match path.suffix.lower():
+            case ".parquet":
+                yield from _number_rows(read_parquet(path), source)
+            case ".csv":
+                yield from _read_csv(path, source, check_encoding(path, source.encoding))
+            case _:
+                yield from _read_jsonl(path, source, check_encoding(path, source.encoding))
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def assemble_text(values: dict[str, Any], fields: FieldsConfig) -> str:
-    """Join the text fields of a row by a blank line.
-
-    A row that lacks all of them but has a prepared `text` gives that.
-
-    Raises:
-        RowFaultError: If a field is no text, or nothing is left.
-    """
-    names = fields.text
-    if "text" in values and not any(name in values for name in names):
-        names = ["text"]
-    parts = [as_text(values.get(name), name=name) for name in names]
-    text = "\n\n".join(part for part in parts if part)
-    if not text:
-        raise RowFaultError(f"empty text: nothing in {', '.join(names)}")
-    return text
-
-
-def refuse_absent_fields(
-    fields: FieldsConfig, rows: Iterable[dict[str, Any]], *, where: str, prepared: bool = False
-) -> None:
-    """Stop if a field that is named stands in no row at all: it is most likely misspelt.
-
-    Args:
-        fields: The fields.
-        rows: Rows as they were found.
-        where: What the message begins with.
-        prepared: Whether rows may hold a prepared `text` in place of the text fields.
-
-    Raises:
-        UserError: Naming the first such field, and the fields that there are.
-    """
-    found: dict[str, None] = {}
-    for row in rows:
-        found |= dict.fromkeys(row)
-    wanted = [] if prepared and "text" in found else list(fields.text)
-    if not prepared:
-        wanted += [*fields.keep, *([fields.group] if fields.group else [])]
-    for name in wanted:
-        if found and name not in found:
-            near = difflib.get_close_matches(name, list(found), n=1)
-            hint = f" Did you mean `{near[0]}`?" if near else ""
-            raise UserError(
-                f"{where}: no row has the field {name!r}.{hint} Fields found: {', '.join(found)}"
-            )
+def _match_files(config: SourceConfig) -> list[str]:
+    matches = sorted(glob.glob(config.path, recursive=True))  # noqa: PTH207 - absolute globs
+    if not matches:  # a name may hold brackets that are no glob
+        matches = glob.glob(glob.escape(config.path))  # noqa: PTH207
+    if not matches:
+        raise UserError(
+            f"sources: {config.path!r} matches no file below {Path.cwd()}; mend the path, "
+            "which is relative to the folder that the command runs in"
+        )
+    paths = [Path(match) for match in matches]
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f"sources: {path}: is no file; name the files in it, or a glob")
+        if path.suffix.lower() not in (".jsonl", ".csv", ".parquet"):
+            raise UserError(f"sources: {path}: unknown ending; allowed: .jsonl, .csv, .parquet")
+        if path.suffix.lower() == ".parquet" and config.encoding != "utf-8":
+            raise UserError(f"sources: {path}: a Parquet file has no encoding; remove the key")
+    return [str(path) for path in paths]
 
 
-def as_text(value: Any, *, name: str) -> str:
-    """Return a field's value as stripped text.
-
-    Raises:
-        RowFaultError: If the value is a list or object, or not valid Unicode text.
-    """
-    if value is None or (isinstance(value, float) and math.isnan(value)):  # as tables say it
-        return ""
-    if isinstance(value, bytes):
-        raise RowFaultError(f"not text: {name} holds bytes")
-    if isinstance(value, dict | list):
-        raise RowFaultError(f"not text: {name} holds a {type(value).__name__}")
-    text = str(value).strip()
-    if "\0" in text:
-        raise RowFaultError(f"not text: {name} holds NUL bytes")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise RowFaultError(f"not text: {name} holds half a surrogate pair") from error
-    return text
+def _number_rows(rows: Iterator[dict[str, Any]], source: Source) -> Iterator[SourceRow]:
+    for number, values in enumerate(rows, start=1):
+        yield SourceRow(source, number, values, None)
 
 
-def _check_encoding(file: Any, path: Path) -> None:
-    for number, line in enumerate(file, start=1):
-        try:
-            line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"{path}:{number}: not UTF-8 (byte {line[error.start]:#04x} at column "
-                f"{error.start + 1}; the file may be Latin-1); convert it to UTF-8, for example "
-                f"with `iconv -f latin1 -t utf-8`"
-            ) from error
-
-
-def _read_jsonl(path: Path) -> Iterator[SourceRow]:
-    with path.open(encoding="utf-8-sig") as file:
+def _read_jsonl(path: Path, source: Source, codec: str) -> Iterator[SourceRow]:
+    with path.open(encoding=codec) as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
             try:
                 values = json.loads(line)
             except (ValueError, RecursionError) as error:
-                yield SourceRow(str(path), number, {}, f"broken JSON: {error}")
+                yield SourceRow(source, number, {}, f"broken JSON: {error}")
                 continue
             if isinstance(values, dict):
-                yield SourceRow(str(path), number, values, None)
+                yield SourceRow(source, number, values, None)
             else:
                 found = type(values).__name__
-                yield SourceRow(
-                    str(path), number, {}, f"broken JSON: expected an object, found a {found}"
-                )
+                fault = f"broken JSON: expected an object, found a {found}"
+                yield SourceRow(source, number, {}, fault)
 
 
-def _read_csv(path: Path) -> Iterator[SourceRow]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
+def _read_csv(path: Path, source: Source, codec: str) -> Iterator[SourceRow]:
+    with path.open(encoding=codec, newline="") as file:
         reader = csv.reader(file, strict=True)
         start = 1
         try:
@@ -188,7 +166,7 @@ def _read_csv(path: Path) -> Iterator[SourceRow]:
                     if len(cells) != len(header):
                         fault = f"broken CSV: {len(cells)} cells, the header has {len(header)}"
                     values = {} if fault else dict(zip(header, cells, strict=True))
-                    yield SourceRow(str(path), start, values, fault)
+                    yield SourceRow(source, start, values, fault)
                 start = reader.line_num + 1
         except csv.Error as error:
             raise UserError(
@@ -200,5 +178,11 @@ def _read_csv(path: Path) -> Iterator[SourceRow]:
 def _check_header(header: list[str], path: Path) -> None:
     if not header:
         raise UserError(f"{path}:1: no header; the first line of a CSV names its columns")
-    if len(set(header)) < len(header):
-        raise UserError(f"{path}:1: a column stands twice in the header; rename one")
+    repeated = [name for name in header if header.count(name) > 1]
+    if repeated:
+        raise UserError(f"{path}:1: the column {repeated[0]!r} stands twice; rename one")
+    separator = next((mark for mark in (";", "\t") if len(header) == 1 and mark in header[0]), None)
+    if separator is not None:
+        raise UserError(
+            f"{path}:1: the columns are separated by {separator!r}; save the file with commas"
+        )

@@ -14,6 +14,13 @@ labels: {type: scores, from: scores, dimensions: [risk, calm], range: [0, 10]}
 output: prepared
 """
 
+MULTILABEL_TASK = """\
+name: topics
+sources: [{path: rows.jsonl}]
+labels: {type: multilabel, from: [sport, music]}
+output: prepared
+"""
+
 RECIPE = """\
 name: arm
 task: task.yaml

@@ -50,21 +50,27 @@ def test_all_faults_of_a_file_come_at_once(write, capsys: pytest.CaptureFixture[
 
 def test_the_allowed_keys_are_those_of_the_chosen_type_of_labels(write) -> None:
     message = complain(write("task.yaml", CLASS_TASK.replace("mood}", "mood, range: [0, 1]}")))
-    assert "task.yaml:3: labels.range: unknown key. Allowed: type, from, map" in message
+    assert "task.yaml:3: labels.range: unknown key. Allowed: type, from, otherwise, map" in message
 
 
 def test_a_key_that_is_called_like_the_type_is_still_found(write) -> None:
     message = complain(write("task.yaml", CLASS_TASK.replace("from: mood", "class: mood")))
     assert "labels.from: missing" in message
-    assert "labels.class: unknown key. Allowed: type, from, map" in message
+    assert "labels.class: unknown key. Allowed: type, from, otherwise, map" in message
 
 
 @pytest.mark.parametrize(
     ("labels", "complaint"),
     [
         ("{from: mood}", "labels.type: missing; it must be given"),
-        ("{type: clas, from: mood}", "labels.type: found 'clas', allowed: scores, class. Did you"),
-        ("{type: [class], from: mood}", "labels.type: found ['class'], allowed: scores, class."),
+        (
+            "{type: clas, from: mood}",
+            "labels.type: found 'clas', allowed: scores, class, multilabel. Did",
+        ),
+        (
+            "{type: [class], from: mood}",
+            "labels.type: found ['class'], allowed: scores, class, mul",
+        ),
         ("mood", "labels: found 'mood', but expected keys and values"),
         ("", "labels: found None, but expected keys and values"),
     ],

@@ -6,8 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from llmft.cli import main
+from llmft.config.labels import ClassConfig, ScoresConfig
 from llmft.config.suite import SuiteConfig, get_default_gates, load_suite
-from llmft.config.task import ClassConfig, ScoresConfig
 from llmft.errors import UserError
 from tests.config.examples import CLASS_TASK, RECIPE, SCORES_TASK, SUITE
 
@@ -65,10 +65,10 @@ def test_variants_that_make_no_sense(write, variants: str, complaint: str) -> No
         (
             CLASS_TASK,
             {},
-            "suite.yaml:4: metric: found mae, but the labels of task.yaml are of type class; "
-            "allowed: accuracy, f1_macro",
+            "suite.yaml:4: metric: found mae, but the labels of task.yaml, of type class, have "
+            "accuracy, balanced_accuracy, f1_macro",
         ),
-        (SCORES_TASK, {"metric: mae": "metric: f1_macro"}, "allowed: mae, rmse, skill"),
+        (SCORES_TASK, {"metric: mae": "metric: f1_macro"}, "of type scores, have mae, rmse, r2"),
         (SCORES_TASK, {"metric: mae": "metric: mea"}, "metric: found 'mea', allowed: mae, rmse"),
         (
             SCORES_TASK,

@@ -84,11 +84,13 @@ def prepare(workspace: Path, capsys: pytest.CaptureFixture[str]) -> Callable[...
     def run(
         rows: list[Row | str] | None = None, *overrides: str, labels: str = CLASS_LABELS,
         fields: str = "{id: id, text: text}", source: str = "rows.jsonl", output: str = "out",
+        sources: str | None = None,
     ) -> Outcome:  # fmt: skip
         if rows is not None:
             write_rows(Path("rows.jsonl"), rows)
+        sources = sources or f"[{{path: '{source}'}}]"
         Path("task.yaml").write_text(
-            f"name: news\nsources: [{{path: '{source}'}}]\nfields: {fields}\nlabels: {labels}\n"
+            f"name: news\nsources: {sources}\nfields: {fields}\nlabels: {labels}\n"
             f"output: '{output}'\n",
             encoding="utf-8",
         )

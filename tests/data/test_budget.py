@@ -32,7 +32,7 @@ def open_encoder(tiny_bert: Path):
             load_tokenizer(BaseConfig(model=str(tiny_bert))),
             prompt=split_prompt(prompt, fields=FieldsConfig()),
             fields=FieldsConfig(),
-            max_length=max_length,
+            tokens=TokensConfig(max_length=max_length),
         )
 
     return open_one
@@ -93,7 +93,7 @@ def test_d1_a_median_row_that_keeps_less_than_half_is_refused(open_encoder) -> N
 
 
 def test_without_a_prompt_long_articles_are_a_warning(open_encoder) -> None:
-    findings = judge(open_encoder("{text}"), *["bank " * 40] * 3)
+    findings = judge(open_encoder("{text}"), *["bank " * 40] * 3, min_article=8)
     assert findings.refusals == []
     assert findings.warnings == [
         "train: 3 of 3 articles are cut to 8 tokens; 20.0% of all article tokens are kept"

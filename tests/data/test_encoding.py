@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from llmft.config.recipe import BaseConfig
+from llmft.config.recipe import BaseConfig, TokensConfig
 from llmft.config.task import FieldsConfig
 from llmft.data.encoding import Encoder
+from llmft.data.fields import RowFaultError
 from llmft.data.prompts import split_prompt
-from llmft.data.sources import RowFaultError
 from llmft.errors import UserError
 from llmft.models.bases import load_tokenizer
 
@@ -26,7 +26,10 @@ def tokenizer(request: pytest.FixtureRequest) -> Any:
 
 def open_encoder(tokenizer: Any, prompt: str, *, max_length: int = 40) -> Encoder:
     return Encoder(
-        tokenizer, prompt=split_prompt(prompt, fields=FIELDS), fields=FIELDS, max_length=max_length
+        tokenizer,
+        prompt=split_prompt(prompt, fields=FIELDS),
+        fields=FIELDS,
+        tokens=TokensConfig(max_length=max_length),
     )
 
 

@@ -13,6 +13,7 @@ from llmft.data.files import (
     hash_text,
     read_json,
     replace_file,
+    stage_files,
     write_json,
     write_jsonl,
     write_text,
@@ -85,6 +86,22 @@ def test_a_full_disk_ends_prepare_with_status_2(prepare, monkeypatch) -> None:
     assert outcome.status == 2
     assert "No space left on device" in outcome.message
     assert list(outcome.folder.iterdir()) == []
+
+
+def test_staged_files_that_nobody_moved_are_gone(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), stage_files(tmp_path / "new") as staged:
+        write_text(staged / "a.txt", "a")
+        raise RuntimeError("before they took their places")
+    assert list((tmp_path / "new").iterdir()) == []
+    with stage_files(tmp_path / "new") as staged:
+        write_text(staged / "a.txt", "a")
+        (staged / "a.txt").replace(tmp_path / "new" / "a.txt")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.txt"]
+    with (
+        pytest.raises(UserError, match=r"a\.txt: cannot be written"),
+        stage_files(tmp_path / "new" / "a.txt"),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("name", ["folder", "file/below.txt", "x" * 300])

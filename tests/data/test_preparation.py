@@ -26,7 +26,9 @@ def test_rows_become_splits_with_a_manifest(prepare) -> None:
         "manifest.json", "rejected.jsonl", "test.jsonl", "train.jsonl", "val.jsonl",
     ]  # fmt: skip
     manifest = outcome.manifest
-    assert manifest["counts"] == {"input": 50, "train": 40, "val": 5, "test": 5, "rejected": 0}
+    assert manifest["counts"] == {
+        "input": 50, "repeated": 0, "train": 40, "val": 5, "test": 5, "rejected": 0,
+    }  # fmt: skip
     row = outcome.rows["r7"]
     assert row == {"id": "r7", "text": row["text"], "labels": {"risk": 7.0, "calm": 3.0}}
     test_risks = [r["labels"]["risk"] for r in outcome.splits["test"]]
@@ -48,11 +50,13 @@ def test_fields_groups_and_kept_fields_travel_with_the_row(prepare) -> None:
 
 def test_rows_come_from_csv_as_well(prepare) -> None:
     rows = number_rows(30)
-    cells = [f'{r["id"]},"{r["text"]}","{{""risk"": 1, ""calm"": 2}}"' for r in rows]
+    cells = [
+        f'{r["id"]},"{r["text"]}","{{""risk"": {i % 3}, ""calm"": 2}}"' for i, r in enumerate(rows)
+    ]
     Path("rows.csv").write_text("\n".join(["id,text,scores", *cells]) + "\n")
     outcome = prepare(source="rows.csv", labels=SCORES_LABELS)
     assert outcome.status == 0
-    assert outcome.rows["r0"]["labels"] == {"risk": 1.0, "calm": 2.0}
+    assert outcome.rows["r1"]["labels"] == {"risk": 1.0, "calm": 2.0}
 
 
 # rejections
@@ -122,9 +126,9 @@ def test_classes_stand_in_the_order_of_the_map(prepare) -> None:
     for i, row in enumerate(rows):
         row["mood"] = i % 3
     outcome = prepare(rows, labels="{type: class, from: mood, map: {2: c, 0: a, 1: b, 7: never}}")
-    assert outcome.manifest["classes"] == ["c", "a", "b"]
+    assert outcome.manifest["label_names"] == ["c", "a", "b"]
     outcome = prepare(rows, "labels.map=null")
-    assert outcome.manifest["classes"] == ["0", "1", "2"]
+    assert outcome.manifest["label_names"] == ["0", "1", "2"]
 
 
 # repeats
@@ -135,7 +139,7 @@ def test_d5_exact_repeats_are_dropped_by_default(prepare) -> None:
     outcome = prepare([*rows, {**rows[3], "id": "again"}])
     assert outcome.reasons == [(31, "same text: as in row 'r3'")]
     assert outcome.manifest["near_duplicates"] == {
-        "threshold": 0.9, "num_clusters": 1, "num_rows": 2, "num_dropped": 1,
+        "threshold": 0.9, "num_clusters": 1, "num_rows": 2, "num_dropped": 1, "num_leaks": 0,
     }  # fmt: skip
 
 
@@ -233,11 +237,11 @@ def test_the_same_rows_and_seed_give_the_same_bytes(prepare) -> None:
     [
         ([], "none of 0 rows can be used; the sources are empty"),
         (["{", "["], "none of 2 rows can be used; reasons: 2 broken JSON; the first: rows.jsonl:1"),
-        (number_rows(2), "2 usable rows are too few, val and test would be empty"),
+        (number_rows(2), "are too few: test would be empty"),
     ],
 )
 def test_too_little_to_learn_from(prepare, rows: list[Any], complaint: str) -> None:
-    outcome = prepare(rows)
+    outcome = prepare(rows, labels=SCORES_LABELS)
     assert outcome.status == 2
     assert complaint in outcome.message
     assert not (outcome.folder / "manifest.json").exists()
@@ -293,7 +297,9 @@ def test_a_text_of_five_megabytes_is_a_row_like_any_other(prepare) -> None:
     assert len(outcome.rows["long"]["text"]) == 4_999_999
 
 
-def run_in(folder: Path, rows: list[Any], *, fields: str = "{id: id, text: text}") -> Outcome:
+def run_in(
+    folder: Path, rows: list[Any], *overrides: str, fields: str = "{id: id, text: text}"
+) -> Outcome:
     """Prepare rows in a folder of their own."""
     write_rows(folder / "rows.jsonl", rows)
     (folder / "task.yaml").write_text(
@@ -301,7 +307,8 @@ def run_in(folder: Path, rows: list[Any], *, fields: str = "{id: id, text: text}
         f"labels: {{type: class, from: mood}}\noutput: {folder}/out\n"
     )
     with contextlib.redirect_stderr(io.StringIO()) as errors:
-        status = main(["prepare", str(folder / "task.yaml")])
+        options = [part for override in overrides for part in ("--set", override)]
+        status = main(["prepare", str(folder / "task.yaml"), *options])
     return Outcome(status, errors.getvalue(), folder / "out")
 
 
@@ -338,6 +345,7 @@ def test_every_row_ends_in_one_split_or_is_rejected(
         assert counts["input"] == len(rows)
         assert counts == {
             "input": sum(len(r) for r in outcome.splits.values()) + len(rejected),
+            "repeated": 0,
             **{name: len(found) for name, found in outcome.splits.items()},
             "rejected": len(rejected),
         }

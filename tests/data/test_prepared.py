@@ -90,7 +90,7 @@ def test_a_manifest_that_lacks_a_part_is_refused(prepare) -> None:
 def test_a_task_that_lost_a_setting_says_which(prepare) -> None:
     outcome = prepare(number_rows(30))
     manifest = outcome.manifest
-    manifest["task"]["filters"] = []
+    manifest["task"]["translate"] = []
     (outcome.folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match=r"changed: filters\)"):
+    with pytest.raises(UserError, match=r"changed: translate\)"):
         open_it()

@@ -6,6 +6,7 @@ import pytest
 
 from llmft.cli import main
 from llmft.config.task import FieldsConfig
+from llmft.data.fields import RowFaultError
 from llmft.data.prompts import (
     NO_PROMPT,
     Prompt,
@@ -15,7 +16,6 @@ from llmft.data.prompts import (
     read_prompt,
     split_prompt,
 )
-from llmft.data.sources import RowFaultError
 from llmft.errors import UserError
 
 FIELDS = FieldsConfig(text=["title", "body"], keep=["source"])

@@ -1,0 +1,104 @@
+"""What the fields of a row hold, as text."""
+
+import json
+import math
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+from llmft.config.loading import suggest
+from llmft.config.task import FieldsConfig
+from llmft.errors import UserError
+
+
+class RowFaultError(ValueError):
+    """A row that cannot be used; the message is `kind: detail`."""
+
+
+def assemble_text(values: dict[str, Any], fields: FieldsConfig) -> str:
+    """Join the text fields of a row by a blank line.
+
+    A row that lacks all of them but has a prepared `text` gives that.
+
+    Raises:
+        RowFaultError: If a field is no text, or nothing is left.
+    """
+    names = fields.text
+    if "text" in values and not any(name in values for name in names):
+        names = ["text"]
+    parts = [as_text(values.get(name), name=name) for name in names]
+    text = "\n\n".join(part for part in parts if part)
+    if not text:
+        raise RowFaultError(f"empty text: nothing in {', '.join(names)}")
+    return text
+
+
+def join_pair(row: dict[str, Any], fields: FieldsConfig) -> str:
+    """Return all text of a prepared row: the article, and the text pair behind a blank line."""
+    pair = f"\n\n{row[fields.text_pair]}" if fields.text_pair else ""
+    return f"{row['text']}{pair}"
+
+
+def as_text(value: Any, *, name: str) -> str:
+    """Return a field's value as stripped text.
+
+    Raises:
+        RowFaultError: If the value is a list or object, or not valid Unicode text.
+    """
+    if is_missing(value):
+        return ""
+    if isinstance(value, bytes):
+        raise RowFaultError(f"not text: {name} holds bytes")
+    if isinstance(value, dict | list):
+        raise RowFaultError(f"not text: {name} holds a {type(value).__name__}")
+    text = str(value).strip()
+    if "\0" in text:
+        raise RowFaultError(f"not text: {name} holds NUL bytes")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise RowFaultError(f"not text: {name} holds half a surrogate pair") from error
+    return text
+
+
+def is_missing(value: Any) -> bool:
+    """Return whether a value is null, as JSON or as tables say it."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def write_value(value: Any) -> str:
+    """Return a value as it stands in the data: true, not True."""
+    return json.dumps(value) if isinstance(value, bool) else str(value)
+
+
+def list_fields(rows: Iterable[dict[str, Any]]) -> list[str]:
+    """Return the fields that any row has, in the order in which they turn up."""
+    found: dict[str, None] = {}
+    for row in rows:
+        found |= dict.fromkeys(row)
+    return list(found)
+
+
+def refuse_absent_fields(wanted: Collection[str], found: Collection[str], *, where: str) -> None:
+    """Stop if fields that are named stand in no row at all: they are most likely misspelt.
+
+    Args:
+        wanted: Fields that are named.
+        found: Fields that any row has; none if there are no rows.
+        where: What the message begins with.
+
+    Raises:
+        UserError: Naming these fields, and the fields that there are.
+    """
+    absent = [name for name in wanted if found and name not in found]
+    if not absent:
+        return
+    told = [
+        f"no row has the field {name!r}.{suggest(name, allowed=list(found))}" for name in absent
+    ]
+    raise UserError(f"{where}: {' '.join(told)} Fields found: {shorten_list(list(found))}")
+
+
+def shorten_list(names: Sequence[str], *, longest: int = 20) -> str:
+    """Return names for a message, joined by commas, and how many more there are."""
+    more = f" and {len(names) - longest} more" if len(names) > longest else ""
+    return ", ".join(names[:longest]) + more
