@@ -1,6 +1,7 @@
 """How a verb meets the terminal: plain lines out, one message for an error, an exit status."""
 
 import contextlib
+import io
 import logging
 import os
 import sys
@@ -24,6 +25,9 @@ def run_verb(verb: Callable[[list[str]], int], arguments: list[str]) -> int:
     logger.addHandler(handler)
     logger.propagate = False
     logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
+    for stream in (sys.stdout, sys.stderr):  # a terminal may not know every letter of the data
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     # What the libraries will rename one day is not for the people who train a model.
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:

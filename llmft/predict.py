@@ -6,14 +6,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from llmft.data.fields import RowFaultError, list_fields, refuse_absent_fields
 from llmft.data.files import hash_file
-from llmft.data.sources import RowFaultError, refuse_absent_fields
 from llmft.errors import UserError
-from llmft.models.saved import hash_model, read_card
-from llmft.prediction.columns import make_columns, name_columns
+from llmft.models.saved import ModelCard, hash_model, read_card
+from llmft.prediction.columns import make_columns, name_columns, name_decisions
 from llmft.prediction.inference import Predictor
 from llmft.prediction.resume import predict_resumably
-from llmft.prediction.tables import check_ending, read_table, write_table
+from llmft.prediction.tables import check_ending, read_table, refuse_unwritable, write_table
 
 logger = logging.getLogger(__name__)
 
@@ -45,13 +45,15 @@ def predict_file(run: Path, *, input_path: Path, output_path: Path) -> None:
     if input_path.resolve() == output_path.resolve():
         raise UserError(f"--output: {output_path} is the input; name another file")
     card = read_card(run / "model")
-    added_names = ["prediction", *name_columns(card)]
+    added_names = [*name_decisions(card), *name_columns(card)]
     rows, schema = read_table(input_path)
     taken = sorted({name for row in rows for name in row} & set(added_names))
     if taken:
         raise UserError(f"{input_path}: has a column {taken[0]!r} already; rename or remove it")
 
-    refuse_absent_fields(card.fields, rows, where=str(input_path), prepared=True)
+    found = list_fields(rows)
+    refuse_absent_fields(_list_wanted(card, found), found, where=str(input_path))
+    refuse_unwritable(output_path, rows, schema=schema)
     predictor = Predictor.open(run)
     faults: list[str] = []
 
@@ -88,3 +90,9 @@ def predict_file(run: Path, *, input_path: Path, output_path: Path) -> None:
         first = f"; the first: {faults[0]}" if faults else ""
         logger.info("warning: no prediction for %d of %d rows%s", num_empty, len(rows), first)
     logger.info("wrote %d rows to %s", len(rows), output_path)
+
+
+def _list_wanted(card: ModelCard, found: list[str]) -> list[str]:
+    """Return the fields that the model needs; prepared rows hold `text` for the first ones."""
+    wanted = [] if "text" in found else list(card.fields.text)
+    return wanted + ([card.fields.text_pair] if card.fields.text_pair else [])

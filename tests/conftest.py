@@ -5,6 +5,7 @@ import os
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_socket
@@ -39,7 +40,9 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     backend.normalizer = normalizers.Lowercase()
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     backend.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
     )
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]",
@@ -58,12 +61,10 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def tiny_qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A two-layer Qwen2 base that names no pad token (H3), as a local folder."""
-    import torch
+def make_byte_tokenizer() -> Any:
+    """Return a tokenizer like that of Qwen2, with 500 tokens, that names no pad token (H3)."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2Model
+    from transformers import PreTrainedTokenizerFast
 
     generator = random.Random(0)
     backend = Tokenizer(models.BPE())
@@ -78,6 +79,15 @@ def tiny_qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>")
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|endoftext|>"]})
+    return tokenizer
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A two-layer Qwen2 base that names no pad token (H3), as a local folder."""
+    import torch
+    from transformers import Qwen2Config, Qwen2Model
+
     torch.manual_seed(0)
     model = Qwen2Model(
         Qwen2Config(
@@ -88,8 +98,44 @@ def tiny_qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("bases") / "tiny-qwen"
     model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    make_byte_tokenizer().save_pretrained(folder)
     return folder
+
+
+def make_card(base: Any, space: Any, **changes: Any) -> Any:
+    """Return the card of a model with this base and head, trained on nothing."""
+    from llmft import __version__
+    from llmft.config.labels import ClassConfig, MultilabelConfig, ScoresConfig
+    from llmft.config.recipe import TokensConfig
+    from llmft.config.task import FieldsConfig
+    from llmft.models.bases import hash_base
+    from llmft.models.saved import ModelCard
+
+    labels: dict[str, Any] = {
+        "regression": ScoresConfig.model_construct(
+            type="scores", from_="scores", dimensions=space.names
+        ),
+        "multilabel": MultilabelConfig.model_construct(type="multilabel", from_=space.names),
+    }
+    made = {
+        "llmft_version": __version__,
+        "name": "arm",
+        "task": "risk",
+        "base": base,
+        "base_hash": hash_base(base),
+        "base_pretrained": False,
+        "head": space.head,
+        "label_names": space.names,
+        "labels": labels.get(space.head, ClassConfig.model_construct(type="class", from_="mood")),
+        "prompt": None,
+        "fields": FieldsConfig(),
+        "tokens": TokensConfig(max_length=96),
+        "precision": "float32",
+        "data_fingerprint": "f",
+        "num_parameters": 1,
+        "num_trainable": 1,
+    }
+    return ModelCard(**{**made, **changes})
 
 
 @pytest.fixture

@@ -370,7 +370,9 @@ def test_check_without_data_or_base_still_checks_the_recipe(
     write_scores_task()
     recipe = write_recipe("nobody/no-such-model")
     assert main(["check", str(recipe), "--no-data"]) == 0
-    assert "the token budget is unknown" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "nobody/no-such-model is not on this machine" in said
+    assert "token budget and memory are not known" in said
     assert main(["check", str(recipe)]) == 2
     assert "llmft prepare" in capsys.readouterr().err
 

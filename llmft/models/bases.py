@@ -1,4 +1,4 @@
-"""Find and load a base: its tokenizer, and its weights under a new head."""
+"""Find a base: on this machine or on the Hub, its tokenizer and its configuration."""
 
 import contextlib
 import importlib.util
@@ -7,35 +7,18 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from torch import nn
 from transformers.utils import logging as transformers_logging
 
 from llmft.config.recipe import BaseConfig
 from llmft.data.files import hash_file, hash_text
 from llmft.errors import UserError
-from llmft.models.heads import compute_head_in_float32
 
 # A table of every new head and a bar per file would bury what a run has to say.
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
 
 
-class LabelSpace(NamedTuple):
-    """What the head puts out."""
-
-    head: str
-    """regression or multiclass."""
-    names: list[str]
-    """Dimensions or classes, in the order of the outputs."""
-
-
-class NewModel(NamedTuple):
-    """A base with an untrained head, ready for training."""
-
-    model: nn.Module
-    new_modules: list[str]
-    """Modules whose weights are not in the base and were initialised at random."""
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
 def was_pretrained(config: BaseConfig) -> bool:
@@ -65,6 +48,30 @@ def locate_base(config: BaseConfig) -> str:
             return name
 
 
+def find_base(config: BaseConfig) -> str | None:
+    """Say where the base lies on this machine; None if it would have to be downloaded.
+
+    Raises:
+        UserError: If the builtin base's package is not installed, or it is neither a folder nor
+            a name that the Hub could know.
+    """
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.errors import HFValidationError
+
+    name = locate_base(config)
+    if Path(name).is_dir():
+        return f"folder {name}"
+    for weights in _WEIGHTS:
+        try:
+            found = try_to_load_from_cache(name, weights, revision=config.revision)
+        except HFValidationError as error:
+            raise explain_missing(config, error) from error
+        if isinstance(found, str):
+            return f"in the cache {HF_HUB_CACHE}, commit {Path(found).parent.name[:12]}"
+    return None
+
+
 def load_tokenizer(config: BaseConfig) -> Any:
     """Load the base's fast tokenizer, padding on the right, with a pad token (H3).
 
@@ -79,7 +86,7 @@ def load_tokenizer(config: BaseConfig) -> Any:
             name, revision=config.revision, trust_remote_code=False
         )
     except (OSError, ValueError) as error:
-        raise _explain_missing(config, error) from error
+        raise explain_missing(config, error) from error
     tokenizer.padding_side = "right"
     if tokenizer.pad_token_id is None:
         vocabulary = tokenizer.get_vocab()
@@ -90,17 +97,31 @@ def load_tokenizer(config: BaseConfig) -> Any:
     return tokenizer
 
 
-def read_max_positions(config: BaseConfig) -> int | None:
-    """Return the longest input that the base can take, if its configuration says so.
+class InputLimits(NamedTuple):
+    """What a base can take."""
+
+    max_positions: int | None
+    """Longest input in tokens, if its configuration says so."""
+    has_segments: bool
+    """Whether it tells a second segment from the first."""
+
+
+def read_limits(config: BaseConfig) -> InputLimits:
+    """Return what the base can take.
 
     Raises:
         UserError: If the base is not there.
     """
-    found = _read_config(config)
+    found = read_config(config)
     positions = getattr(found, "max_position_embeddings", None)
     if positions is not None and found.model_type in ("roberta", "xlm-roberta", "camembert"):
         positions -= found.pad_token_id + 1  # their positions start behind the pad id
-    return positions
+    return InputLimits(positions, has_segments(found))
+
+
+def has_segments(model_config: Any) -> bool:
+    """Return whether a model of this configuration takes `token_type_ids` with 0 and 1."""
+    return (getattr(model_config, "type_vocab_size", 0) or 0) > 1
 
 
 def pin_base(config: BaseConfig) -> BaseConfig:
@@ -109,18 +130,24 @@ def pin_base(config: BaseConfig) -> BaseConfig:
     An adapter belongs to the very weights that it was trained on; `main` may move on.
 
     Raises:
-        UserError: If the base is not there.
+        UserError: If the base is not there, or has no safetensors weights.
     """
-    from transformers.utils.hub import cached_file, extract_commit_hash
+    from transformers.utils.hub import cached_file, extract_commit_hash, has_file
 
     name = locate_base(config)
-    if Path(name).is_dir():
-        return config
     try:
         path = cached_file(name, "config.json", revision=config.revision)
+        has_weights = any(has_file(name, n, revision=config.revision) for n in _WEIGHTS)
     except OSError as error:
-        raise _explain_missing(config, error) from error
-    commit = extract_commit_hash(path, None)
+        raise explain_missing(config, error) from error
+    if not has_weights:
+        raise UserError(
+            f"base.model: {config.model} (revision {config.revision}) has no {_WEIGHTS[0]}, and "
+            "weights in other formats are not loaded, since they may run code. For many bases the "
+            "Hub's converter has opened a pull request that has it: name it as base.revision, such "
+            "as refs/pr/1"
+        )
+    commit = None if Path(name).is_dir() else extract_commit_hash(path, None)
     return config.model_copy(update={"revision": commit}) if commit else config
 
 
@@ -132,37 +159,12 @@ def hash_base(config: BaseConfig) -> str | None:
     return hash_text(" ".join(hash_file(path) for path in sorted(folder.glob("*.safetensors"))))
 
 
-def load_model(config: BaseConfig, *, labels: LabelSpace, pad_token_id: int, seed: int) -> NewModel:
-    """Load the base in float32 under a new head, with adapters if the recipe wants them.
-
-    Every module that is not in the base is trained in full and is never adapted (H2, H8).
+def read_config(config: BaseConfig) -> Any:
+    """Read the base's configuration.
 
     Raises:
-        UserError: If the base is not there or has no safetensors weights.
+        UserError: If the base is not there.
     """
-    torch.manual_seed(seed)
-    model, info = _load_pretrained(config, labels=labels, pad_token_id=pad_token_id)
-    missing = sorted(info["missing_keys"])
-    new_modules = list(dict.fromkeys(key.rpartition(".")[0] for key in missing))
-    if not new_modules:
-        raise UserError(
-            f"base.model: {config.model} already has a head for this task; name a base without one"
-        )
-    if config.tuning == "lora":
-        # A head of several layers is saved as one module, as PEFT does by itself.
-        heads = [m.partition(".")[0] if m.startswith("classifier.") else m for m in new_modules]
-        new_modules = list(dict.fromkeys(heads))
-        model = _add_adapters(model, config, new_modules)
-    compute_head_in_float32(model)
-    return NewModel(model, new_modules)
-
-
-def load_base_for_adapter(config: BaseConfig, *, labels: LabelSpace, pad_token_id: int) -> Any:
-    """Load the base that a saved adapter belongs on; the adapter brings the head."""
-    return _load_pretrained(config, labels=labels, pad_token_id=pad_token_id)[0]
-
-
-def _read_config(config: BaseConfig) -> Any:
     from transformers import AutoConfig
 
     try:
@@ -170,60 +172,7 @@ def _read_config(config: BaseConfig) -> Any:
             locate_base(config), revision=config.revision, trust_remote_code=False
         )
     except (OSError, ValueError) as error:
-        raise _explain_missing(config, error) from error
-
-
-def _load_pretrained(
-    config: BaseConfig, *, labels: LabelSpace, pad_token_id: int
-) -> tuple[Any, dict[str, Any]]:
-    from transformers import AutoModelForSequenceClassification
-
-    ids = dict(enumerate(labels.names))
-    kind = "regression" if labels.head == "regression" else "single_label_classification"
-    try:
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            locate_base(config),
-            revision=config.revision,
-            trust_remote_code=False,
-            use_safetensors=True,
-            dtype=torch.float32,
-            num_labels=len(labels.names),
-            id2label=ids,
-            label2id={name: i for i, name in ids.items()},
-            problem_type=kind,
-            pad_token_id=pad_token_id,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError) as error:
-        raise _explain_missing(config, error) from error
-    except RuntimeError as error:
-        raise UserError(
-            f"base.model: the weights of {config.model} do not fit its configuration with "
-            f"{len(labels.names)} outputs; is it a finished model with a head of its own? "
-            f"{str(error).splitlines()[0]}"
-        ) from error
-    return model, info
-
-
-def _add_adapters(model: Any, config: BaseConfig, new_modules: list[str]) -> Any:
-    from peft import LoraConfig, TaskType, get_peft_model
-
-    from llmft.config.recipe import LoraConfig as LoraSection
-
-    lora = config.lora or LoraSection()
-    return get_peft_model(
-        model,
-        LoraConfig(
-            task_type=TaskType.SEQ_CLS,
-            revision=config.revision,
-            r=lora.rank,
-            lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
-            target_modules=lora.target_modules,
-            modules_to_save=list(new_modules),  # PEFT adds its own guesses to it
-            exclude_modules=list(new_modules),
-        ),
-    )
+        raise explain_missing(config, error) from error
 
 
 def _build_tiny_qwen2() -> Path:
@@ -243,7 +192,8 @@ def _build_tiny_qwen2() -> Path:
     return folder
 
 
-def _explain_missing(config: BaseConfig, error: Exception) -> UserError:
+def explain_missing(config: BaseConfig, error: Exception) -> UserError:
+    """Return the error of a base that cannot be loaded: what was looked for, and where."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     first_line = str(error).strip().splitlines()[0]

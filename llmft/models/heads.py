@@ -6,9 +6,34 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from llmft.config.head import Head
 from llmft.errors import UserError
 
 _HEAD_NAMES = ("score", "classifier")
+
+
+class LabelSpace(NamedTuple):
+    """What the head puts out."""
+
+    head: Head
+    names: list[str]
+    """Dimensions, classes or labels, in the order of the outputs."""
+
+    @property
+    def logit_names(self) -> list[str]:
+        """What the logits stand for: for a binary head the second class only."""
+        return self.names[1:] if self.head == "binary" else self.names
+
+    @property
+    def problem_type(self) -> str:
+        """What transformers calls it; one logit per label goes through a sigmoid there too."""
+        match self.head:
+            case "regression":
+                return "regression"
+            case "multiclass":
+                return "single_label_classification"
+            case _:
+                return "multi_label_classification"
 
 
 class TargetScale(NamedTuple):
@@ -31,12 +56,43 @@ class TargetScale(NamedTuple):
 def fit_target_scale(labels_ND: Tensor, *, has_bias: bool) -> TargetScale:
     """Fit the scale to training labels, shape [N, D]; a constant dimension is scaled to 1.
 
-    So no target comes near -100, which `transformers.Trainer` takes for "not a target".
+    With a bias no target comes near -100, which `transformers.Trainer` takes for "not a target".
     """
     std_D = labels_ND.std(dim=0, correction=0)
     std_D = torch.where(std_D > 0, std_D, labels_ND[0].abs().clamp(min=1.0))
     mean_D = labels_ND.mean(dim=0) if has_bias else torch.zeros_like(std_D)
     return TargetScale(mean_D, std_D)
+
+
+def is_far_from_zero(labels_ND: Tensor) -> bool:
+    """Return whether a dimension's mean is more than 20 standard deviations away from 0.
+
+    A head without a bias, as decoders have it, needs very long to get there.
+    """
+    std_D = labels_ND.std(dim=0, correction=0)
+    return bool(((labels_ND.mean(dim=0).abs() > 20 * std_D) & (std_D > 0)).any())
+
+
+def to_outputs(logits_BC: Tensor, head: Head) -> Tensor:
+    """Return what the logits mean, in float32: scores, or probabilities of classes or labels.
+
+    Args:
+        logits_BC: Logits, shape [B, C]; [B, 1] for a binary head.
+        head: Type of the head.
+
+    Returns:
+        Shape [B, C]; a binary head gives both classes.
+    """
+    logits_BC = logits_BC.float()
+    match head:
+        case "regression":
+            return logits_BC
+        case "binary":
+            return torch.cat([-logits_BC, logits_BC], dim=1).sigmoid()
+        case "multiclass":
+            return logits_BC.softmax(dim=-1)
+        case "multilabel":
+            return logits_BC.sigmoid()
 
 
 def find_head(model: nn.Module) -> nn.Module:

@@ -5,17 +5,23 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
-from torch import nn
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from torch import Tensor, nn
 
-from llmft.config.recipe import BaseConfig, TokensConfig
+from llmft import __version__
+from llmft.config.head import Head
+from llmft.config.labels import LabelsConfig
+from llmft.config.recipe import BaseConfig, Recipe, TokensConfig
 from llmft.config.task import FieldsConfig
 from llmft.data.files import hash_file, hash_text, read_json, write_json
+from llmft.data.prepared import PreparedData
 from llmft.data.prompts import Prompt
 from llmft.errors import UserError
-from llmft.models.bases import LabelSpace, hash_base, load_base_for_adapter
-from llmft.models.device import Precision
-from llmft.models.heads import compute_head_in_float32
+from llmft.models.bases import hash_base, was_pretrained
+from llmft.models.device import Precision, choose_precision
+from llmft.models.heads import LabelSpace, compute_head_in_float32
+from llmft.models.loading import load_base_for_adapter
 
 CARD_NAME = "llmft.json"
 
@@ -36,9 +42,11 @@ class ModelCard(BaseModel):
     base_hash: str | None
     """Hash of a local base's weights."""
     base_pretrained: bool
-    head: str
+    head: Head
     label_names: list[str]
-    label_range: list[float] | None
+    """Dimensions, classes or labels, in the order of the outputs."""
+    labels: LabelsConfig = Field(discriminator="type")
+    """What the task says of them."""
     prompt: dict[str, str] | None
     """Parts `before`, `article`, `after`; None if the prompt was excluded."""
     fields: FieldsConfig
@@ -49,13 +57,38 @@ class ModelCard(BaseModel):
     num_trainable: int
 
     @property
-    def labels(self) -> LabelSpace:
+    def label_space(self) -> LabelSpace:
         """What the head puts out."""
         return LabelSpace(self.head, self.label_names)
 
     def make_prompt(self, empty: Prompt) -> Prompt:
         """Return the prompt that the model was trained with."""
         return Prompt(**self.prompt) if self.prompt else empty
+
+
+def make_card(
+    model: nn.Module, base: BaseConfig, recipe: Recipe, data: PreparedData, prompt: Prompt
+) -> ModelCard:
+    """Return the card of a model that is trained from a recipe, its base pinned to a commit."""
+    config = recipe.config
+    return ModelCard(
+        llmft_version=__version__,
+        name=config.name,
+        task=recipe.task.name,
+        base=base,
+        base_hash=hash_base(base),
+        base_pretrained=was_pretrained(base),
+        head=config.head.type,
+        label_names=data.label_names,
+        labels=recipe.task.labels,
+        prompt=prompt._asdict() if recipe.prompt_path else None,
+        fields=recipe.task.fields,
+        tokens=config.tokens,
+        precision=choose_precision(config.train.precision),
+        data_fingerprint=data.fingerprint,
+        num_parameters=sum(p.numel() for p in model.parameters()),
+        num_trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
+    )
 
 
 class SavedModel(NamedTuple):
@@ -82,12 +115,15 @@ def save_model(model: Any, *, tokenizer: Any, card: ModelCard, folder: Path) -> 
         else:
             model.save_pretrained(building)
         tokenizer.save_pretrained(building)
-        write_json(building / CARD_NAME, card.model_dump(mode="json"))
+        write_json(building / CARD_NAME, card.model_dump(mode="json", by_alias=True))
         _refuse_empty_tensors(building)
         shutil.rmtree(folder, ignore_errors=True)
         building.rename(folder)
-    except OSError as error:
-        raise UserError(f"{folder}: the model cannot be saved: {error}") from error
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{folder}: the model cannot be saved: {error}; free some space and run the same "
+            "command again"
+        ) from error
     finally:
         shutil.rmtree(building, ignore_errors=True)
 
@@ -112,7 +148,7 @@ def load_saved(folder: Path) -> SavedModel:
                     "trained on: its weights changed; restore them or train again"
                 )
             base = load_base_for_adapter(
-                card.base, labels=card.labels, pad_token_id=tokenizer.pad_token_id
+                card.base, labels=card.label_space, pad_token_id=tokenizer.pad_token_id
             )
             model: nn.Module = PeftModel.from_pretrained(base, folder)
         else:
@@ -123,6 +159,25 @@ def load_saved(folder: Path) -> SavedModel:
         raise UserError(f"{folder}: the model cannot be loaded: {error}") from error
     compute_head_in_float32(model)
     return SavedModel(model.eval(), tokenizer, card)
+
+
+@torch.inference_mode()
+def refuse_changed_outputs(model: nn.Module, folder: Path, *, batch: dict[str, Tensor]) -> None:
+    """Open what was saved, and make sure that it says what the trained model says (H1).
+
+    Raises:
+        UserError: If it does not; the folder is kept for a look.
+    """
+    device = next(model.parameters()).device
+    batch = {name: tensor.to(device) for name, tensor in batch.items()}
+    expected = model.eval()(**batch).logits.float()
+    found = load_saved(folder).model.to(device)(**batch).logits.float()
+    if not torch.allclose(found, expected, rtol=1e-4, atol=1e-4):
+        worst = (found - expected).abs().max().item()
+        raise UserError(
+            f"{folder}: the saved model's outputs differ by up to {worst:.3g} from those of the "
+            "trained one, so it must not be used; please report the base and the package versions"
+        )
 
 
 def read_card(folder: Path) -> ModelCard:

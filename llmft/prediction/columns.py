@@ -1,31 +1,54 @@
-"""Predictions as columns: `prediction`, then `score_<dimension>` or `prob_<class>`."""
+"""Predictions as columns: `prediction`, perhaps `tier`, then one per dimension, class or label."""
 
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from llmft.config.labels import ScoresConfig
+from llmft.data.labels import LABEL_THRESHOLD, assign_tiers, compute_overall
 from llmft.models.saved import ModelCard
 
 
 def name_columns(card: ModelCard) -> list[str]:
-    """Return the names of the output columns, in order."""
+    """Return the names of the output columns, `score_*` or `prob_*`, in order."""
     prefix = "score" if card.head == "regression" else "prob"
     return [f"{prefix}_{name}" for name in card.label_names]
+
+
+def name_decisions(card: ModelCard) -> list[str]:
+    """Return the names of the columns that are made from the outputs."""
+    has_tiers = isinstance(card.labels, ScoresConfig) and card.labels.tiers is not None
+    return ["prediction", "tier"] if has_tiers else ["prediction"]
 
 
 def make_columns(outputs_NC: NDArray[np.float32], card: ModelCard) -> list[dict[str, Any]]:
     """Return for each row its prediction columns.
 
-    `prediction` is the mean score over the dimensions, or the most probable class.
+    `prediction` is the overall score, the most probable class, or the list of labels that are
+    more probable than not; `tier` is the tier of the overall score.
     """
     names = name_columns(card)
     rows = []
-    for outputs in outputs_NC:
-        if card.head == "regression":
-            prediction: float | str = round(float(outputs.mean()), 4)
-        else:
-            prediction = card.label_names[int(outputs.argmax())]
+    for outputs, decided in zip(outputs_NC, _decide(outputs_NC, card), strict=True):
         values = [round(float(value), 6) for value in outputs]
-        rows.append({"prediction": prediction, **dict(zip(names, values, strict=True))})
+        rows.append({**decided, **dict(zip(names, values, strict=True))})
     return rows
+
+
+def _decide(outputs_NC: NDArray[np.float32], card: ModelCard) -> list[dict[str, Any]]:
+    if isinstance(card.labels, ScoresConfig):
+        overall_N = compute_overall(outputs_NC, card.labels)
+        decided: list[dict[str, Any]] = [{"prediction": round(float(v), 4)} for v in overall_N]
+        if card.labels.tiers is not None:
+            tiers = list(card.labels.tiers)
+            for row, tier in zip(decided, assign_tiers(overall_N, card.labels), strict=True):
+                row["tier"] = tiers[tier]
+        return decided
+    if card.head == "multilabel":
+        named = [
+            [n for n, p in zip(card.label_names, outputs, strict=True) if p >= LABEL_THRESHOLD]
+            for outputs in outputs_NC
+        ]
+        return [{"prediction": names} for names in named]
+    return [{"prediction": card.label_names[best]} for best in outputs_NC.argmax(axis=1)]

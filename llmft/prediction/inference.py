@@ -13,7 +13,9 @@ from tqdm.auto import tqdm
 from llmft.data.batches import pad_inputs
 from llmft.data.encoding import EncodedRow, Encoder
 from llmft.data.prompts import NO_PROMPT
+from llmft.models.bases import has_segments
 from llmft.models.device import autocast, choose_device
+from llmft.models.heads import to_outputs
 from llmft.models.saved import ModelCard, SavedModel, load_saved
 
 _TOKENS_PER_BATCH = 16_384
@@ -24,7 +26,7 @@ class Predictions(NamedTuple):
     """What a model says of N rows, in the order of the rows."""
 
     outputs: NDArray[np.float32]
-    """Scores in the labels' units, or class probabilities; shape [N, C]."""
+    """Scores in the labels' units, or probabilities of classes or labels; shape [N, C]."""
     encoded: list[EncodedRow]
     """What the model saw."""
 
@@ -44,7 +46,8 @@ class Predictor:
             saved.tokenizer,
             prompt=saved.card.make_prompt(NO_PROMPT),
             fields=saved.card.fields,
-            max_length=saved.card.tokens.max_length,
+            tokens=saved.card.tokens,
+            has_segments=has_segments(saved.model.config),
         )
 
     @classmethod
@@ -72,19 +75,17 @@ class Predictor:
         )
         with bar:
             for batch in plan_batches([len(e.input_ids) for e in encoded]):
-                outputs_NC[batch] = self._compute([encoded[i].input_ids for i in batch])
+                outputs_NC[batch] = self._compute([encoded[i] for i in batch])
                 bar.update(len(batch))
         return Predictions(outputs_NC, encoded)
 
     @torch.inference_mode()
-    def _compute(self, input_ids: list[list[int]]) -> NDArray[np.float32]:
-        inputs = pad_inputs(input_ids, pad_token_id=self._pad_token_id)
+    def _compute(self, rows: Sequence[EncodedRow]) -> NDArray[np.float32]:
+        inputs = pad_inputs(rows, pad_token_id=self._pad_token_id)
         inputs = {name: tensor.to(self._device) for name, tensor in inputs.items()}
         with autocast(self._device, self.card.precision):
-            logits_BC = self._model(**inputs).logits.float()
-        if self.card.head == "multiclass":
-            logits_BC = logits_BC.softmax(dim=-1)
-        outputs: NDArray[np.float32] = logits_BC.cpu().numpy()
+            logits_BC = self._model(**inputs).logits
+        outputs: NDArray[np.float32] = to_outputs(logits_BC, self.card.head).cpu().numpy()
         return outputs
 
 

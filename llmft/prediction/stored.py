@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from llmft.data.fields import RowFaultError
 from llmft.data.files import hash_text, replace_file
-from llmft.data.sources import RowFaultError
 from llmft.errors import UserError
 from llmft.models.saved import hash_model, read_card
 from llmft.prediction.columns import name_columns

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmft.data.files import replace_file
-from llmft.data.sources import read_rows
+from llmft.data.sources import Source, read_rows
 from llmft.errors import UserError
 
 Row = dict[str, Any]
@@ -42,11 +42,27 @@ def read_table(path: Path) -> tuple[list[Row], pa.Schema | None]:
             raise UserError(f"{path}: cannot be read as Parquet: {error}") from error
         return table.to_pylist(), table.schema
     rows = []
-    for row in read_rows(path):
+    for row in read_rows(Source(str(path))):
         if row.fault is not None:
-            raise UserError(f"{row.source}:{row.line}: {row.fault}; mend or remove this line")
+            raise UserError(f"{path}:{row.line}: {row.fault}; mend or remove this line")
         rows.append(row.values)
     return rows, None
+
+
+def refuse_unwritable(path: Path, rows: Sequence[Row], *, schema: pa.Schema | None) -> None:
+    """Find out before anything is predicted whether the rows can be written to the output.
+
+    Raises:
+        UserError: If a column has no one type that Parquet could hold, or a text is not Unicode.
+    """
+    try:
+        if path.suffix == ".parquet":
+            _make_table(rows, [], schema)
+        else:
+            for row in rows:
+                json.dumps(row, ensure_ascii=False, default=str).encode("utf-8")
+    except (pa.ArrowException, UnicodeError) as error:
+        raise UserError(f"{path}: cannot be written: {error}; mend the input's text") from error
 
 
 def write_table(

@@ -10,15 +10,17 @@ def summarise_history(log: list[dict[str, Any]]) -> list[dict[str, float]]:
 
     Each has epoch, step, train_loss, learning_rate, seconds, val_loss and the metrics as val_*.
 
-    `train_loss` is the mean of the losses logged since the evaluation before.
+    `train_loss` is the mean over the steps since the evaluation before.
     """
     entries: list[dict[str, float]] = []
     losses: list[float] = []
-    rate = 0.0
+    steps: list[int] = []
+    rate, last_step = 0.0, 0
     for record in log:
         if "loss" in record:
             losses.append(record["loss"])
-            rate = record["learning_rate"]
+            steps.append(record["step"] - last_step)
+            rate, last_step = record["learning_rate"], record["step"]
         elif "eval_loss" in record:
             timing = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
             measured = {
@@ -30,11 +32,11 @@ def summarise_history(log: list[dict[str, Any]]) -> list[dict[str, float]]:
                 {
                     "epoch": record["epoch"],
                     "step": record["step"],
-                    "train_loss": float(np.mean(losses)),
+                    "train_loss": float(np.average(losses, weights=steps)),
                     "learning_rate": rate,
                     "seconds": record["seconds"],
                     **measured,
                 }
             )
-            losses = []
+            losses, steps = [], []
     return entries

@@ -37,9 +37,16 @@ class ProgressReporter(TrainerCallback):  # type: ignore[misc]
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Move the bar."""
+        """Move the bar, and log the loss before every validation."""
+        control.should_log |= control.should_evaluate
         if self._bar is not None:
             self._bar.update(state.global_step - self._bar.n)
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Log the loss before every validation."""
+        control.should_log |= control.should_evaluate
 
     def on_log(
         self,

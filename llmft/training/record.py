@@ -13,6 +13,10 @@ from typing import Any
 
 import torch
 
+from llmft.config.recipe import Recipe
+from llmft.training.inputs import Inputs
+from llmft.training.trainer import FitResult
+
 _PACKAGES = ("llmft", "torch", "transformers", "peft", "accelerate", "tokenizers", "numpy")
 
 
@@ -51,6 +55,32 @@ def measure_peak_memory() -> float:
         return int(found.group(1)) / 2**20
     unit = 2**30 if platform.system() == "Darwin" else 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def describe_result(result: FitResult, recipe: Recipe, inputs: Inputs) -> dict[str, Any]:
+    """Return what came of a training, for its record."""
+    train = recipe.config.train
+    included = recipe.config.prompt.mode == "include"
+    findings = inputs.findings
+    return {
+        "training_mode": "instruction_tuning" if included else "knowledge_distillation",
+        "train_seconds": round(result.train_seconds, 2),
+        "num_train_tokens": result.num_train_tokens,
+        "tokens_per_second": round(result.num_train_tokens / result.train_seconds, 1),
+        "num_steps": result.num_steps,
+        "resumed_from_step": result.resumed_from_step,
+        "best_metric": result.best_metric,
+        "best_epoch": result.best["epoch"],
+        "best_step": result.best["step"],
+        "world_size": result.world_size,
+        "distributed_type": result.distributed_type,
+        "global_batch_size": train.batch_size
+        * train.gradient_accumulation_steps
+        * result.world_size,
+        "num_rows": {name: len(rows) for name, rows in inputs.rows.items()},
+        "token_budget": {name: b._asdict() for name, b in inputs.budgets.items()},
+        "budget_warnings": findings.warnings + findings.refusals,
+    }
 
 
 def _name_device() -> str:

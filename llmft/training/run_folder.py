@@ -53,6 +53,13 @@ def claim_run_folder(run_dir: Path, identity: RunIdentity) -> State:
         return "new"
     found = read_json(path)
     differing = list_differences(found, identity)
+    if (
+        differing
+        and found.get("status") == "unfinished"
+        and not any((run_dir / "checkpoints").glob("checkpoint-*"))
+    ):
+        write_json(path, {"status": "unfinished", **identity._asdict()})  # nothing was learned yet
+        return "new"
     if differing:
         raise UserError(
             f"{run_dir}: holds another run, which differs in {', '.join(differing)}; choose "

@@ -1,7 +1,7 @@
 """Fit a model with `transformers.Trainer`: schedule, clipping, checkpoints, early stopping."""
 
-import errno
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from torch import nn
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainingArguments
 from transformers.integrations import TensorBoardCallback
@@ -17,11 +18,12 @@ from transformers.trainer_utils import EvalPrediction
 
 from llmft.config.recipe import TrainConfig
 from llmft.data.batches import Collator, Examples
+from llmft.data.files import explain_disk
 from llmft.errors import UserError
 from llmft.models.device import Precision
 from llmft.training.history import summarise_history
 from llmft.training.inputs import count_steps
-from llmft.training.losses import GuardedLoss
+from llmft.training.losses import GuardedLoss, Loss
 from llmft.training.progress import ProgressReporter
 
 Measure = Callable[[NDArray[np.float32]], dict[str, float]]
@@ -29,12 +31,13 @@ Measure = Callable[[NDArray[np.float32]], dict[str, float]]
 
 
 class FitResult(NamedTuple):
-    """How a fit went. The model that was passed in holds the weights of the best epoch."""
+    """How a fit went. The model that was passed in holds the weights of the best checkpoint."""
 
     history: list[dict[str, float]]
-    """One entry per epoch."""
+    """One entry per validation."""
+    best: dict[str, float]
+    """The entry that was chosen."""
     best_metric: float
-    best_epoch: float
     num_steps: int
     num_train_tokens: int
     """Tokens that went through the model in training, padding not counted."""
@@ -52,15 +55,16 @@ class Fit(NamedTuple):
     train: Examples
     val: Examples
     collator: Collator
+    loss: Loss
     measure: Measure
     metric: str
-    """Name of the validation metric that chooses the epoch."""
+    """Name of the validation metric that chooses the checkpoint."""
     greater_is_better: bool
     run_dir: Path
 
 
 def fit_model(fit: Fit, *, config: TrainConfig, precision: Precision) -> FitResult:
-    """Train until the last epoch or until validation no longer improves; keep the best epoch.
+    """Train to the end or until validation no longer improves; keep the best checkpoint.
 
     Picks up from the last checkpoint in `run_dir/checkpoints`, if there is one.
 
@@ -70,8 +74,10 @@ def fit_model(fit: Fit, *, config: TrainConfig, precision: Precision) -> FitResu
     checkpoints = fit.run_dir / "checkpoints"
     last = _find_last_checkpoint(checkpoints)
     arguments = _make_arguments(fit, config, precision)
+    if last is not None and _has_stopped_early(last, config):
+        arguments.max_steps = _read_step(last)
     arguments._n_gpu = min(1, arguments.n_gpu)  # several GPUs take a launcher, not DataParallel
-    loss = GuardedLoss(fit.model, examples=[fit.train, fit.val])
+    loss = GuardedLoss(fit.loss, fit.model, examples=[fit.train, fit.val])
     trainer = Trainer(
         model=fit.model,
         args=arguments,
@@ -86,11 +92,12 @@ def fit_model(fit: Fit, *, config: TrainConfig, precision: Precision) -> FitResu
     loss.get_step = lambda: int(trainer.state.global_step)
     try:
         trainer.train(resume_from_checkpoint=str(last) if last else None)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+    except (OSError, RuntimeError, SafetensorError) as error:
+        disk = explain_disk(error)
+        if disk is None:
             raise
         raise UserError(
-            f"{checkpoints}: cannot be written: {error}; free some space and run the same command "
+            f"{checkpoints}: cannot be written: {disk}; free some space and run the same command "
             "again, it goes on from the last checkpoint"
         ) from error
     finally:
@@ -101,8 +108,8 @@ def fit_model(fit: Fit, *, config: TrainConfig, precision: Precision) -> FitResu
     best = (max if fit.greater_is_better else min)(history, key=lambda e: e[f"val_{fit.metric}"])
     return FitResult(
         history=history,
+        best=best,
         best_metric=best[f"val_{fit.metric}"],
-        best_epoch=best["epoch"],
         num_steps=state.global_step,
         num_train_tokens=round(fit.train.num_tokens * float(state.epoch or 0)),
         train_seconds=state.log_history[-1]["seconds"],
@@ -125,6 +132,14 @@ def _find_last_checkpoint(folder: Path) -> Path | None:
     return max(complete, key=_read_step, default=None)
 
 
+def _has_stopped_early(checkpoint: Path, config: TrainConfig) -> bool:
+    """Return whether training ended at a checkpoint since validation no longer improved."""
+    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    found = state["stateful_callbacks"].get("EarlyStoppingCallback", {"attributes": {}})
+    counter = found["attributes"].get("early_stopping_patience_counter", 0)
+    return bool(counter >= (config.early_stopping_patience or math.inf))
+
+
 def _read_step(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
@@ -132,14 +147,18 @@ def _read_step(checkpoint: Path) -> int:
 def _make_arguments(fit: Fit, config: TrainConfig, precision: Precision) -> TrainingArguments:
     warmup = config.warmup_ratio if config.warmup_steps is None else config.warmup_steps
     steps = count_steps(config, num_rows=len(fit.train))
+    steps_per_epoch = steps / config.epochs if config.steps is None else steps
+    eval_strategy = "epoch" if config.eval_steps is None else "steps"
     return TrainingArguments(
         output_dir=str(fit.run_dir / "checkpoints"),
         num_train_epochs=config.epochs,
+        max_steps=config.steps or -1,
         per_device_train_batch_size=config.batch_size,
         per_device_eval_batch_size=config.batch_size,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         learning_rate=config.learning_rate,
         lr_scheduler_type=config.lr_scheduler,
+        lr_scheduler_kwargs={"lr_end": 0.0} if config.lr_scheduler == "polynomial" else {},
         warmup_steps=warmup,
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
@@ -147,20 +166,25 @@ def _make_arguments(fit: Fit, config: TrainConfig, precision: Precision) -> Trai
         use_cpu=not torch.cuda.is_available(),
         seed=config.seed,
         data_seed=config.seed,
-        eval_strategy="epoch",
-        save_strategy="epoch",
-        save_total_limit=1,
+        gradient_checkpointing=config.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        eval_strategy=eval_strategy,
+        eval_steps=config.eval_steps,
+        save_strategy=eval_strategy,
+        save_steps=config.eval_steps or 500,
+        save_total_limit=config.save_total_limit,
         restore_callback_states_from_checkpoint=True,  # early stopping goes on counting
         load_best_model_at_end=True,
         metric_for_best_model=fit.metric,
         greater_is_better=fit.greater_is_better,
-        logging_steps=max(1, min(steps // 200, int(steps / config.epochs))),
+        logging_steps=max(1, min(steps // 200, int(steps_per_epoch), config.eval_steps or steps)),
         logging_nan_inf_filter=False,  # GuardedLoss stops instead of averaging it away
         label_names=["labels"],
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,
-        report_to=[],
+        run_name=fit.run_dir.name,
+        report_to=config.report_to,
     )
 
 

@@ -24,7 +24,7 @@ INPUT_IDS = torch.tensor([[5, 6, 7, 8, 9]])
 
 
 def open_plainly(folder: Path) -> torch.nn.Module:
-    num_labels = len(json.loads((folder / "llmft.json").read_text())["label_names"])
+    num_labels = len(json.loads((folder / "config.json").read_text())["id2label"])
     if (folder / "adapter_config.json").is_file():
         return AutoPeftModelForSequenceClassification.from_pretrained(folder, num_labels=num_labels)
     return AutoModelForSequenceClassification.from_pretrained(folder)

@@ -1,24 +1,32 @@
 """Bases are found, padded and loaded, or it is said what was looked for."""
 
 import importlib.util
+import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from llmft.config.recipe import BaseConfig
+from llmft.config.recipe import BaseConfig, LoraConfig, TokensConfig
+from llmft.config.task import FieldsConfig
+from llmft.data.encoding import Encoder
+from llmft.data.prompts import NO_PROMPT
 from llmft.errors import UserError
 from llmft.models.bases import (
-    LabelSpace,
     hash_base,
-    load_model,
     load_tokenizer,
     locate_base,
     pin_base,
-    read_max_positions,
+    read_limits,
     was_pretrained,
 )
+from llmft.models.heads import LabelSpace
+from llmft.models.loading import load_model
+from tests.conftest import WORDS
+from tests.families import CONFIGS
 
 SCORES = LabelSpace("regression", ["risk", "calm", "proof"])
 
@@ -42,7 +50,7 @@ def test_the_same_seed_gives_the_same_head(tiny_bert: Path) -> None:
 
 def test_a_base_that_is_not_there_is_named_with_where_it_was_looked_for() -> None:
     base = BaseConfig(model="nobody/no-such-model")
-    for load in (load_tokenizer, read_max_positions):
+    for load in (load_tokenizer, read_limits):
         with pytest.raises(UserError) as caught:
             load(base)
         message = str(caught.value)
@@ -70,7 +78,7 @@ def test_only_safetensors_are_loaded(tiny_bert: Path, tmp_path: Path) -> None:
 
 
 def test_the_longest_input_comes_from_the_configuration(tiny_bert: Path) -> None:
-    assert read_max_positions(BaseConfig(model=str(tiny_bert))) == 128
+    assert read_limits(BaseConfig(model=str(tiny_bert))) == (128, True)
 
 
 def test_h1_a_base_on_the_hub_is_pinned_to_its_commit(
@@ -120,3 +128,62 @@ def test_minilm_loads_with_its_real_weights() -> None:
     new = load_model(BaseConfig(model="builtin:minilm"), labels=SCORES, pad_token_id=0, seed=0)
     assert new.new_modules == ["classifier"]
     assert sum(p.numel() for p in new.model.parameters()) > 22_000_000
+
+
+def test_a_base_with_nothing_but_a_sentencepiece_model_has_a_tokenizer(tmp_path: Path) -> None:
+    import sentencepiece
+
+    words = [" ".join(random.Random(i).choices(WORDS, k=10)) for i in range(200)]
+    pieces = {"pad": "[PAD]", "bos": "[CLS]", "eos": "[SEP]", "unk": "[UNK]"}
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(words), model_prefix=str(tmp_path / "spm"), vocab_size=80,
+        hard_vocab_limit=False, pad_id=0, bos_id=1, eos_id=2, unk_id=3, minloglevel=2,
+        **{f"{name}_piece": piece for name, piece in pieces.items()},
+    )  # fmt: skip
+    CONFIGS["deberta-v3"].save_pretrained(tmp_path)
+    tokenizer = load_tokenizer(BaseConfig(model=str(tmp_path)))
+    encoder = Encoder(
+        tokenizer, prompt=NO_PROMPT, fields=FieldsConfig(text_pair="motive"),
+        tokens=TokensConfig(max_length=64),
+    )  # fmt: skip
+    (row,) = encoder.encode([{"text": "bank market", "motive": "crisis"}])
+    assert row.input_ids == tokenizer("bank market", "crisis")["input_ids"]
+
+
+def copy_base(base: Path, folder: Path, *, keep: Callable[[str], str | None]) -> BaseConfig:
+    """Copy a base with its tensors renamed by `keep`, or left out where it returns None."""
+    shutil.copytree(base, folder)
+    weights = load_file(folder / "model.safetensors")
+    named = {keep(name): tensor for name, tensor in weights.items()}
+    named.pop(None, None)
+    save_file(named, folder / "model.safetensors", metadata={"format": "pt"})
+    return BaseConfig(model=str(folder))
+
+
+@pytest.mark.parametrize(
+    "keep",
+    [lambda name: f"strange.{name}", lambda name: None if "layer.1" in name else name],
+    ids=["renamed", "truncated"],
+)
+def test_h1_a_base_that_lacks_layers_is_not_trained_from_random_ones(
+    tiny_bert: Path, tmp_path: Path, keep: Callable[[str], str | None]
+) -> None:
+    base = copy_base(tiny_bert, tmp_path / "base", keep=keep)
+    with pytest.raises(UserError, match=r"lack \d+ tensors of its architecture.*bert\."):
+        load_model(base, labels=SCORES, pad_token_id=0, seed=0)
+
+
+def test_h5_a_base_without_safetensors_says_what_to_do(tiny_bert: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "base"
+    shutil.copytree(tiny_bert, folder)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"has no model\.safetensors.*base\.revision"):
+        pin_base(BaseConfig(model=str(folder)))
+
+
+@pytest.mark.parametrize("target", ["nope", "classifier"])
+def test_h2_lora_targets_that_are_no_layers_are_refused(tiny_bert: Path, target: str) -> None:
+    lora = LoraConfig(rank=2, target_modules=["query", target])
+    base = BaseConfig(model=str(tiny_bert), tuning="lora", lora=lora)
+    with pytest.raises(UserError, match=f"{target!r} is no linear layer.*Allowed: query, key"):
+        load_model(base, labels=SCORES, pad_token_id=0, seed=0)

@@ -7,15 +7,18 @@ import torch
 from transformers import RobertaConfig, RobertaModel
 
 from llmft.config.recipe import BaseConfig, LoraConfig
-from llmft.models.bases import LabelSpace, load_model
 from llmft.models.device import autocast, choose_precision
 from llmft.models.heads import (
+    LabelSpace,
     TargetScale,
     find_head,
     find_output_layer,
     fit_target_scale,
     fold_scale,
+    is_far_from_zero,
+    to_outputs,
 )
+from llmft.models.loading import load_model
 
 SCORES = LabelSpace("regression", ["risk", "calm"])
 INPUTS = {"input_ids": torch.arange(5, 45).reshape(4, 10)}
@@ -122,3 +125,28 @@ def test_h8_a_head_of_several_layers_is_trained_and_folded_with_lora(tmp_path: P
     fold_scale(model, TargetScale(torch.zeros(2), torch.full((2,), 3.0)))
     with torch.inference_mode():
         assert torch.allclose(model(**INPUTS).logits, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("head", "logits", "expected"),
+    [
+        ("regression", [3.0, -1.0], [3.0, -1.0]),
+        ("binary", [0.0], [0.5, 0.5]),
+        ("binary", [2.0], [0.1192, 0.8808]),
+        ("multiclass", [0.0, 0.0], [0.5, 0.5]),
+        ("multilabel", [0.0, 2.0], [0.5, 0.8808]),
+    ],
+)
+def test_logits_become_scores_or_probabilities(
+    head: str, logits: list[float], expected: list[float]
+) -> None:
+    outputs = to_outputs(torch.tensor([logits]).bfloat16(), head)
+    assert outputs.dtype == torch.float32
+    assert outputs[0].tolist() == pytest.approx(expected, abs=1e-4)
+
+
+def test_scores_far_from_zero_for_their_spread_are_told_apart() -> None:
+    ratings = torch.tensor([[7.0, 1.0], [8.0, 9.0]])
+    assert not is_far_from_zero(ratings)
+    assert is_far_from_zero(ratings + torch.tensor([2000.0, 0.0]))
+    assert not is_far_from_zero(torch.full((3, 1), 7.0)), "a constant is told elsewhere"

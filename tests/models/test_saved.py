@@ -11,13 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from llmft import __version__
-from llmft.config.recipe import BaseConfig, LoraConfig, TokensConfig
-from llmft.config.task import FieldsConfig
+from llmft.config.recipe import BaseConfig, LoraConfig
 from llmft.errors import UserError
-from llmft.models.bases import LabelSpace, hash_base, load_model, load_tokenizer
-from llmft.models.heads import TargetScale, find_output_layer, fold_scale
+from llmft.models.bases import load_tokenizer
+from llmft.models.heads import LabelSpace, TargetScale, find_output_layer, fold_scale
+from llmft.models.loading import load_model
 from llmft.models.saved import ModelCard, hash_model, load_saved, save_model
+from tests.conftest import make_card
 
 INPUT_IDS = torch.tensor([[5, 6, 7, 8, 9]])
 
@@ -43,13 +43,7 @@ def save_changed(base: BaseConfig, labels: LabelSpace, folder: Path) -> Saved:
     scale = TargetScale(torch.zeros(len(labels.names)), torch.full((len(labels.names),), 2.5))
     if labels.head == "regression":
         fold_scale(model, scale)
-    card = ModelCard(
-        llmft_version=__version__, name="arm", task="risk", base=base, base_hash=hash_base(base),
-        base_pretrained=False,
-        head=labels.head, label_names=labels.names, label_range=None, prompt=None,
-        fields=FieldsConfig(), tokens=TokensConfig(), precision="float32", data_fingerprint="f",
-        num_parameters=1, num_trainable=1,
-    )  # fmt: skip
+    card = make_card(base, labels)
     save_model(model, tokenizer=tokenizer, card=card, folder=folder)
     with torch.inference_mode():
         return Saved(folder, model.eval()(input_ids=INPUT_IDS).logits[0].tolist())

@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from llmft import __version__
-from llmft.config.recipe import BaseConfig, LoraConfig, TokensConfig
+from llmft.config.recipe import BaseConfig, LoraConfig
 from llmft.config.task import FieldsConfig
+from llmft.data.fields import RowFaultError
 from llmft.data.prompts import split_prompt
-from llmft.data.sources import RowFaultError
-from llmft.models.bases import LabelSpace, hash_base, load_model, load_tokenizer
-from llmft.models.saved import ModelCard, SavedModel
+from llmft.models.bases import load_tokenizer
+from llmft.models.heads import LabelSpace
+from llmft.models.loading import load_model
+from llmft.models.saved import SavedModel
 from llmft.prediction.inference import Predictor, plan_batches
-from tests.conftest import make_text
+from tests.conftest import make_card, make_text
 
 FIELDS = FieldsConfig()
 
@@ -28,14 +29,9 @@ def make_predictor(base: BaseConfig, *, head: str, prompt: str | None = None) ->
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
-    card = ModelCard(
-        llmft_version=__version__, name="arm", task="risk", base=base, base_hash=hash_base(base),
-        base_pretrained=False,
-        head=head, label_names=labels.names, label_range=None,
-        prompt=split_prompt(prompt, fields=FIELDS)._asdict() if prompt else None, fields=FIELDS,
-        tokens=TokensConfig(max_length=96), precision="float32", data_fingerprint="f",
-        num_parameters=1, num_trainable=1,
-    )  # fmt: skip
+    card = make_card(
+        base, labels, prompt=split_prompt(prompt, fields=FIELDS)._asdict() if prompt else None
+    )
     return Predictor(SavedModel(model.eval(), tokenizer, card))
 
 

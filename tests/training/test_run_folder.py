@@ -32,8 +32,16 @@ def test_r5_another_run_is_refused_with_what_differs(
     tmp_path: Path, other: RunIdentity, named: str
 ) -> None:
     claim_run_folder(tmp_path / "run", IDENTITY)
+    (tmp_path / "run" / "checkpoints" / "checkpoint-2").mkdir(parents=True)
     with pytest.raises(UserError, match=f"differs in {named}"):
         claim_run_folder(tmp_path / "run", other)
+
+
+def test_a_run_that_never_got_to_a_checkpoint_gives_way_to_a_mended_recipe(tmp_path: Path) -> None:
+    claim_run_folder(tmp_path / "run", IDENTITY)
+    other = IDENTITY._replace(data_fingerprint="f2")
+    assert claim_run_folder(tmp_path / "run", other) == "new"
+    assert claim_run_folder(tmp_path / "run", other) == "unfinished"
 
 
 def test_another_spelling_of_a_path_is_no_other_run(tmp_path: Path) -> None:

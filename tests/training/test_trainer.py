@@ -3,16 +3,20 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 
+from llmft.config.head import HeadConfig
 from llmft.config.recipe import BaseConfig, LoraConfig, TrainConfig
 from llmft.data.batches import Collator, Examples
 from llmft.data.encoding import EncodedRow
 from llmft.errors import UserError
-from llmft.models.bases import LabelSpace, load_model
+from llmft.models.heads import LabelSpace
+from llmft.models.loading import load_model
+from llmft.training.losses import Loss
 from llmft.training.trainer import Fit, FitResult, Measure, fit_model
 
 SCORES = LabelSpace("regression", ["risk", "calm"])
@@ -42,7 +46,7 @@ def measure_mae(val: Examples) -> Measure:
 def fit(tiny_bert: Path, tiny_qwen: Path, tmp_path: Path) -> Callable[..., tuple[Fit, FitResult]]:
     def run(
         *, config: TrainConfig = TRAIN, run_dir: str = "run", measure: Measure | None = None,
-        lora: bool = False, train: Examples | None = None,
+        lora: bool = False, train: Examples | None = None, metric: str = "mae",
     ) -> tuple[Fit, FitResult]:  # fmt: skip
         base = BaseConfig(model=str(tiny_bert))
         if lora:
@@ -56,8 +60,9 @@ def fit(tiny_bert: Path, tiny_qwen: Path, tmp_path: Path) -> Callable[..., tuple
             train=train or make_examples(16, seed=1),
             val=val,
             collator=Collator(pad_token_id=0),
+            loss=Loss(HeadConfig(type="regression")),
             measure=measure or measure_mae(val),
-            metric="mae",
+            metric=metric,
             greater_is_better=False,
             run_dir=tmp_path / run_dir,
         )
@@ -107,7 +112,7 @@ def test_d2_the_model_ends_with_the_weights_of_the_best_epoch(fit) -> None:
         return {"mae": next(scores)}
 
     made, result = fit(measure=measure)
-    assert (result.best_epoch, result.best_metric) == (2.0, 0.1)
+    assert (result.best["epoch"], result.best_metric) == (2.0, 0.1)
     examples = [made.val[i] for i in range(len(made.val))]
     batch = made.collator(examples)
     with torch.inference_mode():
@@ -143,7 +148,7 @@ def test_r5_early_stopping_goes_on_counting_after_a_resume(fit) -> None:
         fit(config=config, run_dir="broken", measure=make_measure([0.5, 0.6, -1]))
     _, resumed = fit(config=config, run_dir="broken", measure=make_measure([0.7, 0.4, 0.9]))
     assert [e["epoch"] for e in whole.history] == [e["epoch"] for e in resumed.history] == [1, 2, 3]
-    assert whole.best_epoch == resumed.best_epoch == 1.0
+    assert whole.best["epoch"] == resumed.best["epoch"] == 1.0
 
 
 @pytest.mark.parametrize("damage", ["no state", "half a state", "empty"])
@@ -199,3 +204,91 @@ def test_tensorboard_gets_losses_and_metrics(fit, tmp_path: Path) -> None:
     assert {"train/loss", "eval/mae", "eval/loss", "train/learning_rate"} <= set(
         events.Tags()["scalars"]
     )
+
+
+def test_gradient_checkpointing_changes_nothing_but_the_memory(fit) -> None:
+    for lora in (False, True):
+        plain, checked = (
+            fit(
+                config=TRAIN.model_copy(update={"steps": 2, "gradient_checkpointing": on}),
+                run_dir=f"run-{lora}-{on}",
+                lora=lora,
+            )[1]
+            for on in (False, True)
+        )
+        losses = [[e["train_loss"] for e in result.history] for result in (plain, checked)]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_validation_and_checkpoints_every_so_many_steps(fit, tmp_path: Path) -> None:
+    config = TRAIN.model_copy(update={"steps": 5, "eval_steps": 2, "save_total_limit": 2})
+    _, result = fit(config=config)
+    assert [entry["step"] for entry in result.history] == [2, 4, 5]
+    assert result.num_steps == 5
+    assert 2 <= len(list((tmp_path / "run" / "checkpoints").iterdir())) <= 3
+
+
+def test_steps_take_the_place_of_epochs_and_the_last_one_is_validated(fit) -> None:
+    _, result = fit(config=TRAIN.model_copy(update={"steps": 3}))
+    assert [entry["step"] for entry in result.history] == [2, 3]
+
+
+@pytest.mark.parametrize("name", get_args(TrainConfig.model_fields["lr_scheduler"].annotation))
+def test_every_scheduler_runs(fit, name: str) -> None:
+    config = TRAIN.model_copy(update={"lr_scheduler": name, "epochs": 2.0, "warmup_steps": 1})
+    _, result = fit(config=config)
+    rates = [entry["learning_rate"] for entry in result.history]
+    assert all(0 <= rate <= TRAIN.learning_rate for rate in rates)
+    assert rates[0] > 0
+    if name in ("linear", "cosine", "polynomial"):
+        assert rates[1] < rates[0]
+
+
+def test_the_loss_can_choose_the_checkpoint(fit) -> None:
+    _, result = fit(metric="loss")
+    assert result.best_metric == min(entry["val_loss"] for entry in result.history)
+
+
+def test_row_weights_reach_the_loss_and_not_the_model(fit) -> None:
+    train = make_examples(16, seed=1)
+    train._weights = [0.0] * 15 + [16.0]
+    _, weighed = fit(train=train, run_dir="weighed")
+    _, plain = fit(run_dir="plain")
+    assert weighed.history[0]["train_loss"] != pytest.approx(
+        plain.history[0]["train_loss"], rel=0.1
+    )
+
+
+def test_a_short_last_interval_has_a_loss_too(fit) -> None:
+    config = TRAIN.model_copy(update={"steps": 403, "eval_steps": 200, "learning_rate": 1e-4})
+    _, result = fit(config=config)
+    assert [entry["step"] for entry in result.history] == [200, 400, 403]
+    assert all(np.isfinite(entry["train_loss"]) for entry in result.history)
+
+
+def test_r5_a_run_that_had_stopped_early_is_not_trained_on_after_a_resume(
+    fit, tmp_path: Path
+) -> None:
+    config = TRAIN.model_copy(update={"early_stopping_patience": 2, "save_total_limit": 2})
+    scores = iter([0.5, 0.6, 0.7, 0.1, 0.1])
+    _, whole = fit(config=config, measure=lambda outputs: {"mae": next(scores)})
+    _, again = fit(config=config, measure=lambda outputs: {"mae": next(scores)})
+    assert [e["epoch"] for e in again.history] == [e["epoch"] for e in whole.history] == [1, 2, 3]
+    assert again.best["epoch"] == whole.best["epoch"] == 1.0
+
+
+def test_gradient_checkpointing_keeps_less_for_the_backward_pass(tiny_bert: Path, fit) -> None:
+    kept = {}
+    for on in (False, True):
+        num_values = 0
+
+        def count(tensor: torch.Tensor) -> torch.Tensor:
+            nonlocal num_values
+            num_values += tensor.numel()
+            return tensor
+
+        config = TRAIN.model_copy(update={"steps": 1, "gradient_checkpointing": on})
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            fit(config=config, run_dir=f"run-{on}")
+        kept[on] = num_values
+    assert kept[True] < 0.7 * kept[False]

@@ -1,0 +1,147 @@
+"""Load a base's weights under a new head, with adapters if the recipe wants them."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from llmft.config.loading import suggest
+from llmft.config.recipe import BaseConfig, LoraConfig
+from llmft.data.fields import shorten_list
+from llmft.errors import UserError
+from llmft.models.bases import explain_missing, locate_base
+from llmft.models.heads import LabelSpace, compute_head_in_float32, find_head
+
+
+class NewModel(NamedTuple):
+    """A base with an untrained head, ready for training."""
+
+    model: nn.Module
+    new_modules: list[str]
+    """Modules whose weights are not in the base and were initialised at random."""
+
+
+def load_model(config: BaseConfig, *, labels: LabelSpace, pad_token_id: int, seed: int) -> NewModel:
+    """Load the base in float32 under a new head, with adapters if the recipe wants them.
+
+    Every module that is not in the base is trained in full and is never adapted (H2, H8).
+
+    Raises:
+        UserError: If the base is not there or has no safetensors weights.
+    """
+    torch.manual_seed(seed)
+    model, info = _load_pretrained(config, labels=labels, pad_token_id=pad_token_id)
+    missing = sorted(info["missing_keys"])
+    _refuse_untrained_layers(model, missing, config)
+    new_modules = list(dict.fromkeys(key.rpartition(".")[0] for key in missing))
+    if not new_modules:
+        raise UserError(
+            f"base.model: {config.model} already has a head for this task; name a base without one"
+        )
+    if config.tuning == "lora":
+        find_adapted_layers(model, config)
+        # A head of several layers is saved as one module, as PEFT does by itself.
+        heads = [m.partition(".")[0] if m.startswith("classifier.") else m for m in new_modules]
+        new_modules = list(dict.fromkeys(heads))
+        model = _add_adapters(model, config, new_modules)
+    compute_head_in_float32(model)
+    return NewModel(model, new_modules)
+
+
+def find_adapted_layers(model: Any, config: BaseConfig) -> list[nn.Linear]:
+    """Return the layers that adapters are put on.
+
+    Raises:
+        UserError: If a name in `target_modules` is none of the model's linear layers.
+    """
+    wanted = (config.lora or LoraConfig()).target_modules
+    in_head = {id(module) for module in find_head(model).modules()}
+    layers = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and id(module) not in in_head
+    }
+    if wanted == "all-linear":
+        return list(layers.values())
+    allowed = list(dict.fromkeys(name.rpartition(".")[2] for name in layers))
+    for target in wanted:
+        if not any(name == target or name.endswith(f".{target}") for name in layers):
+            raise UserError(
+                f"base.lora.target_modules: {target!r} is no linear layer of {config.model} beside "
+                f"its head.{suggest(target, allowed=allowed)} Allowed: {', '.join(allowed)}"
+            )
+    return [
+        module
+        for name, module in layers.items()
+        if any(name == target or name.endswith(f".{target}") for target in wanted)
+    ]
+
+
+def load_base_for_adapter(config: BaseConfig, *, labels: LabelSpace, pad_token_id: int) -> Any:
+    """Load the base that a saved adapter belongs on; the adapter brings the head."""
+    return _load_pretrained(config, labels=labels, pad_token_id=pad_token_id)[0]
+
+
+def _refuse_untrained_layers(model: Any, missing: list[str], config: BaseConfig) -> None:
+    """Stop if layers of the base itself would be left at random; only a pooler may be new."""
+    inside = [
+        key
+        for key in missing
+        if key.startswith(f"{model.base_model_prefix}.") and ".pooler." not in key
+    ]
+    if inside:
+        raise UserError(
+            f"base.model: the weights of {config.model} lack {len(inside)} tensors of its "
+            f"architecture, which would be left at random: {shorten_list(inside, longest=3)}; is "
+            "it whole, and of the type that its config.json says?"
+        )
+
+
+def _load_pretrained(
+    config: BaseConfig, *, labels: LabelSpace, pad_token_id: int
+) -> tuple[Any, dict[str, Any]]:
+    from transformers import AutoModelForSequenceClassification
+
+    ids = dict(enumerate(labels.logit_names))
+    try:
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            locate_base(config),
+            revision=config.revision,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=torch.float32,
+            num_labels=len(ids),
+            id2label=ids,
+            label2id={name: i for i, name in ids.items()},
+            problem_type=labels.problem_type,
+            pad_token_id=pad_token_id,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError) as error:
+        raise explain_missing(config, error) from error
+    except RuntimeError as error:
+        raise UserError(
+            f"base.model: the weights of {config.model} do not fit its configuration with "
+            f"{len(ids)} outputs; is it a finished model with a head of its own? "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+    return model, info
+
+
+def _add_adapters(model: Any, config: BaseConfig, new_modules: list[str]) -> Any:
+    import peft
+
+    lora = config.lora or LoraConfig()
+    return peft.get_peft_model(
+        model,
+        peft.LoraConfig(
+            task_type=peft.TaskType.SEQ_CLS,
+            revision=config.revision,
+            r=lora.rank,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules=lora.target_modules,
+            modules_to_save=list(new_modules),  # PEFT adds its own guesses to it
+            exclude_modules=list(new_modules),
+        ),
+    )

@@ -1,0 +1,53 @@
+"""Which rows are trained on, for how many steps, and what is refused first."""
+
+import random
+
+import pytest
+
+from llmft.config.recipe import TrainConfig
+from llmft.errors import UserError
+from llmft.training.inputs import (
+    count_steps,
+    limit_rows,
+    refuse_absent_trackers,
+    refuse_schedule,
+)
+
+ROWS = [{"id": f"row{i}"} for i in range(50)]
+
+
+def test_a_trial_takes_the_same_rows_in_every_arm_and_keeps_their_order() -> None:
+    few = limit_rows(ROWS, 10)
+    assert len(few) == 10
+    assert few == [row for row in ROWS if row in few]
+    shuffled = random.Random(1).sample(ROWS, len(ROWS))
+    assert {row["id"] for row in limit_rows(shuffled, 10)} == {row["id"] for row in few}
+    more = limit_rows(ROWS, 20)
+    assert all(row in more for row in few), "a longer trial holds the shorter one"
+
+
+@pytest.mark.parametrize("limit", [None, 50, 1000])
+def test_without_a_limit_all_rows_are_taken(limit: int | None) -> None:
+    assert limit_rows(ROWS, limit) == ROWS
+
+
+def test_steps_are_counted_with_accumulation_and_parts_of_epochs() -> None:
+    assert count_steps(TrainConfig(epochs=2, batch_size=8), num_rows=50) == 14
+    accumulated = TrainConfig(epochs=2, batch_size=8, gradient_accumulation_steps=2)
+    assert count_steps(accumulated, num_rows=50) == 8
+    assert count_steps(TrainConfig(epochs=0.5, batch_size=8), num_rows=50) == 4
+    assert count_steps(TrainConfig(epochs=9, steps=3), num_rows=50) == 3
+
+
+def test_a_warm_up_to_the_end_is_refused_unless_there_is_none() -> None:
+    with pytest.raises(UserError, match="5 warm-up steps, but the whole training has 5"):
+        refuse_schedule(TrainConfig(steps=5, warmup_steps=5), num_rows=50)
+    refuse_schedule(TrainConfig(steps=5, warmup_steps=4), num_rows=50)
+    refuse_schedule(TrainConfig(steps=5, warmup_steps=5, lr_scheduler="constant"), num_rows=50)
+
+
+def test_a_tracker_that_is_not_installed_says_how_to_get_it() -> None:
+    refuse_absent_trackers([])
+    refuse_absent_trackers(["json"])  # any importable name will do
+    with pytest.raises(UserError, match=r"pip install 'llmft\[no_such_tracker\]'"):
+        refuse_absent_trackers(["no_such_tracker"])
