@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from llmft import __version__
 from llmft.config.recipe import Recipe, load_recipe
-from llmft.config.suite import Suite, SuiteConfig, load_suite
+from llmft.config.suite import Suite, load_suite
 from llmft.data.batches import make_targets
+from llmft.data.fields import RowFaultError
 from llmft.data.files import write_json
 from llmft.data.preparation import prepare_task
 from llmft.data.prepared import PreparedData, Row, is_prepared, open_prepared
 from llmft.data.prompts import read_prompt
-from llmft.data.sources import RowFaultError
 from llmft.errors import UserError
 from llmft.evaluation.arms import Arms, describe_pair, measure_arms, open_arms
 from llmft.evaluation.audit import check_baselines
@@ -75,6 +75,7 @@ def compare_arms(suite: Suite, plan: Plan, *, suite_path: Path) -> dict[str, Any
     """
     config = suite.config
     data = open_prepared(suite.task, task_file=config.task)
+    data.refuse_metric(config.metric, key="metric")
     rows = data.read_split("test")
     cases = _read_cases(suite, data)
     _refuse_other_recipes(plan, data)
@@ -82,7 +83,7 @@ def compare_arms(suite: Suite, plan: Plan, *, suite_path: Path) -> dict[str, Any
     arms, audit = open_arms(paths, data=data, rows=rows, reference=config.reference)
     valid = find_valid_arms(list(arms), audit)
     labels = make_targets(rows, label_names=data.label_names).numpy()
-    differences = _compare_with_reference(arms, valid, labels, config)
+    differences = _compare_with_reference(arms, valid, labels, suite)
     verdict = reach_verdict(
         differences, valid_arms=valid, findings=audit, reference=config.reference,
         metric=config.metric, margin=config.margin,
@@ -90,8 +91,8 @@ def compare_arms(suite: Suite, plan: Plan, *, suite_path: Path) -> dict[str, Any
     measured = measure_arms(arms, valid, data, rows, labels, metric=config.metric)
     audit += check_baselines(
         config.metric,
-        {arm: measured["variants"][arm]["metrics"][config.metric] for arm in valid},
-        {name: found[config.metric] for name, found in measured["baselines"].items()},
+        {arm: measured["variants"][arm]["metrics"].get(config.metric) for arm in valid},
+        {name: found.get(config.metric) for name, found in measured["baselines"].items()},
     )
     results = {
         "schema_version": 1,
@@ -125,22 +126,25 @@ def compare_arms(suite: Suite, plan: Plan, *, suite_path: Path) -> dict[str, Any
 
 
 def _compare_with_reference(
-    arms: Arms, valid: Sequence[str], labels: NDArray[Any], config: SuiteConfig
+    arms: Arms, valid: Sequence[str], labels: NDArray[Any], suite: Suite
 ) -> dict[str, Difference]:
+    """Return challenger -> its gain, as far as the metric is defined for the rows."""
+    config = suite.config
     if config.reference not in valid:
         return {}
-    reference = [run.outputs for run in arms[config.reference]]
-    return {
+    found = {
         arm: compare_runs(
             config.metric,
             labels,
-            reference=reference,
+            reference=[run.outputs for run in arms[config.reference]],
             challenger=[run.outputs for run in arms[arm]],
             margin=config.margin,
+            config=suite.task.labels,
         )
         for arm in valid
         if arm != config.reference
     }
+    return {arm: difference for arm, difference in found.items() if difference is not None}
 
 
 def _plan_runs(suite: Suite) -> Plan:
@@ -209,8 +213,9 @@ def _refuse_other_recipes(plan: Plan, data: PreparedData) -> None:
 def _read_cases(suite: Suite, data: PreparedData) -> list[EdgeCase]:
     if suite.edge_cases_path is None:
         return []
-    head = "regression" if data.manifest["classes"] is None else "multiclass"
-    return read_edge_cases(suite.edge_cases_path, label_names=data.label_names, head=head)
+    return read_edge_cases(
+        suite.edge_cases_path, label_names=data.label_names, label_type=suite.task.labels.type
+    )
 
 
 def _probe_arms(
@@ -243,8 +248,9 @@ def _log_summary(results: dict[str, Any]) -> None:
     logger.info("%d test rows of %s", results["num_rows"], results["task"])
     logger.info("  %-14s %s", "", " ".join(f"{key:>9}" for key in shown))
     for arm, found in metrics.items():
-        numbers = " ".join("        -" if found[k] is None else f"{found[k]:9.3f}" for k in shown)
-        logger.info("  %-14s %s", arm, numbers)
+        numbers = ["-" if found[key] is None else f"{found[key]:.3f}" for key in shown]
+        aligned = [f"{n:>{max(9, len(key))}}" for n, key in zip(numbers, shown, strict=True)]
+        logger.info("  %-14s %s", arm, " ".join(aligned))
     for pair in results["pairs"]:
         logger.info(
             "  %s against %s: gain %.3f %s, 95 %% interval %.3f to %.3f: %s",

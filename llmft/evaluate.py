@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llmft import __version__
-from llmft.config.recipe import SELECTION_METRIC
+from llmft.config.head import SELECTION_METRIC, Head
 from llmft.config.suite import GateConfig, Suite, get_default_gates, load_suite
 from llmft.config.task import SourceConfig, TaskConfig
 from llmft.data.batches import make_targets
 from llmft.data.files import hash_file, write_json
-from llmft.data.preparation import read_labelled
 from llmft.data.prepared import Row, open_prepared
+from llmft.data.reading import read_labelled
 from llmft.data.splitting import SPLITS
 from llmft.errors import UserError
 from llmft.evaluation.audit import (
@@ -25,10 +25,11 @@ from llmft.evaluation.audit import (
     check_run,
 )
 from llmft.evaluation.gates import apply_gates, decide
-from llmft.evaluation.metrics import is_better, measure
+from llmft.evaluation.metrics import find_label_type, is_better, measure
+from llmft.evaluation.statistics import estimate_interval, estimate_part_intervals
 from llmft.evaluation.tables import (
-    describe_confusion,
     describe_measured,
+    describe_outputs,
     describe_rows,
     measure_baselines,
     name_parts,
@@ -68,11 +69,12 @@ class _Subject(NamedTuple):
     known_texts: list[str]
     """Texts that the model was trained or selected on."""
     label_names: list[str]
+    task: TaskConfig
     fingerprint: str
     """Of the prepared data, or the hash of the file."""
     num_rejected: int = 0
     num_strange: int = 0
-    """Rows left out since the model does not know their class."""
+    """Rows left out since the model does not know their class or labels."""
 
 
 def evaluate_run(
@@ -125,6 +127,7 @@ def _open_subject(
         train_rows=train_rows,
         known_texts=[row["text"] for row in (*train_rows, *data.read_split("val"))],
         label_names=data.label_names,
+        task=task,
         fingerprint=data.fingerprint,
     )
     if data_file is None:
@@ -152,20 +155,24 @@ def _judge(
     gates: dict[Any, GateConfig],
 ) -> dict[str, Any]:
     """Audit, measure and decide; return the results file."""
-    labels = make_targets(subject.rows, label_names=subject.label_names).numpy()
+    names, config = subject.label_names, subject.task.labels
+    labels = make_targets(subject.rows, label_names=names).numpy()
     outputs, name = seen.outputs, metadata["name"]
     audit = _audit(RunFacts(name, str(run), metadata), seen, subject)
-    gate_results = apply_gates(gates, labels, outputs)
-    measured = measure(labels, outputs, names=subject.label_names)
-    baselines = measure_baselines(subject.train_rows, subject.rows, names=subject.label_names)
-    metric = SELECTION_METRIC[metadata["recipe"]["head"]["type"]]
-    audit += check_baselines(
-        metric,
-        {name: measured.overall[metric]},
-        {key: found.overall[metric] for key, found in baselines.items()},
+    measured = measure(labels, outputs, names=names, config=config)
+    intervals = {
+        metric: estimate_interval(metric, labels, [outputs], config=config)
+        for metric in measured.overall
+    }
+    gate_results = apply_gates(
+        gates, metrics=measured.overall, intervals=intervals, num_rows=len(labels)
     )
-    constant = baselines["constant"].overall[metric]
-    beats_constant = is_better(metric, measured.overall[metric], constant)
+    baselines = measure_baselines(subject.train_rows, subject.rows, names=names, task=subject.task)
+    metric = _find_leading_metric(metadata["recipe"])
+    value = measured.overall.get(metric)
+    others = {key: found.overall.get(metric) for key, found in baselines.items()}
+    audit += check_baselines(metric, {name: value}, others)
+    beats_constant = is_better(metric, value, others["constant"])
     described = describe_rows(subject.rows, labels, {name: outputs})
     return {
         "schema_version": 1,
@@ -175,17 +182,18 @@ def _judge(
         "name": name,
         "task": metadata["task"]["name"],
         "data": subject.name,
-        "label_names": subject.label_names,
+        "label_type": find_label_type(labels),
+        "label_names": names,
+        "metric": metric,
         "num_rows": len(subject.rows),
         "num_rejected": subject.num_rejected,
         "decision": decide(gate_results, findings=audit, beats_constant=beats_constant),
         "gates": [g._asdict() for g in gate_results],
         "metrics": measured.overall,
-        "intervals": {g.metric: list(g.interval) for g in gate_results},
+        "intervals": intervals,
         name_parts(labels): measured.parts,
-        "confusion_matrix": describe_confusion(
-            labels, [outputs], num_classes=len(subject.label_names)
-        ),
+        "part_intervals": estimate_part_intervals(labels, outputs, names=names)._asdict(),
+        **describe_outputs(labels, [outputs], names=names, config=config),
         "baselines": {key: describe_measured(m, labels) for key, m in baselines.items()},
         "audit": [finding._asdict() for finding in audit],
         "history": read_history(run),
@@ -193,6 +201,13 @@ def _judge(
         "rows": described,
         "worst_rows": pick_worst(described, subject.rows),
     }
+
+
+def _find_leading_metric(recipe: dict[str, Any]) -> str:
+    """Return the metric that chose the checkpoint, or the head's own if that was the loss."""
+    metric: str | None = recipe["train"]["metric"]
+    head: Head = recipe["head"]["type"]
+    return SELECTION_METRIC[head] if metric in (None, "loss") else metric
 
 
 def _audit(facts: RunFacts, seen: StoredPredictions, subject: _Subject) -> list[Finding]:
@@ -204,13 +219,14 @@ def _audit(facts: RunFacts, seen: StoredPredictions, subject: _Subject) -> list[
     threshold = facts.metadata["task"]["clean"]["near_duplicates"]
     audit += check_overlap(texts, subject.known_texts, threshold=threshold)
     if subject.num_strange:
-        message = f"{subject.num_strange} rows were left out: their class is not one of the model's"
+        message = f"{subject.num_strange} rows were left out: the model does not know their labels"
         audit.append(Finding("known classes", "warning", [], message))
     return audit
 
 
 def _is_strange(labels: Any, label_names: list[str]) -> bool:
-    return isinstance(labels, str) and labels not in label_names
+    named = {labels} if isinstance(labels, str) else set(labels)
+    return not named <= set(label_names)
 
 
 def _log_summary(results: dict[str, Any]) -> None:
@@ -223,11 +239,15 @@ def _log_summary(results: dict[str, Any]) -> None:
         logger.info("  %-9s %s", arm, numbers)
     for gate in results["gates"]:
         logger.info(
-            "  gate %s: %s (value %.3f, bound %.3f, deploy %g, review %g)",
-            gate["metric"], gate["result"], gate["value"], gate["bound"], gate["deploy"],
-            gate["review"],
+            "  gate %s: %s (value %s, bound %s, deploy %g, review %g)",
+            gate["metric"], gate["result"], _show(gate["value"]), _show(gate["bound"]),
+            gate["deploy"], gate["review"],
         )  # fmt: skip
     for finding in results["audit"]:
         if finding["status"] != "ok":
             logger.info("  %s: %s", finding["status"], finding["message"])
     logger.info("decision: %s", results["decision"])
+
+
+def _show(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3f}"

@@ -19,11 +19,11 @@ from llmft.evaluation.audit import (
     check_seeds,
     check_treatment,
 )
-from llmft.evaluation.metrics import measure
+from llmft.evaluation.metrics import find_label_type, measure
 from llmft.evaluation.statistics import Difference, estimate_interval
 from llmft.evaluation.tables import (
-    describe_confusion,
     describe_measured,
+    describe_outputs,
     describe_rows,
     measure_baselines,
     name_parts,
@@ -106,10 +106,11 @@ def measure_arms(
     *,
     metric: str,
 ) -> dict[str, Any]:
-    """Return `variants`, `baselines`, the table by dimension or class, and the rows."""
-    names = data.label_names
+    """Return `variants`, `baselines`, the table by dimension, class or label, and the rows."""
+    names, config = data.label_names, data.task.labels
     measured = {
-        arm: [measure(labels, run.outputs, names=names) for run in arms[arm]] for arm in valid
+        arm: [measure(labels, run.outputs, names=names, config=config) for run in arms[arm]]
+        for arm in valid
     }
     mean_outputs = {arm: np.mean([r.outputs for r in arms[arm]], axis=0) for arm in valid}
     variants = {}
@@ -117,13 +118,18 @@ def measure_arms(
         variants[arm] = {"valid": arm in valid, **_describe_runs(runs)}
         if arm in valid:
             outputs = [run.outputs for run in runs]
-            variants[arm] |= {
-                "metrics": _average([m.overall for m in measured[arm]]),
-                "metrics_per_run": [m.overall for m in measured[arm]],
-                "interval": list(estimate_interval(metric, labels, outputs)),
-                "confusion_matrix": describe_confusion(labels, outputs, num_classes=len(names)),
+            overall = [m.overall for m in measured[arm]]
+            intervals = {
+                name: estimate_interval(name, labels, outputs, config=config) for name in overall[0]
             }
-    baselines = measure_baselines(data.read_split("train"), rows, names=names)
+            variants[arm] |= {
+                "metrics": _average(overall),
+                "metrics_per_run": overall,
+                "interval": intervals.get(metric),
+                "intervals": intervals,
+                **describe_outputs(labels, outputs, names=names, config=config),
+            }
+    baselines = measure_baselines(data.read_split("train"), rows, names=names, task=data.task)
     by_part = {
         name: {arm: _average([m.parts[name] for m in found]) for arm, found in measured.items()}
         | {key: m.parts[name] for key, m in baselines.items()}
@@ -131,6 +137,7 @@ def measure_arms(
     }
     described = describe_rows(rows, labels, mean_outputs)
     return {
+        "label_type": find_label_type(labels),
         "variants": variants,
         "baselines": {key: describe_measured(m, labels) for key, m in baselines.items()},
         "per_dimension": {},
@@ -171,7 +178,7 @@ def describe_pair(challenger: str, reference: str, found: Difference) -> dict[st
         "challenger": challenger,
         "reference": reference,
         "gain": found.estimate,
-        "interval": list(found.interval),
+        "interval": found.interval,
         "finding": found.finding,
     }
 

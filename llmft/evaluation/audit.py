@@ -4,6 +4,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
+from llmft.config.head import SELECTION_METRIC
+from llmft.data.budget import ENOUGH_KEPT
 from llmft.data.duplicates import cluster_texts
 from llmft.evaluation.metrics import is_better
 from llmft.prediction.stored import StoredPredictions
@@ -11,9 +13,20 @@ from llmft.prediction.stored import StoredPredictions
 Status = Literal["ok", "note", "warning", "confounded", "invalid"]
 
 _TREATMENT = ("base", "head", "prompt", "tokens.max_length", "tokens.min_article", "tokens.waive")
-_FOLLOWS_BASE = ("train.learning_rate", "train.warmup_ratio", "train.warmup_steps", "train.epochs")
+_FOLLOWS_BASE = (
+    "train.learning_rate",
+    "train.warmup_ratio",
+    "train.warmup_steps",
+    "train.epochs",
+    "train.steps",
+)
 _NOT_COMPARED = ("name", "task", "output_dir", "train.seed")
-_NOTED = ("train.precision",)
+_NOTED = (
+    "train.precision",
+    "train.gradient_checkpointing",
+    "train.save_total_limit",
+    "train.report_to",
+)
 _MAX_NEAR_DUPLICATES = 0.01
 
 
@@ -71,7 +84,7 @@ def check_treatment(runs: Sequence[RunFacts], *, reference: str) -> list[Finding
 
 
 def check_seeds(runs: Sequence[RunFacts]) -> list[Finding]:
-    """Runs of one arm are averaged, so they must differ in nothing but the seed."""
+    """Runs of one arm are averaged, so they must differ in nothing that matters but the seed."""
     findings = []
     by_arm: defaultdict[str, list[RunFacts]] = defaultdict(list)
     for run in runs:
@@ -83,7 +96,8 @@ def check_seeds(runs: Sequence[RunFacts]) -> list[Finding]:
             differing = sorted(k for k in {*expected, *found} if expected.get(k) != found.get(k))
             if differing:
                 message = f"{other.run} differs from {own[0].run} in {', '.join(differing)}"
-                findings.append(Finding("runs of an arm agree", "invalid", [arm], message))
+                status: Status = "note" if set(differing) <= set(_NOTED) else "invalid"
+                findings.append(Finding("runs of an arm agree", status, [arm], message))
     if any(len(own) == 1 for own in by_arm.values()):
         message = (
             "an arm was trained with one seed only: the intervals cover the choice of rows, not "
@@ -99,7 +113,10 @@ def check_inputs(arm: str, seen: StoredPredictions, texts: Sequence[str]) -> lis
     num_cut = int((seen.kept_tokens < seen.article_tokens).sum())
     share = kept / max(1, whole)
     message = f"{arm} saw {share:.1%} of the article tokens; {num_cut} of {len(texts)} rows cut"
-    findings = [Finding("articles seen", "warning" if num_cut else "ok", [arm], message)]
+    status: Status = "note" if num_cut else "ok"
+    findings = [
+        Finding("articles seen", "warning" if share < ENOUGH_KEPT else status, [arm], message)
+    ]
     by_input: defaultdict[str, set[str]] = defaultdict(set)
     for input_hash, text in zip(seen.input_hashes, texts, strict=True):
         by_input[input_hash].add(text)
@@ -120,6 +137,10 @@ def check_run(run: RunFacts) -> list[Finding]:
     if waived is not None:
         message = f"{run.arm}: the refused token budget was waived: {waived}"
         findings.append(Finding("token budget", "warning", [run.arm], message))
+    limit = run.metadata["recipe"]["train"]["limit_rows"]
+    if limit is not None:
+        message = f"{run.arm} was trained on at most {limit} rows (train.limit_rows): a quick trial"
+        findings.append(Finding("trial", "warning", [run.arm], message))
     if not run.metadata["base_pretrained"]:
         base = run.metadata["recipe"]["base"]["model"]
         message = f"{run.arm}: the base {base} was never pretrained; it shows how the parts work"
@@ -180,9 +201,11 @@ def _list_settings(run: RunFacts) -> dict[str, Any]:
     settings = _flatten(run.metadata["recipe"])
     for key in _NOT_COMPARED:
         settings.pop(key, None)
-    # The recipe's batch size is one device's, and its precision may say auto: take what came of it.
+    # The recipe's batch size is one device's, its precision may say auto, and its metric be left to
+    # the head: take what came of it.
     settings.pop("train.batch_size")
     settings.pop("train.gradient_accumulation_steps")
+    settings["train.metric"] = settings["train.metric"] or SELECTION_METRIC[settings["head.type"]]
     settings["global_batch_size"] = run.metadata["global_batch_size"]
     settings["train.precision"] = run.metadata["precision"]
     settings["prompt.sha256"] = run.metadata["prompt_sha256"]

@@ -1,13 +1,11 @@
 """May this run be deployed? Thresholds that a confidence bound has to pass (D14)."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-from numpy.typing import NDArray
-
+from llmft.config.metrics import METRICS
 from llmft.config.suite import GateConfig
 from llmft.evaluation.audit import Finding
-from llmft.evaluation.metrics import HIGHER_IS_BETTER
-from llmft.evaluation.statistics import MIN_ROWS, Interval, compute_metric, estimate_interval
+from llmft.evaluation.statistics import MIN_ROWS, Interval
 
 Decision = Literal["DEPLOY", "REVIEW", "FAIL"]
 _SEVERITY: list[Decision] = ["DEPLOY", "REVIEW", "FAIL"]
@@ -17,10 +15,11 @@ class GateResult(NamedTuple):
     """What one gate says."""
 
     metric: str
-    value: float
-    interval: Interval
+    value: float | None
+    """None if the metric is undefined for these rows."""
+    interval: Interval | None
     """95 %, over rows."""
-    bound: float
+    bound: float | None
     """Its worse end, which has to pass."""
     deploy: float
     review: float
@@ -28,13 +27,20 @@ class GateResult(NamedTuple):
 
 
 def apply_gates(
-    gates: dict[str, GateConfig], labels: NDArray[Any], outputs_NC: NDArray[Any]
+    gates: dict[str, GateConfig],
+    *,
+    metrics: dict[str, float | None],
+    intervals: dict[str, Interval | None],
+    num_rows: int,
 ) -> list[GateResult]:
     """Apply gates: DEPLOY if the bound passes, FAIL if the value is beyond review.
 
-    On fewer than 20 rows nothing is deployed.
+    On fewer than 20 rows nothing is deployed, nor by a metric that is undefined for the rows.
     """
-    return [_apply(metric, gate, labels, outputs_NC) for metric, gate in gates.items()]
+    return [
+        _apply(name, gate, metrics.get(name), intervals.get(name), num_rows)
+        for name, gate in gates.items()
+    ]
 
 
 def decide(results: list[GateResult], *, findings: list[Finding], beats_constant: bool) -> Decision:
@@ -51,15 +57,14 @@ def decide(results: list[GateResult], *, findings: list[Finding], beats_constant
 
 
 def _apply(
-    metric: str, gate: GateConfig, labels: NDArray[Any], outputs_NC: NDArray[Any]
+    metric: str, gate: GateConfig, value: float | None, interval: Interval | None, num_rows: int
 ) -> GateResult:
-    value = compute_metric(metric, labels, outputs_NC)
-    interval = estimate_interval(metric, labels, [outputs_NC])
-    sign = 1.0 if HIGHER_IS_BETTER[metric] else -1.0
-    bound = interval.low if HIGHER_IS_BETTER[metric] else interval.high
+    higher = METRICS[metric].higher_is_better
+    sign = 1.0 if higher else -1.0
+    bound = None if interval is None else interval.low if higher else interval.high
     result: Decision = "REVIEW"
-    if len(labels) >= MIN_ROWS and sign * bound >= sign * gate.deploy:
+    if bound is not None and num_rows >= MIN_ROWS and sign * bound >= sign * gate.deploy:
         result = "DEPLOY"
-    elif sign * value < sign * gate.review:
+    elif value is not None and sign * value < sign * gate.review:
         result = "FAIL"
     return GateResult(metric, value, interval, bound, gate.deploy, gate.review, result)

@@ -1,30 +1,24 @@
-"""Metrics under scikit-learn's names, overall and per dimension or class."""
+"""Metrics under scikit-learn's names, overall and per dimension, class or label."""
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
-from sklearn import metrics as sk
+
+from llmft.config.labels import LabelsConfig, ScoresConfig
+from llmft.config.metrics import METRICS, list_metrics
+from llmft.data.labels import LABEL_THRESHOLD, assign_tiers, compute_overall
+from llmft.evaluation.parts import (
+    CLASS_PARTS,
+    SCORE_PARTS,
+    compute_class_parts,
+    compute_score_parts,
+)
 
 Floats = NDArray[np.floating[Any]]
-HIGHER_IS_BETTER = {
-    "mae": False,
-    "rmse": False,
-    "r2": True,
-    "spearman": True,
-    "skill": True,
-    "accuracy": True,
-    "balanced_accuracy": True,
-    "f1_macro": True,
-}
-
-
-def is_better(metric: str, one: float | None, other: float | None) -> bool:
-    """Return whether one value of a metric beats another; an undefined value beats nothing."""
-    if one is None or other is None:
-        return one is not None
-    return one > other if HIGHER_IS_BETTER[metric] else one < other
+LabelType = Literal["scores", "class", "multilabel"]
+_PARTS = {"f1_macro": "f1", "balanced_accuracy": "recall"}
+"""Overall metric -> the part that it is the mean of, where the names differ."""
 
 
 class Measured(NamedTuple):
@@ -33,103 +27,155 @@ class Measured(NamedTuple):
     overall: dict[str, float | None]
     """None where a metric is not defined, such as the rank correlation of a constant."""
     parts: dict[str, dict[str, float | None]]
-    """The same per dimension, or precision, recall, f1 and support per class."""
+    """Those of `evaluation.parts`, per dimension, class or label."""
 
 
-def measure(labels: NDArray[Any], outputs_NC: Floats, *, names: list[str]) -> Measured:
-    """Measure scores against scores [N, C], or probabilities against classes [N].
+def find_label_type(labels: NDArray[Any]) -> LabelType:
+    """Tell scores (float [N, D]), classes (int [N]) and several labels (bool [N, L]) apart."""
+    if labels.dtype == np.bool_:
+        return "multilabel"
+    return "scores" if labels.ndim == 2 else "class"
+
+
+def is_better(metric: str, one: float | None, other: float | None) -> bool:
+    """Return whether one value of a metric beats another; an undefined value beats nothing."""
+    if one is None or other is None:
+        return one is not None
+    return one > other if METRICS[metric].higher_is_better else one < other
+
+
+def measure(
+    labels: NDArray[Any],
+    outputs_NC: Floats,
+    *,
+    names: list[str],
+    config: LabelsConfig | None = None,
+) -> Measured:
+    """Measure outputs against labels, overall and per dimension, class or label.
+
+    Args:
+        labels: Scores float [N, D], classes int [N], or labels bool [N, L].
+        outputs_NC: Scores, probabilities of the classes, or of each label for itself.
+        names: Of the dimensions, classes or labels.
+        config: What the task says of them: weights, tiers and order have metrics of their own.
 
     Raises:
         ValueError: If there are no rows or the shapes disagree.
     """
     if len(labels) == 0 or len(labels) != len(outputs_NC):
         raise ValueError(f"{len(labels)} labels and {len(outputs_NC)} outputs")
-    if labels.ndim == 2:
-        return measure_scores(labels, outputs_NC, names=names)
-    return measure_classes(labels, outputs_NC.argmax(axis=1), names=names)
-
-
-def measure_scores(labels_ND: Floats, outputs_ND: Floats, *, names: list[str]) -> Measured:
-    """Return mae, rmse, r2, spearman and skill, per dimension and as their plain mean.
-
-    `skill` is scikit-learn's `d2_absolute_error_score`: 1 is perfect, 0 is as good as the best
-    constant for these very rows, and below 0 is worse than that.
-    """
-    parts = {
-        name: _measure_dimension(labels_ND[:, i], outputs_ND[:, i]) for i, name in enumerate(names)
-    }
-    overall = {key: _mean([part[key] for part in parts.values()]) for key in parts[names[0]]}
-    return Measured(overall, parts)
-
-
-def measure_classes(
-    labels_N: NDArray[np.int64], predicted_N: NDArray[np.int64], *, names: list[str]
-) -> Measured:
-    """Return accuracy, balanced_accuracy and f1_macro; precision, recall, f1, support per class.
-
-    A class that is in neither labels nor predictions is left out of the macro mean.
-    """
-    ids = list(range(len(names)))
-    precision, recall, f1, support = sk.precision_recall_fscore_support(
-        labels_N, predicted_N, labels=ids, zero_division=0.0
+    label_type = find_label_type(labels)
+    metrics = list_metrics(label_type, config, num_outputs=len(names))
+    keys = SCORE_PARTS if label_type == "scores" else CLASS_PARTS
+    by_key = {key: compute_parts(key, labels, outputs_NC) for key in keys}
+    return Measured(
+        {metric: compute_metric(metric, labels, outputs_NC, config=config) for metric in metrics},
+        {
+            name: {key: _drop_nan(found_C[i]) for key, found_C in by_key.items()}
+            for i, name in enumerate(names)
+        },
     )
-    parts: dict[str, dict[str, float | None]] = {
-        name: {
-            "precision": float(precision[i]),
-            "recall": float(recall[i]),
-            "f1": float(f1[i]),
-            "support": float(support[i]),
-        }
-        for i, name in enumerate(names)
-    }
-    confusion = count_confusion(labels_N, predicted_N, num_classes=len(names))
-    present = support > 0
-    overall: dict[str, float | None] = {
-        "accuracy": float((labels_N == predicted_N).mean()),
-        "balanced_accuracy": float(recall[present].mean()),
-        "f1_macro": f1_from_confusion(confusion),
-    }
-    return Measured(overall, parts)
 
 
-def count_confusion(
-    labels_N: NDArray[np.int64], predicted_N: NDArray[np.int64], *, num_classes: int
-) -> NDArray[np.int64]:
-    """Return the confusion matrix [C, C], rows true and columns predicted."""
-    flat = np.bincount(labels_N * num_classes + predicted_N, minlength=num_classes**2)
-    return flat.reshape(num_classes, num_classes)
+def compute_metric(
+    metric: str, labels: NDArray[Any], outputs_NC: Floats, *, config: LabelsConfig | None = None
+) -> float | None:
+    """Return one overall metric; None where it is not defined.
+
+    Metrics of scores are plain means over the dimensions. `f1_macro` and `balanced_accuracy` leave
+    out classes that never occur; `roc_auc` and `average_precision` are means over the classes that
+    have rows with them and without them, of two classes the last one's.
+
+    Raises:
+        ValueError: If the labels have no such metric.
+    """
+    label_type, num_outputs = find_label_type(labels), outputs_NC.shape[1]
+    if metric not in METRICS or label_type not in METRICS[metric].labels:
+        raise ValueError(f"unknown metric {metric} for labels of type {label_type}")
+    if metric not in list_metrics(label_type, config, num_outputs=num_outputs):
+        return None
+    values = compute_row_values(metric, labels, outputs_NC, config=config)
+    if values is not None:
+        return float(values.mean())
+    if metric == "quadratic_kappa":
+        return _compute_kappa(labels, outputs_NC.argmax(axis=1))
+    if metric == "f1_micro":
+        return _compute_f1_micro(labels, decide_labels(outputs_NC))
+    parts_C = compute_parts(_PARTS.get(metric, metric), labels, outputs_NC)
+    if label_type == "scores":
+        return _drop_nan(parts_C.mean())
+    if label_type == "class" and num_outputs == 2 and metric in ("roc_auc", "average_precision"):
+        parts_C = parts_C[1:]
+    known = parts_C[~np.isnan(parts_C)]
+    return float(known.mean()) if len(known) else None
 
 
-def f1_from_confusion(confusion_CC: NDArray[np.int64]) -> float:
-    """Return the mean F1 of the classes that occur in labels or predictions."""
-    both = confusion_CC.sum(axis=0) + confusion_CC.sum(axis=1)
-    f1 = 2 * np.diag(confusion_CC) / np.maximum(both, 1)
-    return float(f1[both > 0].mean())
+def compute_row_values(
+    metric: str, labels: NDArray[Any], outputs_NC: Floats, *, config: LabelsConfig | None = None
+) -> NDArray[Any] | None:
+    """Return per row what the metric is the mean of, [N], bool if it is a share of the rows.
+
+    None if the metric is no mean over rows.
+    """
+    match metric:
+        case "mae":
+            values = np.abs(labels - outputs_NC).mean(axis=1, dtype=np.float64)
+        case "overall_mae" if isinstance(config, ScoresConfig):
+            values = np.abs(compute_overall(labels, config) - compute_overall(outputs_NC, config))
+        case "tier_accuracy" if isinstance(config, ScoresConfig):
+            values = find_tiers(labels, config) == find_tiers(outputs_NC, config)
+        case "accuracy" if find_label_type(labels) == "multilabel":
+            values = (labels == decide_labels(outputs_NC)).all(axis=1)
+        case "accuracy":
+            values = labels == outputs_NC.argmax(axis=1)
+        case "hamming_loss":
+            values = (labels != decide_labels(outputs_NC)).mean(axis=1)
+        case "top_3_accuracy":
+            best_N3 = np.argsort(-outputs_NC, axis=1, kind="stable")[:, :3]
+            values = (best_N3 == labels[:, None]).any(axis=1)
+        case _:
+            return None
+    return np.asarray(values)
 
 
-def compute_skill(labels_ND: Floats, outputs_ND: Floats) -> float:
-    """Return scikit-learn's `d2_absolute_error_score`, fast enough for the bootstrap."""
-    error_D = np.abs(labels_ND - outputs_ND).sum(axis=0)
-    constant_D = np.abs(labels_ND - np.median(labels_ND, axis=0)).sum(axis=0)
-    varies_D = constant_D > 0
-    skill_D = np.where(varies_D, 1 - error_D / np.where(varies_D, constant_D, 1), error_D == 0)
-    return float(skill_D.mean())
+def compute_parts(metric: str, labels: NDArray[Any], outputs_NC: Floats) -> Floats:
+    """Return a metric of `evaluation.parts` per dimension, class or label, [C]."""
+    num_outputs = outputs_NC.shape[1]
+    match find_label_type(labels):
+        case "scores":
+            return compute_score_parts(metric, labels, outputs_NC)
+        case "class":
+            true_NC = np.eye(num_outputs, dtype=bool)[labels]
+            predicted_NC = np.eye(num_outputs, dtype=bool)[outputs_NC.argmax(axis=1)]
+        case "multilabel":
+            true_NC, predicted_NC = labels, decide_labels(outputs_NC)
+    return compute_class_parts(metric, true_NC, outputs_NC, predicted_NC=predicted_NC)
 
 
-def _measure_dimension(labels_N: Floats, outputs_N: Floats) -> dict[str, float | None]:
-    with np.errstate(invalid="ignore"):
-        constant = np.ptp(labels_N) == 0 or np.ptp(outputs_N) == 0
-        rank = None if constant else float(spearmanr(labels_N, outputs_N).statistic)
-    enough = len(labels_N) > 1
-    return {
-        "mae": float(sk.mean_absolute_error(labels_N, outputs_N)),
-        "rmse": float(sk.root_mean_squared_error(labels_N, outputs_N)),
-        "r2": float(sk.r2_score(labels_N, outputs_N)) if enough else None,
-        "spearman": rank,
-        "skill": float(sk.d2_absolute_error_score(labels_N, outputs_N)) if enough else None,
-    }
+def decide_labels(outputs_NL: Floats) -> NDArray[np.bool_]:
+    """Return which labels apply, [N, L]."""
+    return np.asarray(outputs_NL >= LABEL_THRESHOLD)
 
 
-def _mean(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if len(known) == len(values) else None
+def find_tiers(scores_ND: Floats, config: ScoresConfig) -> NDArray[np.int64]:
+    """Return the position of each row's tier, [N]."""
+    return assign_tiers(compute_overall(scores_ND, config), config)
+
+
+def _compute_kappa(labels_N: NDArray[np.int64], predicted_N: NDArray[np.int64]) -> float | None:
+    """Return Cohen's kappa with quadratic weights; None if all are of one class."""
+    by_chance = (labels_N**2 + predicted_N**2).mean() - 2 * labels_N.mean() * predicted_N.mean()
+    if by_chance <= 0:
+        return None
+    return float(1 - ((labels_N - predicted_N) ** 2).mean() / by_chance)
+
+
+def _compute_f1_micro(
+    labels_NL: NDArray[np.bool_], predicted_NL: NDArray[np.bool_]
+) -> float | None:
+    num_marked = int(labels_NL.sum() + predicted_NL.sum())
+    return 2 * int((labels_NL & predicted_NL).sum()) / num_marked if num_marked else None
+
+
+def _drop_nan(value: np.floating[Any]) -> float | None:
+    return None if np.isnan(value) else float(value)

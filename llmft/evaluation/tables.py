@@ -6,10 +6,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llmft.config.labels import LabelsConfig, ScoresConfig
+from llmft.config.task import TaskConfig
 from llmft.data.batches import make_targets
+from llmft.data.fields import join_pair
 from llmft.data.prepared import Row
 from llmft.evaluation.baselines import predict_constant, predict_tfidf
-from llmft.evaluation.metrics import Measured, count_confusion, measure
+from llmft.evaluation.calibration import describe_calibration
+from llmft.evaluation.metrics import (
+    Measured,
+    decide_labels,
+    find_label_type,
+    find_tiers,
+    measure,
+)
 
 Floats = NDArray[np.floating[Any]]
 _NUM_WORST = 15
@@ -17,33 +27,38 @@ _MAX_TEXT = 2_000
 
 
 def describe_measured(measured: Measured, labels: NDArray[Any]) -> dict[str, Any]:
-    """Return the overall metrics, and those per dimension or class, as one JSON object."""
+    """Return the overall metrics, and those per part, as one JSON object."""
     return {**measured.overall, name_parts(labels): measured.parts}
 
 
 def name_parts(labels: NDArray[Any]) -> str:
-    """Return `per_dimension` for scores [N, D], `per_class` for classes [N]."""
-    return "per_dimension" if labels.ndim == 2 else "per_class"
+    """Return `per_dimension` for scores, `per_class` for classes and for several labels."""
+    return "per_dimension" if find_label_type(labels) == "scores" else "per_class"
 
 
 def measure_baselines(
-    train_rows: list[Row], rows: list[Row], *, names: list[str]
+    train_rows: list[Row], rows: list[Row], *, names: list[str], task: TaskConfig
 ) -> dict[str, Measured]:
     """Measure what a constant and a TF-IDF model, fitted on train, do on these rows."""
-    texts = [row["text"] for row in rows]
+    texts = [join_pair(row, task.fields) for row in rows]
+    train_texts = [join_pair(row, task.fields) for row in train_rows]
     train = make_targets(train_rows, label_names=names).numpy()
     labels = make_targets(rows, label_names=names).numpy()
     outputs = {
         "constant": predict_constant(train, num_rows=len(rows), num_outputs=len(names)),
-        "tfidf": predict_tfidf(
-            [row["text"] for row in train_rows], train, texts=texts, num_outputs=len(names)
-        ),
+        "tfidf": predict_tfidf(train_texts, train, texts=texts, num_outputs=len(names)),
     }
-    return {name: measure(labels, found, names=names) for name, found in outputs.items()}
+    return {
+        name: measure(labels, found, names=names, config=task.labels)
+        for name, found in outputs.items()
+    }
 
 
 def compute_row_errors(labels: NDArray[Any], outputs_NC: Floats) -> Floats:
-    """Return per row the mean absolute error, or 1 minus the true class's probability, [N]."""
+    """Return per row the mean absolute error, or 1 minus the true class's probability, [N].
+
+    Of several labels the error is the mean probability given to what is not true.
+    """
     if labels.ndim == 2:
         return np.asarray(np.abs(labels - outputs_NC).mean(axis=1))
     return np.asarray(1 - outputs_NC[np.arange(len(labels)), labels])
@@ -72,14 +87,50 @@ def pick_worst(described: list[dict[str, Any]], rows: list[dict[str, Any]]) -> l
     return [{**described[i], "text": rows[i]["text"][:_MAX_TEXT]} for i in worst]
 
 
-def describe_confusion(
-    labels: NDArray[Any], runs: Sequence[Floats], *, num_classes: int
-) -> list[list[int]] | None:
-    """Return the confusion matrix summed over runs, rows true, as lists; None for scores."""
-    if labels.ndim == 2:
+def describe_outputs(
+    labels: NDArray[Any], runs: Sequence[Floats], *, names: list[str], config: LabelsConfig
+) -> dict[str, Any]:
+    """Return what is confused with what, summed over runs, and the calibration of their mean.
+
+    `confusion_matrix` is for classes, `label_confusions` for several labels, `tiers` for scores
+    whose task has tiers; the others are None.
+    """
+    label_type = find_label_type(labels)
+    matrix = confusions = None
+    if label_type == "class":
+        predicted = [outputs.argmax(axis=1) for outputs in runs]
+        matrix = _sum_confusions(labels, predicted, num_classes=len(names))
+    elif label_type == "multilabel":
+        decided = [decide_labels(outputs) for outputs in runs]
+        confusions = {
+            name: _sum_confusions(labels[:, i], [d[:, i] for d in decided], num_classes=2)
+            for i, name in enumerate(names)
+        }
+    return {
+        "confusion_matrix": matrix,
+        "label_confusions": confusions,
+        "tiers": _describe_tiers(labels, runs, config)
+        if isinstance(config, ScoresConfig)
+        else None,
+        "calibration": describe_calibration(labels, np.mean(runs, axis=0), names=names),
+    }
+
+
+def _describe_tiers(
+    labels_ND: Floats, runs: Sequence[Floats], config: ScoresConfig
+) -> dict[str, Any] | None:
+    if config.tiers is None:
         return None
-    counts = [
-        count_confusion(labels, outputs.argmax(axis=1), num_classes=num_classes) for outputs in runs
-    ]
-    total: list[list[int]] = np.sum(counts, axis=0).tolist()
-    return total
+    found = [find_tiers(outputs, config) for outputs in runs]
+    matrix = _sum_confusions(find_tiers(labels_ND, config), found, num_classes=len(config.tiers))
+    return {"names": list(config.tiers), "confusion_matrix": matrix}
+
+
+def _sum_confusions(
+    true_N: NDArray[Any], runs: Sequence[NDArray[Any]], *, num_classes: int
+) -> list[list[int]]:
+    """Return the confusion matrix summed over runs, rows true and columns predicted."""
+    cells = np.concatenate([true_N * num_classes + predicted_N for predicted_N in runs])
+    counts = np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
+    matrix: list[list[int]] = counts.tolist()
+    return matrix

@@ -37,7 +37,8 @@ def reach_verdict(
     """Decide.
 
     Args:
-        differences: Challenger -> its gain over the reference, for valid challengers.
+        differences: Challenger -> its gain over the reference, for valid challengers for which
+            the metric is defined.
         valid_arms: Arms that are left after the audit.
         findings: What the audit said.
         reference: The arm to beat.
@@ -66,22 +67,30 @@ def reach_verdict(
             f"{gain.interval.low:.3f} to {gain.interval.high:.3f}), more than the margin "
             f"{margin:g}",
         )
-    unresolved = [arm for arm, d in differences.items() if d.finding == "unresolved"]
-    if not unresolved:
-        return Verdict(
-            "REFERENCE_HOLDS",
-            reference,
-            f"no challenger beats {reference} by more than the margin {margin:g} {metric}",
+    undefined = [arm for arm in valid_arms if arm not in (reference, *differences)]
+    unresolved = {arm: d for arm, d in differences.items() if d.finding == "unresolved"}
+    if undefined:
+        why = (
+            f"{metric} is not defined for {reference} or {undefined[0]} on these rows: choose "
+            "another metric, or other test rows"
         )
-    arm = max(unresolved, key=lambda arm: differences[arm].estimate)
-    gain = differences[arm]
-    if judge_gain(gain.interval, margin=margin) != "unresolved":
-        why = f"fewer than {MIN_ROWS} test rows prove nothing: add some"
         return Verdict("UNRESOLVED", None, why)
-    return Verdict(
-        "UNRESOLVED",
-        None,
+    if unresolved:
+        why = _explain_unresolved(unresolved, reference=reference, metric=metric, margin=margin)
+        return Verdict("UNRESOLVED", None, why)
+    why = f"no challenger beats {reference} by more than the margin {margin:g} {metric}"
+    return Verdict("REFERENCE_HOLDS", reference, why)
+
+
+def _explain_unresolved(
+    unresolved: dict[str, Difference], *, reference: str, metric: str, margin: float
+) -> str:
+    arm = max(unresolved, key=lambda arm: unresolved[arm].estimate)
+    gain = unresolved[arm]
+    if judge_gain(gain.interval, margin=margin) != "unresolved":
+        return f"fewer than {MIN_ROWS} test rows prove nothing: add some"
+    return (
         f"{arm} gains {gain.estimate:.3f} {metric} over {reference}, but the 95 % interval "
         f"{gain.interval.low:.3f} to {gain.interval.high:.3f} holds the margin {margin:g}: more "
-        "test rows are needed",
+        "test rows are needed"
     )

@@ -1,6 +1,7 @@
 """The audit finds what makes a comparison worthless (D1, D2, D5)."""
 
 import copy
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,10 +29,12 @@ METADATA: dict[str, Any] = {
         "base": {"model": "bert", "tuning": "full"},
         "head": {"type": "regression"},
         "prompt": {"mode": "exclude", "file": None},
-        "tokens": {"max_length": 256, "min_article": 64, "waive": None},
+        "tokens": {"max_length": 256, "min_article": 64, "article": "head", "waive": None},
         "train": {
             "epochs": 3, "batch_size": 8, "gradient_accumulation_steps": 1, "learning_rate": 1e-4,
             "warmup_ratio": 0.1, "weight_decay": 0.01, "seed": 1, "precision": "auto",
+            "steps": None, "metric": None, "limit_rows": None, "report_to": [],
+            "save_total_limit": 1, "gradient_checkpointing": False,
         },
         "output_dir": "runs/plain",
     },
@@ -67,6 +70,8 @@ def judge(*runs: RunFacts) -> set[str]:
         {"tokens__max_length": 512},
         {"base__model": "qwen", "train__learning_rate": 2e-4, "train__epochs": 9},
         {"base__tuning": "lora", "train__warmup_ratio": 0.2},
+        {"base__tuning": "lora", "train__steps": 100},
+        {"train__metric": "mae"},  # what the head takes anyway
         {"train__seed": 2},
         {"train__batch_size": 4, "train__gradient_accumulation_steps": 2},  # same global batch
     ],
@@ -83,14 +88,37 @@ def test_d2_arms_may_differ_in_the_treatment(changes: dict[str, Any]) -> None:
         {"train__weight_decay": 0.1},
         {"base__model": "qwen", "train__weight_decay": 0.1},
         {"global_batch_size": 16},
+        {"train__steps": 100},
+        {"train__limit_rows": 100},
+        {"train__metric": "rmse"},  # other checkpoints are chosen
+        {"train__metric": "loss"},
+        {"tokens__article": "head_tail"},  # the arms read other parts of the articles
     ],
 )
 def test_d2_anything_else_confounds(changes: dict[str, Any]) -> None:
     assert "confounded" in judge(make_run("other", **changes))
 
 
-def test_another_precision_is_a_note() -> None:
-    assert judge(make_run("other", precision="bfloat16")) == {"note", "ok"}
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"precision": "bfloat16"},
+        {"train__report_to": ["wandb"]},
+        {"train__save_total_limit": 3},
+        {"train__gradient_checkpointing": True},
+    ],
+)
+def test_what_hardly_matters_is_a_note(changes: dict[str, Any]) -> None:
+    assert judge(make_run("other", **changes)) == {"note", "ok"}
+    seeds = [make_run("arm"), make_run("arm", train__seed=2, **changes)]
+    assert [f.status for f in check_seeds(seeds)] == ["note"]
+
+
+def test_a_quick_trial_is_marked() -> None:
+    assert check_run(make_run("arm")) == []
+    (found,) = check_run(make_run("arm", train__limit_rows=200))
+    assert (found.check, found.status, found.arms) == ("trial", "warning", ["arm"])
+    assert "at most 200 rows (train.limit_rows)" in found.message
 
 
 def test_d2_an_arm_trained_on_other_data_is_invalid() -> None:
@@ -210,6 +238,18 @@ def test_d14_few_rows_are_named_as_the_reason() -> None:
     )
     assert found.name == "UNRESOLVED"
     assert "fewer than 20 test rows" in found.why
+
+
+def test_a_metric_that_is_undefined_resolves_nothing() -> None:
+    judge_arms = partial(
+        reach_verdict, valid_arms=["ref", "a", "b"], findings=[], reference="ref",
+        metric="roc_auc", margin=0.1,
+    )  # fmt: skip
+    found = judge_arms({"b": WORSE})
+    assert (found.name, found.winner) == ("UNRESOLVED", None)
+    assert "roc_auc is not defined for ref or a" in found.why
+    assert judge_arms({"b": BETTER}).winner == "b"
+    assert judge_arms({}).name == "UNRESOLVED"
 
 
 def test_a_struck_out_arm_confounds_nobody() -> None:
