@@ -2,29 +2,24 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from llmft.reports import formatting as f
-from llmft.reports.plots import draw_gains, use_style
+from llmft.reports.edge_cases import list_failed_cases, make_edge_case_table
+from llmft.reports.metric_tables import make_metric_table
+from llmft.reports.plots.decision import draw_gains
+from llmft.reports.plots.figures import use_style
 from llmft.reports.rendering import write_report
-from llmft.reports.sections import draw_sections, make_sections, save_plots
-from llmft.reports.series import (
-    Series,
-    choose_part_metric,
+from llmft.reports.sections import (
+    Scene,
+    draw_sections,
     find_parts_key,
-    list_baselines,
-    style_arm,
+    make_sections,
+    save_plots,
+    set_scene,
 )
-from llmft.reports.tables import (
-    Column,
-    Head,
-    Table,
-    is_higher_better,
-    make_cells,
-    make_columns,
-    make_edge_case_table,
-    make_metric_columns,
-)
+from llmft.reports.series import Series, is_higher_better
+from llmft.reports.tables import Column, Head, Table, make_cells, make_columns
 
 _HEADLINES = {
     "WINNER": ("good", "{winner} wins"),
@@ -45,19 +40,10 @@ def write_comparison_report(results: dict[str, Any], *, folder: Path) -> Path:
     Returns:
         Path of `report.html`.
     """
-    parts_key = find_parts_key(results)
-    metric = choose_part_metric(results["metric"], parts_key=parts_key)
-    arms = _list_arms(results, results.get(parts_key) or {})
-    baselines = list_baselines(results, parts_key=parts_key)
+    scene = _set_scene(results)
+    arms = scene.arms
     with use_style():
-        drawn = draw_sections(
-            results,
-            arms,
-            baselines,
-            parts_key=parts_key,
-            metric=metric,
-            variants=results["variants"],
-        )
+        drawn = draw_sections(scene)
         drawn["gains"] = []
         if results["pairs"]:
             drawn["gains"].append(
@@ -68,52 +54,59 @@ def write_comparison_report(results: dict[str, Any], *, folder: Path) -> Path:
         plots = save_plots(drawn, folder=folder)
     tone, headline = _HEADLINES[results["verdict"]]
     content = {
-        **make_sections(results, arms, baselines, parts_key=parts_key, metric=metric),
+        **make_sections(scene),
         "tone": tone,
         "headline": headline.format(winner=results["winner"], reference=results["reference"]),
         "higher_is_better": is_higher_better(results["metric"]),
         "plots": plots,
-        "main_table": _make_main_table(results, [*arms, *baselines]),
+        "main_table": make_metric_table(
+            [_make_head(s, results)._replace(note="") for s in scene.series],
+            scene.series,
+            caption="The arms and the baselines on the same test rows",
+        ),
+        "costs_table": _make_costs_table(results, arms),
         "gains_table": _make_gains_table(results["pairs"], arms),
         "edge_table": make_edge_case_table(results["edge_cases"], arms),
-        "failed_cases": _list_failed_cases(results["edge_cases"], arms),
+        "failed_cases": list_failed_cases(results["edge_cases"], arms),
         "making": _describe_data(results["data"]),
         "making_table": _make_making_table(results["variants"], arms),
     }
     return write_report("comparison", folder=folder, results=results, content=content)
 
 
-def _list_arms(results: dict[str, Any], parts: dict[str, Any]) -> list[Series]:
-    return [
-        style_arm(
-            i,
-            name=name,
-            metrics=variant.get("metrics", {}),
-            parts={part: found[name] for part, found in parts.items() if name in found},
-        )
-        for i, (name, variant) in enumerate(results["variants"].items())
-    ]
+def _set_scene(results: dict[str, Any]) -> Scene:
+    metric, by_part = results["metric"], results.get(find_parts_key(results)) or {}
+    variants = {
+        name: {
+            **variant,
+            "intervals": {metric: variant.get("interval"), **(variant.get("intervals") or {})},
+        }
+        for name, variant in results["variants"].items()
+    }
+    parts = {
+        name: {part: found[name] for part, found in by_part.items() if name in found}
+        for name in variants
+    }
+    return set_scene(results, variants, parts=parts, leading=metric)
 
 
-def _make_main_table(results: dict[str, Any], series: Sequence[Series]) -> Table:
-    """Return quality, cost and input of every arm, and the quality of the baselines."""
-    found = [{} if s.is_baseline else results["variants"][s.name] for s in series]
-    latency = [{} if s.is_baseline else results["latency"].get(s.name, {}) for s in series]
-    budgets = [variant.get("token_budget", {}) for variant in found]
-    struck = [not variant.get("valid", True) for variant in found]
+def _make_costs_table(results: dict[str, Any], arms: Sequence[Series]) -> Table:
+    """Return what every arm costs, and what it was given."""
+    found = [results["variants"][arm.name] for arm in arms]
+    latency = [results["latency"].get(arm.name, {}) for arm in arms]
+    budgets = [variant.get("token_budget") or {} for variant in found]
+    struck = [not variant["valid"] for variant in found]
     said = {"include": "yes", "exclude": "no", "": ""}
     prompts = [variant.get("prompt_mode", "") for variant in found]
-    intervals = {results["metric"]: [variant.get("interval") for variant in found]}
 
     def list_costs(
         name: str, holders: list[Any], key: str, show: Any, higher: bool | None = None
     ) -> Column:
         values = [holder.get(key) for holder in holders]
         cells = make_cells(values, show=show, higher_is_better=higher, excluded=struck)
-        return Column(name, cells, "Cost")
+        return Column(Head(name), cells, "Cost")
 
     columns = [
-        *make_metric_columns(series, intervals=intervals),
         list_costs("training", found, "train_seconds", f.format_seconds, False),
         list_costs("one article, ms", latency, "single_p50_ms", f.format_quantity, False),
         list_costs("articles / s", latency, "articles_per_second", f.format_quantity, True),
@@ -126,8 +119,8 @@ def _make_main_table(results: dict[str, Any], series: Sequence[Series]) -> Table
         "text kept": [f.format_share(budget.get("share_kept")) for budget in budgets],
     }
     columns += [column._replace(group="Input") for column in make_columns(inputs)]
-    heads = [_make_head(s, results) for s in series]
-    return Table("The arms and the baselines on the same test rows", "arm", heads, columns)
+    heads = [_make_head(arm, results) for arm in arms]
+    return Table("What the arms cost, and what they were given", "arm", heads, columns)
 
 
 def _make_head(series: Series, results: dict[str, Any]) -> Head:
@@ -155,26 +148,6 @@ def _make_gains_table(pairs: Sequence[dict[str, Any]], arms: Sequence[Series]) -
     }
     columns = make_columns(texts, words=["against", "finding"])
     return Table("Gains over the reference", "challenger", heads, columns)
-
-
-class _FailedCase(NamedTuple):
-    """An edge case that some arm failed."""
-
-    id: str
-    category: str
-    must_pass: bool
-    failures: list[tuple[Series, list[str]]]
-
-
-def _list_failed_cases(edge_cases: dict[str, Any], arms: Sequence[Series]) -> list[_FailedCase]:
-    """Return the cases that some arm failed, those that must pass first."""
-    failed: dict[str, _FailedCase] = {}
-    for arm in arms:
-        for case in edge_cases.get(arm.name, {}).get("cases", []):
-            if not case["passed"]:
-                entry = _FailedCase(case["id"], case["category"], case["must_pass"], [])
-                failed.setdefault(case["id"], entry).failures.append((arm, case["failures"]))
-    return sorted(failed.values(), key=lambda case: not case.must_pass)
 
 
 def _describe_data(data: dict[str, Any]) -> list[tuple[str, str]]:

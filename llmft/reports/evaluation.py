@@ -5,17 +5,20 @@ from pathlib import Path
 from typing import Any
 
 from llmft.reports import formatting as f
-from llmft.reports.plots import draw_gates, use_style
+from llmft.reports.metric_tables import make_metric_table
+from llmft.reports.plots.decision import draw_gates
+from llmft.reports.plots.figures import use_style
 from llmft.reports.rendering import name_file, write_report
-from llmft.reports.sections import draw_sections, make_sections, save_plots
-from llmft.reports.series import (
-    Series,
-    choose_part_metric,
+from llmft.reports.sections import (
+    Scene,
+    draw_sections,
     find_parts_key,
-    list_baselines,
-    style_arm,
+    make_sections,
+    save_plots,
+    set_scene,
 )
-from llmft.reports.tables import Head, Table, make_columns, make_metric_columns
+from llmft.reports.series import Series
+from llmft.reports.tables import Head, Table, make_columns
 
 _HEADLINES = {
     "DEPLOY": ("good", "{name} may be deployed"),
@@ -40,37 +43,49 @@ def write_evaluation_report(results: dict[str, Any], *, folder: Path) -> Path:
     Returns:
         Path of `report.html`.
     """
-    parts_key = find_parts_key(results)
-    name, gates, metrics = results["name"], results["gates"], results["metrics"]
-    # Without gates nothing says which metric matters; the first of the file leads.
-    leading = gates[0]["metric"] if gates else next(iter(metrics))
-    metric = choose_part_metric(leading, parts_key=parts_key)
-    arm = style_arm(0, name=name, metrics=metrics, parts=results.get(parts_key) or {})
-    baselines = list_baselines(results, parts_key=parts_key)
-    series = [arm, *baselines]
-    matrix = results["confusion_matrix"]
-    variants = {name: {"histories": [results["history"]], "confusion_matrix": matrix}}
+    name, gates, scene = results["name"], results["gates"], _set_scene(results)
     with use_style():
-        drawn = draw_sections(
-            results, [arm], baselines, parts_key=parts_key, metric=metric, variants=variants
-        )
-        drawn["gates"] = [draw_gates(gates, results["intervals"], series=series)] if gates else []
+        drawn = draw_sections(scene)
+        drawn["gates"] = []
+        if gates:
+            drawn["gates"].append(draw_gates(gates, results["intervals"], series=scene.series))
         plots = save_plots(drawn, folder=folder, prefix=f"{name_file(results['data'])}-")
     tone, headline = _HEADLINES[results["decision"]]
     content = {
-        **make_sections(results, [arm], baselines, parts_key=parts_key, metric=metric),
+        **make_sections(scene),
         "tone": tone,
         "headline": headline.format(name=name),
         "reasons": [_explain_gate(gate) for gate in gates],
         "plots": plots,
-        "gates_table": _make_gates_table(gates, baselines),
-        "main_table": _make_main_table(results, series),
+        "gates_table": _make_gates_table(gates, scene.baselines),
+        "main_table": make_metric_table(
+            [Head(s.name, s) for s in scene.series],
+            scene.series,
+            caption="The run and the baselines on the same rows",
+        ),
         "making": _describe_training(results["training"]),
     }
     return write_report("evaluation", folder=folder, results=results, content=content)
 
 
+def _set_scene(results: dict[str, Any]) -> Scene:
+    name = results["name"]
+    variants = {name: {**results, "histories": [results["history"]]}}
+    by_part = results.get("part_intervals")
+    leading = by_part["metric"] if by_part else _find_leading_metric(results)
+    parts = {name: results.get(find_parts_key(results)) or {}}
+    return set_scene(results, variants, parts=parts, leading=leading)
+
+
+def _find_leading_metric(results: dict[str, Any]) -> str:
+    # Without gates nothing says which metric matters; the first of the file leads.
+    metrics = [gate["metric"] for gate in results["gates"]] or list(results["metrics"])
+    return str(metrics[0])
+
+
 def _explain_gate(gate: dict[str, Any]) -> str:
+    if gate["value"] is None:
+        return f"{gate['metric']}: not defined on these rows"
     return _REASONS[gate["result"]].format(
         metric=gate["metric"],
         value=f.format_metric(gate["value"]),
@@ -92,16 +107,6 @@ def _make_gates_table(gates: Sequence[dict[str, Any]], baselines: Sequence[Serie
     texts["result"] = [gate["result"] for gate in gates]
     heads = [Head(gate["metric"]) for gate in gates]
     return Table("Gates", "metric", heads, make_columns(texts, words=["result"]))
-
-
-def _make_main_table(results: dict[str, Any], series: Sequence[Series]) -> Table:
-    intervals = {
-        metric: [None if s.is_baseline else interval for s in series]
-        for metric, interval in results["intervals"].items()
-    }
-    heads = [Head(s.name, s) for s in series]
-    columns = make_metric_columns(series, intervals=intervals)
-    return Table("The run and the baselines on the same rows", "model", heads, columns)
 
 
 def _describe_training(training: dict[str, Any]) -> list[tuple[str, str]]:

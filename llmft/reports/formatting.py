@@ -28,6 +28,11 @@ def format_threshold(value: float | None) -> str:
     return _format(value, "g")
 
 
+def format_count(value: float | None) -> str:
+    """Return a whole number."""
+    return _format(value, ".0f")
+
+
 def format_quantity(value: float | None) -> str:
     """Return three significant digits, or whole numbers from 100 on."""
     return _format(value, ",.0f" if value is not None and abs(value) >= 100 else "#.3g")
@@ -66,11 +71,15 @@ def format_interval(interval: list[float] | None) -> str:
     return f"{format_metric(interval[0])} to {format_metric(interval[1])}"
 
 
-def format_labels(labels: dict[str, float] | str) -> str:
-    """Return the labels of a row: a class, or scores by dimension."""
-    if isinstance(labels, str):
-        return labels
-    return ", ".join(f"{name} {format_threshold(value)}" for name, value in labels.items())
+def format_labels(labels: dict[str, float] | str | list[str]) -> str:
+    """Return the labels of a row: a class, the labels that apply, or scores by dimension."""
+    match labels:
+        case str():
+            return labels
+        case list():
+            return ", ".join(labels) or "none"
+        case _:
+            return ", ".join(f"{name} {format_threshold(value)}" for name, value in labels.items())
 
 
 def join_values(value: Any) -> str:

@@ -17,7 +17,8 @@ from llmft.reports.formatting import (
     make_breakable,
     shorten,
 )
-from llmft.reports.plots import CARD, GOOD, GRID, INK, MUTED, Plot, remove_legend
+from llmft.reports.plots.figures import CARD, GOOD, GRID, INK, MUTED, Plot, remove_legend
+from llmft.reports.series import GAP
 
 _VARIABLES = {INK: "ink", MUTED: "muted", GRID: "line", CARD: "card", GOOD: "good"}
 
@@ -88,7 +89,7 @@ def _make_environment(ending: str) -> Environment:
         shorten=shorten,
         threshold=format_threshold,
     )
-    environment.globals["missing"] = MISSING
+    environment.globals.update(gap=GAP, missing=MISSING)
     return environment
 
 

@@ -1,76 +1,226 @@
-"""The sections that both pages have: by dimension or class, predictions, curves and rows."""
+"""The sections that both pages have: metrics by part, predictions, calibration, curves and rows."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from llmft.reports import plots, tables
+from llmft.reports.metric_tables import (
+    explain_metrics,
+    make_all_parts_table,
+    make_calibration_table,
+    make_confused_table,
+    make_parts_table,
+)
+from llmft.reports.plots.classes import (
+    MAX_COUNTED_CLASSES,
+    draw_confusion,
+    draw_label_confusions,
+    draw_reliability,
+    draw_tiers,
+)
+from llmft.reports.plots.curves import draw_curves
+from llmft.reports.plots.figures import Plot
+from llmft.reports.plots.parts import draw_parts
+from llmft.reports.plots.scores import draw_predicted, draw_residuals, draw_strata
 from llmft.reports.rendering import name_file, save_plot
-from llmft.reports.series import Series, list_metrics
+from llmft.reports.series import (
+    Parts,
+    Series,
+    choose_part_metric,
+    list_baselines,
+    list_metrics,
+    style_arm,
+)
+from llmft.reports.tables import Table
+from llmft.reports.worst_rows import list_worst_rows
+
+_KINDS = {"scores": "dimension", "class": "class", "multilabel": "label"}
+_PREDICTED = {
+    "scores": "Every dot is a row, at the mean over the runs where there are several. Good dots "
+    "follow the dashed line; a flat cloud says the same of all rows. Residuals are predicted minus "
+    "true: where they fall from left to right, low scores are predicted too high and high ones "
+    "too low.",
+    "class": "Rows are true classes, columns predicted ones, summed over the runs where there are "
+    "several. The larger a cell is within its row, the stronger its colour; good predictions "
+    "colour the diagonal only.",
+    "multilabel": "For the most frequent labels: whether a label applies to a row, against whether "
+    "it was predicted, summed over the runs where there are several. Good predictions colour the "
+    "diagonal only.",
+}
+_RELIABLE = (
+    "Where a probability of 0.8 is given{what}, 80 % should be true; on the dashed line they are. "
+    "Below it, the probabilities promise too much. The bars beneath say how many stand behind each "
+    "point. ece: how far the points are from the line, on average over what the bars count."
+)
+_CALIBRATED = {
+    "scores": "Each point is a stratum of rows with similar labels. On the dashed line, their mean "
+    "is right; a line that is flatter than it is compressed: low scores are predicted too high and "
+    "high ones too low. Slope: how much of a step in the label arrives in the prediction, 1 at "
+    "best. Bias: how much too high the predictions are on average.",
+    "class": _RELIABLE.format(what=" to the most probable class, or to the last of two classes"),
+    "multilabel": _RELIABLE.format(what=" to a label, whichever it is"),
+}
 
 
-def make_sections(
+class Scene(NamedTuple):
+    """Who is shown on a page, and by what."""
+
+    results: dict[str, Any]
+    variants: Mapping[str, dict[str, Any]]
+    """Arm -> what the file says of it."""
+    arms: list[Series]
+    baselines: list[Series]
+    label_type: str
+    metric: str
+    """The one that is shown by dimension, class or label."""
+
+    @property
+    def series(self) -> list[Series]:
+        """The arms, then the baselines."""
+        return [*self.arms, *self.baselines]
+
+    @property
+    def kind(self) -> str:
+        """What the metric is shown by."""
+        return _KINDS[self.label_type]
+
+    def collect(self, key: str) -> dict[str, Any]:
+        """Return what the file holds under a key of every arm that has it."""
+        found = {arm.name: self.variants[arm.name].get(key) for arm in self.arms}
+        return {name: value for name, value in found.items() if value}
+
+    def pick(self, found: Mapping[str, Any]) -> list[Series]:
+        """Return the arms of which something was found."""
+        return [arm for arm in self.arms if arm.name in found]
+
+
+def find_parts_key(results: dict[str, Any]) -> str:
+    """Return `per_class` if the results are of classes or labels, else `per_dimension`."""
+    return "per_dimension" if _find_label_type(results) == "scores" else "per_class"
+
+
+def set_scene(
     results: dict[str, Any],
-    arms: Sequence[Series],
-    baselines: Sequence[Series],
+    variants: Mapping[str, dict[str, Any]],
     *,
-    parts_key: str,
-    metric: str,
-) -> dict[str, Any]:
-    """Return the tables and words for the templates.
+    parts: Mapping[str, Parts],
+    leading: str,
+) -> Scene:
+    """Return who is shown.
 
     Args:
         results: The results file.
-        arms: Who was trained.
-        baselines: Whom they have to beat.
-        parts_key: `per_dimension` or `per_class`.
-        metric: The metric to show by dimension or class.
+        variants: Arm -> what the file says of it.
+        parts: Arm -> its metrics by dimension, class or label.
+        leading: The metric that matters most.
     """
-    series, kind = [*arms, *baselines], parts_key.removeprefix("per_")
+    label_type = _find_label_type(results)
+    baselines = list_baselines(results, parts_key=find_parts_key(results))
+    metric = choose_part_metric(leading, parts=list(parts.values()), label_type=label_type)
+    arms = [
+        style_arm(i, name=name, found=variant, parts=parts[name], metric=metric)
+        for i, (name, variant) in enumerate(variants.items())
+    ]
+    return Scene(results, variants, arms, baselines, label_type, metric)
+
+
+def make_sections(scene: Scene) -> dict[str, Any]:
+    """Return the tables and words for the templates."""
+    series, kind = scene.series, scene.kind
     return {
-        "arms": arms,
+        "arms": scene.arms,
         "series": series,
         "kind": kind,
-        "explained": tables.explain_metrics(list_metrics(series)),
-        "parts_table": tables.make_parts_table(series, metric=metric, kind=kind),
-        "all_parts_table": tables.make_all_parts_table(series, kind=kind),
-        "worst_rows": tables.list_worst_rows(results, arms),
+        "explained": explain_metrics(list_metrics(series)),
+        "parts_table": make_parts_table(series, metric=scene.metric, kind=kind),
+        "all_parts_table": make_all_parts_table(series, kind=kind),
+        "predicted_explained": _PREDICTED[scene.label_type],
+        "calibration_explained": _CALIBRATED[scene.label_type],
+        "calibration_table": _tabulate_calibration(scene),
+        "confused_table": _tabulate_confused(scene),
+        "worst_rows": list_worst_rows(scene.results, scene.arms),
     }
 
 
-def draw_sections(
-    results: dict[str, Any],
-    arms: Sequence[Series],
-    baselines: Sequence[Series],
-    *,
-    parts_key: str,
-    metric: str,
-    variants: dict[str, Any],
-) -> dict[str, list[plots.Plot]]:
-    """Return the plots; `variants` holds per arm its `histories` and `confusion_matrix`."""
-    series, names = [*arms, *baselines], results["label_names"]
-    predicted = []
-    for i, arm in enumerate(arms, start=1):
-        name = f"predicted-{i}-{name_file(arm.name)}"
-        matrix = variants[arm.name].get("confusion_matrix")
-        rows = [row for row in results["rows"] if arm.name in row["outputs"]]
-        if matrix is not None:
-            predicted.append(plots.draw_confusion(matrix, arm, label_names=names, name=name))
-        elif rows and parts_key == "per_dimension":
-            predicted.append(plots.draw_predicted(rows, arm, label_names=names, name=name))
-    by_part = plots.draw_parts(series, metric=metric, kind=parts_key.removeprefix("per_"))
-    return {
-        "parts": [by_part] if any(s.parts for s in series) else [],
-        "predicted": predicted,
-        "curves": plots.draw_curves([(arm, variants[arm.name]["histories"]) for arm in arms]),
-    }
+def draw_sections(scene: Scene) -> dict[str, list[Plot]]:
+    """Return the plots."""
+    drawn: dict[str, list[Plot]] = {"parts": [], "residuals": [], "tiers": []}
+    if any(s.parts for s in scene.series):
+        drawn["parts"] = [draw_parts(scene.series, metric=scene.metric, kind=scene.kind)]
+    drawn |= _draw_scores(scene) if scene.label_type == "scores" else _draw_classes(scene)
+    histories = [(arm, scene.variants[arm.name]["histories"]) for arm in scene.arms]
+    return {**drawn, "curves": draw_curves(histories)}
 
 
-def save_plots(
-    drawn: dict[str, list[plots.Plot]], *, folder: Path, prefix: str = ""
-) -> dict[str, Any]:
+def save_plots(drawn: dict[str, list[Plot]], *, folder: Path, prefix: str = "") -> dict[str, Any]:
     """Save the plots of every section."""
     return {
         key: [save_plot(plot, folder=folder, prefix=prefix) for plot in found]
         for key, found in drawn.items()
     }
+
+
+def _find_label_type(results: dict[str, Any]) -> str:
+    known: str | None = results.get("label_type")
+    return known or ("class" if results.get("per_class") else "scores")
+
+
+def _draw_scores(scene: Scene) -> dict[str, list[Plot]]:
+    names, rows = scene.results["label_names"], scene.results["rows"]
+    seen = {arm.name: [row for row in rows if arm.name in row["outputs"]] for arm in scene.arms}
+    seen = {name: found for name, found in seen.items() if found}
+    calibrations = scene.collect("calibration")
+    return {
+        "predicted": _draw_each(
+            scene, "predicted", seen, partial(draw_predicted, label_names=names)
+        ),
+        "residuals": _draw_each(
+            scene, "residuals", seen, partial(draw_residuals, label_names=names)
+        ),
+        "tiers": _draw_each(scene, "tiers", scene.collect("tiers"), draw_tiers),
+        "calibration": [draw_strata(calibrations, scene.pick(calibrations), names=names)]
+        if calibrations
+        else [],
+    }
+
+
+def _draw_classes(scene: Scene) -> dict[str, list[Plot]]:
+    if scene.label_type == "class":
+        found = scene.collect("confusion_matrix")
+        draw: Any = partial(draw_confusion, label_names=scene.results["label_names"])
+    else:
+        found = scene.collect("label_confusions")
+        draw = draw_label_confusions
+    calibrations = scene.collect("calibration")
+    return {
+        "predicted": _draw_each(scene, "predicted", found, draw),
+        "calibration": _draw_each(scene, "calibration", calibrations, draw_reliability),
+    }
+
+
+def _draw_each(
+    scene: Scene, section: str, found: Mapping[str, Any], draw: Callable[..., Plot]
+) -> list[Plot]:
+    """Draw a plot for each arm of which something was found."""
+    return [
+        draw(found[arm.name], arm, name=f"{section}-{i}-{name_file(arm.name)}")
+        for i, arm in enumerate(scene.arms, start=1)
+        if arm.name in found
+    ]
+
+
+def _tabulate_calibration(scene: Scene) -> Table | None:
+    """Return slope and bias; None where there are no scores."""
+    found = scene.collect("calibration")
+    if scene.label_type != "scores" or not found:
+        return None
+    return make_calibration_table(found, scene.pick(found), names=scene.results["label_names"])
+
+
+def _tabulate_confused(scene: Scene) -> Table | None:
+    """Return what was confused most; None where the confusion matrix says it."""
+    found, names = scene.collect("confusion_matrix"), scene.results["label_names"]
+    if not found or len(names) <= MAX_COUNTED_CLASSES:
+        return None
+    return make_confused_table(found, scene.pick(found), names=names)

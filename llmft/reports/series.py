@@ -3,7 +3,17 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from llmft.config.metrics import METRICS
+
 Metrics = dict[str, float | None]
+Parts = dict[str, Metrics]
+"""Dimension, class or label -> its metrics."""
+Interval = list[float] | None
+
+MAX_PARTS = 20
+NUM_WORST, NUM_BEST = 15, 5
+GAP = "⋯"
+"""What stands for the dimensions, classes or labels that are left out."""
 
 # After Okabe and Ito, without the tones that fade on white or on black; the marker says it again.
 _LOOKS = (
@@ -28,19 +38,43 @@ class Series(NamedTuple):
     name: str
     metrics: Metrics
     """Empty for an arm that the audit struck out."""
-    parts: dict[str, Metrics]
-    """Dimension or class -> its metrics."""
+    parts: Parts
     colour: str
     marker: str
     """Matplotlib's sign for the marker."""
     glyph: str
     """The same marker as a character."""
+    intervals: dict[str, Interval]
+    """Metric -> its interval, as far as it was measured."""
+    part_intervals: dict[str, Interval]
+    """Dimension, class or label -> the interval of the metric that is shown of it."""
     is_baseline: bool = False
 
 
-def style_arm(index: int, *, name: str, metrics: Metrics, parts: dict[str, Metrics]) -> Series:
-    """Return an arm with the look of its place in the suite."""
-    return Series(name, metrics, parts, *_LOOKS[index % len(_LOOKS)])
+def is_higher_better(metric: str) -> bool:
+    """Return the direction of a metric; those of one class are all better when higher."""
+    return METRICS[metric].higher_is_better if metric in METRICS else True
+
+
+def style_arm(index: int, *, name: str, found: dict[str, Any], parts: Parts, metric: str) -> Series:
+    """Return an arm with the look of its place in the suite.
+
+    Args:
+        index: Its place.
+        name: Its name.
+        found: Its `metrics`, `intervals` and `part_intervals`, each of which may be absent.
+        parts: Its metrics by dimension, class or label.
+        metric: The one of them that is shown.
+    """
+    by_part = found.get("part_intervals") or {}
+    return Series(
+        name,
+        found.get("metrics") or {},
+        parts,
+        *_LOOKS[index % len(_LOOKS)],
+        intervals=found.get("intervals") or {},
+        part_intervals=by_part["intervals"] if by_part.get("metric") == metric else {},
+    )
 
 
 def list_baselines(results: dict[str, Any], *, parts_key: str) -> list[Series]:
@@ -49,21 +83,39 @@ def list_baselines(results: dict[str, Any], *, parts_key: str) -> list[Series]:
     for key, found in results["baselines"].items():
         name, colour, marker, glyph = _BASELINES.get(key, (key, "#8b929c", "d", "◇"))
         metrics = {k: v for k, v in found.items() if k != parts_key}
-        parts = found.get(parts_key, {})
-        series.append(Series(name, metrics, parts, colour, marker, glyph, is_baseline=True))
+        parts = found.get(parts_key) or {}
+        series.append(Series(name, metrics, parts, colour, marker, glyph, {}, {}, is_baseline=True))
     return series
-
-
-def find_parts_key(results: dict[str, Any]) -> str:
-    """Return `per_class` if the results are of classes, else `per_dimension`."""
-    return "per_class" if results.get("per_class") else "per_dimension"
-
-
-def choose_part_metric(metric: str, *, parts_key: str) -> str:
-    """Return the metric to show by dimension or class: a class has an f1, and no f1_macro."""
-    return "f1" if parts_key == "per_class" else metric
 
 
 def list_metrics(series: Sequence[Series]) -> list[str]:
     """Return the names of the metrics, in the order of the file."""
     return list(dict.fromkeys(key for s in series for key in s.metrics))
+
+
+def choose_part_metric(leading: str, *, parts: Sequence[Parts], label_type: str) -> str:
+    """Return the metric to show by dimension or class: a class has an f1, and no f1_macro."""
+    if any(leading in metrics for found in parts for metrics in found.values()):
+        return leading
+    return "mae" if label_type == "scores" else "f1"
+
+
+def choose_parts(series: Sequence[Series], *, metric: str) -> list[str]:
+    """Return the dimensions, classes or labels to show at first sight.
+
+    Up to `MAX_PARTS` are all shown, in the order of the file. Of more, those that some arm is worst
+    at come first, then a gap, then those that all arms are best at.
+    """
+    parts = list(dict.fromkeys(part for s in series for part in s.parts))
+    if len(parts) <= MAX_PARTS:
+        return parts
+    higher = is_higher_better(metric)
+    judges = [s for s in series if not s.is_baseline] or series
+    ranks: dict[str, float] = {}
+    for part in parts:
+        found = [s.parts.get(part, {}).get(metric) for s in judges]
+        known = [value if higher else -value for value in found if value is not None]
+        if known:
+            ranks[part] = min(known)
+    ranked = sorted(ranks, key=lambda part: ranks[part])
+    return [*ranked[:NUM_WORST], GAP, *ranked[NUM_WORST:][-NUM_BEST:]]

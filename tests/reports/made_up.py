@@ -2,47 +2,28 @@
 
 from typing import Any
 
+from tests.reports.made_up_parts import (
+    make_baselines,
+    make_metrics,
+    make_outcomes,
+    make_parts,
+    make_rows,
+    name_parts,
+)
+
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)> | `x` [a](http://b)\n# $y$ </td>"
 SCORE_NAMES = ["severity", "stress"]
+NAMED = [
+    ("scores", 2),
+    ("scores", 5),
+    ("class", 3),
+    ("class", 77),
+    ("multilabel", 3),
+    ("multilabel", 13),
+]
+"""Types of labels, each with few and with many names."""
+NEW_KEYS = ("intervals", "part_intervals", "calibration", "tiers", "label_confusions")
 CLASS_NAMES = ["none", "weak", "strong"]
-
-
-def make_metrics(error: float, *, classes: bool) -> dict[str, float | None]:
-    if classes:
-        return {"accuracy": 1 - error / 7, "balanced_accuracy": None, "f1_macro": 0.9 - error / 7}
-    return {"mae": error, "rmse": error * 1.3, "r2": -error, "spearman": None, "skill": 0.4 - error}
-
-
-def make_parts(error: float, *, names: list[str], classes: bool) -> dict[str, Any]:
-    part: dict[str, float | None] = make_metrics(error, classes=False)
-    if classes:
-        part = {"precision": 0.31, "recall": 0.37, "f1": 0.9 - error / 3, "support": 5.0}
-    return dict.fromkeys(names, part)
-
-
-def make_baselines(names: list[str], *, classes: bool) -> dict[str, Any]:
-    key = "per_class" if classes else "per_dimension"
-    return {
-        name: {
-            **make_metrics(error, classes=classes),
-            key: make_parts(error, names=names, classes=classes),
-        }
-        for name, error in (("constant", 1.413), ("tfidf", 1.127))
-    }
-
-
-def make_rows(names: list[str], arms: list[str], *, classes: bool) -> list[dict[str, Any]]:
-    return [
-        {
-            "id": f"row-{i}",
-            "labels": names[i % len(names)]
-            if classes
-            else {name: float((i + j) % 11) for j, name in enumerate(names)},
-            "outputs": {arm: [0.125 * i + 0.25 * j for j in range(len(names))] for arm in arms},
-            "errors": {arm: 0.57 + i for arm in arms},
-        }
-        for i in range(6)
-    ]  # fmt: skip
 
 
 def make_history(metric: str) -> dict[str, Any]:
@@ -58,18 +39,20 @@ def make_comparison(
     *,
     arms: tuple[str, ...] = ("distillation", "instruction"),
     invalid: tuple[str, ...] = (),
-    classes: bool = False,
+    label_type: str = "scores",
     names: list[str] | None = None,
 ) -> dict[str, Any]:
-    names = names or (CLASS_NAMES if classes else SCORE_NAMES)
-    metric = "f1_macro" if classes else "mae"
+    names = names or (SCORE_NAMES if label_type == "scores" else CLASS_NAMES)
+    metric = "mae" if label_type == "scores" else "f1_macro"
     valid = [arm for arm in arms if arm not in invalid]
-    baselines = make_baselines(names, classes=classes)
-    key = "per_class" if classes else "per_dimension"
+    baselines = make_baselines(names, label_type=label_type)
+    key = name_parts(label_type)
     errors = {arm: 0.612 + 0.111 * i for i, arm in enumerate(arms)}
-    rows = make_rows(names, valid, classes=classes)
+    rows = make_rows(names, valid, label_type=label_type)
     by_part = {
-        name: {arm: make_parts(errors[arm], names=names, classes=classes)[name] for arm in valid}
+        name: {
+            arm: make_parts(errors[arm], names=names, label_type=label_type)[name] for arm in valid
+        }
         | {base: found[key][name] for base, found in baselines.items()}
         for name in names
     }
@@ -86,6 +69,7 @@ def make_comparison(
         "metric": metric,
         "margin": 0.2,
         "num_rows": 6,
+        "label_type": label_type,
         "label_names": names,
         "data": {
             "fingerprint": "0123abcd",
@@ -143,10 +127,10 @@ def make_comparison(
         }
         if arm in valid:
             results["variants"][arm] |= {  # type: ignore[index]
-                "metrics": make_metrics(errors[arm], classes=classes),
-                "metrics_per_run": [make_metrics(errors[arm], classes=classes)] * 2,
+                "metrics": make_metrics(errors[arm], label_type=label_type),
+                "metrics_per_run": [make_metrics(errors[arm], label_type=label_type)] * 2,
                 "interval": [errors[arm] - 0.06, errors[arm] + 0.07],
-                "confusion_matrix": [[4, 1, 0], [0, 3, 2], [0, 0, 5]] if classes else None,
+                **make_outcomes(errors[arm], names=names, label_type=label_type),
             }
     return results
 
@@ -169,11 +153,16 @@ def make_edge_cases(*arms: str) -> dict[str, Any]:
 
 
 def make_evaluation(
-    decision: str = "REVIEW", *, name: str = "bert", data: str = "test", classes: bool = False
+    decision: str = "REVIEW",
+    *,
+    name: str = "bert",
+    data: str = "test",
+    label_type: str = "scores",
+    names: list[str] | None = None,
 ) -> dict[str, Any]:
-    names = CLASS_NAMES if classes else SCORE_NAMES
-    metric = "f1_macro" if classes else "mae"
-    rows = make_rows(names, [name], classes=classes)
+    names = names or (SCORE_NAMES if label_type == "scores" else CLASS_NAMES)
+    metric = "mae" if label_type == "scores" else "f1_macro"
+    rows = make_rows(names, [name], label_type=label_type)
     return {
         "schema_version": 1,
         "llmft_version": "0.1.0",
@@ -182,6 +171,7 @@ def make_evaluation(
         "name": name,
         "task": "market_risk",
         "data": data,
+        "label_type": label_type,
         "label_names": names,
         "num_rows": 6,
         "num_rejected": 2,
@@ -196,11 +186,10 @@ def make_evaluation(
                 "result": decision,
             }
         ],
-        "metrics": make_metrics(0.6123, classes=classes),
-        "intervals": {metric: [0.5111, 0.7321]},
-        "per_class" if classes else "per_dimension": make_parts(0.61, names=names, classes=classes),
-        "confusion_matrix": [[4, 1, 0], [0, 3, 2], [0, 0, 5]] if classes else None,
-        "baselines": make_baselines(names, classes=classes),
+        "metrics": make_metrics(0.6123, label_type=label_type),
+        name_parts(label_type): make_parts(0.61, names=names, label_type=label_type),
+        **make_outcomes(0.61, names=names, label_type=label_type),
+        "baselines": make_baselines(names, label_type=label_type),
         "audit": [{"check": "seen", "status": "warning", "arms": [], "message": "saw 61 %"}],
         "history": make_history(metric),
         "training": {

@@ -11,7 +11,7 @@ _LINKS = ("src", "href", "xlink:href", "action", "data", "srcset")
 
 
 class Page(HTMLParser):
-    """Tags, attributes, text, and what stands in the cells of tables."""
+    """Tags, attributes, text, and what stands in the cells of tables and in plots."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -19,6 +19,7 @@ class Page(HTMLParser):
         self.attributes: list[tuple[str, str]] = []
         self.number_cells: list[str] = []
         self.best_cells: list[str] = []
+        self.drawn_texts: list[str] = []
         self.text = ""
         self._open: list[str] | None = None
         self.feed(html)
@@ -32,9 +33,14 @@ class Page(HTMLParser):
             self._open = cells
         if tag == "mark":
             self.best_cells.append("")
+        if tag == "text":
+            self._open = self.drawn_texts
+            self._open.append("")
+        if tag == "small" and self._open is not None:
+            self._open.append("")
 
     def handle_endtag(self, tag: str) -> None:
-        if tag == "td":
+        if tag in ("td", "text"):
             self._open = None
 
     def handle_data(self, data: str) -> None:

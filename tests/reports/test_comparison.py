@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from llmft.reports.comparison import write_comparison_report
-from tests.reports.made_up import EVIL, make_comparison, make_edge_cases
+from llmft.reports.formatting import format_interval
+from tests.reports.made_up import EVIL, NAMED, NEW_KEYS, make_comparison, make_edge_cases
+from tests.reports.made_up_parts import name_parts
 from tests.reports.reading import (
     Page,
     count_table_columns,
@@ -23,9 +25,9 @@ def write(results: dict[str, Any], folder: Path) -> tuple[str, str]:
     return path.read_text("utf-8"), (folder / "report.md").read_text("utf-8")
 
 
-@pytest.mark.parametrize("classes", [False, True])
-def test_everything_is_shown_and_nothing_is_fetched(tmp_path: Path, classes: bool) -> None:
-    results = make_comparison(classes=classes)
+@pytest.mark.parametrize("label_type", ["scores", "class", "multilabel"])
+def test_everything_is_shown_and_nothing_is_fetched(tmp_path: Path, label_type: str) -> None:
+    results = make_comparison(label_type=label_type)
     results["edge_cases"] = make_edge_cases("distillation", "instruction")
     html, markdown = write(results, tmp_path)
     text = Page(html).text
@@ -47,6 +49,7 @@ def test_plots_are_files_that_the_markdown_names(tmp_path: Path) -> None:
     _, markdown = write(make_comparison(), tmp_path)
     names = sorted(path.name for path in (tmp_path / "plots").iterdir())
     assert names == [
+        "calibration.png",
         "curve-train_loss.png",
         "curve-val_loss.png",
         "curve-val_mae.png",
@@ -54,15 +57,22 @@ def test_plots_are_files_that_the_markdown_names(tmp_path: Path) -> None:
         "parts.png",
         "predicted-1-distillation.png",
         "predicted-2-instruction.png",
+        "residuals-1-distillation.png",
+        "residuals-2-instruction.png",
+        "tiers-1-distillation.png",
+        "tiers-2-instruction.png",
     ]
     assert all(f"](plots/{name})" in markdown for name in names)
     assert all((tmp_path / "plots" / name).read_bytes()[1:4] == b"PNG" for name in names)
 
 
-@pytest.mark.parametrize("classes", [False, True])
-def test_every_number_in_a_table_stands_in_the_results_file(tmp_path: Path, classes: bool) -> None:
+@pytest.mark.parametrize(("label_type", "num_names"), NAMED)
+def test_every_number_in_a_table_stands_in_the_results_file(
+    tmp_path: Path, label_type: str, num_names: int
+) -> None:
     """D10: a report computes nothing."""
-    results = make_comparison(classes=classes)
+    names = [f"name {i}" for i in range(num_names)]
+    results = make_comparison(label_type=label_type, names=names)
     results["edge_cases"] = make_edge_cases("distillation")
     before = json.dumps(results)
     html, _ = write(results, tmp_path)
@@ -71,6 +81,25 @@ def test_every_number_in_a_table_stands_in_the_results_file(tmp_path: Path, clas
     written = list_written_numbers(results) | {"yes", "no"}
     assert len(cells) > 60
     assert [cell for cell in cells if not set(split_cell(cell)) <= written] == []
+
+
+@pytest.mark.parametrize("label_type", ["scores", "class", "multilabel"])
+def test_every_metric_has_its_interval(tmp_path: Path, label_type: str) -> None:
+    results = make_comparison(label_type=label_type)
+    html, markdown = write(results, tmp_path)
+    cells = Page(html).number_cells
+    for variant in results["variants"].values():
+        for interval in filter(None, variant["intervals"].values()):
+            assert format_interval(interval) in cells
+            assert f"({format_interval(interval)})" in markdown
+
+
+def test_without_intervals_of_all_metrics_the_deciding_one_has_its_own(tmp_path: Path) -> None:
+    results = make_comparison(label_type="class")
+    for variant in results["variants"].values():
+        del variant["intervals"]
+    cells = Page(write(results, tmp_path)[0]).number_cells
+    assert format_interval(results["variants"]["instruction"]["interval"]) in cells
 
 
 def test_the_best_of_a_column_is_marked_even_if_a_baseline_has_it(tmp_path: Path) -> None:
@@ -98,12 +127,14 @@ def test_every_verdict_has_its_words(tmp_path: Path, verdict: str, said: str) ->
     assert markdown.startswith(f"# {verdict}: {said}\n")
 
 
-@pytest.mark.parametrize("classes", [False, True])
-@pytest.mark.parametrize("invalid", [("b",), ("a", "b")])
+@pytest.mark.parametrize(
+    ("label_type", "invalid"),
+    [("scores", ("b",)), ("scores", ("a", "b")), ("class", ("a", "b")), ("multilabel", ("a",))],
+)
 def test_arms_that_were_struck_out_have_dashes(
-    tmp_path: Path, classes: bool, invalid: tuple[str, ...]
+    tmp_path: Path, label_type: str, invalid: tuple[str, ...]
 ) -> None:
-    results = make_comparison("INVALID", arms=("a", "b"), invalid=invalid, classes=classes)
+    results = make_comparison("INVALID", arms=("a", "b"), invalid=invalid, label_type=label_type)
     html, markdown = write(results, tmp_path)
     assert "invalid" in Page(html).text
     assert not (tmp_path / "plots" / "gains.png").exists()
@@ -147,13 +178,37 @@ def test_text_from_data_stays_text(tmp_path: Path) -> None:
     assert all(len(widths) == 1 for widths in count_table_columns(markdown))
 
 
-def test_classes_with_evil_names(tmp_path: Path) -> None:
-    results = make_comparison(classes=True, names=["none", EVIL, "strong"])
+@pytest.mark.parametrize(
+    ("label_type", "num_more"), [("scores", 0), ("class", 0), ("class", 40), ("multilabel", 40)]
+)
+def test_long_and_evil_names(tmp_path: Path, label_type: str, num_more: int) -> None:
+    names = ["none", EVIL, "x" * 90, *(f"{i} {EVIL}" for i in range(num_more))]
+    results = make_comparison(label_type=label_type, names=names, arms=("a", EVIL))
     results["worst_rows"] = [{**results["rows"][1], "text": EVIL}]
     html, markdown = write(results, tmp_path)
+    assert EVIL in Page(html).text
     assert list_outside_links(html) == []
     assert "<" not in markdown
     assert all(len(widths) == 1 for widths in count_table_columns(markdown))
+
+
+@pytest.mark.parametrize(
+    ("label_type", "absent"), [("scores", True), ("class", False), ("multilabel", True)]
+)
+def test_what_was_not_measured_is_left_out(tmp_path: Path, label_type: str, absent: bool) -> None:
+    results = make_comparison(label_type=label_type)
+    for variant in results["variants"].values():
+        variant.update(dict.fromkeys(NEW_KEYS), metrics=dict.fromkeys(variant["metrics"]))
+        variant["confusion_matrix"] = None
+    if absent:
+        for variant in results["variants"].values():
+            for key in NEW_KEYS:
+                del variant[key]
+    for holder in (results, *results["baselines"].values()):
+        holder[name_parts(label_type)] = {}
+    text = Page(write(results, tmp_path)[0]).text
+    assert "Side by side" in text
+    assert "Calibration" not in text and "tiers" not in text and "By " not in text
 
 
 def test_older_or_missing_parts_are_left_out(tmp_path: Path) -> None:

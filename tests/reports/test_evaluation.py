@@ -1,11 +1,14 @@
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llmft.reports.evaluation import write_evaluation_report
-from tests.reports.made_up import EVIL, make_evaluation
+from llmft.reports.formatting import format_interval
+from llmft.reports.series import GAP
+from tests.reports.made_up import EVIL, NAMED, make_evaluation
 from tests.reports.reading import (
     Page,
     count_table_columns,
@@ -23,22 +26,22 @@ def write(results: dict[str, Any], folder: Path) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("decision", "said", "reason"),
+    ("label_type", "decision", "said", "reason"),
     [
         (
+            "scores",
             "DEPLOY",
             "bert may be deployed",
             "even the worse end of the 95 % interval, 0.732, passes",
         ),
-        ("REVIEW", "bert needs a second look", "0.612 is within 1.2, but"),
-        ("FAIL", "Do not deploy bert", "0.612 is beyond 1.2"),
+        ("class", "REVIEW", "bert needs a second look", "0.612 is within 1.2, but"),
+        ("multilabel", "FAIL", "Do not deploy bert", "0.612 is beyond 1.2"),
     ],
 )
-@pytest.mark.parametrize("classes", [False, True])
 def test_every_decision_has_its_words(
-    tmp_path: Path, decision: str, said: str, reason: str, classes: bool
+    tmp_path: Path, label_type: str, decision: str, said: str, reason: str
 ) -> None:
-    html, markdown = write(make_evaluation(decision, classes=classes), tmp_path)
+    html, markdown = write(make_evaluation(decision, label_type=label_type), tmp_path)
     text = Page(html).text
     for expected in (decision, said, reason, "best constant", "saw 61 %", "row-5", "0123abcd",
                      "26.6 s", "DEEPSPEED", "torch 2.13.0"):  # fmt: skip
@@ -49,10 +52,13 @@ def test_every_decision_has_its_words(
     assert all(len(widths) == 1 for widths in count_table_columns(markdown))
 
 
-@pytest.mark.parametrize("classes", [False, True])
-def test_every_number_in_a_table_stands_in_the_results_file(tmp_path: Path, classes: bool) -> None:
+@pytest.mark.parametrize(("label_type", "num_names"), NAMED)
+def test_every_number_in_a_table_stands_in_the_results_file(
+    tmp_path: Path, label_type: str, num_names: int
+) -> None:
     """D10: a report computes nothing."""
-    results = make_evaluation(classes=classes)
+    names = [f"name {i}" for i in range(num_names)]
+    results = make_evaluation(label_type=label_type, names=names)
     before = json.dumps(results)
     html, _ = write(results, tmp_path)
     assert json.dumps(results) == before
@@ -60,6 +66,105 @@ def test_every_number_in_a_table_stands_in_the_results_file(tmp_path: Path, clas
     assert len(cells) > 40
     written = list_written_numbers(results)
     assert [cell for cell in cells if not set(split_cell(cell)) <= written] == []
+
+
+@pytest.mark.parametrize("label_type", ["scores", "class", "multilabel"])
+def test_every_interval_is_shown(tmp_path: Path, label_type: str) -> None:
+    results = make_evaluation(label_type=label_type)
+    cells = Page(write(results, tmp_path)[0]).number_cells
+    shown = [*results["intervals"].values(), *results["part_intervals"]["intervals"].values()]
+    assert {format_interval(interval) for interval in shown if interval} <= set(cells)
+
+
+def test_compressed_scores_are_visible(tmp_path: Path) -> None:
+    """D12: slope and bias stand in the report, and the strata are drawn."""
+    html, markdown = write(make_evaluation(), tmp_path)
+    assert {"0.302", "−0.413"} <= set(Page(html).number_cells)
+    assert "| severity | 0.302 | −0.413 |" in markdown
+    assert "](plots/test-calibration.png)" in markdown
+
+
+@pytest.mark.parametrize("label_type", ["class", "multilabel"])
+def test_the_calibration_error_is_said(tmp_path: Path, label_type: str) -> None:
+    html, markdown = write(make_evaluation(label_type=label_type), tmp_path)
+    assert "bert: ece 0.084" in Page(html).text
+    assert "ece 0.084" in markdown
+
+
+def test_tiers_have_a_confusion_matrix(tmp_path: Path) -> None:
+    html, markdown = write(make_evaluation(), tmp_path)
+    assert "bert: tiers" in Page(html).text
+    assert {"noise", "blue", "red"} <= set(Page(html).drawn_texts)
+    assert "](plots/test-tiers-1-bert.png)" in markdown
+
+
+def test_of_many_classes_the_worst_come_first(tmp_path: Path) -> None:
+    names = [f"name {i}" for i in range(77)]
+    results = make_evaluation(label_type="class", names=names)
+    results["per_class"]["name 40"]["f1"] = 0.013
+    results["per_class"]["name 50"]["f1"] = None
+    results["confusion_matrix"][12][34] = 99
+    html, markdown = write(results, tmp_path)
+    page = Page(html)
+    drawn = [text for text in page.drawn_texts if text.startswith("name ") or text == GAP]
+    assert len(drawn) == 21
+    assert (drawn[0], drawn[15]) == ("name 40", GAP)
+    assert "name 50" not in drawn and "name 50" in page.text
+    assert "only the worst and the best are here" in page.text
+    assert "only the worst and the best are here" in markdown
+    most_confused = page.text[page.text.index("Most confused") :].split()
+    assert most_confused[most_confused.index("12") :][:4] == ["12", "name", "34", "99"]
+
+
+def test_of_many_labels_the_most_frequent_are_drawn(tmp_path: Path) -> None:
+    names = [f"name {i}" for i in range(13)]
+    results = make_evaluation(label_type="multilabel", names=names)
+    results["label_confusions"]["name 3"] = [[99, 0], [1, 0]]
+    page = Page(write(results, tmp_path)[0])
+    # Twice: in the plot by label, and with its confusions.
+    assert [name for name in names if page.drawn_texts.count(name) == 1] == ["name 3"]
+
+
+@pytest.mark.parametrize(("label_type", "said"), [("class", "name 5"), ("multilabel", "none")])
+def test_worst_rows_of_many_classes_show_what_matters(
+    tmp_path: Path, label_type: str, said: str
+) -> None:
+    names = [f"name {i}" for i in range(77)]
+    results = make_evaluation(label_type=label_type, names=names)
+    outputs = {"bert": [0.9 if i in (7, 8) else 0.8 if i == 70 else 0.001 for i in range(77)]}
+    labels = "name 5" if label_type == "class" else []
+    results["worst_rows"][0].update(labels=labels, outputs=outputs)
+    html, markdown = write(results, tmp_path)
+    assert f", labels: {said}." in markdown
+    row = html[html.index("Outputs for row-5") :].split("</table>")[0]
+    true = ["name 5 (true)"] if label_type == "class" else []
+    assert re.findall(r"name \d+(?: \(true\))?", row) == [*true, "name 7", "name 8", "name 70"]
+
+
+def test_a_trial_is_said_on_the_first_screen(tmp_path: Path) -> None:
+    results = make_evaluation()
+    results["audit"].append(
+        {"check": "trial", "status": "warning", "arms": ["bert"], "message": "on 200 rows only"}
+    )
+    html, markdown = write(results, tmp_path)
+    assert "on 200 rows only" in Page(html.split("</header>")[0]).text
+    assert "**warning** (trial): on 200 rows only" in markdown.split("##")[0]
+
+
+@pytest.mark.parametrize("label_type", ["scores", "class", "multilabel"])
+def test_what_was_not_measured_is_left_out(tmp_path: Path, label_type: str) -> None:
+    results = make_evaluation(label_type=label_type)
+    for key in ("part_intervals", "calibration", "tiers", "label_confusions", "label_type"):
+        results.pop(key, None)
+    results.update(
+        confusion_matrix=None,
+        intervals=dict.fromkeys(results["intervals"]),
+        metrics=dict.fromkeys(results["metrics"]),
+        worst_rows=[],
+    )
+    text = Page(write(results, tmp_path)[0]).text
+    assert "Against the baselines" in text
+    assert "Calibration" not in text and "tiers" not in text
 
 
 def test_splits_of_one_folder_keep_their_plots(tmp_path: Path) -> None:
@@ -76,6 +181,15 @@ def test_without_gates_a_person_decides(tmp_path: Path) -> None:
     html, markdown = write(results, tmp_path)
     assert "no gate was set" in Page(html).text
     assert "no gate was set" in markdown
+
+
+def test_a_gate_that_cannot_be_measured_is_said(tmp_path: Path) -> None:
+    results = make_evaluation(label_type="class")
+    results["gates"][0].update(metric="roc_auc", value=None, bound=None)
+    results["intervals"]["roc_auc"] = None
+    html, markdown = write(results, tmp_path)
+    assert "roc_auc: not defined on these rows" in Page(html).text
+    assert "roc_auc: not defined on these rows" in markdown
 
 
 def test_an_invalid_audit_is_said_beside_the_decision(tmp_path: Path) -> None:

@@ -1,0 +1,135 @@
+"""Metrics, rows and outcomes made up by hand, for every type of labels."""
+
+from typing import Any
+
+
+def make_metrics(error: float, *, label_type: str) -> dict[str, float | None]:
+    match label_type:
+        case "scores":
+            return {
+                "mae": error, "rmse": error * 1.3, "r2": -error, "spearman": None,
+                "skill": 0.4 - error, "overall_mae": error * 0.9, "tier_accuracy": 0.97 - error / 9,
+            }  # fmt: skip
+        case "class":
+            return {
+                "accuracy": 1 - error / 7, "balanced_accuracy": None, "f1_macro": 0.9 - error / 7,
+                "roc_auc": 0.98 - error / 8, "average_precision": 0.95 - error / 8,
+                "top_3_accuracy": None, "quadratic_kappa": 0.4 - error,
+            }  # fmt: skip
+        case _:
+            return {
+                "accuracy": 0.7 - error / 7, "f1_macro": 0.9 - error / 7,
+                "f1_micro": 0.93 - error / 7, "hamming_loss": error / 9, "roc_auc": None,
+                "average_precision": 0.95 - error / 8,
+            }  # fmt: skip
+
+
+def make_intervals(metrics: dict[str, float | None]) -> dict[str, list[float] | None]:
+    return {
+        name: None if value is None else [value - 0.0613, value + 0.0717]
+        for name, value in metrics.items()
+    }
+
+
+def make_parts(error: float, *, names: list[str], label_type: str) -> dict[str, Any]:
+    if label_type == "scores":
+        return {
+            name: {
+                "mae": error + 0.03 * i, "rmse": error * 1.3, "r2": -error, "spearman": None,
+                "skill": 0.4 - error,
+            }
+            for i, name in enumerate(names)
+        }  # fmt: skip
+    return {
+        name: {
+            "precision": 0.31, "recall": 0.37, "f1": 0.95 - error * (0.1 + i * 7 % 13 / 26),
+            "support": 5.0 + i,
+        }
+        for i, name in enumerate(names)
+    }  # fmt: skip
+
+
+def make_baselines(names: list[str], *, label_type: str) -> dict[str, Any]:
+    return {
+        name: {
+            **make_metrics(error, label_type=label_type),
+            name_parts(label_type): make_parts(error, names=names, label_type=label_type),
+        }
+        for name, error in (("constant", 1.413), ("tfidf", 1.127))
+    }
+
+
+def name_parts(label_type: str) -> str:
+    return "per_dimension" if label_type == "scores" else "per_class"
+
+
+def make_labels(i: int, names: list[str], *, label_type: str) -> Any:
+    match label_type:
+        case "scores":
+            return {name: float((i + j) % 11) for j, name in enumerate(names)}
+        case "class":
+            return names[i % len(names)]
+        case _:
+            return names[: i % 3]
+
+
+def make_rows(names: list[str], arms: list[str], *, label_type: str) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": f"row-{i}",
+            "labels": make_labels(i, names, label_type=label_type),
+            "outputs": {arm: [0.125 * i + 0.25 * j for j in range(len(names))] for arm in arms},
+            "errors": {arm: 0.57 + i for arm in arms},
+        }
+        for i in range(6)
+    ]
+
+
+def make_matrix(size: int) -> list[list[int]]:
+    counts = [[(3 * i + 5 * j) % 17 // 15 for j in range(size)] for i in range(size)]
+    for i in range(size):
+        counts[i][i] = 4 + i % 5
+    counts[0][-1] = 7
+    return counts
+
+
+def make_outcomes(error: float, *, names: list[str], label_type: str) -> dict[str, Any]:
+    """Return what an arm and an evaluation both hold beside the metrics."""
+    part_metric = "mae" if label_type == "scores" else "f1"
+    parts = make_parts(error, names=names, label_type=label_type)
+    ends = {name: [found[part_metric] - 0.09, found[part_metric] + 0.08]
+            for name, found in parts.items()}  # fmt: skip
+    found: dict[str, Any] = {
+        "intervals": make_intervals(make_metrics(error, label_type=label_type)),
+        "part_intervals": {"metric": part_metric, "intervals": ends},
+        "confusion_matrix": None,
+    }
+    if label_type == "scores":
+        strata = [
+            {"low": i, "high": i + 3, "num_rows": 7 + i, "mean_true": i + 1.43,
+             "mean_predicted": 3.11 + 0.3 * i}
+            for i in (0, 3, 6)
+        ]  # fmt: skip
+        empty = {"low": 9, "high": 10, "num_rows": 0, "mean_true": None, "mean_predicted": None}
+        line = {"slope": 0.3019, "intercept": 2.713, "bias": -0.4127}
+        calibration = {name: {**line, "strata": [*strata, empty]} for name in names}
+        calibration[names[-1]] = {"slope": None, "intercept": None, "bias": 0.0317, "strata": []}
+        return {
+            **found,
+            "calibration": calibration,
+            "tiers": {"names": ["noise", "blue", "red"], "confusion_matrix": make_matrix(3)},
+        }
+    bins = [
+        {"low": i / 5, "high": (i + 1) / 5, "num_rows": 3 + 9 * i, "mean_predicted": i / 5 + 0.11,
+         "share_true": i / 6 + 0.07}
+        for i in range(1, 5)
+    ]  # fmt: skip
+    empty = {"low": 0.0, "high": 0.2, "num_rows": 0, "mean_predicted": None, "share_true": None}
+    found["calibration"] = {"ece": 0.0837, "bins": [empty, *bins]}
+    if label_type == "class":
+        found["confusion_matrix"] = make_matrix(len(names))
+    else:
+        found["label_confusions"] = {
+            name: [[40 - i % 30, 3], [2 + i % 9, 60 - i % 50]] for i, name in enumerate(names)
+        }
+    return found
