@@ -13,6 +13,8 @@ from llmft.sample.articles import make_articles
 logger = logging.getLogger(__name__)
 
 SUITE = "eval/market_news.yaml"
+SCHEMAS = Path(".schemas")
+"""Where the YAML files of the sample tell editors to look."""
 
 
 def main(arguments: list[str]) -> int:
@@ -29,12 +31,13 @@ def main(arguments: list[str]) -> int:
 
 
 def write_sample(folder: Path) -> None:
-    """Write data, prompt, task, recipes, suite and edge cases; equal files are left alone.
+    """Write data, prompt, task, recipes, suite, edge cases and schemas; equal files stay.
 
     Raises:
         UserError: If a file of the sample is there already and was changed.
     """
     texts = _read_files(files("llmft.sample") / "files", Path())
+    texts |= _read_files(files("llmft.config") / "schemas", SCHEMAS)
     changed = [
         path
         for path, text in texts.items()

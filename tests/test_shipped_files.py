@@ -1,17 +1,30 @@
 """Every YAML that we ship loads, and none is forgotten."""
 
+import json
+import re
 from pathlib import Path
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from llmft.cli import main
-from llmft.config.recipe import load_recipe
+from llmft.config.labels import ScoresConfig
+from llmft.config.loading import load_values, validate
+from llmft.config.recipe import RecipeConfig, load_recipe
 from llmft.config.suite import load_suite
-from llmft.config.task import load_task
+from llmft.config.task import TaskConfig, load_task
+from llmft.config.yaml_source import read_yaml
 from llmft.data.prompts import find_strange_placeholders, read_prompt
+from llmft.evaluation.edge_cases import read_edge_cases
 from llmft.init import write_sample
+from llmft.schema import make_schema
 
 ROOT = Path(__file__).parents[1]
+KINDS = {"recipes/tasks": "task", "recipes": "recipe", "eval": "suite"}
+RECIPES = """
+    investment_risk_distill investment_risk_instruct investment_risk_7b_qlora uplifting fiscal_act
+    fiscal_motivation fiscal_exogenous hate_speech_jv library_topics
+""".split()
 
 
 @pytest.fixture(params=["repository", "sample"])
@@ -44,7 +57,54 @@ def test_every_task_recipe_and_suite_loads(home: Path) -> None:
             assert find_strange_placeholders(text, fields=recipe.task.fields) == []
     for path in suites:
         suite = load_suite(path)
+        assert suite.task.name == path.stem
         assert set(suite.recipe_paths) == set(suite.config.variants)
+        assert {load_recipe(p).task.name for p in suite.recipe_paths.values()} == {path.stem}
+        assert f"llmft compare {path}" in path.read_text()
+    assert {path.stem for path in suites} == {path.stem for path in tasks}
+
+
+def test_the_repository_has_the_recipes_that_it_promises() -> None:
+    assert len(RECIPES) == 9
+    assert {path.stem for path in ROOT.glob("recipes/*.yaml")} >= set(RECIPES)
+
+
+def test_every_prompt_and_every_file_of_edge_cases_is_used_and_reads(home: Path) -> None:
+    recipes = [load_recipe(path) for path in Path().glob("recipes/*.yaml")]
+    prompts = {recipe.prompt_path.resolve() for recipe in recipes if recipe.prompt_path}
+    assert prompts == {path.resolve() for path in Path().glob("recipes/prompts/*")}
+    assert prompts
+    suites = [load_suite(path) for path in Path().glob("eval/*.yaml")]
+    found = set()
+    for suite in suites:
+        if suite.edge_cases_path is not None:
+            assert isinstance(suite.task.labels, ScoresConfig)
+            names = suite.task.labels.dimensions
+            cases = read_edge_cases(suite.edge_cases_path, label_names=names, label_type="scores")
+            assert len({case.row["id"] for case in cases}) == len(cases) >= 8
+            assert {name for case in cases for name in case.expect} == set(names)
+            found.add(suite.edge_cases_path)
+    assert found == set(Path().glob("eval/cases/*"))
+    assert found
+
+
+def test_editors_find_the_schema_of_every_yaml_and_see_each_typo(home: Path) -> None:
+    for folder, kind in KINDS.items():
+        schema = make_schema(kind)
+        validator = Draft202012Validator(schema)
+        for path in Path(folder).glob("*.yaml"):
+            comment, name = path.read_text().split("\n", 1)[0].split("=", 1)
+            assert comment == "# yaml-language-server: $schema"
+            assert json.loads((path.parent / name).read_text()) == schema
+
+            data = read_yaml(path).data
+            assert list(validator.iter_errors(data)) == []
+            for key, value in data.items():
+                renamed = {k: v for k, v in data.items() if k != key} | {f"{key}x": value}
+                assert list(validator.iter_errors(renamed)), f"{path}: {key}x"
+                if isinstance(value, dict):
+                    strange = data | {key: value | {"typo": 1}}
+                    assert list(validator.iter_errors(strange)), f"{path}: {key}.typo"
 
 
 def test_recipes_pass_check_without_data(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -65,7 +125,44 @@ def test_init_writes_the_sample_twice_but_over_no_change(
     assert changed.read_text().endswith("# mine\n")
 
 
+def test_init_leaves_the_schemas_of_others_alone(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    theirs = Path(".schemas/task.json")
+    theirs.parent.mkdir()
+    theirs.write_text("{}\n")
+    assert main(["init", "."]) == 2
+    assert "task.json: is there already" in capsys.readouterr().err
+    assert theirs.read_text() == "{}\n"
+    assert not Path("recipes").exists()
+
+
 def test_the_sample_prepares_and_accounts_for_every_row(workspace: Path) -> None:
     write_sample(workspace)
     assert main(["prepare", "recipes/tasks/market_news.yaml"]) == 0
     assert main(["check", "recipes/market_news_instruct.yaml"]) == 0
+
+
+BLOCKS = [
+    pytest.param(path, block, id=f"{path.name}-{i}")
+    for path in (ROOT / "README.md", ROOT / "docs/tasks.md")
+    for i, block in enumerate(re.findall(r"```yaml\n(.*?)```", path.read_text(), re.DOTALL))
+]
+
+
+@pytest.mark.parametrize(("path", "block"), BLOCKS)
+def test_the_yaml_of_the_documentation_is_valid(path: Path, block: str, tmp_path: Path) -> None:
+    task = {"name": "t", "sources": [{"path": "rows.jsonl"}], "output": "prepared",
+            "labels": {"type": "class", "from": "mood"}}  # fmt: skip
+    recipe = {"name": "r", "task": "t.yaml", "base": {"model": "m"}, "output_dir": "runs/r",
+              "head": {"type": "multiclass"}}  # fmt: skip
+    source = tmp_path / "block.yaml"
+    source.write_text(block)
+    values = load_values(source)
+    is_task = not values.data.keys() & {"task", "base", "head"}
+    whole = {**(task if is_task else recipe), **values.data}
+    validate(values._replace(data=whole), schema=TaskConfig if is_task else RecipeConfig)
+
+
+def test_the_documentation_has_such_blocks() -> None:
+    assert len(BLOCKS) >= 9

@@ -1,0 +1,102 @@
+"""`llmft schema [KIND]`: print what a file may say, as JSON Schema for editors."""
+
+import argparse
+import json
+import logging
+from typing import Any
+
+from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core import core_schema
+
+from llmft.config.loading import Section
+from llmft.config.recipe import RecipeConfig
+from llmft.config.suite import SuiteConfig
+from llmft.config.task import TaskConfig
+
+logger = logging.getLogger(__name__)
+
+SECTIONS: dict[str, type[Section]] = {
+    "task": TaskConfig,
+    "recipe": RecipeConfig,
+    "suite": SuiteConfig,
+}
+"""Kind of file -> what it holds."""
+_EXTENDS = {
+    "type": ["string", "null"],
+    "description": "File whose values hold where this one says nothing, looked up beside it first.",
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Run the verb."""
+    parser = argparse.ArgumentParser(prog="llmft schema", description=__doc__, allow_abbrev=False)
+    parser.add_argument(
+        "kind",
+        nargs="?",
+        choices=list(SECTIONS),
+        help="kind of file; without it, all in one object",
+    )
+    args = parser.parse_args(arguments)
+    schemas = {kind: make_schema(kind) for kind in SECTIONS}
+    logger.info("%s", json.dumps(schemas[args.kind] if args.kind else schemas, indent=2))
+    return 0
+
+
+def make_schema(kind: str) -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of a kind of file.
+
+    A file that extends another may leave out at every depth what the other one says.
+    """
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": f"llmft {kind}",
+        "if": {"required": ["extends"]},
+        "then": _describe(SECTIONS[kind], _PartGenerator, place="then"),
+        "else": _describe(SECTIONS[kind], _WholeGenerator, place="else"),
+    }
+
+
+def _describe(
+    section: type[Section], generator: type[GenerateJsonSchema], *, place: str
+) -> dict[str, Any]:
+    described = section.model_json_schema(
+        ref_template=f"#/{place}/$defs/{{model}}", schema_generator=generator
+    )
+    described["properties"]["extends"] = _EXTENDS
+    return described
+
+
+class _WholeGenerator(GenerateJsonSchema):
+    """Describes a file that stands alone."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        """Leave out titles, since they only repeat the keys."""
+        return False
+
+    def model_schema(self, schema: core_schema.ModelSchema) -> dict[str, Any]:
+        """Leave out the names of the classes too."""
+        described = super().model_schema(schema)
+        del described["title"]
+        return described
+
+    def tagged_union_schema(self, schema: core_schema.TaggedUnionSchema) -> dict[str, Any]:
+        """Leave out the keyword `discriminator`, which is not part of JSON Schema."""
+        return {"oneOf": super().tagged_union_schema(schema)["oneOf"]}
+
+
+class _PartGenerator(_WholeGenerator):
+    """Describes a file that extends another: nothing has to be there."""
+
+    def field_is_required(self, field: Any, total: bool) -> bool:
+        """Require nothing."""
+        return False
+
+    def dict_schema(self, schema: core_schema.DictSchema) -> dict[str, Any]:
+        """Allow few entries, since they are laid over those of the other file."""
+        described = super().dict_schema(schema)
+        described.pop("minProperties", None)
+        return described
+
+    def tagged_union_schema(self, schema: core_schema.TaggedUnionSchema) -> dict[str, Any]:
+        """Allow a part that fits several members, since the tag may stand in the other file."""
+        return {"anyOf": super().tagged_union_schema(schema)["oneOf"]}

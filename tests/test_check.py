@@ -1,0 +1,116 @@
+"""What `llmft check` tells before anything is trained."""
+
+from pathlib import Path
+
+import pytest
+
+from llmft.cli import main
+
+
+@pytest.fixture
+def recipe(workspace: Path, write_scores_task, write_recipe, tiny_bert: Path) -> Path:
+    write_scores_task()
+    assert main(["prepare", "task.yaml"]) == 0
+    return write_recipe(tiny_bert, prompt="task : {title} {content} report .")
+
+
+def check(recipe: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    capsys.readouterr()
+    assert main(["check", str(recipe), *arguments]) == 0
+    return capsys.readouterr().out
+
+
+def test_it_tells_base_data_labels_steps_and_memory(recipe: Path, capsys, tiny_bert: Path) -> None:
+    said = check(recipe, capsys)
+    assert f"base: folder {tiny_bert}" in said
+    assert "60 of 60 rows used" in said
+    assert "labels train: risk mean" in said
+    assert "training: 12 steps on one device (48 rows, batch 8, 2 epochs)" in said
+    assert "memory: about" in said
+    assert said.endswith("ok\n")
+
+
+@pytest.mark.parametrize("row", ["row7", "0"])
+def test_it_shows_what_the_tokenizer_makes_of_a_row(recipe: Path, capsys, row: str) -> None:
+    said = check(recipe, capsys, "--show", row, "--set", "tokens.max_length=24")
+    assert "article tokens kept" in said
+    shown = said[said.index("[special 1]") :]
+    for piece in ("[special 1][CLS]", "[prompt 2]task :", "[article", "[cut", "[tail 2]report ."):
+        assert piece in shown
+    assert shown.index("[prompt") < shown.index("[article") < shown.index("[cut")
+    assert shown.index("[cut") < shown.index("[tail 2]")
+
+
+def test_colours_only_on_a_terminal_that_wants_them(
+    recipe: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "\x1b" not in check(recipe, capsys, "--show", "row7")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    assert "\x1b[34mtask :\x1b[0m" in check(recipe, capsys, "--show", "row7")
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b" not in check(recipe, capsys, "--show", "row7")
+
+
+def test_text_that_moves_the_cursor_is_shown_as_text(recipe: Path, capsys) -> None:
+    prompt = Path("arm.md")
+    prompt.write_text(prompt.read_text().replace("report", "re\x1b[2Jport"))
+    assert "\x1b" not in check(recipe, capsys, "--show", "row7")
+
+
+def test_a_row_that_is_not_there_is_an_error(recipe: Path, capsys) -> None:
+    capsys.readouterr()
+    assert main(["check", str(recipe), "--show", "row999"]) == 2
+    assert "no row has the id 'row999'" in capsys.readouterr().err
+
+
+def test_it_says_whether_a_base_of_the_hub_is_in_the_cache(
+    recipe: Path, capsys, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub.constants
+    import huggingface_hub.file_download
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(
+        huggingface_hub.file_download, "HF_HUB_CACHE", str(tmp_path / "hub"), raising=False
+    )
+    override = ["--no-data", "--set", "base.model=owner/tiny"]
+    said = check(recipe, capsys, *override)
+    assert "owner/tiny is not on this machine" in said
+    assert "hf download owner/tiny --revision main" in said
+    repository = tmp_path / "hub" / "models--owner--tiny"
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    (repository / "snapshots").mkdir()
+    (repository / "snapshots" / commit).symlink_to(tiny_bert)
+    said = check(recipe, capsys, *override)
+    assert "commit 0123456789ab" in said
+    assert "are left for the article" in said
+
+
+@pytest.mark.parametrize("name", ["no/such/folder", "./nope", "two words"])
+def test_a_base_that_can_be_nothing_is_an_error_even_without_data(
+    recipe: Path, capsys, name: str
+) -> None:
+    capsys.readouterr()
+    assert main(["check", str(recipe), "--no-data", "--set", f"base.model={name}"]) == 2
+    said = capsys.readouterr().err
+    assert "Looked for a folder of that name, in the cache" in said
+
+
+def test_trackers_and_weights_are_looked_at_before_training(recipe: Path, capsys) -> None:
+    for override, complaint in {
+        "train.report_to=[mlflow]": "pip install 'llmft[mlflow]'",
+        "head.loss={row_weights: title}": "expected a number from 0 on",
+    }.items():
+        override_task = ["--set", override]
+        capsys.readouterr()
+        assert main(["check", str(recipe), *override_task]) == 2
+        assert complaint in capsys.readouterr().err
+
+
+def test_qlora_is_checked_but_not_trained_yet(recipe: Path, capsys) -> None:
+    override = ["--set", "base.tuning=qlora"]
+    assert "does not train qlora yet" in check(recipe, capsys, *override)
+    assert main(["train", str(recipe), *override]) == 2
+    assert "take lora" in capsys.readouterr().err
