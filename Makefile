@@ -2,8 +2,14 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/ready
+PARALLEL := --numprocesses auto --dist loadscope
+LOWEST := .venv-lowest
+# Of the core dependencies, `name>=X` becomes `name==X`; torch stays as in constraints-cpu.txt.
+LOWER_BOUNDS = import tomllib; \
+  needs = tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"]; \
+  print(*(n.split(",")[0].replace(">=", "==") for n in needs if n[:6] != "torch>"), sep="\n")
 
-.PHONY: setup demo check test test-slow clean
+.PHONY: setup demo check test test-slow test-lowest clean
 
 setup: $(READY)
 
@@ -24,10 +30,21 @@ check: $(READY)
 	$(BIN)/lint-imports
 
 test: $(READY)
-	$(BIN)/pytest
+	$(BIN)/pytest $(PARALLEL)
 
 test-slow: $(READY)
 	$(BIN)/pytest -m 'slow or real'
 
+test-lowest: $(LOWEST)/ready
+	$(LOWEST)/bin/pytest $(PARALLEL)
+
+$(LOWEST)/ready: pyproject.toml constraints-cpu.txt
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --upgrade pip
+	$(LOWEST)/bin/python -c '$(LOWER_BOUNDS)' > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip install --quiet -c constraints-cpu.txt \
+	  -c $(LOWEST)/constraints.txt -e '.[demo,test]'
+	touch $@
+
 clean:
-	rm -rf demo .venv
+	rm -rf demo .venv $(LOWEST)
