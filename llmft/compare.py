@@ -248,7 +248,7 @@ def _log_summary(results: dict[str, Any]) -> None:
     logger.info("%d test rows of %s", results["num_rows"], results["task"])
     logger.info("  %-14s %s", "", " ".join(f"{key:>9}" for key in shown))
     for arm, found in metrics.items():
-        numbers = ["-" if found[key] is None else f"{found[key]:.3f}" for key in shown]
+        numbers = ["-" if found[key] is None else f"{found[key]:z.3f}" for key in shown]
         aligned = [f"{n:>{max(9, len(key))}}" for n, key in zip(numbers, shown, strict=True)]
         logger.info("  %-14s %s", arm, " ".join(aligned))
     for pair in results["pairs"]:

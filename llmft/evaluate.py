@@ -234,7 +234,7 @@ def _log_summary(results: dict[str, Any]) -> None:
     logger.info("%s on %d rows of %s", results["name"], results["num_rows"], results["data"])
     for arm, metrics in shown.items():
         numbers = ", ".join(
-            f"{key} {value:.3f}" for key, value in metrics.items() if isinstance(value, float)
+            f"{key} {value:z.3f}" for key, value in metrics.items() if isinstance(value, float)
         )
         logger.info("  %-9s %s", arm, numbers)
     for gate in results["gates"]:
@@ -250,4 +250,4 @@ def _log_summary(results: dict[str, Any]) -> None:
 
 
 def _show(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.3f}"
+    return "undefined" if value is None else f"{value:z.3f}"

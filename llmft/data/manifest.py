@@ -3,6 +3,7 @@
 import datetime
 from collections import Counter
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,9 @@ def make_manifest(
         },
         "rejected": dict(kinds.most_common()),
         "label_names": label_names,
-        "label_stats": {name: describe_labels(rows, task) for name, rows in by_split.items()},
+        "label_stats": {
+            name: describe_labels(rows, task, names=label_names) for name, rows in by_split.items()
+        },
         "split": {
             **task.split.model_dump(),
             "group": task.fields.group,
@@ -69,13 +72,15 @@ def make_manifest(
     }
 
 
-def describe_labels(rows: Sequence[Record], task: TaskConfig) -> dict[str, Any]:
+def describe_labels(
+    rows: Sequence[Record], task: TaskConfig, *, names: Sequence[str]
+) -> dict[str, Any]:
     """Return how often each class, label or tier occurs, or how the scores are spread."""
     labels = task.labels
     if not isinstance(labels, ScoresConfig):
         found = [row["labels"] for row in rows]
-        names = found if isinstance(labels, ClassConfig) else [n for names in found for n in names]
-        return dict(sorted(Counter(names).items()))
+        counts = Counter(found if isinstance(labels, ClassConfig) else chain.from_iterable(found))
+        return {name: counts[name] for name in names}
     scores = list_scores(rows, labels)
     described = {
         name: {
