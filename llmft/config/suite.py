@@ -2,9 +2,9 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from llmft.config.labels import ClassConfig, LabelsConfig, MultilabelConfig, ScoresConfig
 from llmft.config.loading import FaultList, Section, find_beside, load_values, validate
@@ -25,12 +25,31 @@ class GateConfig(Section):
 class VariantConfig(Section):
     """One arm of a comparison: finished runs, or a recipe to be trained once per seed."""
 
+    model_config = ConfigDict(
+        json_schema_extra={  # a file may also write a run folder, or a list of them
+            "type": ["object", "array", "string"],
+            "items": {"type": "string"},
+            "minItems": 1,
+        }
+    )
+
     runs: list[str] | None = Field(default=None, min_length=1)
     """Run folders, one per seed."""
     recipe: str | None = None
     """Recipe file; its runs lie in OUTPUT_DIR/seed-N."""
     seeds: list[Seed] | None = Field(default=None, min_length=1)
     """Training seeds for the recipe."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_short_form(cls, value: Any) -> Any:
+        match value:
+            case str():
+                return {"runs": [value]}
+            case list():
+                return {"runs": value}
+            case _:
+                return value
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -44,28 +63,12 @@ class VariantConfig(Section):
         return self
 
 
-def _read_variant(value: Any) -> Any:
-    match value:
-        case str():
-            return {"runs": [value]}
-        case list():
-            return {"runs": value}
-        case _:
-            return value
-
-
-_Variant = Annotated[
-    VariantConfig,
-    BeforeValidator(_read_variant, json_schema_input_type=str | list[str] | VariantConfig),
-]
-
-
 class SuiteConfig(Section):
     """How variants of one task are judged on the same rows."""
 
     task: str
     """Task file."""
-    variants: dict[str, _Variant] = Field(min_length=2)
+    variants: dict[str, VariantConfig] = Field(min_length=2)
     """Name -> run folder, list of run folders (one a seed), or {recipe, seeds}."""
     reference: str
     """The variant that the others have to beat."""
