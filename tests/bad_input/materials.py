@@ -98,5 +98,5 @@ def list_files(folder: Path) -> dict[str, bytes]:
 
 
 def read_rejected() -> list[tuple[int, str]]:
-    lines = Path("out/rejected.jsonl").read_text().splitlines()
-    return [(row["line"], row["reason"]) for row in map(json.loads, lines)]
+    with Path("out/rejected.jsonl").open(encoding="utf-8") as file:
+        return [(row["line"], row["reason"]) for row in map(json.loads, file)]

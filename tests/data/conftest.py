@@ -25,8 +25,8 @@ class Outcome(NamedTuple):
 
     def read(self, name: str) -> list[Row]:
         """Return the rows of a split or of the rejections."""
-        lines = (self.folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines]
+        with (self.folder / f"{name}.jsonl").open(encoding="utf-8") as file:
+            return [json.loads(line) for line in file]  # a text may hold line ends of Unicode
 
     @property
     def splits(self) -> dict[str, list[Row]]:
