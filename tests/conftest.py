@@ -9,10 +9,16 @@ from typing import Any
 
 import pytest
 import pytest_socket
+from hypothesis import settings
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models; two threads would only wait
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+# Chance finds faults, but not in a run that somebody else waits for.
+settings.register_profile("repeatable", derandomize=True)
+settings.register_profile("exploring", derandomize=False)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 WORDS = (
     "bank market rate crisis calm growth loan debt bond stock profit loss policy tax trade oil "
