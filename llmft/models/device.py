@@ -20,6 +20,11 @@ def choose_precision(wanted: Literal["auto", "float32", "bfloat16"]) -> Precisio
     return "bfloat16" if _computes_in_bfloat16() else "float32"
 
 
+def list_precisions() -> list[Precision]:
+    """Return the precisions that the hardware computes in, the default first."""
+    return ["bfloat16", "float32"] if _computes_in_bfloat16() else ["float32"]
+
+
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
     """Return a context in which matrix products run in the given precision."""
     if precision == "float32":

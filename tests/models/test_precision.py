@@ -1,0 +1,77 @@
+"""Frozen weights in bfloat16: the same values as autocast's, bit for bit."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from llmft.config.recipe import BaseConfig, LoraConfig
+from llmft.models.device import autocast
+from llmft.models.heads import LabelSpace, find_head
+from llmft.models.loading import load_model
+from llmft.models.precision import cast_frozen_weights
+
+IDS = torch.tensor([[7, 8, 9, 10], [11, 12, 13, 0]])
+MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
+
+
+def load(base: Path, *, tuning: str) -> nn.Module:
+    lora = LoraConfig(rank=4, dropout=0.1) if tuning == "lora" else None
+    config = BaseConfig(model=str(base), tuning=tuning, lora=lora)
+    labels = LabelSpace("regression", ["risk", "calm"])
+    return load_model(config, labels=labels, pad_token_id=0, seed=0).model
+
+
+def compute(model: nn.Module) -> list[torch.Tensor]:
+    """Return logits and all gradients."""
+    torch.manual_seed(1)
+    with autocast(torch.device("cpu"), "bfloat16"):
+        logits = model.train()(input_ids=IDS, attention_mask=MASK).logits
+    logits.square().sum().backward()
+    return [logits, *[p.grad for p in model.parameters() if p.requires_grad]]
+
+
+@pytest.mark.parametrize("family", ["tiny_qwen", "tiny_bert"])
+def test_outputs_and_gradients_are_bit_equal_to_those_of_autocast(
+    family: str, request: pytest.FixtureRequest
+) -> None:
+    base = request.getfixturevalue(family)
+    expected = compute(load(base, tuning="lora"))
+    model = load(base, tuning="lora")
+    cast_frozen_weights(model)
+    assert any(p.dtype == torch.bfloat16 for p in model.parameters())
+    found = compute(model)
+    assert len(found) == len(expected) > 3
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_h2_what_is_trained_and_head_norms_and_embeddings_stay_in_float32(tiny_qwen: Path) -> None:
+    model = load(tiny_qwen, tuning="lora")
+    cast_frozen_weights(model)
+    rounded = {n for n, p in model.named_parameters() if p.dtype == torch.bfloat16}
+    assert rounded
+    assert all(".base_layer." in name for name in rounded)
+    assert all(p.dtype == torch.float32 for p in find_head(model).parameters())
+    assert all(p.dtype == torch.float32 for p in model.parameters() if p.requires_grad)
+
+
+def test_a_model_that_is_trained_in_full_is_left_alone(tiny_bert: Path) -> None:
+    model = load(tiny_bert, tuning="full")
+    cast_frozen_weights(model)
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+
+
+def test_an_output_layer_tied_to_an_embedding_stays_in_float32() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.score = nn.Embedding(6, 4), nn.Linear(4, 2)
+            self.inner, self.output = nn.Linear(4, 4), nn.Linear(4, 6, bias=False)
+            self.output.weight = self.embedding.weight
+
+    model = Tied().requires_grad_(False)
+    cast_frozen_weights(model)
+    assert model.embedding.weight.dtype == torch.float32
+    assert model.inner.weight.dtype == torch.bfloat16
+    assert model.score.weight.dtype == torch.float32
