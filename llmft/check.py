@@ -7,7 +7,7 @@ from pathlib import Path
 from llmft.config.labels import ClassConfig
 from llmft.config.loading import suggest
 from llmft.config.recipe import Recipe, load_recipe
-from llmft.data.batches import make_targets
+from llmft.data.batches import BatchPlan, make_targets
 from llmft.data.budget import judge_room, refuse_budget
 from llmft.data.fields import shorten_list
 from llmft.data.prepared import PreparedData, Row, open_prepared
@@ -22,6 +22,7 @@ from llmft.training.inputs import (
     count_steps,
     open_encoder,
     open_inputs,
+    plan_batches,
     refuse_absent_trackers,
     refuse_schedule,
 )
@@ -107,7 +108,7 @@ def _check_room(recipe: Recipe, *, has_base: bool) -> None:
 def _check_inputs(recipe: Recipe, *, show: str | None) -> None:
     config = recipe.config
     data = open_prepared(recipe.task, task_file=config.task)
-    inputs = open_inputs(recipe, data)
+    inputs = open_inputs(recipe, data, keep_tokens=False)
     if show is not None:
         split, row = _find_row(inputs, show)
         for line in show_row(row, split=split, encoder=inputs.encoder, tokenizer=inputs.tokenizer):
@@ -119,19 +120,20 @@ def _check_inputs(recipe: Recipe, *, show: str | None) -> None:
         for refusal in inputs.findings.refusals:
             logger.info("warning: %s", refusal)
     train_rows = inputs.rows["train"]
-    refuse_schedule(config.train, num_rows=len(train_rows))
+    plan = plan_batches(recipe, inputs)
+    refuse_schedule(config.train, plan)
     targets = make_targets(train_rows, label_names=data.label_names)
     make_loss(config.head, targets=targets, label_names=data.label_names)
     if config.head.loss.row_weights is not None:
         for rows in (train_rows, inputs.rows["val"]):
             read_row_weights(rows, field=config.head.loss.row_weights, train_rows=train_rows)
     logger.info(
-        "training: %d steps on one device (%d rows, batch %d, %s)",
-        count_steps(config.train, num_rows=len(train_rows)), len(train_rows),
-        config.train.batch_size * config.train.gradient_accumulation_steps,
+        "training: %d steps on one device (%d rows in %d batches of up to %d, %s)",
+        count_steps(config.train, plan), len(train_rows), len(plan),
+        max(shape.num_rows for shape in plan.shapes),
         "train.steps" if config.train.steps else f"{config.train.epochs:g} epochs",
     )  # fmt: skip
-    _report_memory(recipe, data, inputs)
+    _report_memory(recipe, data, inputs, plan)
 
 
 def _report_data(data: PreparedData, inputs: Inputs) -> None:
@@ -155,17 +157,27 @@ def _report_data(data: PreparedData, inputs: Inputs) -> None:
         logger.info("warning: %s", warning)
 
 
-def _report_memory(recipe: Recipe, data: PreparedData, inputs: Inputs) -> None:
+def _report_memory(recipe: Recipe, data: PreparedData, inputs: Inputs, plan: BatchPlan) -> None:
     config = recipe.config
+    if config.prompt.mode == "include":
+        logger.info("prompt: %s", inputs.describe_sharing())
     space = LabelSpace(config.head.type, data.label_names)
     parameters = count_parameters(config.base, labels=space)
-    longest = max(len(e.input_ids) for e in inputs.encoded["train"])
-    found = estimate_memory(parameters, read_config(config.base), config.train, longest=longest)
+    largest = plan.largest
+    num_shared = len(inputs.encoder.shared_ids) if inputs.obstacle is None else None
+    found = estimate_memory(
+        parameters,
+        read_config(config.base),
+        config.train,
+        batch=largest,
+        num_shared=num_shared,
+    )
     logger.info(
-        "memory: about %.1f GiB, and half a GiB for the libraries, for a batch of %d x %d tokens: "
-        "weights %.2f, gradients and "
-        "optimiser %.2f, activations %.2f; %s of %s parameters are trained",
-        found.total_gib, config.train.batch_size, longest, found.weights_gib,
+        "memory: about %.1f GiB, and half a GiB for the libraries, for a batch of %d x %d tokens"
+        "%s: weights %.2f, gradients and optimiser %.2f, activations %.2f; "
+        "%s of %s parameters are trained",
+        found.total_gib, largest.num_rows, largest.longest,
+        f" and {num_shared} shared" if num_shared else "", found.weights_gib,
         found.optimiser_gib, found.activations_gib, f"{parameters.trainable:,}",
         f"{parameters.total:,}",
     )  # fmt: skip

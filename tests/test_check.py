@@ -1,5 +1,6 @@
 """What `llmft check` tells before anything is trained."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ def test_it_tells_base_data_labels_steps_and_memory(recipe: Path, capsys, tiny_b
     assert f"base: folder {tiny_bert}" in said
     assert "60 of 60 rows used" in said
     assert "labels train: risk mean" in said
-    assert "training: 12 steps on one device (48 rows, batch 8, 2 epochs)" in said
+    assert "training: 12 steps on one device (48 rows in 6 batches of up to 8, 2 epochs)" in said
     assert "memory: about" in said
     assert said.endswith("ok\n")
 
@@ -114,3 +115,36 @@ def test_qlora_is_checked_but_not_trained_yet(recipe: Path, capsys) -> None:
     assert "does not train qlora yet" in check(recipe, capsys, *override)
     assert main(["train", str(recipe), *override]) == 2
     assert "take lora" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("base", "share", "batches"),
+    [
+        ("tiny_qwen", "true", "24 batches of up to 2"),  # of 42 tokens, without the prompt
+        ("tiny_qwen", "false", "48 batches of up to 1"),
+        ("tiny_bert", "true", "48 batches of up to 1"),  # an encoder reads it in every row
+    ],
+)
+def test_r8_it_counts_the_batches_that_training_then_takes(
+    recipe: Path, capsys, write_recipe, request: pytest.FixtureRequest,
+    base: str, share: str, batches: str,
+) -> None:  # fmt: skip
+    bounded = write_recipe(
+        request.getfixturevalue(base),
+        prompt="bank rate " * 20 + "{title} {content}",
+        train=", max_tokens_per_batch: 96",
+    )
+    overrides = ["--set", "tokens.max_length=96", "--set", f"prompt.share={share}"]
+    said = check(bounded, capsys, *overrides)
+    assert f"48 rows in {batches}, 2 epochs" in said
+    assert main(["train", str(bounded), *overrides]) == 0
+    metadata = json.loads(Path("runs/arm/training_metadata.json").read_text())
+    assert f"training: {metadata['num_steps']} steps" in said
+    assert metadata["global_batch_size"] == int(batches[-1])
+
+
+def test_r8_a_row_that_fits_into_no_batch_is_refused(recipe: Path, capsys) -> None:
+    for verb in ("check", "train"):
+        capsys.readouterr()
+        assert main([verb, str(recipe), "--set", "train.max_tokens_per_batch=20"]) == 2
+        assert "train.max_tokens_per_batch: found 20, but the longest" in capsys.readouterr().err

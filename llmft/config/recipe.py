@@ -1,7 +1,7 @@
 """The schema of a recipe: how one variant learns a task."""
 
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -14,6 +14,7 @@ from llmft.config.task import TaskConfig, check_name, load_task
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """What every random generator takes."""
 BUILTIN_BASES = ("builtin:minilm", "builtin:tiny-qwen2")
+_BATCH_BOUNDS = ("batch_size", "max_tokens_per_batch")
 
 
 class LoraConfig(Section):
@@ -62,6 +63,9 @@ class PromptConfig(Section):
     """include = instruction tuning; exclude = distillation."""
     file: str | None = None
     """Prompt file; `{field}` marks where fields of the row go."""
+    share: bool = True
+    """Compute the prompt once for all rows of a batch, where the base allows it; the result is the
+    same. Without a prompt, the same bases then compute a batch without padding."""
 
     @model_validator(mode="after")
     def _check_file(self) -> Self:
@@ -90,8 +94,11 @@ class TrainConfig(Section):
     """Passes over the training rows."""
     steps: int | None = Field(default=None, ge=1)
     """Updates of the weights; takes the place of the epochs."""
-    batch_size: int = Field(default=16, ge=1)
-    """Rows per device and step."""
+    batch_size: int | None = Field(default=None, ge=1)
+    """Most rows per device and step; by default 16, or no bound with max_tokens_per_batch."""
+    max_tokens_per_batch: int | None = Field(default=None, ge=1)
+    """Most tokens that are computed in the rows of a device and step, padding counted: many short
+    rows, or few long ones. A shared prompt is computed beside them and does not count."""
     gradient_accumulation_steps: int = Field(default=1, ge=1)
     """Steps whose gradients are added up before the weights change."""
     learning_rate: float = Field(default=5e-5, gt=0)
@@ -133,6 +140,13 @@ class TrainConfig(Section):
     """Trackers to report to, beside TensorBoard."""
     seed: Seed = 42
     """Seed of initial weights, shuffling and dropout."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bound_batches(cls, values: Any) -> Any:
+        if isinstance(values, dict) and all(values.get(name) is None for name in _BATCH_BOUNDS):
+            return {**values, "batch_size": 16}
+        return values
 
 
 class RecipeConfig(Section):

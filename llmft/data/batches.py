@@ -1,13 +1,22 @@
-"""Rows as tensors, padded to the longest of their batch."""
+"""Which rows form a batch, and the batch as tensors, padded to its longest row."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from llmft.config.recipe import TrainConfig
 from llmft.data.encoding import EncodedRow
+from llmft.data.tokenised import TokenisedRows
+from llmft.errors import UserError
+
+_BIN_WIDTH = 1.1
+"""Lengths in a bin differ by up to 10 %, and by that much a batch may be padding."""
 
 
 class Example(NamedTuple):
@@ -31,7 +40,7 @@ class Examples(Dataset[Example]):
         ids: list[str],
         weights: Sequence[float] | None = None,
     ) -> None:
-        self._encoded = encoded
+        self._encoded = TokenisedRows.of(encoded)
         self._targets = targets
         self._weights = weights
         self.ids = ids
@@ -44,9 +53,24 @@ class Examples(Dataset[Example]):
         return Example(self._encoded[index], self._targets[index], weight)
 
     @property
-    def num_tokens(self) -> int:
-        """Tokens of all inputs, padding not counted."""
-        return sum(len(e.input_ids) for e in self._encoded)
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens that the model computes of each row, shape [N]."""
+        return self._encoded.lengths
+
+    @property
+    def num_shared(self) -> int:
+        """Tokens that all rows begin with, and that the model computes in each of them."""
+        return len(self._encoded.shared_ids)
+
+    @property
+    def targets(self) -> Tensor:
+        """The targets of all rows, shape [N, ...]."""
+        return self._targets
+
+    def without_shared(self) -> "Examples":
+        """Return the same rows without the tokens that all inputs begin with."""
+        own = self._encoded.without_shared()
+        return Examples(own, self._targets, ids=self.ids, weights=self._weights)
 
     def find_ids(self, input_ids_BT: Tensor, attention_mask_BT: Tensor) -> list[str]:
         """Return the ids of the rows that a batch was made from."""
@@ -56,6 +80,92 @@ class Examples(Dataset[Example]):
         }
         pairs = zip(self.ids, self._encoded, strict=True)
         return [row_id for row_id, e in pairs if tuple(e.input_ids) in wanted]
+
+
+class BatchShape(NamedTuple):
+    """Size of a padded batch."""
+
+    num_rows: int
+    longest: int
+    """Tokens of its longest row."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that the model computes, padding counted."""
+        return self.num_rows * self.longest
+
+
+class BatchPlan:
+    """Which rows form which batch, in every epoch.
+
+    Rows are put into bins of similar length, shuffled within them, and cut into batches from the
+    longest bin to the shortest; then the batches are shuffled. The cuts depend on the bins alone,
+    so all epochs have as many batches. What is in them, and their order, is a function of seed and
+    epoch (R8).
+    """
+
+    def __init__(
+        self, lengths_N: NDArray[np.int64], config: TrainConfig, *, num_shared: int = 0
+    ) -> None:
+        """Cut N rows into batches.
+
+        Args:
+            lengths_N: Tokens that the model computes of each row, shape [N], N > 0.
+            config: The bounds of a batch, and the seed.
+            num_shared: How many of them are the same in all rows. They take room but decide
+                nothing else, so a shared prompt gives the same batches as a repeated one.
+
+        Raises:
+            UserError: If a row is longer than `max_tokens_per_batch`.
+        """
+        longest, budget = int(lengths_N.max()), config.max_tokens_per_batch
+        if budget is not None and longest > budget:
+            raise UserError(
+                f"train.max_tokens_per_batch: found {budget}, but the longest row has {longest} "
+                "tokens; raise it, or lower tokens.max_length"
+            )
+        self._seed = config.seed
+        self._bins_N = np.floor(np.log(lengths_N - num_shared) / np.log(_BIN_WIDTH))
+        order_N = np.argsort(-lengths_N)
+        _, first, bin_N = np.unique(-self._bins_N[order_N], return_index=True, return_inverse=True)
+        # A row counts as the longest of its bin, as any of them may come to stand in its place.
+        counted_N = lengths_N[order_N][first][bin_N]
+        self._starts = _cut_batches(counted_N, config)
+        self.shapes = [
+            BatchShape(end - start, int(counted_N[start]))
+            for start, end in pairwise([*self._starts, len(lengths_N)])
+        ]
+        """Size of each batch, at most."""
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    @property
+    def largest(self) -> BatchShape:
+        """The batch with the most tokens."""
+        return max(self.shapes, key=lambda shape: shape.num_tokens)
+
+    def arrange(self, epoch: int) -> list[list[int]]:
+        """Return the positions of the rows of each batch, in the order of an epoch."""
+        generator = np.random.default_rng([self._seed, epoch])
+        order_N = np.lexsort((generator.random(len(self._bins_N)), -self._bins_N))
+        batches = np.split(order_N, self._starts[1:])
+        return [batches[i].tolist() for i in generator.permutation(len(batches))]
+
+
+def _cut_batches(lengths_N: NDArray[np.int64], config: TrainConfig) -> list[int]:
+    """Return where batches start, among rows that come from the longest to the shortest."""
+    starts, end = [], 0
+    while end < len(lengths_N):
+        starts.append(end)
+        num_rows = len(lengths_N) if config.batch_size is None else config.batch_size
+        if config.max_tokens_per_batch is not None:
+            num_rows = min(num_rows, config.max_tokens_per_batch // int(lengths_N[end]))
+        end += num_rows
+    # A step on a few rows that were left over would weigh as much as one on a whole batch.
+    if len(starts) > 1 and len(lengths_N) - starts[-1] < starts[-1] - starts[-2]:
+        starts[-1] = (starts[-2] + len(lengths_N) + 1) // 2
+    return starts
 
 
 class Collator:
@@ -78,11 +188,11 @@ def pad_inputs(rows: Sequence[EncodedRow], *, pad_token_id: int) -> dict[str, Te
 
     Rows with a second segment give token_type_ids [B, T] as well.
     """
-    longest = max(len(row.input_ids) for row in rows)
+    longest = max(row.num_tokens for row in rows)
     ids_BT = torch.full((len(rows), longest), pad_token_id, dtype=torch.long)
     mask_BT, segments_BT = torch.zeros_like(ids_BT), torch.zeros_like(ids_BT)
     for i, row in enumerate(rows):
-        length = len(row.input_ids)
+        length = row.num_tokens
         ids_BT[i, :length] = torch.tensor(row.input_ids, dtype=torch.long)
         mask_BT[i, :length] = 1
         if row.pair_start is not None:

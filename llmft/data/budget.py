@@ -1,5 +1,7 @@
 """The token budget: what the model will see of each article, and whether that is enough."""
 
+import hashlib
+from array import array
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -56,12 +58,14 @@ def measure_budget(
     rows: Sequence[dict[str, Any]], encoded: Sequence[EncodedRow], *, encoder: Encoder
 ) -> TokenBudget:
     """Measure the budget of encoded rows; `rows[i]` gave `encoded[i]`."""
-    whole = np.array([e.num_article_tokens for e in encoded])
-    kept = np.array([e.num_kept_tokens for e in encoded])
-    texts_by_input: defaultdict[tuple[int, ...], set[str]] = defaultdict(set)
-    for row, e in zip(rows, encoded, strict=True):
-        texts_by_input[tuple(e.input_ids)].add(row["text"])
-    collisions = {ids for ids, texts in texts_by_input.items() if len(texts) > 1}
+    whole, kept, inputs = np.zeros(len(rows), int), np.zeros(len(rows), int), []
+    texts_by_input: defaultdict[bytes, set[str]] = defaultdict(set)
+    for i, (row, e) in enumerate(zip(rows, encoded, strict=True)):
+        whole[i], kept[i] = e.num_article_tokens, e.num_kept_tokens
+        # What all rows share tells none from another, and a digest takes less memory than ids.
+        inputs.append(hashlib.sha256(array("i", e.own_ids).tobytes()).digest())
+        texts_by_input[inputs[-1]].add(row["text"])
+    collisions = {digest for digest, texts in texts_by_input.items() if len(texts) > 1}
     return TokenBudget(
         num_rows=len(rows),
         prompt_tokens=encoder.num_prompt_tokens - encoder.num_special_tokens,
@@ -71,7 +75,7 @@ def measure_budget(
         num_cut=int((kept < whole).sum()),
         share_kept=float(kept.sum() / max(1, whole.sum())),
         share_kept_median=float(np.median(kept / np.maximum(1, whole))),
-        num_identical=sum(tuple(e.input_ids) in collisions for e in encoded),
+        num_identical=sum(digest in collisions for digest in inputs),
     )
 
 

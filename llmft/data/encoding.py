@@ -1,11 +1,15 @@
 """From a row to token ids: parts tokenised apart and joined, and only the article cut."""
 
+import json
 import math
 from collections.abc import Iterable, Sequence
+from importlib.metadata import version
 from typing import Any, Literal, NamedTuple
 
+from llmft import __version__
 from llmft.config.recipe import TokensConfig
 from llmft.config.task import FieldsConfig
+from llmft.data.files import hash_text
 from llmft.data.prompts import Prompt, RowText, fill_prompt, strip_fields
 from llmft.errors import UserError
 
@@ -16,14 +20,26 @@ _ROWS_PER_CALL = 1_000
 class EncodedRow(NamedTuple):
     """The model's input for one row."""
 
-    input_ids: list[int]
-    """Special tokens, prompt, article, pair, tail; at most `max_length` of them."""
+    shared_ids: list[int]
+    """What all rows begin with: special tokens and the prompt but for its last token."""
+    own_ids: list[int]
+    """The rest, never empty: the prompt's last token, article, pair, tail, special tokens."""
     num_article_tokens: int
     """Length of the whole article, with the text pair."""
     num_kept_tokens: int
-    """How many of its tokens are in `input_ids`."""
+    """How many of its tokens are in `own_ids`."""
     pair_start: int | None = None
     """Position at which the second segment begins, for bases that tell segments apart."""
+
+    @property
+    def input_ids(self) -> list[int]:
+        """The whole input, of at most `max_length` tokens."""
+        return [*self.shared_ids, *self.own_ids]
+
+    @property
+    def num_tokens(self) -> int:
+        """Length of the whole input."""
+        return len(self.shared_ids) + len(self.own_ids)
 
 
 class Piece(NamedTuple):
@@ -83,6 +99,9 @@ class Encoder:
             frame = frame._replace(between=self._tokenize(["\n\n"])[0])
         self._frame = frame
         self._prompt_ids = self._tokenize([prompt.before])[0]
+        # The last one is left to the rows, so that none is empty.
+        self.shared_ids = [*frame.opening, *self._prompt_ids][:-1]
+        """What every input begins with."""
         self._tail_ids = self._tokenize([prompt.after])[0]
         self.num_special_tokens = sum(map(len, frame))
         self.num_prompt_tokens = (
@@ -102,6 +121,21 @@ class Encoder:
     def room(self) -> int:
         """Tokens left for the article; 0 or less if there is no room."""
         return self.max_length - self.num_prompt_tokens
+
+    def compute_fingerprint(self) -> str:
+        """Return a hash of all that a row's ids depend on, but for the row."""
+        tokenizer = self._tokenizer
+        vocabulary = (
+            tokenizer.backend_tokenizer.to_str()
+            if tokenizer.is_fast
+            else sorted(tokenizer.get_vocab().items())
+        )
+        parts = [
+            vocabulary, tokenizer.pad_token_id, self._frame, self._prompt, self.max_length,
+            self._keeps_tail, self._has_segments, self._fields.model_dump(mode="json"),
+            __version__, version("tokenizers"), version("transformers"),
+        ]  # fmt: skip
+        return hash_text(json.dumps(parts))
 
     def encode(self, rows: Sequence[dict[str, Any]]) -> list[EncodedRow]:
         """Encode rows.
@@ -169,9 +203,8 @@ class Encoder:
                 input_ids += ids
                 num_kept += len(ids) if kind in ("article", "pair") else 0
         # Of a text that the tokenizer drops, a base without special tokens would see nothing.
-        return EncodedRow(
-            input_ids or [self._tokenizer.pad_token_id], num_whole, num_kept, pair_start
-        )
+        own_ids = input_ids[len(self.shared_ids) :] or [self._tokenizer.pad_token_id]
+        return EncodedRow(self.shared_ids, own_ids, num_whole, num_kept, pair_start)
 
     def _tokenize(self, texts: Iterable[str]) -> list[list[int]]:
         batch = list(texts)

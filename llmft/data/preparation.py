@@ -22,6 +22,7 @@ from llmft.data.splitting import (
     merge_units,
 )
 from llmft.data.strata import find_gaps, list_strata, refuse_constant_labels
+from llmft.data.tokenised import TOKENS_FOLDER, remove_tokens
 from llmft.errors import UserError
 
 Record = dict[str, Any]
@@ -248,6 +249,7 @@ def _put_in_place(staged: Path, output: Path) -> None:
     place = output
     try:
         (output / "manifest.json").unlink(missing_ok=True)
+        remove_tokens(output / TOKENS_FOLDER)
         for name in (*SPLITS, "rejected"):
             place = output / f"{name}.jsonl"
             (staged / place.name).replace(place)

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import torch
 
 from llmft.config.recipe import BaseConfig, LoraConfig, TrainConfig
+from llmft.data.batches import BatchShape
 from llmft.models.bases import read_config
 from llmft.models.heads import LabelSpace, find_head
 from llmft.models.loading import find_adapted_layers
@@ -58,15 +59,22 @@ def count_parameters(config: BaseConfig, *, labels: LabelSpace) -> ParameterCoun
 
 
 def estimate_memory(
-    parameters: ParameterCount, model_config: Any, train: TrainConfig, *, longest: int
+    parameters: ParameterCount,
+    model_config: Any,
+    train: TrainConfig,
+    *,
+    batch: BatchShape,
+    num_shared: int | None = None,
 ) -> MemoryEstimate:
     """Estimate the peak memory of a training step.
 
     Args:
         parameters: Size of the model.
         model_config: Configuration of the base.
-        train: Batch size and gradient checkpointing.
-        longest: Longest input, in tokens.
+        train: For gradient checkpointing.
+        batch: The largest batch.
+        num_shared: Tokens of a shared prompt, which `batch` leaves out; None if rows are computed
+            whole.
 
     Source:
         Activations of a transformer layer: Korthikanti et al. 2022, arXiv:2205.05198, sec. 4,
@@ -76,10 +84,10 @@ def estimate_memory(
     layers = model_config.num_hidden_layers
     heads = model_config.num_attention_heads
     inner = getattr(model_config, "intermediate_size", None) or 4 * hidden
-    num_tokens = train.batch_size * longest
+    num_tokens = batch.num_tokens + (num_shared or 0)
     per_layer = 4 * num_tokens * (9 * hidden + 3 * inner)
-    if not torch.cuda.is_available():
-        per_layer += 4 * 3 * heads * num_tokens * longest
+    if num_shared is None and not torch.cuda.is_available():
+        per_layer += 4 * 3 * heads * batch.num_tokens * batch.longest
     kept = per_layer * layers
     if train.gradient_checkpointing:
         kept = per_layer + 4 * num_tokens * hidden * layers

@@ -52,7 +52,7 @@ def show_row(row: dict[str, Any], *, split: str, encoder: Encoder, tokenizer: An
     (pieces,) = encoder.dissect([row])
     (encoded,) = encoder.encode([row])
     yield (
-        f"row {row['id']} of {split}: {len(encoded.input_ids)} tokens of at most "
+        f"row {row['id']} of {split}: {encoded.num_tokens} tokens of at most "
         f"{encoder.max_length}, {encoded.num_kept_tokens} of {encoded.num_article_tokens} article "
         "tokens kept"
     )

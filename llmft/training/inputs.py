@@ -3,18 +3,26 @@
 import importlib.util
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
+from llmft.config.head import LossConfig
 from llmft.config.recipe import Recipe, TrainConfig
-from llmft.data.budget import BudgetFindings, TokenBudget, judge_budget, measure_budget
-from llmft.data.encoding import EncodedRow, Encoder
+from llmft.data.batches import BatchPlan, Examples
+from llmft.data.budget import BudgetFindings, TokenBudget, judge_budget
+from llmft.data.encoding import Encoder
 from llmft.data.fields import RowFaultError
 from llmft.data.files import hash_text
 from llmft.data.prepared import PreparedData, Row
 from llmft.data.prompts import Prompt, read_prompt
 from llmft.data.splitting import SPLITS
+from llmft.data.tokenised import TOKENS_FOLDER, TokenisedRows, open_tokens
 from llmft.errors import UserError
-from llmft.models.bases import load_tokenizer, read_limits
+from llmft.models.bases import load_tokenizer, read_config, read_limits
+from llmft.models.shared_prompt import find_obstacle
+from llmft.training.losses import read_row_weights
 
 
 class Inputs(NamedTuple):
@@ -25,10 +33,19 @@ class Inputs(NamedTuple):
     encoder: Encoder
     rows: dict[str, list[Row]]
     """Split -> prepared rows."""
-    encoded: dict[str, list[EncodedRow]]
+    encoded: dict[str, TokenisedRows]
     """Split -> the same rows, encoded."""
     budgets: dict[str, TokenBudget]
     findings: BudgetFindings
+    obstacle: str | None
+    """Why the prompt is not computed once for all rows of a batch; None if it is."""
+
+    def describe_sharing(self) -> str:
+        """Return one line on how the prompt is computed."""
+        if self.obstacle is None:
+            num_shared = len(self.encoder.shared_ids)
+            return f"the {num_shared} tokens that all rows begin with are computed once a batch"
+        return f"the prompt is computed anew in every row: {self.obstacle}"
 
 
 class OpenedEncoder(NamedTuple):
@@ -68,8 +85,13 @@ def open_encoder(recipe: Recipe) -> OpenedEncoder:
     return OpenedEncoder(tokenizer, prompt, encoder)
 
 
-def open_inputs(recipe: Recipe, data: PreparedData) -> Inputs:
+def open_inputs(recipe: Recipe, data: PreparedData, *, keep_tokens: bool = True) -> Inputs:
     """Encode every split and judge the token budget (D1); refusing is up to the caller.
+
+    Args:
+        recipe: The recipe.
+        data: The prepared data of its task.
+        keep_tokens: Whether to leave the tokens beside the data, for the next run.
 
     Raises:
         UserError: As `open_encoder`, if there is no room for an article at all, or if the head
@@ -84,20 +106,23 @@ def open_inputs(recipe: Recipe, data: PreparedData) -> Inputs:
     if recipe.metric != "loss":
         data.refuse_metric(recipe.metric, key="train.metric")
     rows: dict[str, list[Row]] = {name: data.read_split(name) for name in SPLITS}
+    limit = recipe.config.train.limit_rows
     for name in ("train", "val"):
-        rows[name] = limit_rows(rows[name], recipe.config.train.limit_rows)
+        rows[name] = limit_rows(rows[name], limit)
+    names = [data.fingerprint, str(limit), encoder.compute_fingerprint()]
+    folder = Path(data.task.output) / TOKENS_FOLDER / hash_text(" ".join(names))[:16]
     try:
-        encoded: dict[str, list[EncodedRow]] = {name: encoder.encode(rows[name]) for name in SPLITS}
+        encoded, budgets = open_tokens(rows, encoder=encoder, folder=folder, keep=keep_tokens)
     except RowFaultError as error:
         raise UserError(
             f"{recipe.prompt_path}: {error}; name it in fields.keep of {recipe.config.task} and "
             "prepare again"
         ) from error
-    budgets: dict[str, TokenBudget] = {
-        name: measure_budget(rows[name], encoded[name], encoder=encoder) for name in SPLITS
-    }
     findings = judge_budget(budgets, encoder=encoder, config=recipe.config.tokens)
-    return Inputs(tokenizer, prompt, encoder, rows, encoded, budgets, findings)
+    obstacle = find_obstacle(read_config(recipe.config.base))
+    if not recipe.config.prompt.share:
+        obstacle = "prompt.share is false"
+    return Inputs(tokenizer, prompt, encoder, rows, encoded, budgets, findings, obstacle)
 
 
 def limit_rows(rows: list[Row], limit: int | None) -> list[Row]:
@@ -108,21 +133,56 @@ def limit_rows(rows: list[Row], limit: int | None) -> list[Row]:
     return [row for row in rows if row["id"] in chosen]
 
 
-def count_steps(config: TrainConfig, *, num_rows: int) -> int:
+def make_examples(inputs: Inputs, targets: Tensor, *, split: str, loss: LossConfig) -> Examples:
+    """Return the rows of a split with what the model is to say of them.
+
+    Args:
+        inputs: The rows.
+        targets: Scores, labels or classes, shape [N, ...].
+        split: Name of the split.
+        loss: For the weights of rows.
+
+    Raises:
+        UserError: If a row's weight is none.
+    """
+    rows, weights = inputs.rows[split], None
+    if loss.row_weights is not None:
+        weights = read_row_weights(rows, field=loss.row_weights, train_rows=inputs.rows["train"])
+    ids = [row["id"] for row in rows]
+    return Examples(inputs.encoded[split], targets, ids=ids, weights=weights)
+
+
+def plan_batches(recipe: Recipe, inputs: Inputs) -> BatchPlan:
+    """Plan the batches of a recipe's training.
+
+    Raises:
+        UserError: If a row is longer than a batch may be.
+    """
+    rows = inputs.encoded["train"]
+    if inputs.obstacle is None:
+        rows = rows.without_shared()
+    return BatchPlan(rows.lengths, recipe.config.train, num_shared=len(rows.shared_ids))
+
+
+def count_steps(config: TrainConfig, plan: BatchPlan) -> int:
     """Return the number of weight updates of a whole training on one device."""
     if config.steps is not None:
         return config.steps
-    batches = math.ceil(num_rows / config.batch_size)
-    return math.ceil(math.ceil(batches / config.gradient_accumulation_steps) * config.epochs)
+    return math.ceil(count_steps_per_epoch(config, plan) * config.epochs)
 
 
-def refuse_schedule(config: TrainConfig, *, num_rows: int) -> None:
+def count_steps_per_epoch(config: TrainConfig, plan: BatchPlan) -> int:
+    """Return the number of weight updates of a whole epoch on one device."""
+    return math.ceil(len(plan) / config.gradient_accumulation_steps)
+
+
+def refuse_schedule(config: TrainConfig, plan: BatchPlan) -> None:
     """Stop if the learning rate would still be rising at the end.
 
     Raises:
         UserError: With both numbers.
     """
-    steps = count_steps(config, num_rows=num_rows)
+    steps = count_steps(config, plan)
     warmup = config.warmup_steps
     if warmup is None:
         warmup = math.ceil(steps * config.warmup_ratio)
@@ -130,7 +190,7 @@ def refuse_schedule(config: TrainConfig, *, num_rows: int) -> None:
         length = f"{config.epochs:g} epochs" if config.steps is None else "train.steps"
         raise UserError(
             f"train.warmup: {warmup} warm-up steps, but the whole training has {steps} "
-            f"({num_rows} rows, batch {config.batch_size}, {length}); lower "
+            f"({len(plan)} batches an epoch, {length}); lower "
             "train.warmup_steps or train.warmup_ratio, or train longer"
         )
 

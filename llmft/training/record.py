@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from llmft.config.recipe import Recipe
+from llmft.models.saved import ModelCard
 from llmft.training.inputs import Inputs
 from llmft.training.trainer import FitResult
 
@@ -57,16 +58,28 @@ def measure_peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
+def describe_model(card: ModelCard) -> dict[str, Any]:
+    """Return what a model is, for the record of its training."""
+    return {
+        "precision": card.precision,
+        "num_parameters": card.num_parameters,
+        "num_trainable": card.num_trainable,
+        "base_pretrained": card.base_pretrained,
+    }
+
+
 def describe_result(result: FitResult, recipe: Recipe, inputs: Inputs) -> dict[str, Any]:
     """Return what came of a training, for its record."""
-    train = recipe.config.train
     included = recipe.config.prompt.mode == "include"
     findings = inputs.findings
+    # A shared prompt counts in every row that saw it, as padding never does.
+    num_train_tokens = round(int(inputs.encoded["train"].lengths.sum()) * result.num_epochs)
     return {
         "training_mode": "instruction_tuning" if included else "knowledge_distillation",
         "train_seconds": round(result.train_seconds, 2),
-        "num_train_tokens": result.num_train_tokens,
-        "tokens_per_second": round(result.num_train_tokens / result.train_seconds, 1),
+        "num_train_tokens": num_train_tokens,
+        "tokens_per_second": round(num_train_tokens / result.train_seconds, 1),
+        "prompt_shared": included and inputs.obstacle is None,
         "num_steps": result.num_steps,
         "resumed_from_step": result.resumed_from_step,
         "best_metric": result.best_metric,
@@ -74,9 +87,7 @@ def describe_result(result: FitResult, recipe: Recipe, inputs: Inputs) -> dict[s
         "best_step": result.best["step"],
         "world_size": result.world_size,
         "distributed_type": result.distributed_type,
-        "global_batch_size": train.batch_size
-        * train.gradient_accumulation_steps
-        * result.world_size,
+        "global_batch_size": result.rows_per_step,
         "num_rows": {name: len(rows) for name, rows in inputs.rows.items()},
         "token_budget": {name: b._asdict() for name, b in inputs.budgets.items()},
         "budget_warnings": findings.warnings + findings.refusals,

@@ -1,5 +1,8 @@
 """The folder of a run: whose it is, and how far it got."""
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -35,6 +38,20 @@ class RunIdentity(NamedTuple):
             data.fingerprint,
             hash_text("\0".join(prompt)) if recipe.prompt_path else None,
         )
+
+
+@contextmanager
+def log_to_file(path: Path) -> Iterator[None]:
+    """Append all that is logged meanwhile to a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    logging.getLogger("llmft").addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger("llmft").removeHandler(handler)
+        handler.close()
 
 
 def claim_run_folder(run_dir: Path, identity: RunIdentity) -> State:

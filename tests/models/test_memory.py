@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from llmft.config.recipe import BaseConfig, LoraConfig, TrainConfig
+from llmft.data.batches import BatchShape
 from llmft.models.bases import read_config
 from llmft.models.heads import LabelSpace
 from llmft.models.loading import load_model
@@ -33,13 +34,19 @@ def test_memory_grows_with_what_it_depends_on(tiny_bert: Path) -> None:
     config = read_config(BaseConfig(model=str(tiny_bert)))
     size = ParameterCount(10**6, 10**6)
 
-    def estimate(longest: int = 64, **train: object) -> float:
-        return estimate_memory(size, config, TrainConfig(**train), longest=longest).activations_gib
+    def estimate(longest: int = 64, *, num_rows: int = 16, **train: object) -> float:
+        batch = BatchShape(num_rows, longest)
+        return estimate_memory(size, config, TrainConfig(**train), batch=batch).activations_gib
 
-    assert estimate(batch_size=32) == pytest.approx(2 * estimate(batch_size=16))
+    assert estimate(num_rows=32) == pytest.approx(2 * estimate(num_rows=16))
     assert estimate(longest=128) > 2 * estimate(longest=64)
     assert estimate(gradient_checkpointing=True) < estimate()
-    found = estimate_memory(size, config, TrainConfig(), longest=64)
+    shared, repeated = (
+        estimate_memory(size, config, TrainConfig(), batch=BatchShape(16, n), num_shared=shared)
+        for n, shared in ((64, 512), (64 + 512, 0))
+    )
+    assert shared.activations_gib < repeated.activations_gib / 4
+    found = estimate_memory(size, config, TrainConfig(), batch=BatchShape(16, 64))
     assert found.weights_gib == pytest.approx(4e6 / 2**30)
     assert found.optimiser_gib == pytest.approx(12e6 / 2**30)
     assert found.total_gib == pytest.approx(sum(found))

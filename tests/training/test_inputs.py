@@ -2,9 +2,11 @@
 
 import random
 
+import numpy as np
 import pytest
 
 from llmft.config.recipe import TrainConfig
+from llmft.data.batches import BatchPlan
 from llmft.errors import UserError
 from llmft.training.inputs import (
     count_steps,
@@ -14,6 +16,8 @@ from llmft.training.inputs import (
 )
 
 ROWS = [{"id": f"row{i}"} for i in range(50)]
+LENGTHS = np.full(50, 10)
+PLAN = BatchPlan(LENGTHS, TrainConfig())
 
 
 def test_a_trial_takes_the_same_rows_in_every_arm_and_keeps_their_order() -> None:
@@ -32,18 +36,22 @@ def test_without_a_limit_all_rows_are_taken(limit: int | None) -> None:
 
 
 def test_steps_are_counted_with_accumulation_and_parts_of_epochs() -> None:
-    assert count_steps(TrainConfig(epochs=2, batch_size=8), num_rows=50) == 14
-    accumulated = TrainConfig(epochs=2, batch_size=8, gradient_accumulation_steps=2)
-    assert count_steps(accumulated, num_rows=50) == 8
-    assert count_steps(TrainConfig(epochs=0.5, batch_size=8), num_rows=50) == 4
-    assert count_steps(TrainConfig(epochs=9, steps=3), num_rows=50) == 3
+    def count(**train: object) -> int:
+        config = TrainConfig(**train)
+        return count_steps(config, BatchPlan(LENGTHS, config))
+
+    assert count(epochs=2, batch_size=8) == 14
+    assert count(epochs=2, batch_size=8, gradient_accumulation_steps=2) == 8
+    assert count(epochs=0.5, batch_size=8) == 4
+    assert count(epochs=9, steps=3) == 3
+    assert count(epochs=2, max_tokens_per_batch=100) == 10  # ten rows of ten tokens
 
 
 def test_a_warm_up_to_the_end_is_refused_unless_there_is_none() -> None:
     with pytest.raises(UserError, match="5 warm-up steps, but the whole training has 5"):
-        refuse_schedule(TrainConfig(steps=5, warmup_steps=5), num_rows=50)
-    refuse_schedule(TrainConfig(steps=5, warmup_steps=4), num_rows=50)
-    refuse_schedule(TrainConfig(steps=5, warmup_steps=5, lr_scheduler="constant"), num_rows=50)
+        refuse_schedule(TrainConfig(steps=5, warmup_steps=5), PLAN)
+    refuse_schedule(TrainConfig(steps=5, warmup_steps=4), PLAN)
+    refuse_schedule(TrainConfig(steps=5, warmup_steps=5, lr_scheduler="constant"), PLAN)
 
 
 def test_a_tracker_that_is_not_installed_says_how_to_get_it() -> None:

@@ -1,0 +1,266 @@
+"""Encoded rows as Arrow: mapped from files that the next run finds again, or in memory."""
+
+import json
+import logging
+import os
+import shutil
+import sys
+import tempfile
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import accumulate
+from pathlib import Path
+from typing import IO, Any, NamedTuple, overload
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from llmft.data.budget import TokenBudget, measure_budget
+from llmft.data.encoding import EncodedRow, Encoder
+from llmft.data.files import find_staged, hash_file, read_json
+from llmft.errors import UserError
+
+TOKENS_FOLDER = "tokens"
+"""Folder within the prepared data; it may be deleted at any time."""
+
+_MANIFEST = "tokens.json"
+_FORMAT = 1
+_ROWS_PER_CHUNK = 1_000
+_NUM_PROBES = 8
+_SCHEMA = pa.schema(
+    {
+        "own_ids": pa.list_(pa.int32()),
+        "num_article_tokens": pa.int32(),
+        "num_kept_tokens": pa.int32(),
+        "pair_start": pa.int32(),
+    }
+)
+
+logger = logging.getLogger(__name__)
+
+
+class TokenisedRows(Sequence[EncodedRow]):
+    """Encoded rows that begin with the same tokens; each is made when it is asked for."""
+
+    def __init__(self, chunks: Sequence[pa.RecordBatch], *, shared_ids: list[int]) -> None:
+        self.shared_ids = shared_ids
+        """What every row begins with."""
+        self._chunks = chunks
+        self._ends = list(accumulate(chunk.num_rows for chunk in chunks))
+        ids = [chunk.column("own_ids") for chunk in chunks]
+        self._offsets: list[NDArray[np.int32]] = [column.offsets.to_numpy() for column in ids]
+        self._values: list[NDArray[np.int32]] = [column.values.to_numpy() for column in ids]
+
+    @classmethod
+    def of(cls, rows: Sequence[EncodedRow]) -> "TokenisedRows":
+        """Take rows as they are, all with the same shared tokens."""
+        if isinstance(rows, cls):
+            return rows
+        shared_ids = rows[0].shared_ids if rows else []
+        assert all(row.shared_ids == shared_ids for row in rows)
+        return cls([_make_chunk(rows)], shared_ids=shared_ids)
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    @overload
+    def __getitem__(self, index: int) -> EncodedRow: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[EncodedRow]: ...
+    def __getitem__(self, index: int | slice) -> EncodedRow | list[EncodedRow]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        position = range(len(self))[index]
+        k = bisect_right(self._ends, position)
+        chunk, offsets = self._chunks[k], self._offsets[k]
+        row = position - self._ends[k] + chunk.num_rows
+        return EncodedRow(
+            self.shared_ids,
+            self._values[k][offsets[row] : offsets[row + 1]].tolist(),
+            *(chunk.column(name)[row].as_py() for name in _SCHEMA.names[1:]),
+        )
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each whole input, shape [N]."""
+        own = [np.diff(offsets).astype(np.int64) for offsets in self._offsets]
+        lengths: NDArray[np.int64] = np.concatenate([np.zeros(0, dtype=np.int64), *own])
+        return lengths + len(self.shared_ids)
+
+    def without_shared(self) -> "TokenisedRows":
+        """Return the same rows without the tokens that all begin with."""
+        return TokenisedRows(self._chunks, shared_ids=[])
+
+
+class Tokens(NamedTuple):
+    """The rows of all splits as the model sees them."""
+
+    encoded: dict[str, TokenisedRows]
+    budgets: dict[str, TokenBudget]
+
+
+def open_tokens(
+    rows: Mapping[str, Sequence[dict[str, Any]]], *, encoder: Encoder, folder: Path, keep: bool
+) -> Tokens:
+    """Return tokenised rows, from a folder if it holds them.
+
+    Args:
+        rows: Split -> rows.
+        encoder: How they are encoded.
+        folder: Where they are kept; its name has to tell these rows and this encoder from others.
+        keep: Whether to write them there, if they are not there yet.
+
+    Raises:
+        RowFaultError: If a row has no text or lacks a field that the prompt names.
+        UserError: If the prompt leaves no room for an article.
+    """
+    found = _read(folder, rows, encoder, keep=keep)
+    if found is None and keep:
+        _write(folder, rows, encoder)
+        found = _read(folder, rows, encoder, keep=keep)
+    if found is not None:
+        return found
+    encoded = {
+        split: TokenisedRows(
+            list(_encode_chunks(split_rows, encoder)), shared_ids=encoder.shared_ids
+        )
+        for split, split_rows in rows.items()
+    }
+    return Tokens(encoded, _measure_budgets(rows, encoded, encoder))
+
+
+def remove_tokens(folder: Path) -> None:
+    """Remove what `open_tokens` has left in the folders within a folder, and nothing else."""
+    written = [path.parent for path in folder.glob(f"*/{_MANIFEST}")]
+    for path in (*written, *find_staged(folder)):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _read(
+    folder: Path, rows: Mapping[str, Sequence[dict[str, Any]]], encoder: Encoder, *, keep: bool
+) -> Tokens | None:
+    """Return what a folder holds; None if it is not there or cannot be used.
+
+    One that cannot be used makes room for the next, if that is to be kept.
+    """
+    if not folder.is_dir():
+        return None
+    try:
+        manifest = read_json(folder / _MANIFEST)
+        if manifest["format"] != _FORMAT:
+            raise ValueError("another version of llmft wrote it")
+        for split in rows:
+            if hash_file(_name_file(folder, split)) != manifest["files"][split]:
+                raise ValueError(f"{split} was changed")
+        encoded = _map_files(folder, rows, encoder)
+        for split, split_rows in rows.items():
+            if len(encoded[split]) != len(split_rows):
+                raise ValueError(f"{split} has another number of rows")
+            # Code that encodes may have changed in ways that no fingerprint tells.
+            probes = range(0, len(split_rows), len(split_rows) // _NUM_PROBES + 1)
+            expected = encoder.encode([split_rows[i] for i in probes])
+            if [encoded[split][i] for i in probes] != expected:
+                raise ValueError(f"{split} was tokenised in another way")
+        budgets = {split: TokenBudget(**manifest["budgets"][split]) for split in rows}
+    except (UserError, OSError, pa.ArrowException, ValueError, LookupError, TypeError) as error:
+        logger.info("%s: cannot be used (%s); tokenising again", folder, error)
+        if keep:
+            shutil.rmtree(folder, ignore_errors=True)
+        return None
+    return Tokens(encoded, budgets)
+
+
+def _write(folder: Path, rows: Mapping[str, Sequence[dict[str, Any]]], encoder: Encoder) -> None:
+    """Write rows in one go; a disk that takes none, or loses them again, is no error."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".new.") as name:
+            staged = Path(name) / folder.name
+            staged.mkdir()
+            for split, split_rows in rows.items():
+                with (
+                    _open_synced(_name_file(staged, split)) as file,
+                    pa.ipc.new_file(file, _SCHEMA) as writer,
+                ):
+                    for chunk in _encode_chunks(split_rows, encoder):
+                        writer.write_batch(chunk)
+            budgets = _measure_budgets(rows, _map_files(staged, rows, encoder), encoder)
+            manifest = {
+                "format": _FORMAT,
+                "files": {split: hash_file(_name_file(staged, split)) for split in rows},
+                "budgets": {split: budget._asdict() for split, budget in budgets.items()},
+            }
+            with _open_synced(staged / _MANIFEST) as file:
+                file.write(json.dumps(manifest, indent=2).encode())
+            try:
+                staged.rename(folder)
+            except OSError:
+                if not folder.is_dir():
+                    raise
+                # Another run was faster. What it wrote is checked when it is read.
+    except (OSError, UserError) as error:
+        fault = error.__cause__ if isinstance(error, UserError) else error
+        if not isinstance(fault, OSError):
+            raise
+        logger.info(
+            "%s: cannot be written (%s); tokens stay in memory", folder, fault.strerror or fault
+        )
+
+
+def _map_files(
+    folder: Path, rows: Mapping[str, Sequence[dict[str, Any]]], encoder: Encoder
+) -> dict[str, TokenisedRows]:
+    files = {
+        split: pa.ipc.open_file(pa.memory_map(str(_name_file(folder, split)))) for split in rows
+    }
+    return {
+        split: TokenisedRows(
+            [file.get_batch(i) for i in range(file.num_record_batches)],
+            shared_ids=encoder.shared_ids,
+        )
+        for split, file in files.items()
+    }
+
+
+def _measure_budgets(
+    rows: Mapping[str, Sequence[dict[str, Any]]],
+    encoded: dict[str, TokenisedRows],
+    encoder: Encoder,
+) -> dict[str, TokenBudget]:
+    return {
+        split: measure_budget(split_rows, encoded[split], encoder=encoder)
+        for split, split_rows in rows.items()
+    }
+
+
+def _encode_chunks(rows: Sequence[dict[str, Any]], encoder: Encoder) -> Iterator[pa.RecordBatch]:
+    """Encode rows a chunk at a time, since their ids as lists take ten times the memory."""
+    if len(rows) > _ROWS_PER_CHUNK:
+        logger.info("tokenising %s rows", f"{len(rows):,}")
+    disable = len(rows) <= _ROWS_PER_CHUNK or not sys.stderr.isatty()
+    with tqdm(total=len(rows), unit="row", desc="tokenising", disable=disable) as bar:
+        for start in range(0, len(rows), _ROWS_PER_CHUNK):
+            encoded = encoder.encode(rows[start : start + _ROWS_PER_CHUNK])
+            bar.update(len(encoded))
+            yield _make_chunk(encoded)
+
+
+def _make_chunk(rows: Sequence[EncodedRow]) -> pa.RecordBatch:
+    columns = {name: [getattr(row, name) for row in rows] for name in _SCHEMA.names}
+    return pa.RecordBatch.from_pydict(columns, schema=_SCHEMA)
+
+
+def _name_file(folder: Path, split: str) -> Path:
+    return folder / f"{split}.arrow"
+
+
+@contextmanager
+def _open_synced(path: Path) -> Iterator[IO[bytes]]:
+    """Open a new file that is safely on disk when it is closed."""
+    with path.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,121 @@
+"""Batches are planned: rows of similar length, as many in every epoch, told by seed and epoch."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmft.config.recipe import TrainConfig
+from llmft.data.batches import BatchPlan, BatchShape, Collator, Examples
+from llmft.data.encoding import EncodedRow
+from llmft.errors import UserError
+
+LENGTHS = st.lists(st.integers(1, 3_000), min_size=1, max_size=200).map(np.array)
+
+
+def make_examples(*own: list[int], shared: list[int] | None = None) -> Examples:
+    encoded = [EncodedRow(shared or [], ids, len(ids), len(ids)) for ids in own]
+    targets = torch.arange(len(own), dtype=torch.float32)[:, None]
+    return Examples(encoded, targets, ids=[f"row{i}" for i in range(len(own))])
+
+
+@given(
+    lengths=LENGTHS,
+    batch_size=st.none() | st.integers(1, 40),
+    room=st.none() | st.floats(1, 20),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_r8_every_epoch_has_each_row_once_in_as_many_batches_within_bounds(
+    lengths: np.ndarray, batch_size: int | None, room: float | None, seed: int
+) -> None:
+    budget = None if room is None else int(room * lengths.max())
+    config = TrainConfig(batch_size=batch_size, max_tokens_per_batch=budget, seed=seed)
+    plan = BatchPlan(lengths, config)
+    for epoch in (0, 1, 7):
+        batches = plan.arrange(epoch)
+        assert len(batches) == len(plan) == len(plan.shapes)
+        assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+        shapes = [BatchShape(len(batch), int(lengths[batch].max())) for batch in batches]
+        for shape in shapes:
+            assert shape.num_rows <= (config.batch_size or len(lengths))
+            assert shape.num_tokens <= (budget or np.inf)
+            assert shape.num_tokens <= plan.largest.num_tokens
+        assert sorted(s.num_rows for s in shapes) == sorted(s.num_rows for s in plan.shapes)
+        assert batches == BatchPlan(lengths, config).arrange(epoch), "a function of seed and epoch"
+
+
+def test_a_shared_prompt_gives_the_batches_of_a_repeated_one() -> None:
+    own = np.random.default_rng(0).integers(1, 400, 300)
+    shared = BatchPlan(own, TrainConfig(batch_size=8))
+    repeated = BatchPlan(own + 3_400, TrainConfig(batch_size=8), num_shared=3_400)
+    assert repeated.arrange(2) == shared.arrange(2)
+    assert repeated.largest == BatchShape(8, 3_400 + shared.largest.longest)
+    budget = TrainConfig(max_tokens_per_batch=8_000)
+    assert BatchPlan(own + 3_400, budget, num_shared=3_400).largest.num_rows == 2
+
+
+def test_rows_and_order_change_with_the_epoch_and_with_the_seed() -> None:
+    lengths = np.random.default_rng(0).integers(100, 109, 200)
+    plan = BatchPlan(lengths, TrainConfig(batch_size=8, seed=1))
+    other = BatchPlan(lengths, TrainConfig(batch_size=8, seed=2))
+    found = [plan.arrange(0), plan.arrange(1), other.arrange(0)]
+    sets = [{frozenset(batch) for batch in batches} for batches in found]
+    for i, j in ((0, 1), (0, 2)):
+        assert len(sets[i] & sets[j]) < 5, "other rows stand together"
+    largest_first = [max(lengths[batch]) for batch in plan.arrange(0)]
+    assert largest_first != sorted(largest_first, reverse=True), "batches are shuffled too"
+
+
+def test_little_is_padding() -> None:
+    lengths = np.exp(np.random.default_rng(0).normal(5, 1, 5_000)).astype(int) + 1
+    for bounds in ({"batch_size": 16}, {"max_tokens_per_batch": int(lengths.max())}):
+        plan = BatchPlan(lengths, TrainConfig(**bounds))
+        padded = sum(len(batch) * lengths[batch].max() for batch in plan.arrange(0))
+        assert padded < 1.1 * lengths.sum()
+
+
+def test_the_last_two_batches_share_what_is_left_over() -> None:
+    def sizes(lengths: list[int], **bounds: int) -> list[int]:
+        return [s.num_rows for s in BatchPlan(np.array(lengths), TrainConfig(**bounds)).shapes]
+
+    assert sizes([10] * 17, batch_size=16) == [9, 8]
+    assert sizes([10] * 50, batch_size=16) == [16, 16, 9, 9]
+    assert sizes([10] * 48, batch_size=16) == [16, 16, 16]
+    assert sizes([10] * 21, max_tokens_per_batch=100) == [10, 6, 5]
+    # 43 rows in two batches would be 22 of up to 100 tokens.
+    assert sizes([100] * 3 + [2] * 40, max_tokens_per_batch=300) == [3, 40]
+
+
+def test_rows_are_bounded_by_tokens_alone_unless_a_number_is_given_too() -> None:
+    lengths = np.full(100, 10)
+    for bounds, largest in {
+        (): 16,
+        (("batch_size", 5),): 5,
+        (("max_tokens_per_batch", 400),): 40,
+        (("max_tokens_per_batch", 400), ("batch_size", 20)): 20,
+    }.items():
+        assert BatchPlan(lengths, TrainConfig(**dict(bounds))).largest.num_rows == largest
+
+
+def test_r8_a_row_longer_than_a_batch_may_be_is_refused() -> None:
+    with pytest.raises(UserError, match=r"max_tokens_per_batch: found 99, but .* has 100 tokens"):
+        BatchPlan(np.array([5, 100]), TrainConfig(max_tokens_per_batch=99))
+
+
+def test_a_batch_is_padded_to_its_longest_row() -> None:
+    examples = make_examples([5, 6, 7], [8], shared=[1, 2])
+    batch = Collator(pad_token_id=0)([examples[1], examples[0]])
+    assert batch["input_ids"].tolist() == [[1, 2, 8, 0, 0], [1, 2, 5, 6, 7]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
+    assert batch["labels"].tolist() == [[1.0], [0.0]]
+
+
+def test_rows_without_what_they_share() -> None:
+    whole = make_examples([5, 6, 7], [8], shared=[1, 2])
+    own = whole.without_shared()
+    assert (whole.lengths.tolist(), own.lengths.tolist()) == ([5, 3], [3, 1])
+    assert [own[i].encoded.input_ids for i in range(2)] == [[5, 6, 7], [8]]
+    assert torch.equal(own.targets, whole.targets)
+    batch = Collator(pad_token_id=0)([own[0], own[1]])
+    assert own.find_ids(batch["input_ids"][1:], batch["attention_mask"][1:]) == ["row1"]
