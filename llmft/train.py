@@ -17,12 +17,11 @@ import transformers
 from numpy.typing import NDArray
 from torch import nn
 
-from llmft.config.head import LossConfig
 from llmft.config.loading import dump_yaml
 from llmft.config.metrics import METRICS
 from llmft.config.recipe import Recipe, TrainConfig, load_recipe
 from llmft.console import run_verb
-from llmft.data.batches import Collator, Examples, make_targets, pad_inputs
+from llmft.data.batches import Collator, make_targets, pad_inputs
 from llmft.data.budget import refuse_budget
 from llmft.data.files import write_json, write_text
 from llmft.data.prepared import PreparedData, open_prepared
@@ -39,18 +38,34 @@ from llmft.models.heads import (
     to_outputs,
 )
 from llmft.models.loading import load_model
+from llmft.models.precision import cast_frozen_weights
 from llmft.models.saved import ModelCard, hash_model, make_card, refuse_changed_outputs, save_model
+from llmft.models.shared_prompt import SharedPrompt
 from llmft.prediction.inference import Predictor
 from llmft.prediction.stored import StoredPredictions, predict_and_store
-from llmft.training.inputs import Inputs, open_inputs, refuse_absent_trackers, refuse_schedule
-from llmft.training.losses import make_loss, read_row_weights
+from llmft.training.inputs import (
+    Inputs,
+    make_examples,
+    open_inputs,
+    plan_batches,
+    refuse_absent_trackers,
+    refuse_schedule,
+)
+from llmft.training.losses import make_loss
 from llmft.training.record import (
     describe_environment,
+    describe_model,
     describe_result,
     measure_peak_memory,
     reset_peak_memory,
 )
-from llmft.training.run_folder import HISTORY_NAME, METADATA_NAME, RunIdentity, claim_run_folder
+from llmft.training.run_folder import (
+    HISTORY_NAME,
+    METADATA_NAME,
+    RunIdentity,
+    claim_run_folder,
+    log_to_file,
+)
 from llmft.training.trainer import Fit, FitResult, Measure, fit_model
 
 logger = logging.getLogger("llmft.train")  # also when run as `-m llmft.train`
@@ -91,7 +106,7 @@ def train(recipe: Recipe) -> Path:
     for split, budget in inputs.budgets.items():
         logger.info("%s: %s", split, budget.describe())
     refuse_budget(inputs.findings.refusals, waive=recipe.config.tokens.waive)
-    refuse_schedule(recipe.config.train, num_rows=len(inputs.rows["train"]))
+    refuse_schedule(recipe.config.train, plan_batches(recipe, inputs))
 
     run_dir = Path(recipe.config.output_dir)
     identity = RunIdentity.of(recipe, data, inputs.prompt)
@@ -99,14 +114,10 @@ def train(recipe: Recipe) -> Path:
     if state == "finished":
         logger.info("%s: already trained, nothing to do", run_dir)
         return run_dir
-    log_file = _open_log(run_dir / "logs" / "training.log")
-    try:
+    with log_to_file(run_dir / "logs" / "training.log"):
         if state == "unfinished":
             logger.info("%s: going on where the last attempt ended", run_dir)
         _train(recipe, data, inputs, identity, run_dir)
-    finally:
-        logging.getLogger("llmft").removeHandler(log_file)
-        log_file.close()
     return run_dir
 
 
@@ -118,26 +129,13 @@ def _train(
     reset_peak_memory()
     write_text(run_dir / "recipe.resolved.yaml", dump_yaml(config))
 
-    transformers.set_seed(config.train.seed)
-    base = pin_base(config.base)
-    model = load_model(
-        base,
-        labels=LabelSpace(config.head.type, data.label_names),
-        pad_token_id=inputs.tokenizer.pad_token_id,
-        seed=config.train.seed,
-    ).model
-    card = make_card(model, base, recipe, data, inputs.prompt)
-    logger.info(
-        "%s: %s with %s tuning, %s of %s parameters trained, %s",
-        config.name, config.base.model, config.base.tuning, f"{card.num_trainable:,}",
-        f"{card.num_parameters:,}", card.precision,
-    )  # fmt: skip
+    model, card = _open_model(recipe, data, inputs)
     result = _fit(model, card, inputs, recipe, run_dir)
     peak_memory_gib = measure_peak_memory()
 
     save_model(model, tokenizer=inputs.tokenizer, card=card, folder=run_dir / "model")
     few = pad_inputs(inputs.encoded["val"][:4], pad_token_id=inputs.tokenizer.pad_token_id)
-    refuse_changed_outputs(model, run_dir / "model", batch=few)
+    refuse_changed_outputs(model, run_dir / "model", batch=few, precision=card.precision)
     model_hash = hash_model(run_dir / "model")
     stored = predict_and_store(
         Predictor.open(run_dir),
@@ -158,10 +156,7 @@ def _train(
             **describe_result(result, recipe, inputs),
             "best_metric_name": f"val_{recipe.metric}",
             "peak_memory_gib": round(peak_memory_gib, 3),
-            "precision": card.precision,
-            "num_parameters": card.num_parameters,
-            "num_trainable": card.num_trainable,
-            "base_pretrained": card.base_pretrained,
+            **describe_model(card),
             "model_hash": model_hash,
             **describe_environment(),
         },
@@ -173,6 +168,29 @@ def _train(
     )  # fmt: skip
 
 
+def _open_model(recipe: Recipe, data: PreparedData, inputs: Inputs) -> tuple[nn.Module, ModelCard]:
+    config = recipe.config
+    transformers.set_seed(config.train.seed)
+    base = pin_base(config.base)
+    model = load_model(
+        base,
+        labels=LabelSpace(config.head.type, data.label_names),
+        pad_token_id=inputs.tokenizer.pad_token_id,
+        seed=config.train.seed,
+    ).model
+    card = make_card(model, base, recipe, data, inputs.prompt)
+    logger.info(
+        "%s: %s with %s tuning, %s of %s parameters trained, %s",
+        config.name, config.base.model, config.base.tuning, f"{card.num_trainable:,}",
+        f"{card.num_parameters:,}", card.precision,
+    )  # fmt: skip
+    if card.prompt is not None:
+        logger.info("%s", inputs.describe_sharing())
+    if card.precision == "bfloat16":
+        cast_frozen_weights(model)
+    return model, card
+
+
 def _fit(
     model: nn.Module, card: ModelCard, inputs: Inputs, recipe: Recipe, run_dir: Path
 ) -> FitResult:
@@ -180,47 +198,45 @@ def _fit(
     train, val = (
         make_targets(inputs.rows[name], label_names=card.label_names) for name in ("train", "val")
     )
-    head, scale = recipe.config.head, None
+    head, scale, scaled = recipe.config.head, None, {"train": train, "val": val}
     if card.head == "regression":
         has_bias = find_output_layer(model).bias is not None
         scale = fit_target_scale(train, has_bias=has_bias)
+        scaled = {split: scale.to_targets(targets) for split, targets in scaled.items()}
         if not has_bias and is_far_from_zero(train):
             logger.info(
                 "warning: the scores lie far from 0 for how little they vary, and the head of %s "
                 "has no bias to start from there; shift them towards 0, or take a BERT-family base",
                 card.base.model,
             )
+    examples = {
+        split: make_examples(inputs, targets, split=split, loss=head.loss)
+        for split, targets in scaled.items()
+    }
+    sharing = None
+    if inputs.obstacle is None:
+        sharing = SharedPrompt(model, inputs.encoder.shared_ids)
+        examples = {split: found.without_shared() for split, found in examples.items()}
     fit = Fit(
         model=model,
-        train=_make_examples(inputs, train, scale, head.loss, split="train"),
-        val=_make_examples(inputs, val, scale, head.loss, split="val"),
+        train=examples["train"],
+        val=examples["val"],
         collator=Collator(pad_token_id=inputs.tokenizer.pad_token_id),
         loss=make_loss(head, targets=train, label_names=card.label_names),
         measure=_make_measure(val.numpy(), scale, card, metric=recipe.metric),
         metric=recipe.metric,
         greater_is_better=recipe.metric != "loss" and METRICS[recipe.metric].higher_is_better,
         run_dir=run_dir,
+        sharing=sharing,
     )
-    result = fit_model(fit, config=recipe.config.train, precision=card.precision)
+    try:
+        result = fit_model(fit, config=recipe.config.train, precision=card.precision)
+    finally:
+        if sharing is not None:
+            sharing.detach()
     if scale is not None:
         fold_scale(model, scale)
     return result
-
-
-def _make_examples(
-    inputs: Inputs,
-    targets: torch.Tensor,
-    scale: TargetScale | None,
-    loss: LossConfig,
-    *,
-    split: str,
-) -> Examples:
-    rows, weights = inputs.rows[split], None
-    if loss.row_weights is not None:
-        weights = read_row_weights(rows, field=loss.row_weights, train_rows=inputs.rows["train"])
-    scaled = targets if scale is None else scale.to_targets(targets)
-    ids = [row["id"] for row in rows]
-    return Examples(inputs.encoded[split], scaled, ids=ids, weights=weights)
 
 
 def _make_measure(
@@ -265,14 +281,6 @@ def _refuse_other_epoch(
             f"the saved model has val mae {found:.4f}, but {expected:.4f} was measured in "
             "training, so it is not the chosen checkpoint; please report it"
         )
-
-
-def _open_log(path: Path) -> logging.FileHandler:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    logging.getLogger("llmft").addHandler(handler)
-    return handler
 
 
 if __name__ == "__main__":

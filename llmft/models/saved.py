@@ -19,7 +19,7 @@ from llmft.data.prepared import PreparedData
 from llmft.data.prompts import Prompt
 from llmft.errors import UserError
 from llmft.models.bases import hash_base, was_pretrained
-from llmft.models.device import Precision, choose_precision
+from llmft.models.device import Precision, autocast, choose_precision
 from llmft.models.heads import LabelSpace, compute_head_in_float32
 from llmft.models.loading import load_base_for_adapter
 
@@ -49,6 +49,8 @@ class ModelCard(BaseModel):
     """What the task says of them."""
     prompt: dict[str, str] | None
     """Parts `before`, `article`, `after`; None if the prompt was excluded."""
+    share_prompt: bool = True
+    """Whether the prompt may be computed once for all rows."""
     fields: FieldsConfig
     tokens: TokensConfig
     precision: Precision
@@ -82,6 +84,7 @@ def make_card(
         label_names=data.label_names,
         labels=recipe.task.labels,
         prompt=prompt._asdict() if recipe.prompt_path else None,
+        share_prompt=config.prompt.share,
         fields=recipe.task.fields,
         tokens=config.tokens,
         precision=choose_precision(config.train.precision),
@@ -162,16 +165,25 @@ def load_saved(folder: Path) -> SavedModel:
 
 
 @torch.inference_mode()
-def refuse_changed_outputs(model: nn.Module, folder: Path, *, batch: dict[str, Tensor]) -> None:
+def refuse_changed_outputs(
+    model: nn.Module, folder: Path, *, batch: dict[str, Tensor], precision: Precision
+) -> None:
     """Open what was saved, and make sure that it says what the trained model says (H1).
+
+    Args:
+        model: The trained model.
+        folder: What was saved.
+        batch: Some whole inputs.
+        precision: What the model was trained in.
 
     Raises:
         UserError: If it does not; the folder is kept for a look.
     """
     device = next(model.parameters()).device
     batch = {name: tensor.to(device) for name, tensor in batch.items()}
-    expected = model.eval()(**batch).logits.float()
-    found = load_saved(folder).model.to(device)(**batch).logits.float()
+    with autocast(device, precision):
+        expected = model.eval()(**batch).logits.float()
+        found = load_saved(folder).model.to(device)(**batch).logits.float()
     if not torch.allclose(found, expected, rtol=1e-4, atol=1e-4):
         worst = (found - expected).abs().max().item()
         raise UserError(

@@ -14,9 +14,11 @@ from llmft.data.batches import pad_inputs
 from llmft.data.encoding import EncodedRow, Encoder
 from llmft.data.prompts import NO_PROMPT
 from llmft.models.bases import has_segments
-from llmft.models.device import autocast, choose_device
-from llmft.models.heads import to_outputs
+from llmft.models.device import Precision, autocast, choose_device
+from llmft.models.heads import compute_head_in_float32, to_outputs
+from llmft.models.precision import cast_frozen_weights
 from llmft.models.saved import ModelCard, SavedModel, load_saved
+from llmft.models.shared_prompt import SharedPrompt, find_obstacle
 
 _TOKENS_PER_BATCH = 16_384
 _ROWS_PER_BATCH = 64
@@ -34,13 +36,14 @@ class Predictions(NamedTuple):
 class Predictor:
     """A saved model that predicts rows.
 
-    A row's output does not depend on the rows beside it, but for rounding.
+    A row's output does not depend on the rows beside it, but for rounding. Where the base allows
+    it, the prompt is computed with the first batch and kept.
     """
 
     def __init__(self, saved: SavedModel) -> None:
         self.card: ModelCard = saved.card
         self._device = choose_device()
-        self._model = saved.model.to(self._device)
+        self._model = prepare_for_prediction(saved.model.to(self._device), self.card.precision)
         self._pad_token_id: int = saved.tokenizer.pad_token_id
         self.encoder = Encoder(
             saved.tokenizer,
@@ -49,6 +52,9 @@ class Predictor:
             tokens=saved.card.tokens,
             has_segments=has_segments(saved.model.config),
         )
+        self._is_shared = self.card.share_prompt and find_obstacle(saved.model.config) is None
+        if self._is_shared:
+            SharedPrompt(self._model, self.encoder.shared_ids)
 
     @classmethod
     def open(cls, run: Path) -> "Predictor":
@@ -74,8 +80,9 @@ class Predictor:
             disable=not (show_progress and sys.stderr.isatty()),
         )
         with bar:
-            for batch in plan_batches([len(e.input_ids) for e in encoded]):
-                outputs_NC[batch] = self._compute([encoded[i] for i in batch])
+            own = [e._replace(shared_ids=[]) for e in encoded] if self._is_shared else encoded
+            for batch in plan_batches([e.num_tokens for e in own]):
+                outputs_NC[batch] = self._compute([own[i] for i in batch])
                 bar.update(len(batch))
         return Predictions(outputs_NC, encoded)
 
@@ -87,6 +94,21 @@ class Predictor:
             logits_BC = self._model(**inputs).logits
         outputs: NDArray[np.float32] = to_outputs(logits_BC, self.card.head).cpu().numpy()
         return outputs
+
+
+def prepare_for_prediction(model: Any, precision: Precision) -> Any:
+    """Return a loaded model in the form that predicts fastest with the same outputs.
+
+    Adapters are merged in float32; in bfloat16 the merged weights would be rounded, which gives
+    another model (H6).
+    """
+    model = model.requires_grad_(False).eval()
+    if precision == "bfloat16":
+        cast_frozen_weights(model)
+    elif hasattr(model, "merge_and_unload"):
+        model = model.merge_and_unload()
+        compute_head_in_float32(model)
+    return model
 
 
 def plan_batches(lengths: Sequence[int]) -> list[list[int]]:

@@ -12,10 +12,11 @@ from llmft.config.task import FieldsConfig
 from llmft.data.fields import RowFaultError
 from llmft.data.prompts import split_prompt
 from llmft.models.bases import load_tokenizer
+from llmft.models.device import Precision, autocast
 from llmft.models.heads import LabelSpace
 from llmft.models.loading import load_model
 from llmft.models.saved import SavedModel
-from llmft.prediction.inference import Predictor, plan_batches
+from llmft.prediction.inference import Predictor, plan_batches, prepare_for_prediction
 from tests.conftest import make_card, make_text
 
 FIELDS = FieldsConfig()
@@ -83,6 +84,30 @@ def test_classes_come_as_probabilities(tiny_bert: Path, rows) -> None:
 def test_a_row_without_text_is_a_fault(predictor) -> None:
     with pytest.raises(RowFaultError, match="empty text"):
         predictor.predict([{"id": "1", "text": " "}])
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_a_model_prepared_for_prediction_says_the_same(
+    tiny_qwen: Path, precision: Precision, tuning: str
+) -> None:
+    """H6: adapters are merged in float32 only, where nothing is rounded by it."""
+    lora = LoraConfig(rank=4) if tuning == "lora" else None
+    base = BaseConfig(model=str(tiny_qwen), tuning=tuning, lora=lora)
+    space = LabelSpace("regression", ["risk"])
+    model = load_model(base, labels=space, pad_token_id=0, seed=1).model.eval()
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    ids = torch.arange(5, 45).reshape(4, 10)
+    with torch.no_grad(), autocast(ids.device, precision):
+        expected = model(ids).logits
+        prepared = prepare_for_prediction(model, precision)
+        found = prepared(ids).logits
+    is_merged = not any("lora" in name for name, _ in prepared.named_parameters())
+    assert is_merged == (precision == "float32" or tuning == "full")
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 if is_merged else 0)
 
 
 def test_batches_hold_each_row_once_longest_first_within_the_token_bound() -> None:
