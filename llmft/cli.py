@@ -14,6 +14,7 @@ VERBS = {
     "evaluate": "measure a trained run and decide whether it may be deployed",
     "compare": "judge the variants of a suite on the same rows, and name the winner",
     "predict": "score new articles with a trained run",
+    "bench": "measure llmft against plain ways to do the same",
     "schema": "print the JSON Schema of tasks, recipes and suites, for editors",
 }
 

@@ -16,7 +16,7 @@ GAP = "⋯"
 """What stands for the dimensions, classes or labels that are left out."""
 
 # After Okabe and Ito, without the tones that fade on white or on black; the marker says it again.
-_LOOKS = (
+LOOKS = (
     ("#0072b2", "o", "●"),
     ("#d55e00", "s", "■"),
     ("#009e73", "^", "▲"),
@@ -71,7 +71,7 @@ def style_arm(index: int, *, name: str, found: dict[str, Any], parts: Parts, met
         name,
         found.get("metrics") or {},
         parts,
-        *_LOOKS[index % len(_LOOKS)],
+        *LOOKS[index % len(LOOKS)],
         intervals=found.get("intervals") or {},
         part_intervals=by_part["intervals"] if by_part.get("metric") == metric else {},
     )

@@ -1,0 +1,1 @@
+"""What `llmft bench` measures: arms side by side, and the FLOPs that they need."""

@@ -1,0 +1,238 @@
+"""One pass over the same rows in three ways: ours, stock Trainer, and the classic loop.
+
+Every arm starts from a fresh model, makes the same number of updates of the same global batch
+and is timed from its first forward pass to the end of its last update.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils.data import DataLoader
+
+from llmft.benchmarks.timing import read_clock
+from llmft.config.head import HeadConfig
+from llmft.config.recipe import BaseConfig, LoraConfig, TrainConfig
+from llmft.data.batches import Collator, Examples
+from llmft.data.encoding import EncodedRow
+from llmft.models.bases import load_tokenizer, locate_base
+from llmft.models.device import Precision, choose_device
+from llmft.models.heads import LabelSpace
+from llmft.models.loading import load_model
+from llmft.models.precision import cast_frozen_weights
+from llmft.models.shared_prompt import SharedPrompt, find_obstacle
+from llmft.training.losses import Loss
+from llmft.training.trainer import Fit, fit_model
+
+LABELS = LabelSpace("regression", [f"score{i}" for i in range(8)])
+
+
+class Course(NamedTuple):
+    """What all arms train: rows, base and settings."""
+
+    base: BaseConfig
+    rows: list[EncodedRow]
+    """A multiple of the batch size, so that all arms make as many updates."""
+    targets_ND: Tensor
+    batch_size: int
+    max_length: int
+    """What the classic loop pads to."""
+    seed: int = 0
+    learning_rate: float = 5e-5
+
+    @property
+    def num_updates(self) -> int:
+        """Updates of one pass."""
+        return len(self.rows) // self.batch_size
+
+
+class StepClock:
+    """The wall time from the first forward pass of a model to the end of the last update."""
+
+    def __init__(self) -> None:
+        self.num_updates = 0
+        self._started = self._ended = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """What was measured."""
+        return self._ended - self._started
+
+    def start(self, *_: object) -> None:
+        """Start, unless it runs."""
+        self._started = self._started or read_clock()
+
+    def note_update(self, *_: object) -> None:
+        """Note the end of an update."""
+        self.num_updates += 1
+        self._ended = read_clock()
+
+
+@contextmanager
+def watch_steps(model: nn.Module) -> Iterator[StepClock]:
+    """Measure the updates of a model's weights, whoever makes them."""
+    clock = StepClock()
+    hooks = [
+        model.register_forward_pre_hook(clock.start),
+        register_optimizer_step_post_hook(clock.note_update),
+    ]
+    try:
+        yield clock
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def train_ours(course: Course, precision: Precision) -> float:
+    """Train as `llmft train` does; return the seconds."""
+    model, pad_token_id = load_ours(course)
+    if precision == "bfloat16":
+        cast_frozen_weights(model)
+    examples = Examples(
+        course.rows, course.targets_ND, ids=[str(i) for i in range(len(course.rows))]
+    )
+    if find_obstacle(model.config) is None:
+        SharedPrompt(model, course.rows[0].shared_ids)
+        examples = examples.without_shared()
+    config = TrainConfig(
+        epochs=1,
+        batch_size=course.batch_size,
+        learning_rate=course.learning_rate,
+        precision=precision,
+        seed=course.seed,
+    )
+    with tempfile.TemporaryDirectory() as folder, watch_steps(model) as clock:
+        fit = Fit(
+            model=model,
+            train=examples,
+            val=_take_one(examples),
+            collator=Collator(pad_token_id=pad_token_id),
+            loss=Loss(HeadConfig(type="regression")),
+            measure=lambda outputs_NC: {"mae": float(abs(outputs_NC).mean())},
+            metric="mae",
+            greater_is_better=False,
+            run_dir=Path(folder),
+            sharing=None,  # else it is checked at the start of the run, which is not to be timed
+        )
+        fit_model(fit, config=config, precision=precision)
+    return _read(clock, course)
+
+
+def _take_one(examples: Examples) -> Examples:
+    """Return one row, since only training is timed."""
+    return Examples([examples[0].encoded], examples.targets[:1], ids=examples.ids[:1])
+
+
+def load_ours(course: Course) -> tuple[Any, int]:
+    """Return the model that `llmft train` would train, and the id that pads."""
+    pad_token_id: int = load_tokenizer(course.base).pad_token_id
+    loaded = load_model(course.base, labels=LABELS, pad_token_id=pad_token_id, seed=course.seed)
+    return loaded.model, pad_token_id
+
+
+def train_with_stock_trainer(course: Course, precision: Precision) -> float:
+    """Train with `transformers.Trainer` and PEFT, dynamic padding; return the seconds."""
+    from transformers import (
+        DataCollatorWithPadding,
+        PrinterCallback,
+        Trainer,
+        TrainingArguments,
+    )
+
+    model = _load_stock(course)
+    rows = [
+        {"input_ids": row.input_ids, "attention_mask": [1] * row.num_tokens, "labels": target_D}
+        for row, target_D in zip(course.rows, course.targets_ND.tolist(), strict=True)
+    ]
+    with tempfile.TemporaryDirectory() as folder, watch_steps(model) as clock:
+        arguments = TrainingArguments(
+            output_dir=folder,
+            num_train_epochs=1,
+            per_device_train_batch_size=course.batch_size,
+            learning_rate=course.learning_rate,
+            warmup_steps=0.1,
+            weight_decay=0.01,
+            bf16=precision == "bfloat16",
+            use_cpu=not torch.cuda.is_available(),
+            seed=course.seed,
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            dataloader_pin_memory=torch.cuda.is_available(),
+        )
+        trainer = Trainer(
+            model=model,
+            args=arguments,
+            train_dataset=rows,
+            data_collator=DataCollatorWithPadding(load_tokenizer(course.base)),
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    return _read(clock, course)
+
+
+def train_in_classic_loop(course: Course) -> float:
+    """Train in a plain loop over rows padded to `max_length`, in float32; return the seconds."""
+    model, device = _load_stock(course).to(choose_device()).train(), choose_device()
+    padded = load_tokenizer(course.base).pad(
+        {"input_ids": [row.input_ids for row in course.rows]},
+        padding="max_length",
+        max_length=course.max_length,
+        return_tensors="pt",
+    )
+    rows = list(zip(padded["input_ids"], padded["attention_mask"], course.targets_ND, strict=True))
+    torch.manual_seed(course.seed)
+    loader: DataLoader[Any] = DataLoader(rows, batch_size=course.batch_size, shuffle=True)  # type: ignore[arg-type]
+    weights = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=course.learning_rate)
+    with watch_steps(model) as clock:
+        for ids_BT, mask_BT, targets_BD in loader:
+            outputs = model(
+                input_ids=ids_BT.to(device),
+                attention_mask=mask_BT.to(device),
+                labels=targets_BD.to(device),
+            )
+            outputs.loss.backward()
+            torch.nn.utils.clip_grad_norm_(weights, 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+    return _read(clock, course)
+
+
+def _load_stock(course: Course) -> Any:
+    """Load a base as a script of one's own does."""
+    from transformers import AutoModelForSequenceClassification
+
+    torch.manual_seed(course.seed)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        locate_base(course.base),
+        num_labels=len(LABELS.names),
+        problem_type=LABELS.problem_type,
+        dtype=torch.float32,
+        pad_token_id=load_tokenizer(course.base).pad_token_id,
+    )
+    if course.base.tuning == "lora":
+        import peft
+
+        lora = course.base.lora or LoraConfig()
+        model = peft.get_peft_model(
+            model,
+            peft.LoraConfig(
+                task_type=peft.TaskType.SEQ_CLS,
+                r=lora.rank,
+                lora_alpha=lora.alpha,
+                lora_dropout=lora.dropout,
+                target_modules=lora.target_modules,
+            ),
+        )
+    return model
+
+
+def _read(clock: StepClock, course: Course) -> float:
+    assert clock.num_updates == course.num_updates, (clock.num_updates, course.num_updates)
+    return clock.seconds

@@ -1,0 +1,143 @@
+"""Training without a prompt: ours against the stock Trainer and the classic loop."""
+
+import logging
+import tempfile
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from llmft.benchmarks.article_arms import (
+    LABELS,
+    Course,
+    load_ours,
+    train_in_classic_loop,
+    train_ours,
+    train_with_stock_trainer,
+)
+from llmft.benchmarks.flops import count_plain_work, find_flop_rates
+from llmft.benchmarks.small_qwen2 import build_small_qwen2
+from llmft.benchmarks.timing import Arm, MatrixProducts, measure_arms, time_call
+from llmft.config.recipe import BaseConfig, TokensConfig
+from llmft.config.task import FieldsConfig
+from llmft.data.encoding import EncodedRow, Encoder
+from llmft.data.prompts import NO_PROMPT
+from llmft.models.bases import load_tokenizer
+from llmft.models.device import choose_device, list_precisions
+
+_MINILM = BaseConfig(model="builtin:minilm")
+
+
+class Plan(NamedTuple):
+    """How to measure."""
+
+    batch_size: int = 16
+    max_length: int = 512
+    num_rounds: int = 3
+    seed: int = 0
+
+
+def measure_article_only(
+    rows: Sequence[dict[str, Any]], *, fields: FieldsConfig, plan: Plan
+) -> Iterator[dict[str, Any]]:
+    """Measure MiniLM with full tuning and a small Qwen2 with LoRA, in every precision there is.
+
+    Args:
+        rows: What to train on; those that do not fill a batch are left out. Labels are drawn at
+            random, since the time does not depend on them.
+        fields: Which fields of a row make up the article.
+        plan: How to measure.
+
+    Yields:
+        One object per base and precision; the one that `llmft train` takes by itself first.
+
+    Raises:
+        UserError: If MiniLM is not installed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        build_small_qwen2(Path(folder))
+        # Its vocabulary is MiniLM's, so the rows are encoded once.
+        encoded = _encode(rows, fields=fields, plan=plan)
+        bases = {
+            "MiniLM, full": _MINILM,
+            "Qwen2 6 x 384, LoRA": BaseConfig(model=folder, tuning="lora"),
+        }
+        for name, base in bases.items():
+            yield from measure_base(name, _make_course(base, encoded, plan), plan)
+
+
+def _encode(
+    rows: Sequence[dict[str, Any]], *, fields: FieldsConfig, plan: Plan
+) -> list[EncodedRow]:
+    encoder = Encoder(
+        load_tokenizer(_MINILM),
+        prompt=NO_PROMPT,
+        fields=fields,
+        tokens=TokensConfig(max_length=plan.max_length),
+    )
+    return encoder.encode(rows[: len(rows) - len(rows) % plan.batch_size])
+
+
+def _make_course(base: BaseConfig, encoded: list[EncodedRow], plan: Plan) -> Course:
+    generator = torch.Generator().manual_seed(plan.seed)
+    return Course(
+        base=base,
+        rows=encoded,
+        targets_ND=torch.randn(len(encoded), len(LABELS.names), generator=generator),
+        batch_size=plan.batch_size,
+        max_length=plan.max_length,
+        seed=plan.seed,
+    )
+
+
+def measure_base(name: str, course: Course, plan: Plan) -> list[dict[str, Any]]:
+    """Measure one base; return one object per precision."""
+    model, _ = load_ours(course)
+    rates = find_flop_rates(model)
+    lengths = [row.num_tokens for row in course.rows]
+    work = count_plain_work(lengths, is_causal=course.base.tuning == "lora")
+    num_flops = rates.count_training(work)
+    precisions = list_precisions()
+    products = {
+        precision: MatrixProducts(
+            rates.shapes,
+            num_tokens=sum(lengths) // course.num_updates,
+            dtype=getattr(torch, precision),
+            device=choose_device(),
+        )
+        for precision in precisions
+    }
+    arms: dict[str, Arm] = {"classic loop": partial(train_in_classic_loop, course)}
+    for precision in precisions:
+        arms[f"trainer {precision}"] = partial(train_with_stock_trainer, course, precision)
+        arms[f"ours {precision}"] = partial(train_ours, course, precision)
+        arms[f"products {precision}"] = time_call(products[precision])
+    logging.getLogger("llmft.training").setLevel(logging.WARNING)  # a line per epoch is too many
+    times = measure_arms(arms, num_rounds=plan.num_rounds)
+    return [
+        {
+            "base": name,
+            "dtype": precision,
+            "num_rows": len(course.rows),
+            "num_tokens": sum(lengths),
+            "num_updates": course.num_updates,
+            "batch_size": course.batch_size,
+            "max_length": course.max_length,
+            "num_rounds": plan.num_rounds,
+            "num_threads": torch.get_num_threads(),
+            "seconds_ours": times.take_median(f"ours {precision}"),
+            "seconds_trainer": times.take_median(f"trainer {precision}"),
+            "seconds_classic_loop": times.take_median("classic loop"),
+            "speedup_vs_classic_loop": times.compare(f"ours {precision}", to="classic loop"),
+            "speedup_vs_trainer": times.compare(f"ours {precision}", to=f"trainer {precision}"),
+            "flop_utilisation": num_flops
+            / products[precision].num_flops
+            * times.compare(f"ours {precision}", to=f"products {precision}"),
+            "products_gflop_per_s": products[precision].num_flops
+            / times.take_median(f"products {precision}")
+            / 1e9,
+        }
+        for precision in precisions
+    ]

@@ -1,0 +1,27 @@
+"""Measuring a base: what is told of it, for every precision."""
+
+from pathlib import Path
+
+import pytest
+
+from llmft.benchmarks.article_only import Plan, measure_base
+from llmft.models.device import list_precisions
+from tests.benchmarks.test_article_arms import make_course
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_a_base_is_measured_in_every_precision(tuning: str, request: pytest.FixtureRequest) -> None:
+    base: Path = request.getfixturevalue("tiny_bert" if tuning == "full" else "tiny_qwen")
+    course = make_course(base, tuning=tuning)
+    found = measure_base("tiny", course, Plan(batch_size=2, max_length=16, num_rounds=1))
+    assert [entry["dtype"] for entry in found] == list_precisions()
+    for entry in found:
+        assert entry["num_tokens"] == sum(row.num_tokens for row in course.rows)
+        assert entry["speedup_vs_trainer"] == pytest.approx(
+            entry["seconds_trainer"] / entry["seconds_ours"]
+        )
+        assert entry["speedup_vs_classic_loop"] == pytest.approx(
+            entry["seconds_classic_loop"] / entry["seconds_ours"]
+        )
+        assert entry["flop_utilisation"] > 0
+    assert len({entry["seconds_classic_loop"] for entry in found}) == 1  # float32 for both

@@ -1,0 +1,106 @@
+"""Measuring a shared prompt: what is told of a shape, its ceilings, and how a step grows."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+from transformers import Qwen2ForSequenceClassification
+
+from llmft.bench import main
+from llmft.benchmarks import prompt_arms, prompt_growth, shared_prompt
+from llmft.benchmarks.prompt_arms import PromptArms, Shape
+from llmft.benchmarks.shared_prompt import count_ceilings, measure_shape
+from llmft.benchmarks.small_qwen2 import make_small_qwen2_config
+from llmft.models.device import list_precisions
+
+KEYS = {
+    "prompt_tokens", "article_tokens", "batch_size", "dtype", "training_speedup",
+    "training_ceiling", "prediction_speedup", "prediction_ceiling", "training_speedup_vs_trainer",
+    "peak_memory_ratio", "gradient_error", "flop_utilisation",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _small_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prompt_arms, "_FIRST_ID", 5)
+    monkeypatch.setattr(prompt_arms, "_LAST_ID", 400)
+
+
+@pytest.fixture
+def base(tiny_qwen: Path) -> str:
+    return str(tiny_qwen)
+
+
+def test_a_shape_is_measured_whole(base: str) -> None:
+    found = measure_shape(Shape(40, 6, 3), "float32", base_dir=base, num_rounds=1, seed=0)
+    assert found.keys() >= KEYS
+    assert found["gradient_error"] < 1e-5
+    assert found["training_speedup"] == pytest.approx(
+        found["seconds_plain"] / found["seconds_shared"]
+    )
+    assert found["plain_rows_at_once"] in (1, 2, 3)
+    assert min(found[key] for key in KEYS - {"gradient_error", "dtype"}) > 0
+
+
+def test_both_ways_give_the_same_gradient_behind_any_prompt(base: str) -> None:
+    for num_prompt in (0, 1, 30):
+        arms = PromptArms(Shape(num_prompt, 5, 2), "float32", base_dir=base, seed=1)
+        assert arms.measure_gradient_error() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("shape", "training", "prediction"),
+    [(Shape(3400, 400, 8), 3.9, 6.6), (Shape(1024, 256, 8), 3.0, 4.2), (Shape(0, 9, 4), 1, 1)],
+)
+def test_ceilings_come_from_a_flop_count(shape: Shape, training: float, prediction: float) -> None:
+    model = Qwen2ForSequenceClassification(make_small_qwen2_config())
+    settings = peft.LoraConfig(task_type="SEQ_CLS", r=16, target_modules="all-linear")
+    found = count_ceilings(peft.get_peft_model(model, settings), shape)
+    assert found.training == pytest.approx(training, rel=0.03)
+    assert found.prediction == pytest.approx(prediction, rel=0.03)
+
+
+@pytest.fixture
+def tiny_builds(monkeypatch: pytest.MonkeyPatch, tiny_qwen: Path) -> None:
+    """Let the verb measure a tiny base, and small batches."""
+
+    def build(folder: Path) -> None:
+        for path in tiny_qwen.iterdir():
+            (folder / path.name).write_bytes(path.read_bytes())
+
+    for module in (shared_prompt, prompt_growth):
+        monkeypatch.setattr(module, "build_small_qwen2", build)
+    shapes = {"prompt_tokens": [Shape(0, 4, 2), Shape(9, 4, 2)], "batch_size": [Shape(9, 4, 1)]}
+    monkeypatch.setattr(prompt_growth, "GROWING", shapes)
+
+
+def test_the_verb_writes_one_object_a_shape_and_precision(
+    workspace: Path, tiny_builds: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    shapes = ["--shape", "12,4,2", "--shape", "0,4,1"]
+    assert main(["shared-prompt", *shapes, "--num-rounds", "1", "--json", "found.json"]) == 0
+    found: list[dict[str, Any]] = json.loads(Path("found.json").read_text())
+    precisions = list_precisions()
+    assert [(e["prompt_tokens"], e["dtype"]) for e in found] == [
+        (num_prompt, precision) for num_prompt in (12, 0) for precision in precisions
+    ]
+
+
+@pytest.mark.parametrize("shape", ["12,4", "12,0,3", "12,-1,2", "12,b,3", "1,2,3,4"])
+def test_a_shape_that_is_none_is_told(shape: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["shared-prompt", f"--shape={shape}"])
+    assert stopped.value.code == 2
+    assert f"--shape: '{shape}' is no PROMPT,ARTICLE,BATCH" in capsys.readouterr().err
+
+
+def test_growth_is_measured_and_drawn(workspace: Path, tiny_builds: None) -> None:
+    arguments = ["--num-rounds", "1", "--json", "found.json", "--plot", "plots/growth.png"]
+    assert main(["prompt-growth", *arguments]) == 0
+    found: list[dict[str, Any]] = json.loads(Path("found.json").read_text())
+    assert [e["growing"] for e in found] == ["prompt_tokens", "prompt_tokens", "batch_size"]
+    assert found[1]["flops_plain"] > found[1]["flops_shared"]
+    assert found[0]["model_seconds_plain"] == found[0]["model_seconds_shared"]
+    assert Path("plots/growth.png").read_bytes().startswith(b"\x89PNG")
