@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import sys
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ from llmft import __version__
 from llmft.config.head import SELECTION_METRIC, Head
 from llmft.config.suite import GateConfig, Suite, get_default_gates, load_suite
 from llmft.config.task import SourceConfig, TaskConfig
+from llmft.console import run_verb
 from llmft.data.batches import make_targets
 from llmft.data.files import hash_file, write_json
 from llmft.data.prepared import Row, open_prepared
@@ -36,10 +38,11 @@ from llmft.evaluation.tables import (
     pick_worst,
 )
 from llmft.prediction.stored import StoredPredictions, load_or_predict
+from llmft.processes import get_world_size, is_main, main_first
 from llmft.reports.evaluation import write_evaluation_report
 from llmft.training.run_folder import read_history, read_metadata
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("llmft.evaluate")  # `python -m` calls this module __main__
 
 
 def main(arguments: list[str]) -> int:
@@ -56,6 +59,8 @@ def main(arguments: list[str]) -> int:
     args = parser.parse_args(arguments)
     suite = load_suite(args.suite) if args.suite else None
     results = evaluate_run(args.run, split=args.split, data_file=args.data, suite=suite)
+    if results is None:
+        return 0
     accepted = {"deploy": ["DEPLOY"], "review": ["DEPLOY", "REVIEW"]}
     return int(bool(args.require) and results["decision"] not in accepted[args.require])
 
@@ -79,27 +84,35 @@ class _Subject(NamedTuple):
 
 def evaluate_run(
     run: Path, *, split: str = "test", data_file: Path | None = None, suite: Suite | None = None
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """Measure a run, decide, and write results and report.
 
+    All processes of a launch share the prediction; the main one does the rest.
+
     Returns:
-        The results, as written.
+        The results, as written; None in the other processes.
 
     Raises:
         UserError: If the run is not finished or the rows cannot be read.
     """
-    metadata = read_metadata(run)
-    task = TaskConfig.model_validate(metadata["task"])
-    gates: dict[Any, GateConfig] = get_default_gates(task.labels)
-    if suite is not None:
-        if suite.task.labels != task.labels:
-            raise UserError(f"--suite: its task {suite.task.name} has other labels than {run}")
-        gates = suite.config.gates or gates
-    subject = _open_subject(task, split, data_file, metadata)
-    source = {"model": metadata["model_hash"], "data": subject.fingerprint}
+    with main_first():  # where something is wrong, one process says so
+        metadata = read_metadata(run)
+        task = TaskConfig.model_validate(metadata["task"])
+        gates: dict[Any, GateConfig] = get_default_gates(task.labels)
+        if suite is not None:
+            if suite.task.labels != task.labels:
+                raise UserError(f"--suite: its task {suite.task.name} has other labels than {run}")
+            gates = suite.config.gates or gates
+        subject = _open_subject(task, split, data_file, metadata)
     seen = load_or_predict(
-        run, subject.rows, path=run / "predictions" / f"{subject.name}.parquet", source=source
+        run,
+        subject.rows,
+        path=run / "predictions" / f"{subject.name}.parquet",
+        source={"model": metadata["model_hash"], "data": subject.fingerprint},
+        across_processes=get_world_size() > 1,
     ).align([row["id"] for row in subject.rows])
+    if not is_main():
+        return None
     results = _judge(run, metadata, subject, seen, gates)
     folder = run / "evaluation"
     write_json(folder / f"{subject.name}.json", results)
@@ -251,3 +264,7 @@ def _log_summary(results: dict[str, Any]) -> None:
 
 def _show(value: float | None) -> str:
     return "undefined" if value is None else f"{value:z.3f}"
+
+
+if __name__ == "__main__":
+    sys.exit(run_verb(main, sys.argv[1:]))

@@ -1,21 +1,33 @@
-"""`llmft predict RUN --input FILE --output FILE`: score new articles with a trained run."""
+"""`llmft predict RUN --input FILE... --output FILE|DIR`: score new articles with a trained run."""
 
 import argparse
+import glob
 import logging
 import shutil
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from llmft.data.fields import RowFaultError, list_fields, refuse_absent_fields
-from llmft.data.files import hash_file
+from llmft.console import run_verb
+from llmft.data.fields import RowFaultError
 from llmft.errors import UserError
 from llmft.models.saved import ModelCard, hash_model, read_card
-from llmft.prediction.columns import make_columns, name_columns, name_decisions
+from llmft.prediction.columns import make_columns, make_schema
 from llmft.prediction.inference import Predictor
-from llmft.prediction.resume import predict_resumably
-from llmft.prediction.tables import check_ending, read_table, refuse_unwritable, write_table
+from llmft.prediction.parts import (
+    Part,
+    claim_folder,
+    list_missing,
+    plan_parts,
+    predict_parts,
+    write_manifest,
+)
+from llmft.prediction.surveys import ChangedError, survey_inputs
+from llmft.prediction.tables import check_ending, join_tables
+from llmft.processes import get_world_size, is_main
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("llmft.predict")  # `python -m` calls this module __main__
 
 Row = dict[str, Any]
 
@@ -24,10 +36,21 @@ def main(arguments: list[str]) -> int:
     """Run the verb."""
     parser = argparse.ArgumentParser(prog="llmft predict", description=__doc__, allow_abbrev=False)
     parser.add_argument("run", type=Path, help="run folder")
-    parser.add_argument("--input", type=Path, required=True, help=".jsonl, .csv or .parquet")
-    parser.add_argument("--output", type=Path, required=True, help=".jsonl, .csv or .parquet")
+    parser.add_argument(
+        "--input", nargs="+", required=True, metavar="FILE", help=".jsonl, .csv, .parquet; or globs"
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="FILE|DIR",
+        help="one file, .jsonl, .csv or .parquet; or a folder for part files",
+    )  # fmt: skip
     args = parser.parse_args(arguments)
-    predict_file(args.run, input_path=args.input, output_path=args.output)
+    inputs = _find_inputs(args.input)
+    if args.output.suffix and not args.output.is_dir():
+        if len(inputs) > 1:
+            raise UserError(f"--output: {args.output}: {len(inputs)} inputs need a folder")
+        predict_file(args.run, input_path=inputs[0], output_path=args.output)
+    else:
+        predict_folder(args.run, inputs=inputs, output=args.output)
     return 0
 
 
@@ -44,55 +67,133 @@ def predict_file(run: Path, *, input_path: Path, output_path: Path) -> None:
     check_ending(output_path, option="--output")
     if input_path.resolve() == output_path.resolve():
         raise UserError(f"--output: {output_path} is the input; name another file")
-    card = read_card(run / "model")
-    added_names = [*name_decisions(card), *name_columns(card)]
-    rows, schema = read_table(input_path)
-    taken = sorted({name for row in rows for name in row} & set(added_names))
-    if taken:
-        raise UserError(f"{input_path}: has a column {taken[0]!r} already; rename or remove it")
+    if get_world_size() > 1:
+        raise UserError(f"--output: {output_path}: several processes write parts; name a folder")
+    folder = output_path.with_name(f".{output_path.name}.partial")
+    work = _Work(run, read_card(run / "model"), hash_model(run / "model"), folder, [input_path])
+    ending = output_path.suffix
+    try:
+        try:
+            parts = _prepare(work, ending=ending)
+        except ChangedError:
+            logger.info("%s: left by another model or input, starting anew", folder)
+            shutil.rmtree(folder)
+            parts = _prepare(work, ending=ending)
+    except UserError:
+        if not any(folder.glob(f"*-*{ending}")):
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    _predict_own(work, parts)
+    join_tables([part.path for part in parts], output_path)
+    shutil.rmtree(folder)
+    _log_end(parts, output_path)
 
-    found = list_fields(rows)
-    refuse_absent_fields(_list_wanted(card, found), found, where=str(input_path))
-    refuse_unwritable(output_path, rows, schema=schema)
-    predictor = Predictor.open(run)
-    faults: list[str] = []
 
-    def predict(chunk: list[Row]) -> list[Row]:
-        results = [dict.fromkeys(added_names)] * len(chunk)
-        usable = []
-        for position, row in enumerate(chunk):
-            try:
-                predictor.encoder.fill(row)
-                usable.append(position)
-            except RowFaultError as fault:
-                faults.append(str(fault))
+def predict_folder(run: Path, *, inputs: Sequence[Path], output: Path) -> None:
+    """Write the inputs' rows and their predictions as part files into a folder.
+
+    To be called by one process or by all of a launch; each predicts its share. Where some were
+    killed, the same call computes what is missing, with any number of processes.
+
+    Raises:
+        UserError: If the run, an input or the folder cannot be used.
+    """
+    for path in inputs:
+        check_ending(path, option="--input")
+        if path.resolve().parent == output.resolve():
+            raise UserError(f"--output: {output} holds the input {path}; name another folder")
+    names = [path.name for path in inputs]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise UserError(
+            f"--input: several files are named {repeated[0]}, and parts are named after their "
+            "input; rename one"
+        )
+    work = _Work(run, read_card(run / "model"), hash_model(run / "model"), output, inputs)
+    parts = _prepare(work, ending=None)
+    _predict_own(work, parts)
+    if write_manifest(output, parts, model_hash=work.model_hash):
+        _log_end(parts, output)
+    else:
+        logger.info("%s: this process is done; the last one writes the manifest", output)
+
+
+class _Work(NamedTuple):
+    """What is predicted, and in which folder the parts are put."""
+
+    run: Path
+    card: ModelCard
+    model_hash: str
+    folder: Path
+    inputs: Sequence[Path]
+
+
+def _prepare(work: _Work, *, ending: str | None) -> list[Part]:
+    """Return the parts to be made, once nothing speaks against any of them."""
+    claim_folder(work.folder, model_hash=work.model_hash, inputs=work.inputs)
+    surveys = survey_inputs(work.folder, work.inputs, card=work.card, ending=ending)
+    num_rows = sum(survey.num_rows for survey in surveys)
+    if num_rows and num_rows == sum(survey.num_empty for survey in surveys):
+        where, fault = work.inputs[0], next(filter(None, (s.first_fault for s in surveys)))
+        raise UserError(f"{where}: no row can be predicted; {fault}")
+    return plan_parts(work.folder, work.inputs, surveys, ending=ending)
+
+
+def _predict_own(work: _Work, parts: Sequence[Part]) -> None:
+    missing = list_missing(parts)
+    if not missing:
+        return
+    predictor = Predictor.open(work.run)
+    empty = dict.fromkeys(make_schema(work.card).names)
+
+    def predict(rows: list[Row]) -> list[Row]:
+        usable = [position for position, row in enumerate(rows) if _is_usable(row, predictor)]
+        results: list[Row] = [empty] * len(rows)
         if usable:
-            outputs = predictor.predict([chunk[i] for i in usable]).outputs
-            for position, columns in zip(usable, make_columns(outputs, card), strict=True):
+            outputs = predictor.predict([rows[i] for i in usable], show_progress=is_main()).outputs
+            for position, columns in zip(usable, make_columns(outputs, work.card), strict=True):
                 results[position] = columns
         return results
 
-    partial = output_path.with_name(f".{output_path.name}.partial")
-    results = predict_resumably(
-        rows,
-        predict=predict,
-        folder=partial,
-        identity={"model": hash_model(run / "model"), "input": hash_file(input_path)},
-        report=logger.info,
-    )
-    if rows and all(row["prediction"] is None for row in results):
-        shutil.rmtree(partial)
-        raise UserError(f"{input_path}: no row can be predicted; {faults[0] if faults else ''}")
-    write_table(output_path, rows, results, schema=schema)
-    shutil.rmtree(partial)
-    num_empty = sum(row["prediction"] is None for row in results)
+    predict_parts(missing, predict=predict, card=work.card, report=logger.info)
+
+
+def _is_usable(row: Row, predictor: Predictor) -> bool:
+    try:
+        predictor.encoder.fill(row)
+    except RowFaultError:
+        return False
+    return True
+
+
+def _find_inputs(patterns: Sequence[str]) -> list[Path]:
+    found: set[Path] = set()
+    for pattern in patterns:
+        # A name may hold brackets that are no glob.
+        matches = [pattern] if Path(pattern).exists() else glob.glob(pattern, recursive=True)  # noqa: PTH207
+        if Path(pattern).is_dir():
+            raise UserError(
+                f"--input: {pattern} is a folder; name its files, as '{pattern}/*.jsonl'"
+            )
+        if not matches:
+            raise UserError(f"--input: {pattern!r} matches no file below {Path.cwd()}")
+        found.update(map(Path, matches))
+    return sorted(found)
+
+
+def _log_end(parts: Sequence[Part], output: Path) -> None:
+    surveys = {part.survey.name: part.survey for part in parts}.values()
+    num_rows = sum(survey.num_rows for survey in surveys)
+    num_empty = sum(survey.num_empty for survey in surveys)
+    level = logging.INFO if is_main() else logging.WARNING  # any process may be the last one
     if num_empty:
-        first = f"; the first: {faults[0]}" if faults else ""
-        logger.info("warning: no prediction for %d of %d rows%s", num_empty, len(rows), first)
-    logger.info("wrote %d rows to %s", len(rows), output_path)
+        first = next(survey.first_fault for survey in surveys if survey.num_empty)
+        logger.log(
+            level, "warning: no prediction for %d of %d rows; the first: %s", num_empty, num_rows,
+            first,
+        )  # fmt: skip
+    logger.log(level, "wrote %d rows to %s", num_rows, output)
 
 
-def _list_wanted(card: ModelCard, found: list[str]) -> list[str]:
-    """Return the fields that the model needs; prepared rows hold `text` for the first ones."""
-    wanted = [] if "text" in found else list(card.fields.text)
-    return wanted + ([card.fields.text_pair] if card.fields.text_pair else [])
+if __name__ == "__main__":
+    sys.exit(run_verb(main, sys.argv[1:]))

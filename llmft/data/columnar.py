@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +13,43 @@ from llmft.errors import UserError
 
 HUB = "hf://"
 _BATCH = 1_000
+_BUFFER_BYTES = 1 << 20  # without it a whole row group is held, which may be the whole file
+
+Skips = Callable[[int], bool]
+"""Tells of a row's position, counted from 0, whether the row may be left out."""
 
 
-def read_parquet(path: Path) -> Iterator[dict[str, Any]]:
-    """Read the rows of a Parquet file.
+def read_parquet(path: Path, *, skips: Skips = lambda position: False) -> Iterator[dict[str, Any]]:
+    """Read the rows of a Parquet file, little of it in memory at a time.
+
+    Args:
+        path: The file.
+        skips: Tells which rows to leave out; row groups of nothing else are not read at all.
 
     Raises:
         UserError: If it is none.
     """
     try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=_BATCH):
-                yield from batch.to_pylist()
+        with pq.ParquetFile(path, buffer_size=_BUFFER_BYTES) as file:
+            start = 0
+            for group in range(file.num_row_groups):
+                positions = range(start, start + file.metadata.row_group(group).num_rows)
+                start = positions.stop
+                if not all(map(skips, positions)):
+                    yield from _read_wanted(file, group, positions, skips)
     except (pa.ArrowException, ValueError, OverflowError) as error:  # a date in the year 30,000
         raise UserError(f"{path}: cannot be read as Parquet: {error}") from error
+
+
+def _read_wanted(
+    file: pq.ParquetFile, group: int, positions: range, skips: Skips
+) -> Iterator[dict[str, Any]]:
+    """Read the wanted rows of a row group; the others are decoded but made into no objects."""
+    for batch in file.iter_batches(_BATCH, row_groups=[group]):
+        wanted = [not skips(position) for position in positions[: len(batch)]]
+        positions = positions[len(batch) :]
+        if any(wanted):
+            yield from batch.filter(pa.array(wanted)).to_pylist()
 
 
 def read_hub(path: str, *, subset: str | None, rows: str | None) -> Iterator[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Prompt files: a shared part, the article with its fields, and a tail."""
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -120,5 +121,9 @@ def strip_fields(prompt: Prompt, *, fields: FieldsConfig) -> str:
 
 
 def _match_placeholders(fields: FieldsConfig) -> re.Pattern[str]:
-    names = "|".join(re.escape(name) for name in list_placeholders(fields))
-    return re.compile(rf"\{{({names})\}}")
+    return _match_any(tuple(list_placeholders(fields)))
+
+
+@cache
+def _match_any(names: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile(rf"\{{({'|'.join(map(re.escape, names))})\}}")

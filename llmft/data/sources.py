@@ -6,12 +6,13 @@ import json
 import sys
 from collections.abc import Iterator
 from functools import partial
+from itertools import count, filterfalse
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from llmft.config.loading import FaultList
 from llmft.config.task import SourceConfig, Split
-from llmft.data.columnar import HUB, hash_hub, read_hub, read_parquet
+from llmft.data.columnar import HUB, Skips, hash_hub, read_hub, read_parquet
 from llmft.data.encodings import check_encoding
 from llmft.data.files import hash_file
 from llmft.data.splitting import rank_given
@@ -86,25 +87,31 @@ def find_sources(configs: list[SourceConfig]) -> list[Source]:
     return sorted(found.values(), key=lambda source: rank_given(source.split), reverse=True)
 
 
-def read_rows(source: Source) -> Iterator[SourceRow]:
-    """Read a source.
+def read_rows(source: Source, *, skips: Skips = lambda position: False) -> Iterator[SourceRow]:
+    """Read a source, one row at a time.
+
+    Args:
+        source: What to read.
+        skips: Tells which rows of a file to leave out; they are not parsed where that can be.
 
     Raises:
         UserError: If it cannot be read or is in another encoding.
     """
     if source.is_hub:
         rows = read_hub(source.path, subset=source.subset, rows=source.rows)
-        yield from _number_rows(rows, source)
+        yield from _number_rows(rows, source, skips=lambda position: False)
         return
     path = Path(source.path)
     try:
         match path.suffix.lower():
             case ".parquet":
-                yield from _number_rows(read_parquet(path), source)
+                yield from _number_rows(read_parquet(path, skips=skips), source, skips=skips)
             case ".csv":
-                yield from _read_csv(path, source, check_encoding(path, source.encoding))
+                codec = check_encoding(path, source.encoding)
+                yield from _read_csv(path, source, codec, skips=skips)
             case _:
-                yield from _read_jsonl(path, source, check_encoding(path, source.encoding))
+                codec = check_encoding(path, source.encoding)
+                yield from _read_jsonl(path, source, codec, skips=skips)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
 
@@ -129,15 +136,19 @@ def _match_files(config: SourceConfig) -> list[str]:
     return [str(path) for path in paths]
 
 
-def _number_rows(rows: Iterator[dict[str, Any]], source: Source) -> Iterator[SourceRow]:
-    for number, values in enumerate(rows, start=1):
-        yield SourceRow(source, number, values, None)
+def _number_rows(
+    rows: Iterator[dict[str, Any]], source: Source, *, skips: Skips
+) -> Iterator[SourceRow]:
+    positions = filterfalse(skips, count())
+    for values, position in zip(rows, positions, strict=False):
+        yield SourceRow(source, position + 1, values, None)
 
 
-def _read_jsonl(path: Path, source: Source, codec: str) -> Iterator[SourceRow]:
+def _read_jsonl(path: Path, source: Source, codec: str, *, skips: Skips) -> Iterator[SourceRow]:
     with path.open(encoding=codec) as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
+        lines = ((number, line) for number, line in enumerate(file, start=1) if line.strip())
+        for position, (number, line) in enumerate(lines):
+            if skips(position):
                 continue
             try:
                 values = json.loads(line)
@@ -152,7 +163,7 @@ def _read_jsonl(path: Path, source: Source, codec: str) -> Iterator[SourceRow]:
                 yield SourceRow(source, number, {}, fault)
 
 
-def _read_csv(path: Path, source: Source, codec: str) -> Iterator[SourceRow]:
+def _read_csv(path: Path, source: Source, codec: str, *, skips: Skips) -> Iterator[SourceRow]:
     with path.open(encoding=codec, newline="") as file:
         reader = csv.reader(file, strict=True)
         start = 1
@@ -160,8 +171,9 @@ def _read_csv(path: Path, source: Source, codec: str) -> Iterator[SourceRow]:
             header = next(reader, [])
             _check_header(header, path)
             start = reader.line_num + 1
+            positions = count()
             for cells in reader:
-                if cells:
+                if cells and not skips(next(positions)):
                     fault = None
                     if len(cells) != len(header):
                         fault = f"broken CSV: {len(cells)} cells, the header has {len(header)}"

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from llmft.config.labels import ScoresConfig
@@ -16,10 +17,14 @@ def name_columns(card: ModelCard) -> list[str]:
     return [f"{prefix}_{name}" for name in card.label_names]
 
 
-def name_decisions(card: ModelCard) -> list[str]:
-    """Return the names of the columns that are made from the outputs."""
+def make_schema(card: ModelCard) -> pa.Schema:
+    """Return names and types of all prediction columns, in order."""
+    is_scores = isinstance(card.labels, ScoresConfig)
     has_tiers = isinstance(card.labels, ScoresConfig) and card.labels.tiers is not None
-    return ["prediction", "tier"] if has_tiers else ["prediction"]
+    kind = pa.list_(pa.string()) if card.head == "multilabel" else pa.string()
+    fields = [("prediction", pa.float64() if is_scores else kind)]
+    fields += [("tier", pa.string())] if has_tiers else []
+    return pa.schema(fields + [(name, pa.float64()) for name in name_columns(card)])
 
 
 def make_columns(outputs_NC: NDArray[np.float32], card: ModelCard) -> list[dict[str, Any]]:

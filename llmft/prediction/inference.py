@@ -17,6 +17,7 @@ from llmft.models.bases import has_segments
 from llmft.models.device import Precision, autocast, choose_device
 from llmft.models.heads import compute_head_in_float32, to_outputs
 from llmft.models.precision import cast_frozen_weights
+from llmft.models.quantised import is_quantised
 from llmft.models.saved import ModelCard, SavedModel, load_saved
 from llmft.models.shared_prompt import SharedPrompt, find_obstacle
 
@@ -81,7 +82,7 @@ class Predictor:
         )
         with bar:
             own = [e._replace(shared_ids=[]) for e in encoded] if self._is_shared else encoded
-            for batch in plan_batches([e.num_tokens for e in own]):
+            for batch in group_by_length([e.num_tokens for e in own]):
                 outputs_NC[batch] = self._compute([own[i] for i in batch])
                 bar.update(len(batch))
         return Predictions(outputs_NC, encoded)
@@ -99,19 +100,19 @@ class Predictor:
 def prepare_for_prediction(model: Any, precision: Precision) -> Any:
     """Return a loaded model in the form that predicts fastest with the same outputs.
 
-    Adapters are merged in float32; in bfloat16 the merged weights would be rounded, which gives
-    another model (H6).
+    Adapters are merged in float32; in bfloat16 or in 4 bit the merged weights would be rounded,
+    which gives another model (H6).
     """
     model = model.requires_grad_(False).eval()
     if precision == "bfloat16":
         cast_frozen_weights(model)
-    elif hasattr(model, "merge_and_unload"):
+    elif hasattr(model, "merge_and_unload") and not is_quantised(model):
         model = model.merge_and_unload()
         compute_head_in_float32(model)
     return model
 
 
-def plan_batches(lengths: Sequence[int]) -> list[list[int]]:
+def group_by_length(lengths: Sequence[int]) -> list[list[int]]:
     """Return batches of row positions, longest rows first, bounded in rows and padded tokens.
 
     Longest first, so that a batch that does not fit fails at once and not after an hour.

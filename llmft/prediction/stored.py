@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from accelerate.utils import gather_object
 from numpy.typing import NDArray
 
 from llmft.data.fields import RowFaultError
@@ -14,7 +15,8 @@ from llmft.data.files import hash_text, replace_file
 from llmft.errors import UserError
 from llmft.models.saved import hash_model, read_card
 from llmft.prediction.columns import name_columns
-from llmft.prediction.inference import Predictions, Predictor
+from llmft.prediction.inference import Predictor
+from llmft.processes import get_rank, get_world_size, is_any, is_main
 
 
 class StoredPredictions(NamedTuple):
@@ -54,20 +56,38 @@ class StoredPredictions(NamedTuple):
 
 
 def load_or_predict(
-    run: Path, rows: list[dict[str, Any]], *, path: Path, source: dict[str, str]
+    run: Path,
+    rows: list[dict[str, Any]],
+    *,
+    path: Path,
+    source: dict[str, str],
+    across_processes: bool = False,
 ) -> StoredPredictions:
     """Read stored predictions if they come from `source`, else predict and store them.
 
+    Args:
+        run: Run folder.
+        rows: Prepared rows with `id`.
+        path: Parquet file.
+        source: What the predictions come from (hash of the model, fingerprint of the data).
+        across_processes: Whether all processes of the launch call this and share the work.
+
     Raises:
-        UserError: If the model on disk is not the one that `source` names.
+        UserError: If the model on disk is not the one that `source` names, or a row cannot be
+            predicted.
     """
     refuse_changed_model(run, model_hash=source["model"])
     columns = name_columns(read_card(run / "model"))
     stored = read_stored(path, columns=columns, source=source)
-    if stored is not None:
+    is_missing = stored is None
+    if across_processes:  # what one node finds on its disk another may not
+        is_missing = is_any(is_missing)
+    if stored is not None and not is_missing:
         return stored
     try:
-        return predict_and_store(Predictor.open(run), rows, path=path, source=source)
+        return predict_and_store(
+            Predictor.open(run), rows, path=path, source=source, across_processes=across_processes
+        )
     except RowFaultError as error:
         raise UserError(f"{run}: a row cannot be predicted: {error}") from error
 
@@ -86,18 +106,29 @@ def refuse_changed_model(run: Path, *, model_hash: str) -> None:
 
 
 def predict_and_store(
-    predictor: Predictor, rows: list[dict[str, Any]], *, path: Path, source: dict[str, str]
+    predictor: Predictor,
+    rows: list[dict[str, Any]],
+    *,
+    path: Path,
+    source: dict[str, str],
+    across_processes: bool = False,
 ) -> StoredPredictions:
-    """Predict rows and write them as Parquet.
+    """Predict rows and write them as Parquet; the main process does.
 
     Args:
         predictor: The model.
         rows: Prepared rows with `id`.
         path: Parquet file to write.
         source: What the predictions come from (hash of the model, fingerprint of the data).
+        across_processes: Whether all processes of the launch call this, each predicts a share,
+            and all get the whole. Otherwise one process does all.
+
+    Raises:
+        RowFaultError: If a row cannot be predicted.
     """
-    predictions = predictor.predict(rows)
-    stored = _pack([row["id"] for row in rows], predictions)
+    stored = _predict_across(predictor, rows) if across_processes else _predict(predictor, rows)
+    if not is_main():
+        return stored
     columns: dict[str, Any] = {
         "id": stored.ids,
         **dict(zip(name_columns(predictor.card), stored.outputs.T, strict=True)),
@@ -144,11 +175,33 @@ def read_stored(
     )
 
 
-def _pack(ids: list[str], predictions: Predictions) -> StoredPredictions:
+def _predict(predictor: Predictor, rows: list[dict[str, Any]]) -> StoredPredictions:
+    outputs, encoded = predictor.predict(rows, show_progress=is_main())
     return StoredPredictions(
-        ids=ids,
-        outputs=predictions.outputs,
-        article_tokens=np.array([e.num_article_tokens for e in predictions.encoded]),
-        kept_tokens=np.array([e.num_kept_tokens for e in predictions.encoded]),
-        input_hashes=[hash_text(str(e.input_ids))[:16] for e in predictions.encoded],
+        ids=[row["id"] for row in rows],
+        outputs=outputs,
+        article_tokens=np.array([e.num_article_tokens for e in encoded], dtype=np.int64),
+        kept_tokens=np.array([e.num_kept_tokens for e in encoded], dtype=np.int64),
+        input_hashes=[hash_text(str(e.input_ids))[:16] for e in encoded],
+    )
+
+
+def _predict_across(predictor: Predictor, rows: list[dict[str, Any]]) -> StoredPredictions:
+    """Predict every n-th row in each of n processes, and give all rows to all (R3)."""
+    for row in rows:  # where a row is faulty all stop, none waits for another
+        predictor.encoder.fill(row)
+    positions = range(get_rank(), len(rows), get_world_size())
+    share = _predict(predictor, [rows[i] for i in positions])
+    gathered = gather_object([(positions, share)])
+    places = np.concatenate([positions for positions, _ in gathered])
+    assert sorted(places) == list(range(len(rows))), "a row is missing, or came twice"
+    order, shares = np.argsort(places), [share for _, share in gathered]
+    ids = [row_id for share in shares for row_id in share.ids]
+    hashes = [found for share in shares for found in share.input_hashes]
+    return StoredPredictions(
+        ids=[ids[i] for i in order],
+        outputs=np.concatenate([share.outputs for share in shares])[order],
+        article_tokens=np.concatenate([share.article_tokens for share in shares])[order],
+        kept_tokens=np.concatenate([share.kept_tokens for share in shares])[order],
+        input_hashes=[hashes[i] for i in order],
     )

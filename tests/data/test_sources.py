@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from llmft.config.task import FieldsConfig, SourceConfig
@@ -209,3 +210,33 @@ def test_what_is_no_text_is_a_fault(value: object, reason: str) -> None:
 @pytest.mark.parametrize(("value", "text"), [(7, "7"), (1.5, "1.5"), ("😀", "😀"), (None, "")])
 def test_plain_values_become_text(value: object, text: str) -> None:
     assert as_text(value, name="body") == text
+
+
+# Some of the rows
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
+def test_rows_that_are_skipped_are_left_out_and_the_others_keep_their_line(ending: str) -> None:
+    frame = pd.DataFrame({"x": range(2_500)})
+    match ending:
+        case "jsonl":
+            frame.to_json("a.jsonl", orient="records", lines=True)
+        case "csv":
+            frame.to_csv("a.csv", index=False)
+        case _:
+            frame.to_parquet("a.parquet", row_group_size=1_200)
+    wanted = {0, 999, 1_000, 1_199, 2_499}
+    source = Source(f"a.{ending}")
+    found = list(read_rows(source, skips=lambda position: position not in wanted))
+    assert [int(row.values["x"]) for row in found] == sorted(wanted)
+    every = {int(row.values["x"]): row.line for row in read_rows(source)}
+    assert [row.line for row in found] == [every[x] for x in sorted(wanted)]
+
+
+def test_lines_that_are_skipped_are_not_parsed() -> None:
+    source = write("a.jsonl", '{"x": 1}\n{"x": \n\n{"x": 3}\n')
+    found = read_rows(source, skips=lambda position: position == 1)
+    assert [(row.line, row.values, row.fault) for row in found] == [
+        (1, {"x": 1}, None),
+        (4, {"x": 3}, None),
+    ]

@@ -16,7 +16,7 @@ from llmft.models.device import Precision, autocast
 from llmft.models.heads import LabelSpace
 from llmft.models.loading import load_model
 from llmft.models.saved import SavedModel
-from llmft.prediction.inference import Predictor, plan_batches, prepare_for_prediction
+from llmft.prediction.inference import Predictor, group_by_length, prepare_for_prediction
 from tests.conftest import make_card, make_text
 
 FIELDS = FieldsConfig()
@@ -87,34 +87,35 @@ def test_a_row_without_text_is_a_fault(predictor) -> None:
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("tuning", ["full", "lora"])
+@pytest.mark.parametrize("tuning", ["full", "lora", "qlora"])
 def test_a_model_prepared_for_prediction_says_the_same(
     tiny_qwen: Path, precision: Precision, tuning: str
 ) -> None:
     """H6: adapters are merged in float32 only, where nothing is rounded by it."""
-    lora = LoraConfig(rank=4) if tuning == "lora" else None
+    lora = LoraConfig(rank=4) if tuning != "full" else None
     base = BaseConfig(model=str(tiny_qwen), tuning=tuning, lora=lora)
     space = LabelSpace("regression", ["risk"])
-    model = load_model(base, labels=space, pad_token_id=0, seed=1).model.eval()
+    loaded = load_model(base, labels=space, pad_token_id=0, seed=1, precision=precision)
+    model = loaded.model.eval()
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
-    ids = torch.arange(5, 45).reshape(4, 10)
+    ids = torch.arange(5, 45, device=next(model.parameters()).device).reshape(4, 10)
     with torch.no_grad(), autocast(ids.device, precision):
         expected = model(ids).logits
         prepared = prepare_for_prediction(model, precision)
         found = prepared(ids).logits
     is_merged = not any("lora" in name for name, _ in prepared.named_parameters())
-    assert is_merged == (precision == "float32" or tuning == "full")
+    assert is_merged == (tuning == "full" or (precision, tuning) == ("float32", "lora"))
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 if is_merged else 0)
 
 
 def test_batches_hold_each_row_once_longest_first_within_the_token_bound() -> None:
     lengths = [5, 4000, 300, 4000, 4000, 4000, 4000, 7, 7]
-    batches = plan_batches(lengths)
+    batches = group_by_length(lengths)
     assert sorted(i for batch in batches for i in batch) == list(range(9))
     assert lengths[batches[0][0]] == 4000
     for batch in batches:
         assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= 16_384
-    assert max(len(batch) for batch in plan_batches([1] * 200)) == 64
+    assert max(len(batch) for batch in group_by_length([1] * 200)) == 64

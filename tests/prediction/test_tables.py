@@ -10,23 +10,33 @@ import pyarrow.parquet as pq
 import pytest
 
 from llmft.errors import UserError
-from llmft.prediction.tables import check_ending, read_table, write_table
+from llmft.prediction.tables import (
+    Layout,
+    check_ending,
+    find_types,
+    join_tables,
+    read_input,
+    read_types,
+    write_table,
+)
 
 ROWS = [
     {"id": "a", "text": 'one, "two"\nthree', "extra": {"deep": [1]}},
     {"id": "b", "text": "four", "late": "only here"},
 ]
 ADDED = [{"prediction": 1.5, "score_x": 1.5}, {"prediction": None, "score_x": None}]
+SCHEMA = pa.schema({"prediction": pa.float64(), "score_x": pa.float64()})
+LAYOUT = Layout(["id", "text", "extra", "late"], None, SCHEMA)
 
 
 def test_jsonl_keeps_unknown_fields(tmp_path: Path) -> None:
-    write_table(tmp_path / "out.jsonl", ROWS, ADDED, schema=None)
-    found, _ = read_table(tmp_path / "out.jsonl")
+    write_table(tmp_path / "out.jsonl", ROWS, ADDED, layout=LAYOUT)
+    found = list(read_input(tmp_path / "out.jsonl"))
     assert found == [{**row, **added} for row, added in zip(ROWS, ADDED, strict=True)]
 
 
 def test_csv_has_a_column_for_every_field_of_any_row(tmp_path: Path) -> None:
-    write_table(tmp_path / "out.csv", ROWS, ADDED, schema=None)
+    write_table(tmp_path / "out.csv", ROWS, ADDED, layout=LAYOUT)
     with (tmp_path / "out.csv").open(newline="") as file:
         found = list(csv.DictReader(file))
     assert list(found[0]) == ["id", "text", "extra", "late", "prediction", "score_x"]
@@ -39,8 +49,9 @@ def test_parquet_keeps_the_types_of_its_input(tmp_path: Path) -> None:
     day = datetime.date(2024, 1, 31)
     table = pa.table({"day": pa.array([day, None], pa.date32()), "n": pa.array([1, 2], pa.int8())})
     pq.write_table(table, tmp_path / "in.parquet")
-    rows, schema = read_table(tmp_path / "in.parquet")
-    write_table(tmp_path / "out.parquet", rows, ADDED, schema=schema)
+    rows, types = list(read_input(tmp_path / "in.parquet")), read_types(tmp_path / "in.parquet")
+    layout = Layout(types.names, types, SCHEMA)
+    write_table(tmp_path / "out.parquet", rows, ADDED, layout=layout)
     found = pq.read_table(tmp_path / "out.parquet")
     assert found.schema.field("day").type == pa.date32()
     assert found.schema.field("n").type == pa.int8()
@@ -49,26 +60,59 @@ def test_parquet_keeps_the_types_of_its_input(tmp_path: Path) -> None:
 
 def test_a_column_of_mixed_types_cannot_become_parquet(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="'n' holds what Parquet cannot"):
-        write_table(tmp_path / "out.parquet", [{"n": 1}, {"n": "two"}], ADDED, schema=None)
-    assert list(tmp_path.iterdir()) == []
+        find_types([{"n": 1}, {"n": "two"}], pa.schema([]))
+    with pytest.raises(UserError, match="'n' holds what Parquet cannot"):
+        find_types([{"n": "two"}], find_types([{"n": 1}], pa.schema([])))
+
+
+@pytest.mark.parametrize(
+    ("early", "late", "kind"),
+    [
+        (None, 1, pa.int64()),
+        (1, 2.5, pa.float64()),
+        ([], ["a"], pa.list_(pa.string())),
+        ({"a": 1}, {"b": "x"}, pa.struct({"a": pa.int64(), "b": pa.string()})),
+    ],
+)
+def test_types_become_wider_as_rows_are_seen(early, late, kind: pa.DataType) -> None:
+    types = find_types([{"late": late}], find_types([{"late": early}], pa.schema([])))
+    assert types.field("late").type == kind
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
+def test_joined_tables_are_the_table_of_all_rows(tmp_path: Path, ending: str) -> None:
+    fields = ["a\nb", "n"]
+    layout = Layout(fields, pa.schema({"a\nb": pa.string(), "n": pa.int64()}), SCHEMA)
+    rows = [{"a\nb": f"line\n{i}", "n": i} for i in range(6)]
+    added = [{"prediction": None if i < 2 else 0.5, "score_x": None} for i in range(6)]
+    parts = [tmp_path / f"{start}.{ending}" for start in (0, 2, 4)]
+    for part, start in zip(parts, (0, 2, 4), strict=True):
+        write_table(part, rows[start : start + 2], added[start : start + 2], layout=layout)
+    join_tables(parts, tmp_path / f"joined.{ending}")
+    write_table(tmp_path / f"whole.{ending}", rows, added, layout=layout)
+    joined, whole = (list(read_input(tmp_path / f"{n}.{ending}")) for n in ("joined", "whole"))
+    assert joined == whole
+    assert len(joined) == 6
 
 
 def test_nan_becomes_null_in_jsonl(tmp_path: Path) -> None:
-    write_table(tmp_path / "out.jsonl", [{"n": float("nan")}], [{"prediction": 1}], schema=None)
+    layout = Layout(["n"], None, SCHEMA)
+    write_table(tmp_path / "out.jsonl", [{"n": float("nan")}], [{"prediction": 1}], layout=layout)
     assert json.loads((tmp_path / "out.jsonl").read_text()) == {"n": None, "prediction": 1}
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
 def test_text_that_is_no_unicode_is_one_message_and_no_file(tmp_path: Path, ending: str) -> None:
+    layout = Layout(["n"], pa.schema({"n": pa.string()}), SCHEMA)
     with pytest.raises(UserError):
-        write_table(tmp_path / f"out.{ending}", [{"n": "\ud800"}], ADDED[:1], schema=None)
+        write_table(tmp_path / f"out.{ending}", [{"n": "\ud800"}], ADDED[:1], layout=layout)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_broken_line_is_named(tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text('{"id": 1}\n{"id": \n')
     with pytest.raises(UserError, match=r"in\.jsonl:2: broken JSON"):
-        read_table(tmp_path / "in.jsonl")
+        list(read_input(tmp_path / "in.jsonl"))
 
 
 def test_an_unknown_ending_is_refused() -> None:

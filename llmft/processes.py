@@ -1,0 +1,106 @@
+"""The processes of a launch: which one this is, and how they wait for one another.
+
+`torchrun` and `accelerate launch` tell each process its place in the environment.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+
+_PATIENCE = timedelta(hours=2)
+"""For a process that works alone, as when the main one tokenises all rows; GPUs wait 10 minutes."""
+
+
+def _is_launcher(process: int) -> bool:
+    try:
+        command = Path(f"/proc/{process}/cmdline").read_bytes()
+    except OSError:  # not Linux, or gone already
+        return "TORCHELASTIC_RUN_ID" in os.environ
+    return any(name in command for name in (b"torchrun", b"torch.distributed", b"accelerate"))
+
+
+# While it is imported, since all that follows takes long enough for a launcher to die in.
+_PARENT = os.getppid()
+_IS_LAUNCHED = _is_launcher(_PARENT)
+
+
+def get_rank() -> int:
+    """Return the place of this process among all; 0 is the main one, which writes and logs."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def get_world_size() -> int:
+    """Return the number of processes, over all nodes."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main() -> bool:
+    """Return whether this is the process that writes and logs."""
+    return get_rank() == 0
+
+
+def has_launcher() -> bool:
+    """Return whether a launcher started this process, be it the only one."""
+    return "RANK" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
+
+
+def is_orphan() -> bool:
+    """Return whether the launcher that started this process is gone (R9).
+
+    A shell does not count: what it leaves running in the background is meant to go on.
+    """
+    return _IS_LAUNCHED and os.getppid() != _PARENT
+
+
+def wait_for_all() -> None:
+    """Go on when all processes have come here."""
+    if get_world_size() > 1:
+        import torch
+        from accelerate import PartialState
+
+        state = PartialState(cpu=not torch.cuda.is_available(), timeout=_PATIENCE)
+        state.wait_for_everyone()
+
+
+def is_any(flag: bool) -> bool:
+    """Return whether the flag is set in any process; all have to ask, and get the same answer."""
+    if get_world_size() == 1:
+        return flag
+    import torch
+    from torch import distributed
+
+    device = "cpu" if distributed.get_backend() == "gloo" else "cuda"
+    flags = torch.tensor([flag], dtype=torch.int32, device=device)
+    distributed.all_reduce(flags, op=distributed.ReduceOp.MAX)
+    return bool(flags.item())
+
+
+def ask_main(compute: Callable[[], T]) -> T:
+    """Return what the main process finds, in all of them; they wait as in `main_first`."""
+    if get_world_size() == 1:
+        return compute()
+    from accelerate.utils import broadcast_object_list
+
+    found: list[T | None] = [compute() if is_main() else None]
+    wait_for_all()
+    answer: T = broadcast_object_list(found)[0]
+    return answer
+
+
+@contextmanager
+def main_first() -> Iterator[None]:
+    """Let the main process through first, so that the others find what it leaves on disk.
+
+    Where it fails they wait until their launcher stops them, and say nothing: one fault, one
+    message.
+    """
+    if not is_main():
+        wait_for_all()
+    yield
+    if is_main():
+        wait_for_all()

@@ -1,0 +1,200 @@
+"""Parts: which there are, who makes them, and what happens when things have changed since."""
+
+import json
+import os
+import tracemalloc
+from pathlib import Path
+
+import pytest
+
+from llmft.config.recipe import BaseConfig
+from llmft.errors import UserError
+from llmft.models.heads import LabelSpace
+from llmft.prediction import parts as parts_module
+from llmft.prediction.parts import (
+    Part,
+    claim_folder,
+    list_missing,
+    plan_parts,
+    predict_parts,
+    write_manifest,
+)
+from llmft.prediction.surveys import ChangedError, survey_inputs
+from tests.conftest import make_card
+
+FOLDER = Path("out")
+CARD = make_card(BaseConfig(model="builtin:tiny-qwen2"), LabelSpace("regression", ["risk"]))
+
+
+@pytest.fixture(autouse=True)
+def _small_parts(monkeypatch: pytest.MonkeyPatch, workspace: Path) -> None:
+    monkeypatch.setattr(parts_module, "ROWS_PER_PART", 3)
+
+
+def write_rows(name: str, num_rows: int, *, text: str = "bank") -> Path:
+    lines = [json.dumps({"text": text, "n": i}) + "\n" for i in range(num_rows)]
+    Path(name).write_text("".join(lines))
+    return Path(name)
+
+
+def plan(*inputs: Path, model: str = "m") -> list[Part]:
+    claim_folder(FOLDER, model_hash=model, inputs=inputs)
+    surveys = survey_inputs(FOLDER, inputs, card=CARD, ending=None)
+    return plan_parts(FOLDER, inputs, surveys, ending=None)
+
+
+def square(rows):
+    return [{"prediction": row["n"] ** 2, "score_risk": None} for row in rows]
+
+
+def run(parts: list[Part], predict=square) -> None:
+    predict_parts(parts, predict=predict, card=CARD, report=lambda _: None)
+
+
+def read_predictions() -> list[int]:
+    names = json.loads((FOLDER / "_manifest.json").read_text())["parts"]
+    lines = [line for name in names for line in (FOLDER / name).read_text().splitlines()]
+    return [json.loads(line)["prediction"] for line in lines]
+
+
+def test_parts_are_named_after_input_and_first_row() -> None:
+    found = plan(write_rows("a.jsonl", 7), write_rows("b.jsonl", 0))
+    assert [(part.path.name, part.num_rows) for part in found] == [
+        ("a-000000000000.jsonl", 3),
+        ("a-000000000003.jsonl", 3),
+        ("a-000000000006.jsonl", 1),
+        ("b-000000000000.jsonl", 0),
+    ]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 7])
+def test_r3_any_number_of_processes_makes_each_part_once(
+    world_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = plan(write_rows("a.jsonl", 10), write_rows("b.jsonl", 5))
+    monkeypatch.setenv("WORLD_SIZE", str(world_size))
+    made: list[Path] = []
+    for rank in range(world_size):
+        monkeypatch.setenv("RANK", str(rank))
+        assert plan(Path("a.jsonl"), Path("b.jsonl")) == found
+        missing = list_missing(found)
+        made += [part.path for part in missing]
+        assert not missing or not write_manifest(FOLDER, found, model_hash="m")
+        run(missing)
+    assert sorted(made) == sorted(part.path for part in found)
+    assert write_manifest(FOLDER, found, model_hash="m")
+    assert read_predictions() == [n**2 for size in (10, 5) for n in range(size)]
+
+
+def test_what_was_predicted_before_a_crash_is_not_predicted_again() -> None:
+    found = plan(write_rows("a.jsonl", 10))
+    seen: list[int] = []
+
+    def die_at_six(rows):
+        if rows[0]["n"] == 6:
+            raise KeyboardInterrupt
+        return square(rows)
+
+    def count(rows):
+        seen.extend(row["n"] for row in rows)
+        return square(rows)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(list_missing(found), die_at_six)
+    torn = FOLDER / ".a-000000000006.jsonl.x1y2"
+    torn.write_text("half a li")
+    run(list_missing(plan(Path("a.jsonl"))), count)
+    assert seen == [6, 7, 8, 9]
+    assert write_manifest(FOLDER, found, model_hash="m")
+    assert read_predictions() == [n**2 for n in range(10)]
+    assert not torn.exists()
+
+
+def test_another_model_or_other_inputs_are_refused_and_nothing_is_lost() -> None:
+    path = write_rows("a.jsonl", 4)
+    run(plan(path))
+    before = sorted(FOLDER.rglob("*"))
+    with pytest.raises(ChangedError, match="the model is another one"):
+        plan(path, model="other")
+    with pytest.raises(ChangedError, match=r"the inputs are others \(b\.jsonl in one"):
+        plan(path, write_rows("b.jsonl", 1))
+    os.utime(path, ns=(1, 1))  # another time alone is no other input
+    assert list_missing(plan(path)) == []
+    write_rows("a.jsonl", 5)
+    with pytest.raises(ChangedError, match=r"a\.jsonl: changed since .* out/a-\*\.jsonl"):
+        plan(path)
+    assert sorted(FOLDER.rglob("*")) == before
+    (FOLDER / "_state/a.jsonl.json").unlink()  # as the message says
+    for part in FOLDER.glob("a-*.jsonl"):
+        part.unlink()
+    assert len(list_missing(plan(path))) == 2
+
+
+def test_a_folder_of_somebody_else_is_refused() -> None:
+    FOLDER.mkdir()
+    (FOLDER / "thesis.jsonl").write_text("{}")
+    with pytest.raises(ChangedError, match="name a new folder"):
+        plan(write_rows("a.jsonl", 1))
+    assert [path.name for path in FOLDER.iterdir()] == ["thesis.jsonl"]
+
+
+def test_an_input_that_changes_meanwhile_gives_no_part() -> None:
+    found = plan(write_rows("a.jsonl", 2))
+
+    def change(rows):
+        write_rows("a.jsonl", 3)
+        return square(rows)
+
+    with pytest.raises(UserError, match="changed while it was read"):
+        run(found, change)
+    assert list_missing(found) == found
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ('{"text": ', r"a\.jsonl:2: broken JSON"),
+        ('{"text": "\\ud800"}', r"a\.jsonl: row 2: cannot be written: .*surrogates"),
+        ('{"text": "x", "score_risk": 1}', r"a\.jsonl: has a column 'score_risk' already"),
+    ],
+)
+def test_a_row_that_cannot_be_used_stops_before_anything_is_predicted(
+    line: str, complaint: str
+) -> None:
+    Path("a.jsonl").write_text(f'{{"text": "bank"}}\n{line}\n')
+    with pytest.raises(UserError, match=complaint):
+        plan(Path("a.jsonl"))
+    assert not list(FOLDER.glob("*.jsonl"))
+
+
+def test_rows_without_text_are_counted() -> None:
+    Path("a.jsonl").write_text('{"text": "bank"}\n{"text": ""}\n{"text": null}\n')
+    (part,) = plan(Path("a.jsonl"))
+    assert (part.survey.num_rows, part.survey.num_empty) == (3, 2)
+    assert part.survey.first_fault == "empty text: nothing in text"
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_memory_does_not_grow_with_the_input(ending: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three times the rows, of 1 kB each, and the same peak; a thousand are read at once."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    monkeypatch.setattr(parts_module, "ROWS_PER_PART", 400)
+    peaks = []
+    for num_rows in (3_000, 9_000):
+        name = f"rows{num_rows}.{ending}"
+        rows = [{"text": f"{i} " + "bank " * 200, "n": i} for i in range(num_rows)]
+        if ending == "parquet":
+            pq.write_table(pa.Table.from_pylist(rows), name, row_group_size=num_rows)
+        else:
+            Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        del rows
+        folder = Path(f"out{num_rows}")
+        tracemalloc.start()
+        claim_folder(folder, model_hash="m", inputs=[Path(name)])
+        surveys = survey_inputs(folder, [Path(name)], card=CARD, ending=None)
+        run(plan_parts(folder, [Path(name)], surveys, ending=None))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.3 * peaks[0]
