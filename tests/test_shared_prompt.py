@@ -37,7 +37,7 @@ def task(write_scores_task: Callable[..., Path]) -> Path:
     return path
 
 
-@pytest.mark.parametrize("tuning", ["lora", "full"])
+@pytest.mark.parametrize("tuning", ["lora", "qlora", "full"])
 @pytest.mark.parametrize("prompt", [PROMPT, None])
 def test_50_steps_with_and_without_sharing_end_in_the_same_metric(
     task: Path, write_recipe: Callable[..., Path], tiny_qwen: Path, tuning: str, prompt: str | None
@@ -46,7 +46,7 @@ def test_50_steps_with_and_without_sharing_end_in_the_same_metric(
         tiny_qwen, tuning=tuning, prompt=prompt,
         train=", steps: 50, eval_steps: 50, gradient_accumulation_steps: 2",
     )  # fmt: skip
-    no_dropout = ["base.lora.dropout=0"] if tuning == "lora" else []
+    no_dropout = ["base.lora.dropout=0"] if tuning != "full" else []
     shared, plain = (
         read_json(run(recipe, name, *no_dropout, *settings) / "training_metadata.json")
         for name, settings in (("shared", []), ("plain", WITHOUT_SHARING))
@@ -71,13 +71,14 @@ def test_predictions_are_the_same_with_a_kept_prompt(
         assert a["score_risk"] == pytest.approx(b["score_risk"], abs=1e-4)
 
 
+@pytest.mark.parametrize("tuning", ["lora", "qlora"])
 def test_a_shared_run_resumes_in_the_middle_of_an_epoch(
-    task: Path, write_recipe: Callable[..., Path], tiny_qwen: Path,
+    task: Path, write_recipe: Callable[..., Path], tiny_qwen: Path, tuning: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """R5, with dropout and checkpointing."""
     recipe = write_recipe(
-        tiny_qwen, tuning="lora", prompt=PROMPT,
+        tiny_qwen, tuning=tuning, prompt=PROMPT,
         train=", gradient_checkpointing: true, eval_steps: 3",
     )  # fmt: skip
     whole = run(recipe, "whole")

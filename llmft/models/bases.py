@@ -1,7 +1,9 @@
 """Find a base: on this machine or on the Hub, its tokenizer and its configuration."""
 
 import contextlib
+import functools
 import importlib.util
+import logging
 import os
 import tempfile
 from pathlib import Path
@@ -16,7 +18,8 @@ from llmft.errors import UserError
 # A table of every new head and a bar per file would bury what a run has to say.
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
-
+# bitsandbytes asks for a package that would fetch a faster kernel from the Hub (H7).
+logging.getLogger("bitsandbytes.backends.cpu").setLevel(logging.ERROR)
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
@@ -43,7 +46,8 @@ def locate_base(config: BaseConfig) -> str:
 
             return str(get_model_path())
         case "builtin:tiny-qwen2":
-            return str(_build_tiny_qwen2())
+            cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+            return str(_build_tiny_qwen2(Path(cache) / "llmft"))
         case name:
             return name
 
@@ -163,23 +167,29 @@ def read_config(config: BaseConfig) -> Any:
     """Read the base's configuration.
 
     Raises:
-        UserError: If the base is not there.
+        UserError: If the base is not there, or holds quantised weights.
     """
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(
+        found = AutoConfig.from_pretrained(
             locate_base(config), revision=config.revision, trust_remote_code=False
         )
     except (OSError, ValueError) as error:
         raise explain_missing(config, error) from error
+    if getattr(found, "quantization_config", None) is not None:
+        raise UserError(
+            f"base.model: the weights of {config.model} are quantised already; name the base that "
+            "they were made from, with `tuning: qlora` to hold it in 4 bit"
+        )
+    return found
 
 
-def _build_tiny_qwen2() -> Path:
+@functools.cache
+def _build_tiny_qwen2(cache: Path) -> Path:
     """Return a cached folder of the tiny Qwen2, named after its bytes; it takes 0.2 s to build."""
     from llmft.models.tiny_qwen2 import build_tiny_qwen2
 
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llmft"
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache) as building:
         built = Path(building) / "tiny-qwen2"

@@ -1,5 +1,6 @@
 """Where to compute and in which precision."""
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
@@ -9,8 +10,11 @@ Precision = Literal["float32", "bfloat16"]
 
 
 def choose_device() -> torch.device:
-    """Return the GPU if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """Return this process's GPU, else the CPU; more processes than GPUs share them."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    rank = int(os.environ.get("LOCAL_RANK", "0"))
+    return torch.device("cuda", rank % torch.cuda.device_count())
 
 
 def choose_precision(wanted: Literal["auto", "float32", "bfloat16"]) -> Precision:

@@ -146,3 +146,13 @@ def fold_scale(model: nn.Module, scale: TargetScale) -> None:
     layer.weight.mul_(std_D[:, None])
     if layer.bias is not None:
         layer.bias.mul_(std_D).add_(scale.mean_D.to(layer.weight.device))
+
+
+@torch.no_grad()
+def unfold_scale(model: nn.Module, scale: TargetScale) -> None:
+    """Undo `fold_scale`, in place: a head that gives the labels' units learns from there on."""
+    layer = find_output_layer(model)
+    std_D = scale.std_D.to(layer.weight.device)
+    layer.weight.div_(std_D[:, None])
+    if layer.bias is not None:
+        layer.bias.sub_(scale.mean_D.to(layer.weight.device)).div_(std_D)

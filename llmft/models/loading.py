@@ -9,8 +9,15 @@ from llmft.config.loading import suggest
 from llmft.config.recipe import BaseConfig, LoraConfig
 from llmft.data.fields import shorten_list
 from llmft.errors import UserError
-from llmft.models.bases import explain_missing, locate_base
+from llmft.models.bases import explain_missing, locate_base, read_config
+from llmft.models.device import Precision
 from llmft.models.heads import LabelSpace, compute_head_in_float32, find_head
+from llmft.models.quantised import (
+    belongs_to_base,
+    make_quantisation,
+    prepare_quantised,
+    refuse_absent_quantiser,
+)
 
 
 class NewModel(NamedTuple):
@@ -21,16 +28,33 @@ class NewModel(NamedTuple):
     """Modules whose weights are not in the base and were initialised at random."""
 
 
-def load_model(config: BaseConfig, *, labels: LabelSpace, pad_token_id: int, seed: int) -> NewModel:
-    """Load the base in float32 under a new head, with adapters if the recipe wants them.
+def load_model(
+    config: BaseConfig,
+    *,
+    labels: LabelSpace,
+    pad_token_id: int,
+    seed: int,
+    precision: Precision = "float32",
+) -> NewModel:
+    """Load the base under a new head, with adapters if the recipe wants them.
 
     Every module that is not in the base is trained in full and is never adapted (H2, H8).
 
+    Args:
+        config: The base: in float32, or in 4 bit for qlora, where it lies on its device at once.
+        labels: What the head puts out.
+        pad_token_id: What the tokenizer pads with.
+        seed: Seed of the new weights.
+        precision: What a base in 4 bit is computed in.
+
     Raises:
-        UserError: If the base is not there or has no safetensors weights.
+        UserError: If the base is not there or has no safetensors weights, or bitsandbytes is
+            needed and not there.
     """
     torch.manual_seed(seed)
-    model, info = _load_pretrained(config, labels=labels, pad_token_id=pad_token_id)
+    model, info = _load_pretrained(
+        config, labels=labels, pad_token_id=pad_token_id, precision=precision
+    )
     missing = sorted(info["missing_keys"])
     _refuse_untrained_layers(model, missing, config)
     new_modules = list(dict.fromkeys(key.rpartition(".")[0] for key in missing))
@@ -38,12 +62,12 @@ def load_model(config: BaseConfig, *, labels: LabelSpace, pad_token_id: int, see
         raise UserError(
             f"base.model: {config.model} already has a head for this task; name a base without one"
         )
-    if config.tuning == "lora":
+    if config.tuning != "full":
         find_adapted_layers(model, config)
         # A head of several layers is saved as one module, as PEFT does by itself.
         heads = [m.partition(".")[0] if m.startswith("classifier.") else m for m in new_modules]
         new_modules = list(dict.fromkeys(heads))
-        model = _add_adapters(model, config, new_modules)
+        model = add_adapters(model, config, new_modules)
     compute_head_in_float32(model)
     return NewModel(model, new_modules)
 
@@ -77,18 +101,18 @@ def find_adapted_layers(model: Any, config: BaseConfig) -> list[nn.Linear]:
     ]
 
 
-def load_base_for_adapter(config: BaseConfig, *, labels: LabelSpace, pad_token_id: int) -> Any:
+def load_base_for_adapter(
+    config: BaseConfig, *, labels: LabelSpace, pad_token_id: int, precision: Precision
+) -> Any:
     """Load the base that a saved adapter belongs on; the adapter brings the head."""
-    return _load_pretrained(config, labels=labels, pad_token_id=pad_token_id)[0]
+    return _load_pretrained(config, labels=labels, pad_token_id=pad_token_id, precision=precision)[
+        0
+    ]
 
 
 def _refuse_untrained_layers(model: Any, missing: list[str], config: BaseConfig) -> None:
     """Stop if layers of the base itself would be left at random; only a pooler may be new."""
-    inside = [
-        key
-        for key in missing
-        if key.startswith(f"{model.base_model_prefix}.") and ".pooler." not in key
-    ]
+    inside = [key for key in missing if belongs_to_base(model, key)]
     if inside:
         raise UserError(
             f"base.model: the weights of {config.model} lack {len(inside)} tensors of its "
@@ -98,10 +122,14 @@ def _refuse_untrained_layers(model: Any, missing: list[str], config: BaseConfig)
 
 
 def _load_pretrained(
-    config: BaseConfig, *, labels: LabelSpace, pad_token_id: int
+    config: BaseConfig, *, labels: LabelSpace, pad_token_id: int, precision: Precision
 ) -> tuple[Any, dict[str, Any]]:
     from transformers import AutoModelForSequenceClassification
 
+    quantisation: dict[str, Any] = {}
+    if config.tuning == "qlora":
+        refuse_absent_quantiser(config)
+        quantisation = make_quantisation(read_config(config), precision=precision)
     ids = dict(enumerate(labels.logit_names))
     try:
         model, info = AutoModelForSequenceClassification.from_pretrained(
@@ -116,6 +144,7 @@ def _load_pretrained(
             problem_type=labels.problem_type,
             pad_token_id=pad_token_id,
             output_loading_info=True,
+            **quantisation,
         )
     except (OSError, ValueError) as error:
         raise explain_missing(config, error) from error
@@ -125,10 +154,13 @@ def _load_pretrained(
             f"{len(ids)} outputs; is it a finished model with a head of its own? "
             f"{str(error).splitlines()[0]}"
         ) from error
+    if quantisation:
+        prepare_quantised(model)
     return model, info
 
 
-def _add_adapters(model: Any, config: BaseConfig, new_modules: list[str]) -> Any:
+def add_adapters(model: Any, config: BaseConfig, new_modules: list[str]) -> Any:
+    """Return a model with adapters, of which the new modules are trained in full."""
     import peft
 
     lora = config.lora or LoraConfig()

@@ -22,6 +22,7 @@ from llmft.models.bases import hash_base, was_pretrained
 from llmft.models.device import Precision, autocast, choose_precision
 from llmft.models.heads import LabelSpace, compute_head_in_float32
 from llmft.models.loading import load_base_for_adapter
+from llmft.models.quantised import count_weights
 
 CARD_NAME = "llmft.json"
 
@@ -89,8 +90,8 @@ def make_card(
         tokens=config.tokens,
         precision=choose_precision(config.train.precision),
         data_fingerprint=data.fingerprint,
-        num_parameters=sum(p.numel() for p in model.parameters()),
-        num_trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        num_parameters=sum(count_weights(p) for p in model.parameters()),
+        num_trainable=sum(count_weights(p) for p in model.parameters() if p.requires_grad),
     )
 
 
@@ -132,7 +133,7 @@ def save_model(model: Any, *, tokenizer: Any, card: ModelCard, folder: Path) -> 
 
 
 def load_saved(folder: Path) -> SavedModel:
-    """Open a folder that `save_model` wrote, in float32, in evaluation mode.
+    """Open a folder that `save_model` wrote, as its base was loaded for training, to evaluate.
 
     Raises:
         UserError: If it is no such folder, or its base is not there.
@@ -151,7 +152,10 @@ def load_saved(folder: Path) -> SavedModel:
                     "trained on: its weights changed; restore them or train again"
                 )
             base = load_base_for_adapter(
-                card.base, labels=card.label_space, pad_token_id=tokenizer.pad_token_id
+                card.base,
+                labels=card.label_space,
+                pad_token_id=tokenizer.pad_token_id,
+                precision=card.precision,
             )
             model: nn.Module = PeftModel.from_pretrained(base, folder)
         else:

@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from tokenizers import pre_tokenizers, trainers
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
@@ -42,7 +43,14 @@ def build_tiny_qwen2(directory: Path) -> None:
         torch.manual_seed(_SEED)
         model = Qwen2ForCausalLM(config)
     _scale_weights(model)
-    model.save_pretrained(directory)
+    # Not by the model's own method, which in a launch writes in the main process only.
+    directory.mkdir(parents=True, exist_ok=True)
+    config.architectures = [type(model).__name__]
+    config.save_pretrained(directory)
+    weights = {
+        name: w for name, w in model.state_dict().items() if name != "lm_head.weight"
+    }  # tied
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
     tokenizer.save_pretrained(directory)
 
 

@@ -1,4 +1,7 @@
-"""Every family with every head, full and LoRA: trained, saved, reopened, the same in any batch."""
+"""Every family with every head, full and LoRA: trained, saved, reopened, the same in any batch.
+
+And with QLoRA: every family once, and every head once.
+"""
 
 import json
 import random
@@ -41,7 +44,11 @@ ROWS = [
     }
     for i in range(44)
 ]  # fmt: skip
-CASES = [(f, h, t) for f in CONFIGS for h in HEADS for t in ("full", "lora")]
+CASES = [
+    *[(f, h, t) for f in CONFIGS for h in HEADS for t in ("full", "lora")],
+    *[(f, "multiclass", "qlora") for f in CONFIGS],
+    *[("qwen2", h, "qlora") for h in HEADS if h != "multiclass"],
+]
 NAMES = [" ".join(case) for case in CASES]
 
 
@@ -95,7 +102,8 @@ def test_h1_h5_h8_a_fresh_process_opens_it_with_equal_logits(
 ) -> None:
     saved = load_saved(runs[name] / "model")
     with torch.inference_mode():
-        expected = saved.model(input_ids=torch.tensor([[5, 6, 7, 8, 9]])).logits[0].tolist()
+        ids = torch.tensor([[5, 6, 7, 8, 9]], device=next(saved.model.parameters()).device)
+        expected = saved.model(input_ids=ids).logits[0].tolist()
     assert len(expected) == {"regression": 2, "binary": 1}.get(saved.card.head, 3)
     for way in ("plain", "llmft"):
         assert reopened[name][way] == pytest.approx(expected, abs=1e-5), way
@@ -120,8 +128,18 @@ def test_h2_h8_head_and_adapters_are_float32_and_have_moved(
     before = dict(start.named_parameters())
     for key, after in trained.named_parameters():
         if before[key].requires_grad and re.search(r"score|classifier|lora_B", key):
-            assert after.dtype == torch.float32
+            assert after.dtype == torch.float32, f"{key} is {after.dtype}"
             assert not torch.equal(before[key], after), f"{key} was not trained"
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if "regression" in n])
+def test_every_trained_weight_takes_part_in_every_step(name: str, runs: dict[str, Path]) -> None:
+    """Processes wait for each other's gradient of every trained weight."""
+    card = read_card(runs[name] / "model")
+    model = load_model(card.base, labels=card.label_space, pad_token_id=0, seed=42).model
+    model(input_ids=torch.tensor([[5, 6, 7, 8, 9]])).logits.sum().backward()
+    idle = [key for key, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert not idle
 
 
 @pytest.mark.parametrize("family", [f for f in CONFIGS if f not in DECODERS])

@@ -17,29 +17,34 @@ MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
 
 
 def load(base: Path, *, tuning: str) -> nn.Module:
-    lora = LoraConfig(rank=4, dropout=0.1) if tuning == "lora" else None
+    lora = LoraConfig(rank=4, dropout=0.1) if tuning != "full" else None
     config = BaseConfig(model=str(base), tuning=tuning, lora=lora)
     labels = LabelSpace("regression", ["risk", "calm"])
-    return load_model(config, labels=labels, pad_token_id=0, seed=0).model
+    return load_model(config, labels=labels, pad_token_id=0, seed=0, precision="bfloat16").model
 
 
 def compute(model: nn.Module) -> list[torch.Tensor]:
     """Return logits and all gradients."""
     torch.manual_seed(1)
-    with autocast(torch.device("cpu"), "bfloat16"):
-        logits = model.train()(input_ids=IDS, attention_mask=MASK).logits
+    device = next(model.parameters()).device
+    with autocast(device, "bfloat16"):
+        logits = model.train()(input_ids=IDS.to(device), attention_mask=MASK.to(device)).logits
     logits.square().sum().backward()
     return [logits, *[p.grad for p in model.parameters() if p.requires_grad]]
 
 
 @pytest.mark.parametrize("family", ["tiny_qwen", "tiny_bert"])
+@pytest.mark.parametrize("tuning", ["lora", "qlora"])
 def test_outputs_and_gradients_are_bit_equal_to_those_of_autocast(
-    family: str, request: pytest.FixtureRequest
+    family: str, tuning: str, request: pytest.FixtureRequest
 ) -> None:
     base = request.getfixturevalue(family)
-    expected = compute(load(base, tuning="lora"))
-    model = load(base, tuning="lora")
+    expected = compute(load(base, tuning=tuning))
+    model = load(base, tuning=tuning)
+    packed = [p for p in model.parameters() if p.dtype == torch.uint8]
     cast_frozen_weights(model)
+    assert bool(packed) == (tuning == "qlora")
+    assert packed == [p for p in model.parameters() if p.dtype == torch.uint8]
     assert any(p.dtype == torch.bfloat16 for p in model.parameters())
     found = compute(model)
     assert len(found) == len(expected) > 3
