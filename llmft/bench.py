@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llmft.benchmarks.article_only import Plan, measure_article_only
+from llmft.benchmarks.gpu import SIZES, measure_gpu
 from llmft.benchmarks.prompt_arms import Shape
 from llmft.benchmarks.prompt_growth import measure_growth
 from llmft.benchmarks.shared_prompt import SHAPES, measure_shared_prompt
@@ -15,7 +16,7 @@ from llmft.config.task import FieldsConfig
 from llmft.data.fields import RowFaultError, assemble_text, list_fields, refuse_absent_fields
 from llmft.data.files import replace_file, write_json
 from llmft.errors import UserError
-from llmft.prediction.tables import check_ending, read_table
+from llmft.prediction.tables import check_ending, read_input
 from llmft.reports.plots.figures import use_style
 from llmft.reports.plots.growth import draw_growth
 from llmft.sample.articles import make_articles
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 _SHARED_PROMPT = "train and predict behind a prompt: shared, plain, and the stock Trainer"
 _ARTICLE_ONLY = "train on articles alone: llmft, the stock Trainer, and a loop that pads all rows"
 _PROMPT_GROWTH = "how a training step grows with the prompt and with the batch"
+_GPU = "training steps of Qwen2.5 with LoRA and QLoRA on a GPU, from random weights"
 
 
 def main(arguments: list[str]) -> int:
@@ -35,6 +37,7 @@ def main(arguments: list[str]) -> int:
         ("shared-prompt", _SHARED_PROMPT, _add_shared_prompt),
         ("article-only", _ARTICLE_ONLY, _add_article_only),
         ("prompt-growth", _PROMPT_GROWTH, _add_prompt_growth),
+        ("gpu", _GPU, _add_gpu),
     ):
         subparser = what.add_parser(name, help=purpose, description=purpose, allow_abbrev=False)
         subparser.add_argument(
@@ -47,7 +50,7 @@ def main(arguments: list[str]) -> int:
         found.append(entry)
         if args.json is not None:  # each at once, since all of them take long
             write_json(args.json, found)
-    for line in format_table(found):
+    for line in format_table(found) if found else ["nothing was measured"]:
         logger.info("%s", line)
     return 0
 
@@ -85,6 +88,19 @@ def _measure_prompt_growth(args: argparse.Namespace) -> list[dict[str, Any]]:
         with use_style(), replace_file(args.plot) as file:
             draw_growth(found).figure.savefig(file, format="png", dpi=144)
     return found
+
+
+def _add_gpu(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--size", choices=SIZES, action="append", help="a size to measure; may be repeated; "
+        f"default: {' '.join(SIZES)}")  # fmt: skip
+    add("--num-steps", type=_read_count, default=5, help="steps that are timed; default 5")
+    add("--seed", type=_read_seed, default=0, help="seed of tokens and weights; default 0")
+    parser.set_defaults(
+        measure=lambda args: measure_gpu(
+            args.size or list(SIZES), num_steps=args.num_steps, seed=args.seed
+        )
+    )
 
 
 def _add_rounds_and_seed(parser: argparse.ArgumentParser) -> None:
@@ -157,7 +173,7 @@ def read_articles(paths: Sequence[Path], *, fields: FieldsConfig) -> list[dict[s
     rows: list[dict[str, Any]] = [] if paths else make_articles()
     for path in paths:
         check_ending(path, option="--data")
-        rows += read_table(path)[0]
+        rows += read_input(path)
     where = f"--text: {', '.join(map(str, paths)) or 'the sample'}"
     refuse_absent_fields(fields.text, list_fields(rows), where=where)
     return [row for row in rows if _has_text(row, fields)]

@@ -2,7 +2,10 @@
 
 import argparse
 import logging
+import re
 from pathlib import Path
+
+import torch
 
 from llmft.config.labels import ClassConfig
 from llmft.config.loading import suggest
@@ -14,8 +17,18 @@ from llmft.data.prepared import PreparedData, Row, open_prepared
 from llmft.data.prompts import find_strange_placeholders, list_placeholders, read_prompt
 from llmft.errors import UserError
 from llmft.models.bases import find_base, read_config
+from llmft.models.device import choose_precision
 from llmft.models.heads import LabelSpace
-from llmft.models.memory import count_parameters, estimate_memory
+from llmft.models.memory import (
+    ESTIMATE_ERROR,
+    GPU_LIBRARIES_GIB,
+    Footprint,
+    estimate_memory,
+    list_layouts,
+    measure_footprint,
+)
+from llmft.models.quantised import refuse_absent_quantiser
+from llmft.models.traced_step import Step
 from llmft.reports.terminal import describe_labels, show_row
 from llmft.training.inputs import (
     Inputs,
@@ -26,9 +39,14 @@ from llmft.training.inputs import (
     refuse_absent_trackers,
     refuse_schedule,
 )
+from llmft.training.launch import read_deepspeed
 from llmft.training.losses import make_loss, read_row_weights
+from llmft.training.run_folder import refuse_unfit_init
 
 logger = logging.getLogger(__name__)
+
+_NUM_GPUS = 8
+"""GPUs of a machine, where several share a training."""
 
 
 def main(arguments: list[str]) -> int:
@@ -43,16 +61,28 @@ def main(arguments: list[str]) -> int:
         metavar="ROW",
         help="show what the tokenizer makes of a row, named by its id or its position in train",
     )
+    parser.add_argument(
+        "--gpu-memory", type=_read_memory, metavar="SIZE",
+        help="tell which ways to share the training fit into so much memory a GPU, such as 24GiB",
+    )  # fmt: skip
     args = parser.parse_args(arguments)
+    if args.no_data and args.gpu_memory is not None:
+        raise UserError(
+            "--gpu-memory: needs the prepared data, whose rows decide how large a batch is; leave "
+            "--no-data away"
+        )
 
     recipe = load_recipe(args.recipe, overrides=args.set)
+    refuse_absent_quantiser(recipe.config.base)
     refuse_absent_trackers(recipe.config.train.report_to)
+    if recipe.config.launch.deepspeed is not None:
+        read_deepspeed(Path(recipe.config.launch.deepspeed), key="launch.deepspeed")
     has_base = _report_recipe(recipe)
     _report_placeholders(recipe)
     if args.no_data:
         _check_room(recipe, has_base=has_base)
     else:
-        _check_inputs(recipe, show=args.show)
+        _check_inputs(recipe, show=args.show, gpu_gib=args.gpu_memory)
     logger.info("ok")
     return 0
 
@@ -74,8 +104,6 @@ def _report_recipe(recipe: Recipe) -> bool:
             "`hf download %s --revision %s`",
             config.base.model, config.base.model, config.base.revision,
         )  # fmt: skip
-    if config.base.tuning == "qlora":
-        logger.info("warning: base.tuning: this release does not train qlora yet")
     return found is not None
 
 
@@ -105,7 +133,7 @@ def _check_room(recipe: Recipe, *, has_base: bool) -> None:
     refuse_budget(judge_room(encoder, recipe.config.tokens), waive=recipe.config.tokens.waive)
 
 
-def _check_inputs(recipe: Recipe, *, show: str | None) -> None:
+def _check_inputs(recipe: Recipe, *, show: str | None, gpu_gib: float | None) -> None:
     config = recipe.config
     data = open_prepared(recipe.task, task_file=config.task)
     inputs = open_inputs(recipe, data, keep_tokens=False)
@@ -120,7 +148,9 @@ def _check_inputs(recipe: Recipe, *, show: str | None) -> None:
         for refusal in inputs.findings.refusals:
             logger.info("warning: %s", refusal)
     train_rows = inputs.rows["train"]
-    plan = plan_batches(recipe, inputs)
+    refuse_unfit_init(config, label_names=data.label_names)
+    num_devices = config.train.world_size or 1
+    plan = plan_batches(recipe, inputs, world_size=num_devices)
     refuse_schedule(config.train, plan)
     targets = make_targets(train_rows, label_names=data.label_names)
     make_loss(config.head, targets=targets, label_names=data.label_names)
@@ -128,12 +158,15 @@ def _check_inputs(recipe: Recipe, *, show: str | None) -> None:
         for rows in (train_rows, inputs.rows["val"]):
             read_row_weights(rows, field=config.head.loss.row_weights, train_rows=train_rows)
     logger.info(
-        "training: %d steps on one device (%d rows in %d batches of up to %d, %s)",
-        count_steps(config.train, plan), len(train_rows), len(plan),
-        max(shape.num_rows for shape in plan.shapes),
+        "training: %d steps on %s (%d rows in %d batches of up to %d, %s)",
+        count_steps(config.train, plan),
+        "one device" if num_devices == 1 else f"{num_devices} devices", len(train_rows), len(plan),
+        max(plan.global_sizes),
         "train.steps" if config.train.steps else f"{config.train.epochs:g} epochs",
     )  # fmt: skip
-    _report_memory(recipe, data, inputs, plan)
+    if config.prompt.mode == "include":
+        logger.info("prompt: %s", inputs.describe_sharing())
+    _report_memory(recipe, data, inputs, plan, gpu_gib=gpu_gib)
 
 
 def _report_data(data: PreparedData, inputs: Inputs) -> None:
@@ -157,30 +190,77 @@ def _report_data(data: PreparedData, inputs: Inputs) -> None:
         logger.info("warning: %s", warning)
 
 
-def _report_memory(recipe: Recipe, data: PreparedData, inputs: Inputs, plan: BatchPlan) -> None:
+def _report_memory(
+    recipe: Recipe, data: PreparedData, inputs: Inputs, plan: BatchPlan, *, gpu_gib: float | None
+) -> None:
     config = recipe.config
-    if config.prompt.mode == "include":
-        logger.info("prompt: %s", inputs.describe_sharing())
-    space = LabelSpace(config.head.type, data.label_names)
-    parameters = count_parameters(config.base, labels=space)
-    largest = plan.largest
-    num_shared = len(inputs.encoder.shared_ids) if inputs.obstacle is None else None
-    found = estimate_memory(
-        parameters,
-        read_config(config.base),
-        config.train,
-        batch=largest,
-        num_shared=num_shared,
+    step = Step(
+        batch=plan.largest,
+        num_shared=len(inputs.encoder.shared_ids) if inputs.obstacle is None else None,
+        precision=choose_precision(config.train.precision),
+        gradient_checkpointing=config.train.gradient_checkpointing,
+        accumulates=config.train.gradient_accumulation_steps > 1,
+        on_gpu=torch.cuda.is_available(),
     )
+    footprint = _measure(recipe, data, step)
+    if footprint is None:
+        logger.info("warning: how much memory a %s takes is not known", config.base.model)
+        return
+    found = estimate_memory(footprint)
     logger.info(
-        "memory: about %.1f GiB, and half a GiB for the libraries, for a batch of %d x %d tokens"
+        "memory: about %.2f GiB, and half a GiB for the libraries, for a batch of %d x %d tokens"
         "%s: weights %.2f, gradients and optimiser %.2f, activations %.2f; "
         "%s of %s parameters are trained",
-        found.total_gib, largest.num_rows, largest.longest,
-        f" and {num_shared} shared" if num_shared else "", found.weights_gib,
-        found.optimiser_gib, found.activations_gib, f"{parameters.trainable:,}",
-        f"{parameters.total:,}",
+        found.total_gib, *step.batch,
+        f" and {step.num_shared} shared" if step.num_shared else "", found.weights_gib,
+        found.optimiser_gib, found.activations_gib, f"{footprint.trainable:,}",
+        f"{footprint.total:,}",
     )  # fmt: skip
+    if gpu_gib is not None:
+        wanted = config.train.precision
+        on_gpu = step._replace(on_gpu=True, precision="bfloat16" if wanted == "auto" else wanted)
+        _report_layouts(recipe, _measure(recipe, data, on_gpu), gpu_gib=gpu_gib)
+
+
+def _measure(recipe: Recipe, data: PreparedData, step: Step) -> Footprint | None:
+    """Return what a step needs; None if the base is of a kind that cannot be traced."""
+    base = recipe.config.base
+    space = LabelSpace(recipe.config.head.type, data.label_names)
+    try:
+        return measure_footprint(read_config(base), base, labels=space, step=step)
+    except RuntimeError as error:
+        logger.debug("%s: %s", base.model, error)
+        return None
+
+
+def _report_layouts(recipe: Recipe, footprint: Footprint | None, *, gpu_gib: float) -> None:
+    """Tell how much every way to share the training needs of one GPU."""
+    assert footprint is not None, "another attention only"
+    logger.info(
+        "memory a GPU, of %.1f GiB, with %.0f GiB for the libraries (estimates: within %.0f%% of "
+        "measured peaks of small models on a CPU, never compared on a GPU):",
+        gpu_gib, GPU_LIBRARIES_GIB, 100 * ESTIMATE_ERROR,
+    )  # fmt: skip
+    for layout in list_layouts(recipe.config.base):
+        num_gpus = 1 if layout == "one device" else _NUM_GPUS
+        name = "one GPU" if layout == "one device" else f"{layout}, {num_gpus} GPUs"
+        found = estimate_memory(footprint, layout=layout, num_devices=num_gpus)
+        total_gib = found.total_gib + GPU_LIBRARIES_GIB
+        least, most = total_gib * (1 - ESTIMATE_ERROR), total_gib * (1 + ESTIMATE_ERROR)
+        verdict = "fits" if most <= gpu_gib else "may fit" if least <= gpu_gib else "does not fit"
+        logger.info("  %-27s %7.1f GiB  %s", name, total_gib, verdict)
+
+
+def _read_memory(text: str) -> float:
+    """Return a size in GiB."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMGT])(i?)B", text.strip())
+    size = 0.0
+    if found:
+        number, prefix, binary = found.groups()
+        size = float(number) * (1024 if binary else 1000) ** (1 + "KMGT".index(prefix)) / 2**30
+    if size <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size above 0, such as 24GiB or 80GB")
+    return size
 
 
 def _find_row(inputs: Inputs, name: str) -> tuple[str, Row]:

@@ -110,13 +110,6 @@ def test_trackers_and_weights_are_looked_at_before_training(recipe: Path, capsys
         assert complaint in capsys.readouterr().err
 
 
-def test_qlora_is_checked_but_not_trained_yet(recipe: Path, capsys) -> None:
-    override = ["--set", "base.tuning=qlora"]
-    assert "does not train qlora yet" in check(recipe, capsys, *override)
-    assert main(["train", str(recipe), *override]) == 2
-    assert "take lora" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("base", "share", "batches"),
     [
@@ -148,3 +141,41 @@ def test_r8_a_row_that_fits_into_no_batch_is_refused(recipe: Path, capsys) -> No
         capsys.readouterr()
         assert main([verb, str(recipe), "--set", "train.max_tokens_per_batch=20"]) == 2
         assert "train.max_tokens_per_batch: found 20, but the longest" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("tuning", "layouts"),
+    [
+        ("lora", ["one GPU", "DDP, 8 GPUs", "ZeRO-2, 8 GPUs", "ZeRO-3, 8 GPUs",
+                  "ZeRO-3 with offload, 8 GPUs", "FSDP2, 8 GPUs"]),
+        ("qlora", ["one GPU", "DDP, 8 GPUs", "ZeRO-2, 8 GPUs"]),
+    ],
+)  # fmt: skip
+def test_r2_it_tells_which_ways_to_share_a_training_fit(
+    recipe: Path, capsys, write_recipe, tiny_qwen: Path, tuning: str, layouts: list[str]
+) -> None:
+    recipe = write_recipe(tiny_qwen, tuning=tuning, prompt="task : {title} {content} report .")
+    said = check(recipe, capsys, "--gpu-memory", "24GiB")
+    assert "memory a GPU, of 24.0 GiB" in said
+    assert "never compared on a GPU" in said
+    lines = [line.split("  ") for line in said.splitlines() if line.endswith(" fits")]
+    assert [line[1].strip() for line in lines] == layouts
+    said = check(recipe, capsys, "--gpu-memory", "900MB")
+    assert said.count("does not fit") == len(layouts)
+    assert "memory a GPU, of 0.8 GiB" in said
+    assert check(recipe, capsys, "--gpu-memory", "1024 MiB").count("may fit") == len(layouts)
+
+
+@pytest.mark.parametrize("size", ["24", "24gib", "0GiB", "-1GiB", "manyGiB", "1e3GiB"])
+def test_a_size_that_is_none_is_an_error(
+    recipe: Path, capsys: pytest.CaptureFixture[str], size: str
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["check", str(recipe), f"--gpu-memory={size}"])
+    assert stopped.value.code == 2
+    assert f"{size!r} is no size above 0, such as 24GiB or 80GB" in capsys.readouterr().err
+
+
+def test_memory_a_gpu_needs_the_data(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(recipe), "--no-data", "--gpu-memory", "24GiB"]) == 2
+    assert "leave --no-data away" in capsys.readouterr().err

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from llmft.benchmarks.timing import read_clock
 from llmft.config.head import HeadConfig
 from llmft.config.recipe import BaseConfig, LoraConfig, TrainConfig
-from llmft.data.batches import Collator, Examples
+from llmft.data.batches import BatchPlan, Collator, Examples
 from llmft.data.encoding import EncodedRow
 from llmft.models.bases import load_tokenizer, locate_base
 from llmft.models.device import Precision, choose_device
@@ -27,6 +27,7 @@ from llmft.models.loading import load_model
 from llmft.models.precision import cast_frozen_weights
 from llmft.models.shared_prompt import SharedPrompt, find_obstacle
 from llmft.training.losses import Loss
+from llmft.training.schedule import make_schedule
 from llmft.training.trainer import Fit, fit_model
 
 LABELS = LabelSpace("regression", [f"score{i}" for i in range(8)])
@@ -111,15 +112,19 @@ def train_ours(course: Course, precision: Precision) -> float:
             model=model,
             train=examples,
             val=_take_one(examples),
-            collator=Collator(pad_token_id=pad_token_id),
+            collator=Collator(pad_token_id=pad_token_id, targets=examples.targets),
             loss=Loss(HeadConfig(type="regression")),
             measure=lambda outputs_NC: {"mae": float(abs(outputs_NC).mean())},
-            metric="mae",
-            greater_is_better=False,
-            run_dir=Path(folder),
             sharing=None,  # else it is checked at the start of the run, which is not to be timed
         )
-        fit_model(fit, config=config, precision=precision)
+        schedule = make_schedule(
+            config,
+            plan=BatchPlan(examples.lengths, config),
+            longest_val=int(fit.val.lengths.max()),
+            metric="mae",
+            run_dir=Path(folder),
+        )
+        fit_model(fit, schedule)
     return _read(clock, course)
 
 

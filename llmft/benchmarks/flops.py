@@ -62,7 +62,8 @@ def find_flop_rates(model: Any) -> FlopRates:
         raise ValueError(f"a {type(model).__name__} has no linear layers in a stack of layers")
     shapes, training = [], 0
     for name, module in layers:
-        training += (3 if module.weight.requires_grad else 2) * 2 * module.weight.numel()
+        size = module.in_features * module.out_features  # a weight in 4 bit is packed
+        training += (3 if module.weight.requires_grad else 2) * 2 * size
         if ".lora_" not in name:
             shapes.append((module.in_features, module.out_features))
     config = model.config
