@@ -3,28 +3,33 @@
 import contextlib
 import io
 import logging
-import os
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Callable
 
 from tqdm import tqdm
 
-from llmft.errors import UserError
+from llmft.errors import StoppedError, UserError
+from llmft.processes import get_world_size, is_main
+
+# What a CPU cannot do is no news to those who chose one; said while they are imported.
+for _name in ("DeepSpeed", "bitsandbytes.backends.cpu.ops"):
+    logging.getLogger(_name).addFilter(lambda record: record.levelno >= logging.ERROR)
 
 
 def run_verb(verb: Callable[[list[str]], int], arguments: list[str]) -> int:
     """Run a verb and return its exit status.
 
     0 done; 1 done, but what `--require` asked for was not met; 2 the user can mend it; 3 a fault
-    of ours; 130 interrupted.
+    of ours; 130 interrupted; 143 stopped by a signal, with its state saved.
     """
     logger = logging.getLogger("llmft")
     handler = _ConsoleHandler()
     logger.addHandler(handler)
     logger.propagate = False
-    logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
+    logger.setLevel(logging.INFO if is_main() else logging.WARNING)
     for stream in (sys.stdout, sys.stderr):  # a terminal may not know every letter of the data
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -33,17 +38,47 @@ def run_verb(verb: Callable[[list[str]], int], arguments: list[str]) -> int:
     try:
         return verb(arguments)
     except UserError as error:
+        _let_main_speak_first()
         sys.stderr.write(f"llmft: {error}\n")
         return 2
+    except StoppedError as error:
+        if is_main():
+            sys.stderr.write(f"llmft: {error}\n")
+        return 143
     except KeyboardInterrupt:
-        sys.stderr.write("\nllmft: interrupted; run the same command to go on\n")
+        if is_main():
+            sys.stderr.write("\nllmft: interrupted; run the same command to go on\n")
         return 130
-    except Exception:  # noqa: BLE001 - the last guard: a status, and what to report
+    except Exception as error:  # noqa: BLE001 - the last guard: a status, and what to report
+        _let_main_speak_first()
+        if get_world_size() > 1 and _is_lost_connection(error):
+            sys.stderr.write(
+                "llmft: another process of this launch has ended, perhaps with a message of its "
+                "own; mend what it says, and run the same command to go on\n"
+            )
+            return 2
         traceback.print_exc()
         sys.stderr.write("llmft: this is a fault of llmft, not yours; please report it\n")
         return 3
     finally:
         logger.removeHandler(handler)
+
+
+def _let_main_speak_first() -> None:
+    """Wait in the other processes before they report a fault.
+
+    Most faults are found by all of them at once. The main one says so and ends, and its launcher
+    stops the others before they say the same.
+    """
+    if not is_main():
+        time.sleep(10)
+
+
+def _is_lost_connection(error: Exception) -> bool:
+    """Return whether an error says that another process cannot be reached any more."""
+    text = str(error)
+    signs = ("gloo/transport", "Connection closed by peer", "Connection reset by peer", "NCCL")
+    return isinstance(error, ConnectionError) or any(sign in text for sign in signs)
 
 
 class _ConsoleHandler(logging.Handler):

@@ -4,56 +4,47 @@
 """
 
 import argparse
+import gc
 import logging
-import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from numpy.typing import NDArray
 from torch import nn
 
 from llmft.config.loading import dump_yaml
-from llmft.config.metrics import METRICS
 from llmft.config.recipe import Recipe, TrainConfig, load_recipe
 from llmft.console import run_verb
-from llmft.data.batches import Collator, make_targets, pad_inputs
+from llmft.data.batches import make_targets, pad_inputs
 from llmft.data.budget import refuse_budget
 from llmft.data.files import write_json, write_text
-from llmft.data.prepared import PreparedData, open_prepared
+from llmft.data.prepared import open_prepared
 from llmft.errors import UserError
 from llmft.evaluation.metrics import measure
-from llmft.models.bases import pin_base
-from llmft.models.heads import (
-    LabelSpace,
-    TargetScale,
-    find_output_layer,
-    fit_target_scale,
-    fold_scale,
-    is_far_from_zero,
-    to_outputs,
-)
-from llmft.models.loading import load_model
-from llmft.models.precision import cast_frozen_weights
-from llmft.models.saved import ModelCard, hash_model, make_card, refuse_changed_outputs, save_model
-from llmft.models.shared_prompt import SharedPrompt
+from llmft.models.heads import TargetScale, to_outputs
+from llmft.models.quantised import refuse_absent_quantiser
+from llmft.models.saved import ModelCard, hash_model, refuse_changed_outputs, save_model
 from llmft.prediction.inference import Predictor
 from llmft.prediction.stored import StoredPredictions, predict_and_store
+from llmft.processes import ask_main, is_main, main_first
+from llmft.training.checkpoints import find_last_checkpoint
+from llmft.training.fitting import Fitted, Run, fit_run
 from llmft.training.inputs import (
     Inputs,
-    make_examples,
     open_inputs,
     plan_batches,
     refuse_absent_trackers,
     refuse_schedule,
 )
-from llmft.training.losses import make_loss
+from llmft.training.launch import read_launch
 from llmft.training.record import (
     describe_environment,
+    describe_launch,
     describe_model,
     describe_result,
     measure_peak_memory,
@@ -63,10 +54,13 @@ from llmft.training.run_folder import (
     HISTORY_NAME,
     METADATA_NAME,
     RunIdentity,
+    Start,
     claim_run_folder,
     log_to_file,
+    refuse_unfit_init,
+    split_batches,
 )
-from llmft.training.trainer import Fit, FitResult, Measure, fit_model
+from llmft.training.trainer import FitResult, Measure
 
 logger = logging.getLogger("llmft.train")  # also when run as `-m llmft.train`
 
@@ -76,85 +70,81 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="llmft train", description=__doc__, allow_abbrev=False)
     parser.add_argument("recipe", type=Path, help="recipe file (YAML)")
     parser.add_argument("--set", action="append", metavar="KEY=VALUE", help="override a value")
+    parser.add_argument(
+        "--resume",
+        default="auto",
+        metavar="auto|never|CHECKPOINT",
+        help="go on from the last checkpoint (auto), begin anew, or go on from a checkpoint folder",
+    )
     args = parser.parse_args(arguments)
-    train(load_recipe(args.recipe, overrides=args.set))
+    train(load_recipe(args.recipe, overrides=args.set), resume=args.resume)
     return 0
 
 
-def train(recipe: Recipe) -> Path:
+def train(recipe: Recipe, *, resume: str = "auto") -> Path:
     """Train what a recipe describes, unless its folder already holds that run finished.
+
+    Args:
+        recipe: The recipe.
+        resume: `auto`, `never`, or the checkpoint to go on from.
 
     Returns:
         The folder of the run.
 
     Raises:
         UserError: If anything is wrong that the user can mend.
+        StoppedError: If told to stop, with all saved.
     """
-    num_processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if num_processes > 1:
-        raise UserError(
-            f"{num_processes} processes were launched, but this release trains on one; start one"
-        )
-    if recipe.config.base.tuning == "qlora":
-        raise UserError(
-            "base.tuning: this release does not train qlora yet; take lora, whose base needs about "
-            "eight times the memory"
-        )
-    refuse_absent_trackers(recipe.config.train.report_to)
-    data = open_prepared(recipe.task, task_file=recipe.config.task)
-    inputs = open_inputs(recipe, data)
+    config = recipe.config
+    if resume not in ("auto", "never") and not Path(resume).is_dir():
+        raise UserError(f"--resume: {resume!r} is not auto, not never, and no checkpoint's folder")
+    launch = read_launch(config)
+    refuse_absent_quantiser(config.base)
+    refuse_absent_trackers(config.train.report_to)
+    with main_first():
+        data = open_prepared(recipe.task, task_file=config.task)
+        inputs = open_inputs(recipe, data)
     for split, budget in inputs.budgets.items():
         logger.info("%s: %s", split, budget.describe())
-    refuse_budget(inputs.findings.refusals, waive=recipe.config.tokens.waive)
-    refuse_schedule(recipe.config.train, plan_batches(recipe, inputs))
+    refuse_budget(inputs.findings.refusals, waive=config.tokens.waive)
+    refuse_schedule(config.train, plan_batches(recipe, inputs, world_size=launch.world_size))
+    refuse_unfit_init(config, label_names=data.label_names)
 
-    run_dir = Path(recipe.config.output_dir)
+    folder = Path(config.output_dir)
     identity = RunIdentity.of(recipe, data, inputs.prompt)
-    state = claim_run_folder(run_dir, identity)
-    if state == "finished":
-        logger.info("%s: already trained, nothing to do", run_dir)
-        return run_dir
-    with log_to_file(run_dir / "logs" / "training.log"):
-        if state == "unfinished":
-            logger.info("%s: going on where the last attempt ended", run_dir)
-        _train(recipe, data, inputs, identity, run_dir)
-    return run_dir
+    start = ask_main(lambda: claim_run_folder(folder, identity, launch=launch, resume=resume))
+    if start.is_finished:
+        logger.info("%s: already trained, nothing to do", folder)
+        return folder
+    with log_to_file(folder / "logs" / "training.log"):
+        if start.resume_from is not None:
+            logger.info("%s: going on from %s", folder, start.resume_from.name)
+        _train(Run(recipe, data, inputs, launch, identity, folder), start)
+    return folder
 
 
-def _train(
-    recipe: Recipe, data: PreparedData, inputs: Inputs, identity: RunIdentity, run_dir: Path
-) -> None:
-    config = recipe.config
+def _train(run: Run, start: Start) -> None:
+    config, launch = run.recipe.config, run.launch
     started = time.time()
     reset_peak_memory()
-    write_text(run_dir / "recipe.resolved.yaml", dump_yaml(config))
-
-    model, card = _open_model(recipe, data, inputs)
-    result = _fit(model, card, inputs, recipe, run_dir)
+    if is_main():
+        write_text(run.folder / "recipe.resolved.yaml", dump_yaml(config))
+    model, card, result, plan = _fit_in_memory(run, start)
     peak_memory_gib = measure_peak_memory()
-
-    save_model(model, tokenizer=inputs.tokenizer, card=card, folder=run_dir / "model")
-    few = pad_inputs(inputs.encoded["val"][:4], pad_token_id=inputs.tokenizer.pad_token_id)
-    refuse_changed_outputs(model, run_dir / "model", batch=few, precision=card.precision)
-    model_hash = hash_model(run_dir / "model")
-    stored = predict_and_store(
-        Predictor.open(run_dir),
-        inputs.rows["val"],
-        path=run_dir / "predictions" / "val.parquet",
-        source={"model": model_hash, "data": data.fingerprint, **_describe_limit(config.train)},
-    )
-    if card.head == "regression":
-        _refuse_other_epoch(stored, result, inputs, card)
-    write_json(run_dir / HISTORY_NAME, {"metric": recipe.metric, "epochs": result.history})
+    if not is_main():
+        return
+    model_hash = _save(model, card, result, run)
+    write_json(run.folder / HISTORY_NAME, {"metric": run.recipe.metric, "epochs": result.history})
     write_json(
-        run_dir / METADATA_NAME,
+        run.folder / METADATA_NAME,
         {
             "status": "finished",
-            **identity._asdict(),
+            **run.identity._asdict(),
             "name": config.name,
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
-            **describe_result(result, recipe, inputs),
-            "best_metric_name": f"val_{recipe.metric}",
+            **describe_launch(launch, plan, config.train),
+            **describe_result(result, run.recipe, run.inputs),
+            "best_metric_name": f"val_{run.recipe.metric}",
             "peak_memory_gib": round(peak_memory_gib, 3),
             **describe_model(card),
             "model_hash": model_hash,
@@ -163,84 +153,73 @@ def _train(
     )
     logger.info(
         "%s: best val %s %.4f at epoch %.2f, trained in %.0f s; wrote %s",
-        config.name, recipe.metric, result.best_metric, result.best["epoch"], result.train_seconds,
-        run_dir / "model",
+        config.name, run.recipe.metric, result.best_metric, result.best["epoch"],
+        result.train_seconds, run.folder / "model",
     )  # fmt: skip
 
 
-def _open_model(recipe: Recipe, data: PreparedData, inputs: Inputs) -> tuple[nn.Module, ModelCard]:
-    config = recipe.config
-    transformers.set_seed(config.train.seed)
-    base = pin_base(config.base)
-    model = load_model(
-        base,
-        labels=LabelSpace(config.head.type, data.label_names),
-        pad_token_id=inputs.tokenizer.pad_token_id,
-        seed=config.train.seed,
-    ).model
-    card = make_card(model, base, recipe, data, inputs.prompt)
-    logger.info(
-        "%s: %s with %s tuning, %s of %s parameters trained, %s",
-        config.name, config.base.model, config.base.tuning, f"{card.num_trainable:,}",
-        f"{card.num_parameters:,}", card.precision,
-    )  # fmt: skip
-    if card.prompt is not None:
-        logger.info("%s", inputs.describe_sharing())
-    if card.precision == "bfloat16":
-        cast_frozen_weights(model)
-    return model, card
+def _save(model: nn.Module, card: ModelCard, result: FitResult, run: Run) -> str:
+    """Save the model, make sure that it is what was trained, and return its hash.
 
-
-def _fit(
-    model: nn.Module, card: ModelCard, inputs: Inputs, recipe: Recipe, run_dir: Path
-) -> FitResult:
-    """Fit the model in place; it ends in the labels' units."""
-    train, val = (
-        make_targets(inputs.rows[name], label_names=card.label_names) for name in ("train", "val")
+    Where processes divided the weights, the model came from the chosen checkpoint, and only the
+    validation error tells that this holds what was trained.
+    """
+    inputs, folder = run.inputs, run.folder
+    save_model(model, tokenizer=inputs.tokenizer, card=card, folder=folder / "model")
+    few = pad_inputs(inputs.encoded["val"][:4], pad_token_id=inputs.tokenizer.pad_token_id)
+    refuse_changed_outputs(model, folder / "model", batch=few, precision=card.precision)
+    model_hash = hash_model(folder / "model")
+    limit = _describe_limit(run.recipe.config.train)
+    stored = predict_and_store(
+        Predictor.open(folder),
+        inputs.rows["val"],
+        path=folder / "predictions" / "val.parquet",
+        source={"model": model_hash, "data": run.data.fingerprint, **limit},
     )
-    head, scale, scaled = recipe.config.head, None, {"train": train, "val": val}
     if card.head == "regression":
-        has_bias = find_output_layer(model).bias is not None
-        scale = fit_target_scale(train, has_bias=has_bias)
-        scaled = {split: scale.to_targets(targets) for split, targets in scaled.items()}
-        if not has_bias and is_far_from_zero(train):
-            logger.info(
-                "warning: the scores lie far from 0 for how little they vary, and the head of %s "
-                "has no bias to start from there; shift them towards 0, or take a BERT-family base",
-                card.base.model,
+        _refuse_other_epoch(stored, result, inputs, card)
+    return model_hash
+
+
+def _fit_in_memory(run: Run, start: Start) -> Fitted:
+    """Fit, with ever smaller micro-batches where memory does not suffice and the recipe allows it.
+
+    Raises:
+        UserError: If it does not suffice: with what to change.
+    """
+    config, launch = run.recipe.config.train, run.launch
+    while True:
+        plan = plan_batches(
+            run.recipe, run.inputs, world_size=launch.world_size, num_splits=start.num_splits
+        )
+        with suppress(torch.OutOfMemoryError):
+            return fit_run(run, plan, start, make_measure=_make_measure)
+        shape = plan.largest
+        rows = "1 row" if shape.num_rows == 1 else f"{shape.num_rows} rows"
+        found = (
+            f"a GPU's memory does not suffice for {rows} of up to {shape.longest} tokens at once"
+        )
+        if not config.auto_batch_size or shape.num_rows == 1:
+            raise UserError(
+                f"train.batch_size: {found}; lower it and raise train.gradient_accumulation_steps "
+                "by as much, or let train.auto_batch_size: true do so; or say "
+                "train.gradient_checkpointing: true, or lower tokens.max_length"
             )
-    examples = {
-        split: make_examples(inputs, targets, split=split, loss=head.loss)
-        for split, targets in scaled.items()
-    }
-    sharing = None
-    if inputs.obstacle is None:
-        sharing = SharedPrompt(model, inputs.encoder.shared_ids)
-        examples = {split: found.without_shared() for split, found in examples.items()}
-    fit = Fit(
-        model=model,
-        train=examples["train"],
-        val=examples["val"],
-        collator=Collator(pad_token_id=inputs.tokenizer.pad_token_id),
-        loss=make_loss(head, targets=train, label_names=card.label_names),
-        measure=_make_measure(val.numpy(), scale, card, metric=recipe.metric),
-        metric=recipe.metric,
-        greater_is_better=recipe.metric != "loss" and METRICS[recipe.metric].higher_is_better,
-        run_dir=run_dir,
-        sharing=sharing,
-    )
-    try:
-        result = fit_model(fit, config=recipe.config.train, precision=card.precision)
-    finally:
-        if sharing is not None:
-            sharing.detach()
-    if scale is not None:
-        fold_scale(model, scale)
-    return result
+        split_batches(run.folder, 2 * start.num_splits)
+        if launch.world_size > 1:  # the other processes wait for this one's part of the step
+            raise UserError(
+                f"train.auto_batch_size: {found}; run the same command again, it goes on with half "
+                "of them and twice the accumulation (`torchrun --max-restarts 3` does so by itself)"
+            )
+        logger.info("warning: %s; going on with half of them and twice the accumulation", found)
+        gc.collect()
+        torch.cuda.empty_cache()
+        last = find_last_checkpoint(run.folder / "checkpoints")
+        start = Start(False, resume_from=last, num_splits=2 * start.num_splits)
 
 
 def _make_measure(
-    labels: NDArray[Any], scale: TargetScale | None, card: ModelCard, *, metric: str
+    labels: NDArray[Any], scale: TargetScale | None, card: ModelCard, metric: str
 ) -> Measure:
     def measure_logits(logits_NC: NDArray[np.float32]) -> dict[str, float]:
         outputs_NC = to_outputs(torch.from_numpy(logits_NC), card.head)
@@ -274,7 +253,7 @@ def _refuse_other_epoch(
         UserError: If its validation error is not the one that was measured in training.
     """
     labels = make_targets(inputs.rows["val"], label_names=card.label_names).numpy()
-    found = _make_measure(labels, None, card, metric="mae")(stored.outputs)["mae"]
+    found = _make_measure(labels, None, card, "mae")(stored.outputs)["mae"]
     expected = result.best["val_mae"]
     if abs(found - expected) > 0.05 * max(1.0, expected):
         raise UserError(

@@ -313,15 +313,6 @@ def test_predict_refuses_a_file_without_a_field_of_the_article(
     assert "no row has the field 'content'. Did you mean `contnet`?" in capsys.readouterr().err
 
 
-def test_r6_several_processes_are_refused_not_half_done(
-    copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert main(["train", "bert.yaml", "--set", "output_dir=runs/new"]) == 2
-    assert "2 processes were launched" in capsys.readouterr().err
-    assert not Path("runs/new").exists()
-
-
 def test_predict_does_not_write_over_its_input_or_a_column(
     copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

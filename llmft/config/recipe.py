@@ -132,6 +132,13 @@ class TrainConfig(Section):
     """Stop after this many validations without a better metric."""
     save_total_limit: int = Field(default=1, ge=1)
     """Checkpoints that are kept, beside the best one."""
+    save_steps: int | None = Field(default=None, ge=1)
+    """Save after every so many steps too, for long epochs on machines that may go away."""
+    auto_batch_size: bool = False
+    """Where a GPU runs out of memory, go on with half the batch and twice the accumulation, which
+    changes the weights for the same rows as before."""
+    world_size: int | None = Field(default=None, ge=1)
+    """Refuse to train with another number of processes than this."""
     limit_rows: int | None = Field(default=None, ge=2)
     """Take only so many rows of train and of val, for a quick trial; every report says so."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -147,6 +154,14 @@ class TrainConfig(Section):
         if isinstance(values, dict) and all(values.get(name) is None for name in _BATCH_BOUNDS):
             return {**values, "batch_size": 16}
         return values
+
+
+class LaunchConfig(Section):
+    """How the processes of a training share it."""
+
+    deepspeed: str | None = None
+    """DeepSpeed configuration (JSON), such as `ds_configs/zero2.json`; `auto` in it stands for what
+    the recipe says."""
 
 
 class RecipeConfig(Section):
@@ -166,6 +181,11 @@ class RecipeConfig(Section):
     """The token budget."""
     train: TrainConfig = TrainConfig()
     """How the weights are fitted."""
+    launch: LaunchConfig = LaunchConfig()
+    """How the processes of a training share it."""
+    init_from: str | None = None
+    """Folder of a finished run to begin with its weights instead of the base's: a new training on
+    the same base, with the same head."""
     output_dir: str
     """Folder of the run."""
 

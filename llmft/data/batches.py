@@ -1,7 +1,6 @@
 """Which rows form a batch, and the batch as tensors, padded to its longest row."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,18 +37,19 @@ class Examples(Dataset[Example]):
         targets: Tensor,
         *,
         ids: list[str],
-        weights: Sequence[float] | None = None,
+        weights: Sequence[float] | Tensor | None = None,
     ) -> None:
         self._encoded = TokenisedRows.of(encoded)
         self._targets = targets
-        self._weights = weights
+        self.weights = None if weights is None else torch.as_tensor(weights)
+        """Weight of each row in the loss, shape [N]; None if the recipe has none."""
         self.ids = ids
 
     def __len__(self) -> int:
         return len(self._encoded)
 
     def __getitem__(self, index: int) -> Example:
-        weight = self._weights[index] if self._weights is not None else None
+        weight = None if self.weights is None else float(self.weights[index])
         return Example(self._encoded[index], self._targets[index], weight)
 
     @property
@@ -70,7 +70,7 @@ class Examples(Dataset[Example]):
     def without_shared(self) -> "Examples":
         """Return the same rows without the tokens that all inputs begin with."""
         own = self._encoded.without_shared()
-        return Examples(own, self._targets, ids=self.ids, weights=self._weights)
+        return Examples(own, self._targets, ids=self.ids, weights=self.weights)
 
     def find_ids(self, input_ids_BT: Tensor, attention_mask_BT: Tensor) -> list[str]:
         """Return the ids of the rows that a batch was made from."""
@@ -83,7 +83,7 @@ class Examples(Dataset[Example]):
 
 
 class BatchShape(NamedTuple):
-    """Size of a padded batch."""
+    """Size of a padded micro-batch: what one device computes at once."""
 
     num_rows: int
     longest: int
@@ -96,24 +96,35 @@ class BatchShape(NamedTuple):
 
 
 class BatchPlan:
-    """Which rows form which batch, in every epoch.
+    """Which rows form which batch, in every epoch, on every device.
 
-    Rows are put into bins of similar length, shuffled within them, and cut into batches from the
-    longest bin to the shortest; then the batches are shuffled. The cuts depend on the bins alone,
-    so all epochs have as many batches. What is in them, and their order, is a function of seed and
-    epoch (R8).
+    Rows are put into bins of similar length, shuffled within them, and cut into global batches, for
+    each of which the weights change once, from the longest bin to the shortest; then the batches
+    are shuffled. The cuts depend on the bins alone, so all epochs have as many batches. What is in
+    them, and their order, is a function of seed and epoch (R8).
+
+    Only then a batch is dealt out to devices and accumulation steps. So the weights change for the
+    same rows however many devices share the work.
     """
 
     def __init__(
-        self, lengths_N: NDArray[np.int64], config: TrainConfig, *, num_shared: int = 0
+        self,
+        lengths_N: NDArray[np.int64],
+        config: TrainConfig,
+        *,
+        num_shared: int = 0,
+        world_size: int = 1,
+        num_splits: int = 1,
     ) -> None:
         """Cut N rows into batches.
 
         Args:
             lengths_N: Tokens that the model computes of each row, shape [N], N > 0.
-            config: The bounds of a batch, and the seed.
+            config: The bounds of a micro-batch, the accumulation, and the seed.
             num_shared: How many of them are the same in all rows. They take room but decide
                 nothing else, so a shared prompt gives the same batches as a repeated one.
+            world_size: Number of devices.
+            num_splits: Into how many parts the micro-batches are split where memory is short.
 
         Raises:
             UserError: If a row is longer than `max_tokens_per_batch`.
@@ -125,57 +136,90 @@ class BatchPlan:
                 "tokens; raise it, or lower tokens.max_length"
             )
         self._seed = config.seed
+        self._world_size = world_size
+        self.num_accumulated = config.gradient_accumulation_steps * num_splits
+        """Micro-batches that a device computes for one change of the weights."""
         self._bins_N = np.floor(np.log(lengths_N - num_shared) / np.log(_BIN_WIDTH))
         order_N = np.argsort(-lengths_N)
         _, first, bin_N = np.unique(-self._bins_N[order_N], return_index=True, return_inverse=True)
         # A row counts as the longest of its bin, as any of them may come to stand in its place.
         counted_N = lengths_N[order_N][first][bin_N]
-        self._starts = _cut_batches(counted_N, config)
+        num_shares = world_size * config.gradient_accumulation_steps
+        self._starts = _cut_batches(counted_N, config, num_shares=num_shares)
+        self.global_sizes = np.diff([*self._starts, len(lengths_N)]).tolist()
+        """Rows of each global batch."""
+        num_parts = self._world_size * self.num_accumulated
         self.shapes = [
-            BatchShape(end - start, int(counted_N[start]))
-            for start, end in pairwise([*self._starts, len(lengths_N)])
+            BatchShape(-(-size // num_parts), int(counted_N[start]))
+            for start, size in zip(self._starts, self.global_sizes, strict=True)
         ]
-        """Size of each batch, at most."""
+        """Size of the micro-batches of each global batch, at most."""
 
     def __len__(self) -> int:
+        """Return how often the weights change in an epoch."""
         return len(self._starts)
 
     @property
     def largest(self) -> BatchShape:
-        """The batch with the most tokens."""
+        """The micro-batch with the most tokens."""
         return max(self.shapes, key=lambda shape: shape.num_tokens)
 
-    def arrange(self, epoch: int) -> list[list[int]]:
-        """Return the positions of the rows of each batch, in the order of an epoch."""
+    def arrange(self, epoch: int, *, rank: int = 0) -> list[list[int]]:
+        """Return the positions of the rows of each micro-batch of a device, in an epoch's order.
+
+        All devices have as many. A micro-batch is empty where a batch has fewer rows than parts.
+        """
         generator = np.random.default_rng([self._seed, epoch])
         order_N = np.lexsort((generator.random(len(self._bins_N)), -self._bins_N))
         batches = np.split(order_N, self._starts[1:])
-        return [batches[i].tolist() for i in generator.permutation(len(batches))]
+        num_parts = self._world_size * self.num_accumulated
+        return [
+            batches[i][part::num_parts].tolist()
+            for i in generator.permutation(len(batches))
+            for part in range(rank, num_parts, self._world_size)
+        ]
 
 
-def _cut_batches(lengths_N: NDArray[np.int64], config: TrainConfig) -> list[int]:
-    """Return where batches start, among rows that come from the longest to the shortest."""
+def _cut_batches(
+    lengths_N: NDArray[np.int64], config: TrainConfig, *, num_shares: int
+) -> list[int]:
+    """Return where batches of so many shares start, among rows from longest to shortest."""
     starts, end = [], 0
     while end < len(lengths_N):
         starts.append(end)
         num_rows = len(lengths_N) if config.batch_size is None else config.batch_size
         if config.max_tokens_per_batch is not None:
             num_rows = min(num_rows, config.max_tokens_per_batch // int(lengths_N[end]))
-        end += num_rows
-    # A step on a few rows that were left over would weigh as much as one on a whole batch.
+        end += num_rows * num_shares
+    # A change of the weights for a few rows that were left over would weigh as much as any other.
     if len(starts) > 1 and len(lengths_N) - starts[-1] < starts[-1] - starts[-2]:
         starts[-1] = (starts[-2] + len(lengths_N) + 1) // 2
     return starts
 
 
 class Collator:
-    """Makes a batch of examples."""
+    """Makes a micro-batch of examples."""
 
-    def __init__(self, *, pad_token_id: int) -> None:
+    def __init__(self, *, pad_token_id: int, targets: Tensor) -> None:
+        """Take what the examples do not tell.
+
+        Args:
+            pad_token_id: Fills rows up to the longest.
+            targets: Targets of any number of rows, for their shape and type.
+        """
         self._pad_token_id = pad_token_id
+        self._no_targets = targets[:0]
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Tensor]:
-        """Return the inputs as `pad_inputs` does, labels [B, ...], and row_weights [B] if any."""
+        """Return the inputs as `pad_inputs` does, labels [B, ...], and row_weights [B] if any.
+
+        Without examples it is one token and no label: a device with nothing to do in a step still
+        has to compute something that the others can add up, though it counts for nothing.
+        """
+        if not examples:
+            row = EncodedRow([], [self._pad_token_id], 1, 1)
+            batch = pad_inputs([row], pad_token_id=self._pad_token_id)
+            return {**batch, "labels": self._no_targets}
         batch = pad_inputs([e.encoded for e in examples], pad_token_id=self._pad_token_id)
         batch["labels"] = torch.stack([e.target for e in examples])
         if examples[0].weight is not None:

@@ -40,6 +40,11 @@ class Inputs(NamedTuple):
     obstacle: str | None
     """Why the prompt is not computed once for all rows of a batch; None if it is."""
 
+    def get_computed(self, split: str) -> TokenisedRows:
+        """Return the rows of a split with the tokens that the model computes in each of them."""
+        rows = self.encoded[split]
+        return rows.without_shared() if self.obstacle is None else rows
+
     def describe_sharing(self) -> str:
         """Return one line on how the prompt is computed."""
         if self.obstacle is None:
@@ -152,28 +157,27 @@ def make_examples(inputs: Inputs, targets: Tensor, *, split: str, loss: LossConf
     return Examples(inputs.encoded[split], targets, ids=ids, weights=weights)
 
 
-def plan_batches(recipe: Recipe, inputs: Inputs) -> BatchPlan:
-    """Plan the batches of a recipe's training.
+def plan_batches(
+    recipe: Recipe, inputs: Inputs, *, world_size: int = 1, num_splits: int = 1
+) -> BatchPlan:
+    """Plan the batches of a recipe's training, as `BatchPlan` does.
 
     Raises:
         UserError: If a row is longer than a batch may be.
     """
-    rows = inputs.encoded["train"]
-    if inputs.obstacle is None:
-        rows = rows.without_shared()
-    return BatchPlan(rows.lengths, recipe.config.train, num_shared=len(rows.shared_ids))
+    rows = inputs.get_computed("train")
+    return BatchPlan(
+        rows.lengths,
+        recipe.config.train,
+        num_shared=len(rows.shared_ids),
+        world_size=world_size,
+        num_splits=num_splits,
+    )
 
 
 def count_steps(config: TrainConfig, plan: BatchPlan) -> int:
-    """Return the number of weight updates of a whole training on one device."""
-    if config.steps is not None:
-        return config.steps
-    return math.ceil(count_steps_per_epoch(config, plan) * config.epochs)
-
-
-def count_steps_per_epoch(config: TrainConfig, plan: BatchPlan) -> int:
-    """Return the number of weight updates of a whole epoch on one device."""
-    return math.ceil(len(plan) / config.gradient_accumulation_steps)
+    """Return how often the weights change in a whole training."""
+    return config.steps or math.ceil(len(plan) * config.epochs)
 
 
 def refuse_schedule(config: TrainConfig, plan: BatchPlan) -> None:

@@ -42,13 +42,14 @@ class Loss:
         """Return the loss, a scalar in float32.
 
         Args:
-            logits_BC: Outputs, shape [B, C]; [B, 1] for two classes with bce.
+            logits_BC: Outputs, shape [B, C]; [B, 1] for two classes with bce. Those behind the last
+                target count for nothing.
             targets: Scores [B, C] in floating point, labels [B, C] bool, or classes [B] int64.
             row_weights_B: Weight of each row, shape [B].
             num_items: Number of targets to average over, where gradients are accumulated over
                 more than this batch; by default those of this batch.
         """
-        logits_BC = logits_BC.float()
+        logits_BC = logits_BC.float()[: len(targets)]
         if self._weights_C is not None:
             self._weights_C = self._weights_C.to(logits_BC.device)
         losses = self._compute(logits_BC, targets)

@@ -8,24 +8,28 @@ import re
 import resource
 import subprocess
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from llmft.config.recipe import Recipe
+from llmft.config.recipe import Recipe, TrainConfig
+from llmft.data.batches import BatchPlan
 from llmft.models.saved import ModelCard
 from llmft.training.inputs import Inputs
+from llmft.training.launch import Launch
 from llmft.training.trainer import FitResult
 
-_PACKAGES = ("llmft", "torch", "transformers", "peft", "accelerate", "tokenizers", "numpy")
+_PACKAGES = ("llmft", "torch", "transformers", "peft", "accelerate", "tokenizers", "numpy",
+             "bitsandbytes", "deepspeed")  # fmt: skip
 
 
 def describe_environment() -> dict[str, Any]:
     """Return package versions, device and git revision of the working folder."""
     return {
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in _PACKAGES},
+        "packages": {name: version(name) for name in _PACKAGES if find_spec(name)},
         "platform": platform.platform(terse=True),
         "device": _name_device(),
         "num_threads": torch.get_num_threads(),
@@ -68,6 +72,23 @@ def describe_model(card: ModelCard) -> dict[str, Any]:
     }
 
 
+def describe_launch(launch: Launch, plan: BatchPlan, config: TrainConfig) -> dict[str, Any]:
+    """Return how the processes shared a training, for its record."""
+    global_batch_size = round(sum(plan.global_sizes) / len(plan), 1)
+    if config.batch_size is not None and config.max_tokens_per_batch is None:
+        global_batch_size = (
+            config.batch_size * config.gradient_accumulation_steps * launch.world_size
+        )
+    return {
+        "world_size": launch.world_size,
+        "sharing": launch.sharing,
+        "deepspeed": launch.deepspeed,
+        "per_device_batch_size": plan.largest.num_rows,
+        "gradient_accumulation_steps": plan.num_accumulated,
+        "global_batch_size": global_batch_size,
+    }
+
+
 def describe_result(result: FitResult, recipe: Recipe, inputs: Inputs) -> dict[str, Any]:
     """Return what came of a training, for its record."""
     included = recipe.config.prompt.mode == "include"
@@ -85,9 +106,7 @@ def describe_result(result: FitResult, recipe: Recipe, inputs: Inputs) -> dict[s
         "best_metric": result.best_metric,
         "best_epoch": result.best["epoch"],
         "best_step": result.best["step"],
-        "world_size": result.world_size,
         "distributed_type": result.distributed_type,
-        "global_batch_size": result.rows_per_step,
         "num_rows": {name: len(rows) for name, rows in inputs.rows.items()},
         "token_budget": {name: b._asdict() for name, b in inputs.budgets.items()},
         "budget_warnings": findings.warnings + findings.refusals,

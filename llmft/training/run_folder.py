@@ -4,21 +4,42 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-from llmft.config.recipe import Recipe
+from llmft.config.recipe import Recipe, RecipeConfig
 from llmft.data.files import hash_text, read_json, write_json
 from llmft.data.prepared import PreparedData
 from llmft.data.prompts import Prompt
 from llmft.errors import UserError
+from llmft.models.device import choose_precision
+from llmft.models.initial import refuse_unfit_run
+from llmft.models.saved import hash_model
+from llmft.processes import is_main
+from llmft.training.checkpoints import (
+    find_last_checkpoint,
+    open_checkpoint,
+    remove_other_checkpoints,
+)
+from llmft.training.launch import Launch
 
 METADATA_NAME = "training_metadata.json"
 HISTORY_NAME = "training_history.json"
 
-# Names and paths: the contents behind them are compared.
-_SPELLINGS = ("recipe.name", "recipe.task", "recipe.output_dir", "recipe.prompt.file")
+_NOT_COMPARED = (
+    # Names and paths: the contents behind them are compared.
+    "recipe.name", "recipe.task", "recipe.output_dir", "recipe.prompt.file", "recipe.init_from",
+    # What a run can do with more or less of in the middle. How it is shared is compared by itself.
+    "recipe.train.auto_batch_size", "recipe.train.save_steps", "recipe.train.save_total_limit",
+    "recipe.train.report_to", "recipe.train.world_size", "recipe.launch",
+)  # fmt: skip
+_IN_WORDS = {
+    "data_fingerprint": "the prepared data",
+    "prompt_sha256": "the text of the prompt",
+    "init_hash": "the weights of init_from",
+}
 
-State = Literal["new", "unfinished", "finished"]
+_WORDS = ("auto", "never")
+_SPLITS = "num_splits"
 
 
 class RunIdentity(NamedTuple):
@@ -28,61 +49,151 @@ class RunIdentity(NamedTuple):
     task: dict[str, Any]
     data_fingerprint: str
     prompt_sha256: str | None
+    init_hash: str | None
+    """Of the run that the weights come from."""
 
     @classmethod
     def of(cls, recipe: Recipe, data: PreparedData, prompt: Prompt) -> "RunIdentity":
         """Return the identity of what a recipe would train now."""
+        init_from = recipe.config.init_from
         return cls(
             recipe.config.model_dump(mode="json", by_alias=True),
             recipe.task.model_dump(mode="json", by_alias=True),
             data.fingerprint,
             hash_text("\0".join(prompt)) if recipe.prompt_path else None,
+            None if init_from is None else hash_model(Path(init_from) / "model"),
         )
 
 
 @contextmanager
 def log_to_file(path: Path) -> Iterator[None]:
-    """Append all that is logged meanwhile to a file."""
+    """Append all that is logged meanwhile, and why it ends early, in the main process."""
+    if not is_main():
+        yield
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     logging.getLogger("llmft").addHandler(handler)
     try:
         yield
+    except BaseException as error:
+        handler.handle(_note(f"ended early: {str(error) or type(error).__name__}"))
+        raise
     finally:
         logging.getLogger("llmft").removeHandler(handler)
         handler.close()
 
 
-def claim_run_folder(run_dir: Path, identity: RunIdentity) -> State:
-    """Say whether the folder is free, or holds this very run, unfinished or finished.
+def _note(text: str) -> logging.LogRecord:
+    return logging.LogRecord("llmft.train", logging.INFO, __file__, 0, text, None, None)
+
+
+class Start(NamedTuple):
+    """Where a training begins."""
+
+    is_finished: bool
+    """Whether nothing is left to do."""
+    resume_from: Path | None = None
+    """The checkpoint to go on from."""
+    num_splits: int = 1
+    """Into how many parts micro-batches are split, since memory ran out before."""
+
+
+def claim_run_folder(run_dir: Path, identity: RunIdentity, *, launch: Launch, resume: str) -> Start:
+    """Take the folder for this run; to be called in the main process.
+
+    Args:
+        run_dir: Folder of the run.
+        identity: What is to be trained.
+        launch: How the processes share it.
+        resume: `auto` goes on from the last checkpoint, `never` begins anew, and all else names a
+            checkpoint of this run to go on from; what came after it is removed.
 
     Raises:
-        UserError: If another run lies there, with what differs.
+        UserError: If another run lies there, with what differs, or the checkpoint is none.
     """
-    path = run_dir / METADATA_NAME
+    path, checkpoints = run_dir / METADATA_NAME, run_dir / "checkpoints"
     if not path.is_file():
         if run_dir.is_dir() and any(not p.name.startswith(".") for p in run_dir.iterdir()):
             raise UserError(
                 f"{run_dir}: holds files that are no run of llmft; choose another output_dir"
             )
-        write_json(path, {"status": "unfinished", **identity._asdict()})
-        return "new"
+        if resume not in _WORDS:
+            raise UserError(
+                f"--resume: {resume}: there is no run in {run_dir} yet; leave --resume away"
+            )
+        _write_unfinished(run_dir, identity, launch)
+        return Start(is_finished=False)
     found = read_json(path)
+    is_finished = found.get("status") == "finished"
+    last = find_last_checkpoint(checkpoints)
     differing = list_differences(found, identity)
-    if (
-        differing
-        and found.get("status") == "unfinished"
-        and not any((run_dir / "checkpoints").glob("checkpoint-*"))
-    ):
-        write_json(path, {"status": "unfinished", **identity._asdict()})  # nothing was learned yet
-        return "new"
-    if differing:
+    if differing and (is_finished or last is not None):  # else nothing was learned yet
         raise UserError(
-            f"{run_dir}: holds another run, which differs in {', '.join(differing)}; choose "
-            "another output_dir (--set output_dir=...) or remove the folder"
+            f"{run_dir}: holds another run, which differs in "
+            f"{', '.join(_IN_WORDS.get(name, name) for name in differing)}; choose another "
+            "output_dir (--set output_dir=...) or remove the folder"
         )
-    return "finished" if found["status"] == "finished" else "unfinished"
+    if is_finished and resume == "auto":
+        return Start(is_finished=True)
+    if resume == "never":
+        last = None
+    elif resume != "auto":
+        last = open_checkpoint(Path(resume), run_dir=run_dir)
+    before = Launch(found["world_size"], found["sharing"], None)
+    precision = _choose_precision(identity)
+    if last is not None and found.get("precision", precision) != precision:
+        raise UserError(
+            f"{run_dir}: holds a run that began in {found['precision']}, but this machine computes "
+            f"in {precision}; go on on such a machine as before, or begin anew with --resume never"
+        )
+    if last is not None and before.describe() != launch.describe():
+        raise UserError(
+            f"{run_dir}: holds a run that began with {before.describe()}, and {launch.describe()} "
+            "cannot go on with it; launch it as before, or begin anew with --resume never"
+        )
+    remove_other_checkpoints(checkpoints, last=last)
+    begins_anew = is_finished or bool(differing) or resume == "never"
+    num_splits = 1 if begins_anew else found.get(_SPLITS, 1)
+    _write_unfinished(run_dir, identity, launch, num_splits)
+    return Start(is_finished=False, resume_from=last, num_splits=num_splits)
+
+
+def refuse_unfit_init(config: RecipeConfig, *, label_names: list[str]) -> None:
+    """Stop if `init_from` is no finished run, or its weights do not fit the recipe's model.
+
+    Raises:
+        UserError: If so.
+    """
+    if config.init_from is None:
+        return
+    if not is_finished(Path(config.init_from)):
+        raise UserError(
+            f"init_from: {config.init_from} holds no finished run; name the folder in which "
+            f"{METADATA_NAME} and model/ lie, or train it first"
+        )
+    refuse_unfit_run(config, label_names=label_names)
+
+
+def split_batches(run_dir: Path, num_splits: int) -> None:
+    """Note into how many parts micro-batches are split from now on; any process may do it."""
+    found = read_json(run_dir / METADATA_NAME)
+    write_json(run_dir / METADATA_NAME, {**found, _SPLITS: num_splits})
+
+
+def _write_unfinished(
+    run_dir: Path, identity: RunIdentity, launch: Launch, num_splits: int = 1
+) -> None:
+    record = {
+        "status": "unfinished",
+        **identity._asdict(),
+        "world_size": launch.world_size,
+        "sharing": launch.sharing,
+        "precision": _choose_precision(identity),
+        _SPLITS: num_splits,
+    }
+    write_json(run_dir / METADATA_NAME, record)
 
 
 def list_differences(metadata: dict[str, Any], identity: RunIdentity) -> list[str]:
@@ -116,9 +227,13 @@ def read_history(run_dir: Path) -> dict[str, Any]:
     return read_json(run_dir / HISTORY_NAME)
 
 
+def _choose_precision(identity: RunIdentity) -> str:
+    return choose_precision(identity.recipe.get("train", {}).get("precision", "auto"))
+
+
 def _list_differences(found: Any, wanted: Any, name: str) -> list[str]:
     if isinstance(found, dict) and isinstance(wanted, dict):
-        keys = [k for k in dict.fromkeys([*wanted, *found]) if f"{name}.{k}" not in _SPELLINGS]
+        keys = [k for k in dict.fromkeys([*wanted, *found]) if f"{name}.{k}" not in _NOT_COMPARED]
         return [
             d for k in keys for d in _list_differences(found.get(k), wanted.get(k), f"{name}.{k}")
         ]

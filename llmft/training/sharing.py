@@ -42,6 +42,7 @@ class SharingCheck(TrainerCallback):  # type: ignore[misc]
         collator: Collator,
         loss: Loss,
         precision: Precision,
+        has_whole_weights: bool = True,
     ) -> None:
         """Take what is compared.
 
@@ -51,12 +52,15 @@ class SharingCheck(TrainerCallback):  # type: ignore[misc]
             collator: Makes batches.
             loss: The loss of the training.
             precision: Precision of the training.
+            has_whole_weights: Whether this process holds all weights. Where it does not, gradients
+                cannot be taken aside from a step, and only loss and outputs are compared.
         """
         self._sharing = sharing
         self._rows = rows
         self._collator = collator
         self._loss = loss
         self._precision = precision
+        self._has_whole_weights = has_whole_weights
 
     def on_train_begin(self, *_: Any, model: nn.Module, **kwargs: Any) -> None:
         """Compare.
@@ -93,7 +97,10 @@ class SharingCheck(TrainerCallback):  # type: ignore[misc]
                 with torch.no_grad():
                     logits.append(model(**inputs).logits)
                 losses.append(self._loss(model(**inputs).logits, labels, num_items=num_items))
-                gradients.append(torch.autograd.grad(losses[-1], [first, head]))
+                if self._has_whole_weights:
+                    gradients.append(torch.autograd.grad(losses[-1], [first, head]))
+                else:
+                    gradients.append((losses[-1].detach(),) * 2)
         first_gradients, last_gradients = zip(*gradients, strict=True)
         return _Measured(
             torch.stack(losses).sum().detach(),

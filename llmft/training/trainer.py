@@ -1,33 +1,38 @@
 """Fit a model with `transformers.Trainer`: schedule, clipping, checkpoints, early stopping."""
 
-import json
 import math
-import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import MethodType
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import transformers
+from accelerate.data_loader import prepare_data_loader
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import DataLoader, Sampler, Subset
-from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainingArguments
+from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerState
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import EvalPrediction
 
-from llmft.config.recipe import TrainConfig
 from llmft.data.batches import BatchPlan, Collator, Example, Examples
 from llmft.data.files import explain_disk
 from llmft.errors import UserError
-from llmft.models.device import Precision
+from llmft.models.device import autocast, choose_precision
 from llmft.models.dropout import fast_dropout
+from llmft.models.initial import load_weights
 from llmft.models.shared_prompt import SharedPrompt
+from llmft.processes import get_rank, is_main
+from llmft.training.checkpoints import Checkpointing, read_step
 from llmft.training.history import summarise_history
-from llmft.training.inputs import count_steps, count_steps_per_epoch
+from llmft.training.inputs import count_steps
 from llmft.training.losses import GuardedLoss, Loss
 from llmft.training.progress import ProgressReporter
+from llmft.training.schedule import Schedule
 from llmft.training.sharing import SharingCheck
 
 Measure = Callable[[NDArray[np.float32]], dict[str, float]]
@@ -42,20 +47,19 @@ class FitResult(NamedTuple):
     best: dict[str, float]
     """The entry that was chosen."""
     best_metric: float
+    best_checkpoint: Path
     num_steps: int
-    rows_per_step: float
-    """Rows for which the weights change once: the recipe's number, or the mean if tokens count."""
     num_epochs: float
     """Times that the rows went through the model in training."""
     train_seconds: float
     """Wall time of training, validation included, over all attempts."""
     resumed_from_step: int
-    world_size: int
     distributed_type: str
+    """As accelerate names it."""
 
 
 class Fit(NamedTuple):
-    """What is fitted, and where its state goes."""
+    """What is fitted."""
 
     model: nn.Module
     train: Examples
@@ -63,30 +67,28 @@ class Fit(NamedTuple):
     collator: Collator
     loss: Loss
     measure: Measure
-    metric: str
-    """Name of the validation metric that chooses the checkpoint."""
-    greater_is_better: bool
-    run_dir: Path
     sharing: SharedPrompt | None = None
     """The shared prompt, attached to the model; then the rows come without their shared tokens."""
 
 
-def fit_model(fit: Fit, *, config: TrainConfig, precision: Precision) -> FitResult:
+def fit_model(fit: Fit, schedule: Schedule, *, resume_from: Path | None = None) -> FitResult:
     """Train to the end or until validation no longer improves; keep the best checkpoint.
 
-    Picks up from the last checkpoint in `run_dir/checkpoints`, if there is one.
+    Args:
+        fit: What is fitted, in place; under ZeRO-3 and FSDP the model is of no use afterwards.
+        schedule: How.
+        resume_from: A checkpoint to go on from.
 
     Raises:
-        UserError: If the loss is not finite, a row exceeds the batches' tokens, or the disk is
-            full.
+        UserError: If the loss is not finite, or the disk is full.
+        StoppedError: If told to stop.
+        torch.OutOfMemoryError: If a GPU's memory does not suffice.
     """
-    plan = BatchPlan(fit.train.lengths, config, num_shared=fit.train.num_shared)
-    checkpoints = fit.run_dir / "checkpoints"
-    last = _find_last_checkpoint(checkpoints)
-    arguments = _make_arguments(fit, plan, config, precision)
-    if last is not None and _has_stopped_early(last, config):
-        arguments.max_steps = _read_step(last)
+    config, plan, arguments = schedule.config, schedule.plan, schedule.arguments
+    if resume_from is not None and _has_ended(resume_from, schedule):
+        return _take_ended(fit, schedule, resume_from)
     arguments._n_gpu = min(1, arguments.n_gpu)  # several GPUs take a launcher, not DataParallel
+    checkpointing = Checkpointing(config, steps_per_epoch=len(plan))
     loss = GuardedLoss(fit.loss, fit.model, examples=[fit.train, fit.val])
     order_N = np.argsort(-fit.val.lengths, kind="stable")  # rows of similar length pad little
     trainer = _PlannedTrainer(
@@ -97,39 +99,69 @@ def fit_model(fit: Fit, *, config: TrainConfig, precision: Precision) -> FitResu
         data_collator=fit.collator,
         compute_loss_func=loss,
         compute_metrics=_adapt(fit, order_N),
-        callbacks=_make_callbacks(fit, config, precision),
+        callbacks=[*_make_callbacks(fit, schedule), checkpointing],
     )
     trainer.plan = plan
     trainer.remove_callback(PrinterCallback)
     loss.get_step = lambda: int(trainer.state.global_step)
+    transformers.set_seed(config.seed + get_rank())  # other dropout masks on each device
     try:
-        with fast_dropout(fit.model):
-            trainer.train(resume_from_checkpoint=str(last) if last else None)
+        with (
+            fast_dropout(fit.model),
+            _autocast_under_deepspeed(fit.model, schedule),
+            checkpointing.listening(),
+        ):
+            trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     except (OSError, RuntimeError, SafetensorError) as error:
         disk = explain_disk(error)
         if disk is None:
             raise
         raise UserError(
-            f"{checkpoints}: cannot be written: {disk}; free some space and run the same command "
-            "again, it goes on from the last checkpoint"
+            f"{arguments.output_dir}: cannot be written: {disk}; free some space and run the same "
+            "command again, it goes on from the last checkpoint"
         ) from error
     finally:
         loss.detach()
         trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
-    state = trainer.state
+    return _describe(trainer.state, schedule, resume_from)
+
+
+def _has_ended(checkpoint: Path, schedule: Schedule) -> bool:
+    """Return whether a checkpoint is the last one, and only what comes after it is missing.
+
+    The trainer would take one step more from there if that is not the end of an epoch.
+    """
+    config = schedule.config
+    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    found = state.stateful_callbacks.get("EarlyStoppingCallback", {"attributes": {}})
+    num_worse = found["attributes"].get("early_stopping_patience_counter", 0)
+    has_stopped = num_worse >= (config.early_stopping_patience or math.inf)
+    return bool(has_stopped or state.global_step >= count_steps(config, schedule.plan))
+
+
+def _take_ended(fit: Fit, schedule: Schedule, checkpoint: Path) -> FitResult:
+    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    result = _describe(state, schedule, checkpoint)
+    if schedule.launch.has_whole_weights:
+        load_weights(fit.model, result.best_checkpoint)
+    return result
+
+
+def _describe(state: TrainerState, schedule: Schedule, resume_from: Path | None) -> FitResult:
+    arguments = schedule.arguments
     history = summarise_history(state.log_history)
-    best = (max if fit.greater_is_better else min)(history, key=lambda e: e[f"val_{fit.metric}"])
+    key = f"val_{arguments.metric_for_best_model}"
+    best = (max if arguments.greater_is_better else min)(history, key=lambda e: e[key])
     return FitResult(
         history=history,
         best=best,
-        best_metric=best[f"val_{fit.metric}"],
+        best_metric=best[key],
+        best_checkpoint=Path(arguments.output_dir, Path(state.best_model_checkpoint).name),
         num_steps=state.global_step,
-        rows_per_step=_count_rows_per_step(len(fit.train), plan, config) * trainer.args.world_size,
         num_epochs=float(state.epoch or 0),
         train_seconds=state.log_history[-1]["seconds"],
-        resumed_from_step=_read_step(last) if last else 0,
-        world_size=trainer.args.world_size,
-        distributed_type=trainer.accelerator.distributed_type.value,
+        resumed_from_step=read_step(resume_from) if resume_from else 0,
+        distributed_type=arguments.distributed_state.distributed_type.value,
     )
 
 
@@ -139,14 +171,17 @@ class _PlannedTrainer(Trainer):  # type: ignore[misc]
     plan: BatchPlan
 
     def get_train_dataloader(self) -> DataLoader[Example]:
-        """Return the planned batches."""
+        """Return the planned batches of this process."""
         loader = DataLoader(
             self.train_dataset,
             batch_sampler=_PlanSampler(self),
             collate_fn=self.data_collator,
             pin_memory=self.args.dataloader_pin_memory,
         )
-        prepared: DataLoader[Example] = self.accelerator.prepare(loader)
+        # As if there were one process: the plan has dealt out the rows already (R8).
+        prepared: DataLoader[Example] = prepare_data_loader(
+            loader, self.args.device, num_processes=1, process_index=0, put_on_device=True
+        )
         return prepared
 
 
@@ -161,105 +196,51 @@ class _PlanSampler(Sampler[list[int]]):
         self._trainer = trainer
 
     def __len__(self) -> int:
-        return len(self._trainer.plan)
+        plan = self._trainer.plan
+        return len(plan) * plan.num_accumulated
 
     def __iter__(self) -> Iterator[list[int]]:
         epoch = int(self._trainer.state.epoch or 0)
-        return iter(self._trainer.plan.arrange(epoch))
+        return iter(self._trainer.plan.arrange(epoch, rank=get_rank()))
 
 
-def _find_last_checkpoint(folder: Path) -> Path | None:
-    """Return the newest checkpoint that was written to its end, and remove half-written ones."""
-    complete = []
-    for path in folder.glob("checkpoint-*"):
-        # The trainer writes the state last, so a checkpoint with a readable one is whole.
-        try:
-            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-            complete.append(path)
-        except (OSError, ValueError):
-            shutil.rmtree(path)
-    return max(complete, key=_read_step, default=None)
+@contextmanager
+def _autocast_under_deepspeed(model: nn.Module, schedule: Schedule) -> Iterator[None]:
+    """Compute in the recipe's precision, as accelerate sees to it without DeepSpeed."""
+    if schedule.launch.deepspeed is None:
+        yield
+        return
+    forward, device = model.forward, schedule.arguments.device
+    precision = choose_precision(schedule.config.precision)
+
+    def compute(_: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        with autocast(device, precision):
+            return forward(*args, **kwargs)
+
+    model.forward = MethodType(compute, model)
+    try:
+        yield
+    finally:
+        model.forward = forward
 
 
-def _has_stopped_early(checkpoint: Path, config: TrainConfig) -> bool:
-    """Return whether training ended at a checkpoint since validation no longer improved."""
-    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    found = state["stateful_callbacks"].get("EarlyStoppingCallback", {"attributes": {}})
-    counter = found["attributes"].get("early_stopping_patience_counter", 0)
-    return bool(counter >= (config.early_stopping_patience or math.inf))
+def _make_callbacks(fit: Fit, schedule: Schedule) -> list[Any]:
+    config, launch = schedule.config, schedule.launch
+    callbacks: list[Any] = [ProgressReporter(metric=str(schedule.arguments.metric_for_best_model))]
+    if is_main():
+        from torch.utils.tensorboard import SummaryWriter
 
-
-def _read_step(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
-
-
-def _count_rows_per_step(num_rows: int, plan: BatchPlan, config: TrainConfig) -> float:
-    """Return how many rows of one device make a change of the weights."""
-    if config.batch_size is not None and config.max_tokens_per_batch is None:
-        return config.batch_size * config.gradient_accumulation_steps
-    return round(num_rows / count_steps_per_epoch(config, plan), 1)
-
-
-def _make_arguments(
-    fit: Fit, plan: BatchPlan, config: TrainConfig, precision: Precision
-) -> TrainingArguments:
-    warmup = config.warmup_ratio if config.warmup_steps is None else config.warmup_steps
-    steps = count_steps(config, plan)
-    steps_per_epoch = count_steps_per_epoch(config, plan)
-    eval_strategy = "epoch" if config.eval_steps is None else "steps"
-    return TrainingArguments(
-        output_dir=str(fit.run_dir / "checkpoints"),
-        num_train_epochs=config.epochs,
-        max_steps=config.steps or -1,
-        per_device_train_batch_size=plan.largest.num_rows,
-        per_device_eval_batch_size=_choose_eval_rows(fit.val, plan),
-        gradient_accumulation_steps=config.gradient_accumulation_steps,
-        learning_rate=config.learning_rate,
-        lr_scheduler_type=config.lr_scheduler,
-        lr_scheduler_kwargs={"lr_end": 0.0} if config.lr_scheduler == "polynomial" else {},
-        warmup_steps=warmup,
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm,
-        bf16=precision == "bfloat16",
-        use_cpu=not torch.cuda.is_available(),
-        seed=config.seed,
-        gradient_checkpointing=config.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False},
-        eval_strategy=eval_strategy,
-        eval_steps=config.eval_steps,
-        save_strategy=eval_strategy,
-        save_steps=config.eval_steps or 500,
-        save_total_limit=config.save_total_limit,
-        restore_callback_states_from_checkpoint=True,  # early stopping goes on counting
-        load_best_model_at_end=True,
-        metric_for_best_model=fit.metric,
-        greater_is_better=fit.greater_is_better,
-        logging_steps=max(1, min(steps // 200, steps_per_epoch, config.eval_steps or steps)),
-        logging_nan_inf_filter=False,  # GuardedLoss stops instead of averaging it away
-        label_names=["labels"],
-        remove_unused_columns=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        disable_tqdm=True,
-        run_name=fit.run_dir.name,
-        report_to=config.report_to,
-    )
-
-
-def _choose_eval_rows(val: Examples, plan: BatchPlan) -> int:
-    """Return how many rows to validate at once: twice the tokens fit in without gradients."""
-    return max(1, 2 * plan.largest.num_tokens // int(val.lengths.max()))
-
-
-def _make_callbacks(fit: Fit, config: TrainConfig, precision: Precision) -> list[Any]:
-    from torch.utils.tensorboard import SummaryWriter
-
-    writer = SummaryWriter(log_dir=str(fit.run_dir / "logs" / "tensorboard"))
-    callbacks: list[Any] = [TensorBoardCallback(writer), ProgressReporter(metric=fit.metric)]
+        logs = Path(schedule.arguments.output_dir).with_name("logs")
+        callbacks.append(TensorBoardCallback(SummaryWriter(log_dir=str(logs / "tensorboard"))))
     if fit.sharing is not None:
-        rows = [fit.train[i] for i in range(min(2, len(fit.train)))]
         callbacks.append(
             SharingCheck(
-                fit.sharing, rows, collator=fit.collator, loss=fit.loss, precision=precision
+                fit.sharing,
+                [fit.train[i] for i in range(min(2, len(fit.train)))],
+                collator=fit.collator,
+                loss=fit.loss,
+                precision=choose_precision(config.precision),
+                has_whole_weights=launch.has_whole_weights,
             )
         )
     if config.early_stopping_patience is not None:
@@ -268,12 +249,17 @@ def _make_callbacks(fit: Fit, config: TrainConfig, precision: Precision) -> list
 
 
 def _adapt(fit: Fit, order_N: NDArray[np.int64]) -> Callable[[EvalPrediction], dict[str, float]]:
-    """Return the measure of outputs that come in another order than the rows."""
-    targets = fit.val.targets.numpy()
+    """Return the measure of outputs that come in another order than the rows.
+
+    It gives the loss too: the trainer's own counts rows twice that fill up the last batch (R3).
+    """
+    targets = fit.val.targets
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-        assert np.array_equal(prediction.label_ids, targets[order_N]), "rows out of order (D11)"
-        outputs_NC = np.asarray(prediction.predictions, dtype=np.float32)
-        return fit.measure(outputs_NC[np.argsort(order_N)])
+        same = np.array_equal(prediction.label_ids, targets.numpy()[order_N])
+        assert same, "other rows than asked for, or out of order (D11, R3)"
+        logits_NC = np.asarray(prediction.predictions, dtype=np.float32)[np.argsort(order_N)]
+        loss = fit.loss(torch.from_numpy(logits_NC), targets, row_weights_B=fit.val.weights)
+        return {"loss": loss.item(), **fit.measure(logits_NC)}
 
     return compute_metrics

@@ -6,11 +6,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmft.config.head import HeadConfig, LossConfig
 from llmft.config.recipe import TrainConfig
 from llmft.data.batches import BatchPlan, BatchShape, Collator, Examples
 from llmft.data.encoding import EncodedRow
 from llmft.errors import UserError
+from llmft.training.losses import Loss
 
+NONE = torch.zeros(0, 1)
 LENGTHS = st.lists(st.integers(1, 3_000), min_size=1, max_size=200).map(np.array)
 
 
@@ -24,25 +27,93 @@ def make_examples(*own: list[int], shared: list[int] | None = None) -> Examples:
     lengths=LENGTHS,
     batch_size=st.none() | st.integers(1, 40),
     room=st.none() | st.floats(1, 20),
+    world_size=st.integers(1, 3),
+    accumulated=st.integers(1, 3),
     seed=st.integers(0, 2**32 - 1),
 )
 def test_r8_every_epoch_has_each_row_once_in_as_many_batches_within_bounds(
-    lengths: np.ndarray, batch_size: int | None, room: float | None, seed: int
+    lengths: np.ndarray,
+    batch_size: int | None,
+    room: float | None,
+    world_size: int,
+    accumulated: int,
+    seed: int,
 ) -> None:
     budget = None if room is None else int(room * lengths.max())
-    config = TrainConfig(batch_size=batch_size, max_tokens_per_batch=budget, seed=seed)
-    plan = BatchPlan(lengths, config)
+    config = TrainConfig(
+        batch_size=batch_size, max_tokens_per_batch=budget, seed=seed,
+        gradient_accumulation_steps=accumulated,
+    )  # fmt: skip
+    plan = BatchPlan(lengths, config, world_size=world_size)
+    assert sum(plan.global_sizes) == len(lengths)
     for epoch in (0, 1, 7):
-        batches = plan.arrange(epoch)
-        assert len(batches) == len(plan) == len(plan.shapes)
+        ranks = [plan.arrange(epoch, rank=rank) for rank in range(world_size)]
+        assert {len(batches) for batches in ranks} == {len(plan) * accumulated}, "no rank waits"
+        batches = [batch for rank in ranks for batch in rank]
         assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
-        shapes = [BatchShape(len(batch), int(lengths[batch].max())) for batch in batches]
-        for shape in shapes:
+        for batch in filter(None, batches):
+            shape = BatchShape(len(batch), int(lengths[batch].max()))
             assert shape.num_rows <= (config.batch_size or len(lengths))
             assert shape.num_tokens <= (budget or np.inf)
             assert shape.num_tokens <= plan.largest.num_tokens
-        assert sorted(s.num_rows for s in shapes) == sorted(s.num_rows for s in plan.shapes)
-        assert batches == BatchPlan(lengths, config).arrange(epoch), "a function of seed and epoch"
+        assert max(map(len, batches)) <= max(s.num_rows for s in plan.shapes)
+        again = BatchPlan(lengths, config, world_size=world_size).arrange(epoch)
+        assert ranks[0] == again, "a function of seed and epoch"
+
+
+@given(
+    lengths=LENGTHS, batch_size=st.sampled_from([1, 2, 5]), num_splits=st.sampled_from([1, 2, 4])
+)
+def test_r8_the_weights_change_for_the_same_rows_however_the_work_is_shared(
+    lengths: np.ndarray, batch_size: int, num_splits: int
+) -> None:
+    def arrange(
+        *, batch_size: int, world_size: int = 1, accumulated: int = 1, num_splits: int = 1
+    ) -> list[list[int]]:
+        config = TrainConfig(batch_size=batch_size, gradient_accumulation_steps=accumulated)
+        plan = BatchPlan(lengths, config, world_size=world_size, num_splits=num_splits)
+        assert plan.num_accumulated == accumulated * num_splits
+        assert plan.largest.num_rows <= -(-batch_size // num_splits)
+        steps = [plan.arrange(3, rank=rank) for rank in range(world_size)]
+        return [
+            sorted(
+                i
+                for rank in steps
+                for batch in rank[k * plan.num_accumulated : (k + 1) * plan.num_accumulated]
+                for i in batch
+            )
+            for k in range(len(plan))
+        ]
+
+    expected = arrange(batch_size=4 * batch_size)
+    for world_size, accumulated in ((4, 1), (2, 2), (1, 4)):
+        found = arrange(
+            batch_size=batch_size, world_size=world_size, accumulated=accumulated,
+            num_splits=num_splits,
+        )  # fmt: skip
+        assert found == expected
+
+
+def test_r8_a_batch_without_rows_counts_for_nothing() -> None:
+    targets = {
+        "cross_entropy": torch.tensor([0, 1]),
+        "focal": torch.tensor([0, 1]),
+        "mse": torch.zeros(2, 3),
+        "bce": torch.zeros(2, 3, dtype=torch.bool),
+    }
+    heads = {"mse": "regression", "bce": "multilabel"}
+    for name, of_rows in targets.items():
+        batch = Collator(pad_token_id=7, targets=of_rows)([])
+        assert batch["input_ids"].tolist() == [[7]]
+        assert batch["labels"].shape == (0, *of_rows.shape[1:])
+        assert batch["labels"].dtype == of_rows.dtype
+        logits = torch.ones(1, 3, requires_grad=True)
+        head = HeadConfig(type=heads.get(name, "multiclass"), loss=LossConfig(name=name))
+        loss = Loss(head)(logits, batch["labels"], num_items=4)
+        loss.backward()
+        assert loss == 0
+        assert logits.grad is not None
+        assert not logits.grad.any(), "there is a gradient, for the others to add up, and it is 0"
 
 
 def test_a_shared_prompt_gives_the_batches_of_a_repeated_one() -> None:
@@ -105,7 +176,7 @@ def test_r8_a_row_longer_than_a_batch_may_be_is_refused() -> None:
 
 def test_a_batch_is_padded_to_its_longest_row() -> None:
     examples = make_examples([5, 6, 7], [8], shared=[1, 2])
-    batch = Collator(pad_token_id=0)([examples[1], examples[0]])
+    batch = Collator(pad_token_id=0, targets=NONE)([examples[1], examples[0]])
     assert batch["input_ids"].tolist() == [[1, 2, 8, 0, 0], [1, 2, 5, 6, 7]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
     assert batch["labels"].tolist() == [[1.0], [0.0]]
@@ -117,5 +188,5 @@ def test_rows_without_what_they_share() -> None:
     assert (whole.lengths.tolist(), own.lengths.tolist()) == ([5, 3], [3, 1])
     assert [own[i].encoded.input_ids for i in range(2)] == [[5, 6, 7], [8]]
     assert torch.equal(own.targets, whole.targets)
-    batch = Collator(pad_token_id=0)([own[0], own[1]])
+    batch = Collator(pad_token_id=0, targets=NONE)([own[0], own[1]])
     assert own.find_ids(batch["input_ids"][1:], batch["attention_mask"][1:]) == ["row1"]

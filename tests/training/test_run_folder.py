@@ -5,60 +5,181 @@ from pathlib import Path
 import pytest
 
 from llmft.data.files import read_json, write_json
-from llmft.errors import UserError
-from llmft.training.run_folder import RunIdentity, claim_run_folder, read_metadata
+from llmft.errors import StoppedError, UserError
+from llmft.training.checkpoints import seal_checkpoint
+from llmft.training.launch import Launch
+from llmft.training.run_folder import (
+    RunIdentity,
+    Start,
+    claim_run_folder,
+    is_finished,
+    log_to_file,
+    read_metadata,
+    split_batches,
+)
 
-IDENTITY = RunIdentity({"train": {"epochs": 3}, "name": "arm"}, {"name": "risk"}, "f1", None)
+IDENTITY = RunIdentity({"train": {"epochs": 3}, "name": "arm"}, {"name": "risk"}, "f1", None, None)
+
+
+def claim(
+    run: Path, identity: RunIdentity = IDENTITY, *, world_size: int = 1, resume: str = "auto"
+) -> Start:
+    launch = Launch(world_size, "none" if world_size == 1 else "ddp", None)
+    return claim_run_folder(run, identity, launch=launch, resume=resume)
+
+
+def write_checkpoint(run: Path, step: int, *, is_whole: bool = True) -> Path:
+    path = run / "checkpoints" / f"checkpoint-{step}"
+    path.mkdir(parents=True)
+    (path / "trainer_state.json").write_text("{}")
+    if is_whole:
+        seal_checkpoint(path)
+    return path
+
+
+def finish(run: Path) -> None:
+    metadata = read_json(run / "training_metadata.json")
+    write_json(run / "training_metadata.json", {**metadata, "status": "finished"})
 
 
 def test_a_new_folder_is_claimed_and_known_again(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    assert claim_run_folder(run, IDENTITY) == "new"
-    assert claim_run_folder(run, IDENTITY) == "unfinished"
-    metadata = read_json(run / "training_metadata.json")
-    write_json(run / "training_metadata.json", {**metadata, "status": "finished"})
-    assert claim_run_folder(run, IDENTITY) == "finished"
+    assert claim(run) == Start(is_finished=False)
+    assert claim(run) == Start(is_finished=False)
+    first, last = write_checkpoint(run, 9), write_checkpoint(run, 10)
+    write_checkpoint(run, 11, is_whole=False)
+    assert claim(run) == Start(is_finished=False, resume_from=last)
+    assert sorted((run / "checkpoints").iterdir()) == [last, first], "half-written ones are gone"
+    finish(run)
+    assert claim(run) == Start(is_finished=True)
+
+
+@pytest.mark.parametrize("damage", ["shorter", "missing", "extra"])
+def test_r5_a_checkpoint_that_is_not_as_it_was_written_is_passed_over(
+    tmp_path: Path, damage: str
+) -> None:
+    claim(tmp_path / "run")
+    good, bad = (write_checkpoint(tmp_path / "run", step) for step in (1, 2))
+    match damage:
+        case "shorter":
+            (bad / "trainer_state.json").write_text("{")
+        case "missing":
+            (bad / "trainer_state.json").unlink()
+        case _:
+            (bad / "rng_state_1.pth").write_bytes(b"of another attempt")
+    assert claim(tmp_path / "run").resume_from == good
+
+
+def test_r5_resume_never_begins_anew_and_a_path_goes_on_from_there(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(UserError, match="there is no run in"):
+        claim(run, resume="somewhere")
+    claim(run)
+    first, _ = write_checkpoint(run, 1), write_checkpoint(run, 2)
+    with pytest.raises(UserError, match=r"checkpoint-3 is not whole; whole are: checkpoint-1, ch"):
+        claim(run, resume=str(run / "checkpoints" / "checkpoint-3"))
+    with pytest.raises(UserError, match=r"is no checkpoint of .*run; .* init_from"):
+        claim(run, resume=str(write_checkpoint(tmp_path / "other", 1)))
+    assert claim(run, resume=str(first)).resume_from == first
+    assert list((run / "checkpoints").iterdir()) == [first], "what came after it is gone"
+    finish(run)
+    assert claim(run, resume="never") == Start(is_finished=False)
+    assert not list((run / "checkpoints").iterdir())
+    assert not is_finished(run)
+
+
+def test_r6_another_number_of_processes_does_not_go_on(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    claim(run, world_size=2)
+    assert not claim(run, world_size=1).is_finished, "nothing was learned yet"
+    claim(run, world_size=2)
+    write_checkpoint(run, 1)
+    with pytest.raises(UserError, match="began with 2 processes, and 1 process cannot go on"):
+        claim(run, world_size=1)
+    assert claim(run, world_size=1, resume="never").resume_from is None
+    finish(run)
+    assert claim(run, world_size=4).is_finished, "what is finished is finished"
+
+
+def test_how_a_run_is_kept_and_shared_does_not_make_another_of_it(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    asked = {"train": {"epochs": 3, "auto_batch_size": True, "save_steps": 2}, "launch": {}}
+    claim(run)
+    write_checkpoint(run, 1)
+    assert claim(run, IDENTITY._replace(recipe=asked)).resume_from is not None
+    launch = Launch(1, "zero3", None)
+    with pytest.raises(UserError, match="began with 1 process, and 1 process under ZeRO-3 cannot"):
+        claim_run_folder(run, IDENTITY, launch=launch, resume="auto")
+
+
+def test_a_run_does_not_go_on_in_another_precision(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    recipe = {"train": {"precision": "bfloat16"}}
+    claim(run, IDENTITY._replace(recipe=recipe))
+    write_checkpoint(run, 1)
+    found = read_json(run / "training_metadata.json")
+    write_json(run / "training_metadata.json", {**found, "precision": "float32"})
+    with pytest.raises(UserError, match="began in float32, but this machine computes in bfloat16"):
+        claim(run, IDENTITY._replace(recipe=recipe))
+
+
+def test_the_log_says_why_a_training_ended_early(tmp_path: Path) -> None:
+    with pytest.raises(StoppedError), log_to_file(tmp_path / "training.log"):
+        raise StoppedError("stopped at step 5")
+    assert "ended early: stopped at step 5" in (tmp_path / "training.log").read_text()
+
+
+def test_smaller_micro_batches_are_remembered_as_long_as_the_run_goes_on(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    claim(run)
+    split_batches(run, 4)
+    assert claim(run).num_splits == 4
+    assert claim(run, resume="never").num_splits == 1
 
 
 @pytest.mark.parametrize(
     ("other", "named"),
     [
         (IDENTITY._replace(recipe={"train": {"epochs": 4}, "name": "arm"}), "train.epochs"),
-        (IDENTITY._replace(data_fingerprint="f2"), "data_fingerprint"),
-        (IDENTITY._replace(prompt_sha256="p"), "prompt_sha256"),
+        (IDENTITY._replace(data_fingerprint="f2"), "the prepared data"),
+        (IDENTITY._replace(prompt_sha256="p"), "the text of the prompt"),
+        (IDENTITY._replace(init_hash="i"), "the weights of init_from"),
     ],
 )
+@pytest.mark.parametrize("resume", ["auto", "never"])
 def test_r5_another_run_is_refused_with_what_differs(
-    tmp_path: Path, other: RunIdentity, named: str
+    tmp_path: Path, other: RunIdentity, named: str, resume: str
 ) -> None:
-    claim_run_folder(tmp_path / "run", IDENTITY)
-    (tmp_path / "run" / "checkpoints" / "checkpoint-2").mkdir(parents=True)
+    claim(tmp_path / "run")
+    write_checkpoint(tmp_path / "run", 2)
     with pytest.raises(UserError, match=f"differs in {named}"):
-        claim_run_folder(tmp_path / "run", other)
+        claim(tmp_path / "run", other, resume=resume)
 
 
 def test_a_run_that_never_got_to_a_checkpoint_gives_way_to_a_mended_recipe(tmp_path: Path) -> None:
-    claim_run_folder(tmp_path / "run", IDENTITY)
+    claim(tmp_path / "run")
     other = IDENTITY._replace(data_fingerprint="f2")
-    assert claim_run_folder(tmp_path / "run", other) == "new"
-    assert claim_run_folder(tmp_path / "run", other) == "unfinished"
+    assert claim(tmp_path / "run", other).resume_from is None
+    write_checkpoint(tmp_path / "run", 2)
+    assert claim(tmp_path / "run", other).resume_from is not None
 
 
 def test_another_spelling_of_a_path_is_no_other_run(tmp_path: Path) -> None:
     one = {"name": "a", "task": "t.yaml", "prompt": {"mode": "include", "file": "p.md"}}
     other = {"name": "b", "task": "/abs/t.yaml", "prompt": {"mode": "include", "file": "./p.md"}}
-    claim_run_folder(tmp_path / "run", IDENTITY._replace(recipe=one))
-    assert claim_run_folder(tmp_path / "run", IDENTITY._replace(recipe=other)) == "unfinished"
+    claim(tmp_path / "run", IDENTITY._replace(recipe=one))
+    write_checkpoint(tmp_path / "run", 2)
+    assert claim(tmp_path / "run", IDENTITY._replace(recipe=other)).resume_from is not None
 
 
 def test_a_folder_with_other_files_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "thesis.docx").write_text("precious")
     with pytest.raises(UserError, match="no run of llmft"):
-        claim_run_folder(tmp_path, IDENTITY)
+        claim(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.docx"]
 
 
 def test_an_unfinished_run_has_no_metadata_to_compare(tmp_path: Path) -> None:
-    claim_run_folder(tmp_path / "run", IDENTITY)
+    claim(tmp_path / "run")
     with pytest.raises(UserError, match="no finished run"):
         read_metadata(tmp_path / "run")

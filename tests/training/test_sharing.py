@@ -49,7 +49,11 @@ def precision(request: pytest.FixtureRequest) -> Iterator[Precision]:
 def check(model: nn.Module, sharing: Any, precision: Precision) -> None:
     loss = Loss(HeadConfig(type="regression"))
     checked = SharingCheck(
-        sharing, ROWS, collator=Collator(pad_token_id=0), loss=loss, precision=precision
+        sharing,
+        ROWS,
+        collator=Collator(pad_token_id=0, targets=torch.zeros(1, 2)),
+        loss=loss,
+        precision=precision,
     )
     checked.on_train_begin(model=model)
 

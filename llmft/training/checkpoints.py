@@ -1,0 +1,172 @@
+"""Checkpoints that survive anything: whole or passed over, at fixed steps and when told to stop."""
+
+import logging
+import os
+import re
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from llmft.config.recipe import TrainConfig
+from llmft.data.files import read_json, write_json
+from llmft.errors import StoppedError, UserError
+from llmft.processes import is_any, is_main, is_orphan, wait_for_all
+
+logger = logging.getLogger(__name__)
+
+_SEAL = "complete.json"
+"""Written last, when all processes have written: names and sizes of all files."""
+
+
+def read_step(checkpoint: Path) -> int:
+    """Return after how many changes of the weights a checkpoint was written."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def find_last_checkpoint(folder: Path) -> Path | None:
+    """Return the newest checkpoint that was written to its end."""
+    whole = [path for path in _list_checkpoints(folder) if _is_whole(path)]
+    return max(whole, key=read_step, default=None)
+
+
+def open_checkpoint(path: Path, *, run_dir: Path) -> Path:
+    """Return a checkpoint of a run, named by the user.
+
+    Raises:
+        UserError: If it is none, of another run, or was not written to its end.
+    """
+    folder = run_dir / "checkpoints"
+    if path.resolve().parent != folder.resolve():
+        raise UserError(
+            f"--resume: {path} is no checkpoint of {run_dir}; to begin a new training with another "
+            "run's weights, name that run as init_from in the recipe"
+        )
+    if not _is_whole(path):
+        names = ", ".join([p.name for p in _list_checkpoints(folder) if _is_whole(p)])
+        raise UserError(f"--resume: {path} is not whole; whole are: {names or 'none'}")
+    return path
+
+
+def remove_other_checkpoints(folder: Path, *, last: Path | None) -> None:
+    """Remove what was not written to its end, and what came after the last checkpoint to keep."""
+    for path in _list_checkpoints(folder):
+        is_whole = _is_whole(path)
+        if not is_whole:
+            logger.info("%s: was not written to its end, passed over", path)
+        if last is None or read_step(path) > read_step(last) or not is_whole:
+            shutil.rmtree(path)
+
+
+def _list_checkpoints(folder: Path) -> list[Path]:
+    """Return whatever looks like a checkpoint, the oldest first."""
+    found = (p for p in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name))
+    return sorted(found, key=read_step)
+
+
+class Checkpointing(TrainerCallback):  # type: ignore[misc]
+    """Saves at the recipe's steps and when told to stop, and seals what was saved.
+
+    The trainer's own rotation would remove the old checkpoint before the new one is whole.
+    """
+
+    def __init__(self, config: TrainConfig, *, steps_per_epoch: int) -> None:
+        """Take the recipe's settings.
+
+        Args:
+            config: When to save, and how many checkpoints to keep.
+            steps_per_epoch: Changes of the weights in an epoch.
+        """
+        self._config = config
+        self._steps_per_epoch = steps_per_epoch
+        self._is_told = False
+        self._is_stopping = False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take SIGTERM for a wish to save and stop, meanwhile."""
+        before = signal.signal(signal.SIGTERM, self._hear)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        self._is_told = True
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Look for the best checkpoint here, though the run's folder may have been moved."""
+        if state.best_model_checkpoint is not None:
+            name = Path(state.best_model_checkpoint).name
+            state.best_model_checkpoint = str(Path(args.output_dir, name))
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Ask for a checkpoint where one is due, with the loss so far (R5)."""
+        self._is_stopping = is_any(self._is_told or is_orphan())
+        is_due = self._config.save_steps and state.global_step % self._config.save_steps == 0
+        # At its end an epoch is validated and saved anyway; what is saved before would skip that.
+        ends_epoch = state.global_step % self._steps_per_epoch == 0
+        is_validated = self._config.eval_steps is None and ends_epoch
+        if (is_due or self._is_stopping) and not is_validated:
+            control.should_save |= state.global_step < state.max_steps
+        control.should_log |= control.should_save
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Seal the checkpoint when all processes have written their part; stop if told to.
+
+        Raises:
+            StoppedError: If told to.
+        """
+        wait_for_all()
+        folder = Path(args.output_dir)
+        if is_main():
+            seal_checkpoint(folder / f"checkpoint-{state.global_step}")
+            self._remove_old(folder, best=state.best_model_checkpoint)
+        wait_for_all()
+        if is_any(self._is_stopping or self._is_told):  # perhaps in the validation before
+            raise StoppedError(
+                f"stopped at step {state.global_step} of {state.max_steps}, with all saved; run "
+                "the same command to go on"
+            )
+
+    def _remove_old(self, folder: Path, *, best: str | None) -> None:
+        whole = [path for path in _list_checkpoints(folder) if _is_whole(path)]
+        for path in whole[: -self._config.save_total_limit]:
+            if best is None or path.name != Path(best).name:
+                shutil.rmtree(path)
+
+
+def seal_checkpoint(checkpoint: Path) -> None:
+    """Say that a checkpoint is whole, once it is safely on disk."""
+    sizes = _measure_files(checkpoint)
+    for name in sizes:
+        with (checkpoint / name).open("rb") as file:
+            os.fsync(file.fileno())
+    write_json(checkpoint / _SEAL, {"files": sizes})
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        return bool(read_json(checkpoint / _SEAL)["files"] == _measure_files(checkpoint))
+    except (UserError, LookupError):
+        return False
+
+
+def _measure_files(checkpoint: Path) -> dict[str, int]:
+    """Return the size in bytes of each file, by its path within the checkpoint."""
+    return {
+        str(path.relative_to(checkpoint)): path.stat().st_size
+        for path in sorted(checkpoint.rglob("*"))
+        if path.is_file() and path.name != _SEAL
+    }

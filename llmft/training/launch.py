@@ -1,0 +1,223 @@
+"""How the processes of a training share it: what launcher and recipe say, and what cannot work."""
+
+import importlib.util
+import logging
+import os
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+
+from llmft.config.recipe import RecipeConfig
+from llmft.data.files import read_json
+from llmft.errors import UserError
+from llmft.processes import get_world_size, has_launcher
+
+logger = logging.getLogger(__name__)
+
+_OWNED = {
+    "train_micro_batch_size_per_gpu": "train.batch_size",
+    "train_batch_size": "train.batch_size",
+    "gradient_accumulation_steps": "train.gradient_accumulation_steps",
+    "gradient_clipping": "train.max_grad_norm",
+}
+"""What the recipe says, by DeepSpeed's names."""
+_PRECISIONS = ("fp16", "bf16", "torch_autocast")
+Sharing = Literal["none", "ddp", "zero", "zero3", "fsdp"]
+
+
+class Launch(NamedTuple):
+    """How the processes share a training."""
+
+    world_size: int
+    sharing: Sharing
+    """none = one process alone; ddp = each holds all weights; zero = DeepSpeed, where each holds
+    all weights (stages 0 to 2); zero3 and fsdp = each holds a part of the weights."""
+    deepspeed: dict[str, Any] | None
+    """The DeepSpeed configuration, with what the recipe owns as `auto`."""
+
+    @property
+    def has_whole_weights(self) -> bool:
+        """Whether each process holds all weights, so that they can be looked at and changed."""
+        return self.sharing in ("none", "ddp", "zero")
+
+    def describe(self) -> str:
+        """Return it in words."""
+        names = {"none": "", "ddp": "", "zero": " under ZeRO-2", "zero3": " under ZeRO-3"}
+        names["fsdp"] = " under FSDP"
+        what = "1 process" if self.world_size == 1 else f"{self.world_size} processes"
+        return what + names[self.sharing]
+
+
+ONE_PROCESS = Launch(1, "none", None)
+
+
+def read_launch(config: RecipeConfig) -> Launch:
+    """Return how this process was launched and is to share the work, before anything is loaded.
+
+    Raises:
+        UserError: If recipe and launcher clash, the number of processes is not the one that the
+            recipe asks for (R6), or the libraries cannot do it (R2).
+    """
+    world_size, wanted = get_world_size(), config.train.world_size
+    if wanted is not None and wanted != world_size:
+        raise UserError(
+            f"train.world_size: the recipe asks for {wanted} processes, but found {world_size}; "
+            f"start it with `torchrun --nproc_per_node {wanted} -m llmft.train ...` or `accelerate "
+            "launch --multi_gpu`, as `accelerate launch --cpu --num_processes` starts only one"
+        )
+    deepspeed = _find_deepspeed(config)
+    uses_fsdp = _is_set("ACCELERATE_USE_FSDP")
+    if deepspeed is not None and uses_fsdp:
+        raise UserError(
+            f"launch.deepspeed: the recipe says {config.launch.deepspeed}, but the launcher says "
+            "FSDP; remove one of them"
+        )
+    sharing: Sharing = "none" if world_size == 1 else "ddp"
+    if deepspeed is not None:
+        deepspeed = _complete(deepspeed)
+        sharing = "zero3" if _stage(deepspeed) == 3 else "zero"
+    elif uses_fsdp:
+        sharing = "fsdp"
+    launch = Launch(world_size, sharing, deepspeed)
+    _refuse_impossible(launch, config)
+    return launch
+
+
+def _find_deepspeed(config: RecipeConfig) -> dict[str, Any] | None:
+    """Return the DeepSpeed configuration of recipe or launcher, if one of them has any."""
+    named = config.launch.deepspeed
+    wanted = None if named is None else read_deepspeed(Path(named), key="launch.deepspeed")
+    launched, launched_as = _read_launched_deepspeed()
+    if launched is not None:
+        by_file = launched_as.endswith(".json")
+        same = wanted == launched if by_file else wanted and _stage(wanted) == _stage(launched)
+        if wanted is not None and not same:
+            raise UserError(
+                f"launch.deepspeed: the recipe says {named}, but the launcher says {launched_as}; "
+                "remove one of them"
+            )
+        return wanted or launched
+    if wanted is None:
+        return None
+    if not has_launcher() or not _has_gpu():
+        reason = "there is no GPU" if has_launcher() else "no launcher started this one process"
+        logger.info("launch.deepspeed: left out, since %s", reason)
+        return None
+    _refuse_absent_deepspeed()
+    return wanted
+
+
+def _read_launched_deepspeed() -> tuple[dict[str, Any] | None, str]:
+    """Return the configuration that the launcher asks for, and how it names it."""
+    if not _is_set("ACCELERATE_USE_DEEPSPEED"):
+        return None, ""
+    _refuse_absent_deepspeed()
+    if not _has_gpu():
+        raise UserError("launch: DeepSpeed needs GPUs, and there is none; launch without it")
+    file = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
+    if file != "none":
+        return read_deepspeed(Path(file), key="deepspeed_config_file of the launcher"), file
+    from accelerate.utils import DeepSpeedPlugin
+
+    # Its other values are defaults of accelerate, which know nothing of the recipe.
+    found = {"zero_optimization": DeepSpeedPlugin().deepspeed_config["zero_optimization"]}
+    return found, f"ZeRO stage {_stage(found)}"
+
+
+def read_deepspeed(path: Path, *, key: str) -> dict[str, Any]:
+    """Read a DeepSpeed configuration as far as it is of concern here.
+
+    Args:
+        path: JSON file.
+        key: Where it was named.
+
+    Raises:
+        UserError: If it cannot be read, or says of ZeRO or of the precision what it cannot.
+    """
+    if not path.is_file():
+        raise UserError(f"{key}: {path}: not there; looked from {Path.cwd()}")
+    found = read_json(path)
+    for name in ("zero_optimization", *_PRECISIONS):
+        if not isinstance(found.get(name, {}), dict):
+            raise UserError(f"{key}: {path}: {name}: expected an object, found {found[name]!r}")
+    stage = found.get("zero_optimization", {}).get("stage", 0)
+    if stage not in (0, 1, 2, 3):
+        raise UserError(f"{key}: {path}: zero_optimization.stage: found {stage!r}, not 0 to 3")
+    for name, owner in _OWNED.items():
+        if found.get(name, "auto") != "auto":
+            raise UserError(
+                f'{key}: {path}: {name}: found {found[name]!r}; say "auto", as the recipe\'s '
+                f"{owner} decides"
+            )
+    for name in _PRECISIONS:
+        if found.get(name, {}).get("enabled", False) is True:
+            raise UserError(
+                f"{key}: {path}: {name}.enabled: found true; remove it, as train.precision chooses "
+                "the precision, and keeps the head in float32"
+            )
+    return found
+
+
+def _stage(deepspeed: dict[str, Any]) -> int:
+    return int(deepspeed.get("zero_optimization", {}).get("stage", 0))
+
+
+def _complete(deepspeed: dict[str, Any]) -> dict[str, Any]:
+    """Leave to the recipe what it owns, and let checkpoints hold all weights (R1).
+
+    The precision too: DeepSpeed's own bfloat16 would round the head's weights (H2), and its
+    autocast leaves validation out.
+    """
+    zero = {**deepspeed.get("zero_optimization", {})}
+    if _stage(deepspeed) == 3:
+        zero["stage3_gather_16bit_weights_on_model_save"] = True
+    return {
+        **deepspeed,
+        **dict.fromkeys(_OWNED, "auto"),
+        **{name: {"enabled": False} for name in _PRECISIONS},
+        "zero_optimization": zero,
+    }
+
+
+def _refuse_impossible(launch: Launch, config: RecipeConfig) -> None:
+    sharing = {"zero3": "DeepSpeed ZeRO-3", "fsdp": "FSDP"}.get(launch.sharing)
+    if sharing is None:
+        return
+    state_dict = os.environ.get("FSDP_STATE_DICT_TYPE", "SHARDED_STATE_DICT")
+    if launch.sharing == "fsdp" and "FULL_STATE_DICT" not in state_dict:
+        raise UserError(
+            f"fsdp_state_dict_type: found {state_dict} in the launcher's file; say "
+            "FULL_STATE_DICT, as checkpoints have to hold all weights"
+        )
+    if config.base.tuning == "qlora":
+        raise UserError(
+            f"base.tuning: qlora and {sharing} do not work together, since a base in 4 bit cannot "
+            "be divided; take DDP or ds_configs/zero2.json, which hold it whole on each GPU (the "
+            "weights of 7B take about 5 GiB), or tuning: lora"
+        )
+    if config.train.auto_batch_size:
+        raise UserError(
+            f"train.auto_batch_size: cannot be had with {sharing}; lower train.batch_size and "
+            "raise train.gradient_accumulation_steps instead"
+        )
+    if config.init_from is not None:
+        raise UserError(
+            f"init_from: cannot be had with {sharing}; take DDP or ds_configs/zero2.json"
+        )
+
+
+def _has_gpu() -> bool:
+    return torch.cuda.is_available() or os.environ.get("DS_ACCELERATOR") == "cpu"  # for tests (L7)
+
+
+def _refuse_absent_deepspeed() -> None:
+    if importlib.util.find_spec("deepspeed") is None:
+        raise UserError(
+            "launch: DeepSpeed is not installed; `pip install 'llmft[deepspeed]'`, or launch "
+            "without it"
+        )
+
+
+def _is_set(name: str) -> bool:
+    return os.environ.get(name, "false").lower() in ("true", "1", "yes")
