@@ -53,8 +53,9 @@ def run_verb(verb: Callable[[list[str]], int], arguments: list[str]) -> int:
         _let_main_speak_first()
         if get_world_size() > 1 and _is_lost_connection(error):
             sys.stderr.write(
-                "llmft: another process of this launch has ended, perhaps with a message of its "
-                "own; mend what it says, and run the same command to go on\n"
+                "llmft: the connection to another process of this launch is lost, perhaps since "
+                "that has ended with a message of its own; mend what it says, and run the same "
+                f"command to go on. What was seen here: {error}\n"
             )
             return 2
         traceback.print_exc()

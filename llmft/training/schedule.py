@@ -47,7 +47,7 @@ def make_schedule(
         launch: How the processes share the work.
     """
     is_bfloat16 = choose_precision(config.precision) == "bfloat16"
-    uses_autocast = is_bfloat16 and launch.deepspeed is None  # DeepSpeed's engine casts by itself
+    uses_autocast = is_bfloat16 and launch.deepspeed is None  # else `fit_model` casts
     warmup = config.warmup_ratio if config.warmup_steps is None else config.warmup_steps
     steps = count_steps(config, plan)
     log_at_most = min(len(plan), config.eval_steps or steps, config.save_steps or steps)
