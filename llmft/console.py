@@ -12,7 +12,7 @@ from collections.abc import Callable
 from tqdm import tqdm
 
 from llmft.errors import StoppedError, UserError
-from llmft.processes import get_world_size, is_main
+from llmft.processes import get_world_size, is_main, leave_group
 
 # What a CPU cannot do is no news to those who chose one; said while they are imported.
 for _name in ("DeepSpeed", "bitsandbytes.backends.cpu.ops"):
@@ -36,7 +36,9 @@ def run_verb(verb: Callable[[list[str]], int], arguments: list[str]) -> int:
     # What the libraries will rename one day is not for the people who train a model.
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
-        return verb(arguments)
+        status = verb(arguments)
+        leave_group()
+        return status
     except UserError as error:
         _let_main_speak_first()
         sys.stderr.write(f"llmft: {error}\n")

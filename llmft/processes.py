@@ -4,6 +4,7 @@
 """
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -90,6 +91,18 @@ def ask_main(compute: Callable[[], T]) -> T:
     wait_for_all()
     answer: T = broadcast_object_list(found)[0]
     return answer
+
+
+def leave_group() -> None:
+    """Leave the other processes in good order, when all is done.
+
+    Threads of gloo that still run when the interpreter ends may abort the process (status -6).
+    """
+    if get_world_size() > 1 and "torch" in sys.modules:
+        from torch import distributed
+
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.destroy_process_group()
 
 
 @contextmanager

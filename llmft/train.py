@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from llmft.config.loading import dump_yaml
-from llmft.config.recipe import Recipe, TrainConfig, load_recipe
+from llmft.config.recipe import Recipe, load_recipe
 from llmft.console import run_verb
 from llmft.data.batches import make_targets, pad_inputs
 from llmft.data.budget import refuse_budget
@@ -27,6 +27,7 @@ from llmft.data.prepared import open_prepared
 from llmft.errors import UserError
 from llmft.evaluation.metrics import measure
 from llmft.models.heads import TargetScale, to_outputs
+from llmft.models.peak_memory import measure_peak_memory, reset_peak_memory
 from llmft.models.quantised import refuse_absent_quantiser
 from llmft.models.saved import ModelCard, hash_model, refuse_changed_outputs, save_model
 from llmft.prediction.inference import Predictor
@@ -36,6 +37,7 @@ from llmft.training.checkpoints import find_last_checkpoint
 from llmft.training.fitting import Fitted, Run, fit_run
 from llmft.training.inputs import (
     Inputs,
+    describe_limit,
     open_inputs,
     plan_batches,
     refuse_absent_trackers,
@@ -47,8 +49,6 @@ from llmft.training.record import (
     describe_launch,
     describe_model,
     describe_result,
-    measure_peak_memory,
-    reset_peak_memory,
 )
 from llmft.training.run_folder import (
     HISTORY_NAME,
@@ -169,7 +169,7 @@ def _save(model: nn.Module, card: ModelCard, result: FitResult, run: Run) -> str
     few = pad_inputs(inputs.encoded["val"][:4], pad_token_id=inputs.tokenizer.pad_token_id)
     refuse_changed_outputs(model, folder / "model", batch=few, precision=card.precision)
     model_hash = hash_model(folder / "model")
-    limit = _describe_limit(run.recipe.config.train)
+    limit = describe_limit(run.recipe.config.train.limit_rows)
     stored = predict_and_store(
         Predictor.open(folder),
         inputs.rows["val"],
@@ -235,11 +235,6 @@ def _make_measure(
         return {name: value for name, value in overall.items() if value is not None}
 
     return measure_logits
-
-
-def _describe_limit(config: TrainConfig) -> dict[str, str]:
-    """Return what tells predictions for a part of the rows from those for all."""
-    return {} if config.limit_rows is None else {"limit_rows": str(config.limit_rows)}
 
 
 def _refuse_other_epoch(

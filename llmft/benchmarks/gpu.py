@@ -27,11 +27,11 @@ from llmft.models.dropout import fast_dropout
 from llmft.models.heads import LabelSpace
 from llmft.models.loading import load_model
 from llmft.models.memory import GPU_LIBRARIES_GIB, estimate_memory, measure_footprint
+from llmft.models.peak_memory import measure_peak_memory, reset_peak_memory
 from llmft.models.precision import cast_frozen_weights
 from llmft.models.shared_prompt import SharedPrompt
 from llmft.models.traced_step import Step
 from llmft.training.losses import Loss
-from llmft.training.record import measure_peak_memory, reset_peak_memory
 
 logger = logging.getLogger(__name__)
 

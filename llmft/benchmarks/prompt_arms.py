@@ -15,11 +15,11 @@ from llmft.config.recipe import BaseConfig
 from llmft.data.encoding import EncodedRow
 from llmft.models.device import Precision, autocast, choose_device
 from llmft.models.dropout import fast_dropout
+from llmft.models.peak_memory import measure_peak_memory, reset_peak_memory
 from llmft.models.precision import cast_frozen_weights
 from llmft.models.shared_prompt import SharedPrompt
 from llmft.prediction.inference import prepare_for_prediction
 from llmft.training.losses import Loss
-from llmft.training.record import measure_peak_memory, reset_peak_memory
 
 _SMALLEST_SHARE = 0.01
 _FIRST_ID, _LAST_ID = 1_000, 30_000  # whole words of MiniLM's vocabulary

@@ -1,13 +1,13 @@
 """Turn YAML files into checked sections, and say all that is wrong with them at once."""
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from llmft.config.yaml_source import (
     KeyPath,
@@ -107,6 +107,27 @@ def validate(values: LocatedValues, *, schema: type[SectionT]) -> SectionT:
     raise UserError("\n  ".join([f"{where}: {count}", *faults]))
 
 
+def refuse_values(faults: Iterable[tuple[KeyPath, str]]) -> None:
+    """Stop a validator with faults of values below what it looks at, each told at its own line.
+
+    Args:
+        faults: Keys from there down to the value, and what is wrong with it.
+
+    Raises:
+        ValidationError: If there is any; pydantic puts the outer keys in front of these.
+    """
+    details = [
+        InitErrorDetails(
+            type=PydanticCustomError("value_error", "{message}", {"message": message}),
+            loc=key,
+            input=None,
+        )
+        for key, message in faults
+    ]
+    if details:
+        raise ValidationError.from_exception_data("values", details)
+
+
 def find_beside(value: str, *, key: KeyPath, values: LocatedValues) -> Path:
     """Find a file that a YAML names: beside that YAML first, then in the working folder.
 
@@ -140,6 +161,16 @@ def suggest(word: str, *, allowed: list[str]) -> str:
     """Return " Did you mean `x`?" for the nearest allowed word, or nothing."""
     near = difflib.get_close_matches(word, allowed, n=1, cutoff=0.6)
     return f" Did you mean `{near[0]}`?" if near else ""
+
+
+def list_dotted_keys(schema: type[BaseModel], *, prefix: str = "") -> list[str]:
+    """Return the keys of a schema in dotted form: every section, and what is below it."""
+    keys = []
+    for name, field in schema.model_fields.items():
+        keys.append(f"{prefix}{field.alias or name}")
+        for model in _find_models(field.annotation):
+            keys += list_dotted_keys(model, prefix=f"{keys[-1]}.")
+    return keys
 
 
 def _load_extended(path: Path, *, chain: tuple[Path, ...]) -> LocatedValues:
@@ -181,6 +212,8 @@ def _describe(fault: ErrorDetails, values: LocatedValues, schema: type[BaseModel
             what = f"found {_show(found)}, allowed: {', '.join(words)}.{hint}"
         case "model_type" | "model_attributes_type" | "dict_type":
             what = f"found {_show(found)}, but expected keys and values"
+        case "list_type" if isinstance(found, str | int | float):
+            what = f"found {_show(found)}, but expected a list; write [{found}]"
         case "value_error":
             what = fault["msg"].removeprefix("Value error, ")
         case _:
@@ -194,8 +227,9 @@ def _show(value: Any) -> str:
 
 
 def _drop_union_tags(loc: tuple[int | str, ...], data: Any) -> KeyPath:
-    """Remove from a pydantic location the names of union members, which nobody wrote as keys."""
+    """Remove from a pydantic location what nobody wrote: names of union members, `[key]`."""
     path: list[int | str] = []
+    loc = loc[:-1] if loc[-1:] == ("[key]",) else loc
     for position, step in enumerate(loc):
         is_last = position == len(loc) - 1
         match data:

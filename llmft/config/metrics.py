@@ -6,6 +6,7 @@ from typing import Annotated, NamedTuple
 from pydantic import AfterValidator, WithJsonSchema
 
 from llmft.config.labels import ClassConfig, LabelsConfig, ScoresConfig
+from llmft.config.loading import suggest
 
 
 class Metric(NamedTuple):
@@ -44,7 +45,8 @@ precision-recall curve, `quadratic_kappa` `cohen_kappa_score` with quadratic wei
 
 def _check_metric(name: str) -> str:
     if name not in METRICS:
-        raise ValueError(f"found {name!r}, allowed: {', '.join(METRICS)}")
+        hint = suggest(name, allowed=list(METRICS))
+        raise ValueError(f"found {name!r}, allowed: {', '.join(METRICS)}.{hint}")
     return name
 
 

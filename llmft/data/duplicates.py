@@ -56,6 +56,11 @@ def cluster_texts(texts: Sequence[str], *, threshold: float) -> list[int]:
     return [first_of_root.setdefault(joined[i], i) for i in range(len(texts))]
 
 
+def split_words(text: str) -> list[str]:
+    """Return the words of a text without case and punctuation; letters, if it has no words."""
+    return _WORD.findall(text.casefold()) or list(text)
+
+
 def measure_similarity(one: str, other: str) -> float:
     """Return the Jaccard similarity of two texts' bags of words, in [0, 1]."""
     return _compare(_count_words(one), _count_words(other))
@@ -67,11 +72,7 @@ def _compare(one: Counter[str], other: Counter[str]) -> float:
 
 
 def _count_words(text: str) -> Counter[str]:
-    return Counter(_split_words(text))
-
-
-def _split_words(text: str) -> list[str]:
-    return _WORD.findall(text.casefold()) or list(text)
+    return Counter(split_words(text))
 
 
 def _find_candidates(texts: list[str], threshold: float) -> Iterator[tuple[int, int]]:
@@ -104,7 +105,7 @@ def _hash_bands(texts: list[str], size: int) -> NDArray[np.int64]:
     num_bands = _NUM_HASHES // size
     bands_NB = np.empty((len(texts), num_bands), dtype=np.int64)
     for index, text in enumerate(texts):
-        counts = Counter(_split_words(text))
+        counts = Counter(split_words(text))
         sketch = rensa.RMinHash(num_perm=_NUM_HASHES, seed=0)
         # A repeated word is a token of its own.
         sketch.update([f"{word} {i}" for word, n in counts.items() for i in range(1, n + 1)])

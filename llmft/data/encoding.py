@@ -13,7 +13,8 @@ from llmft.data.files import hash_text
 from llmft.data.prompts import Prompt, RowText, fill_prompt, strip_fields
 from llmft.errors import UserError
 
-_HEAD_SHARE = 0.7
+HEAD_SHARE = 0.7
+"""Of what is kept of an article with `head_tail`."""
 _ROWS_PER_CALL = 1_000
 
 
@@ -172,7 +173,7 @@ class Encoder:
         opening, between, closing = self._frame
         pair_room = max(self.room - len(article), self.room // 2)
         room = self.room - min(len(pair), pair_room)
-        num_head = math.ceil(_HEAD_SHARE * room) if self._keeps_tail else room
+        num_head = math.ceil(HEAD_SHARE * room) if self._keeps_tail else room
         num_tail = room - num_head
         if len(article) <= room:
             num_head, num_tail = len(article), 0

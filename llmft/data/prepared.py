@@ -64,7 +64,7 @@ class PreparedData(NamedTuple):
 def is_prepared(task: TaskConfig) -> bool:
     """Return whether prepared data for just this task lies in its output folder."""
     path = Path(task.output) / "manifest.json"
-    return path.is_file() and read_json(path).get("task") == _dump(task)
+    return path.is_file() and _leave_out_remarks(read_json(path).get("task")) == _dump(task)
 
 
 def open_prepared(
@@ -80,7 +80,7 @@ def open_prepared(
     if not path.is_file():
         raise UserError(f"{path}: not there, so the data is not prepared; {mend}")
     manifest = read_json(path)
-    found, wanted = manifest.get("task"), _dump(task)
+    found, wanted = _leave_out_remarks(manifest.get("task")), _dump(task)
     if not isinstance(found, dict) or _MANIFEST_KEYS - manifest.keys():
         raise UserError(f"{path}: is no manifest of this version; {mend}")
     if found != wanted:
@@ -92,5 +92,10 @@ def open_prepared(
     return PreparedData(task, manifest, list(manifest["label_names"]))
 
 
-def _dump(task: TaskConfig) -> dict[str, Any]:
-    return task.model_dump(mode="json", by_alias=True)
+def _dump(task: TaskConfig) -> Any:
+    return _leave_out_remarks(task.model_dump(mode="json", by_alias=True))
+
+
+def _leave_out_remarks(task: Any) -> Any:
+    """Return a task without what changes no row: it may be added when the data is there."""
+    return {k: v for k, v in task.items() if k != "oracle_sees"} if isinstance(task, dict) else task

@@ -1,6 +1,7 @@
 """Where to compute and in which precision."""
 
 import os
+import platform
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
@@ -27,6 +28,13 @@ def choose_precision(wanted: Literal["auto", "float32", "bfloat16"]) -> Precisio
 def list_precisions() -> list[Precision]:
     """Return the precisions that the hardware computes in, the default first."""
     return ["bfloat16", "float32"] if _computes_in_bfloat16() else ["float32"]
+
+
+def name_device() -> str:
+    """Return the name of the GPU or the CPU."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return str(torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or "CPU")
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:

@@ -78,6 +78,15 @@ class SharedPrompt:
         self._model.config._attn_implementation = PACKED_ATTENTION
         self._model.forward = _bind(self._forward, self._model)
 
+    @property
+    def keeps_prompt(self) -> bool:
+        """Whether there is a prompt to keep."""
+        return bool(self._shared_ids)
+
+    def forget(self) -> None:
+        """Compute the prompt anew with the next batch."""
+        self._cache = None
+
     def detach(self) -> None:
         """Give the model back: it takes whole inputs again."""
         del self._model.forward

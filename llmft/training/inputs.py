@@ -138,6 +138,11 @@ def limit_rows(rows: list[Row], limit: int | None) -> list[Row]:
     return [row for row in rows if row["id"] in chosen]
 
 
+def describe_limit(limit: int | None) -> dict[str, str]:
+    """Return what tells predictions for a part of the rows from those for all."""
+    return {} if limit is None else {"limit_rows": str(limit)}
+
+
 def make_examples(inputs: Inputs, targets: Tensor, *, split: str, loss: LossConfig) -> Examples:
     """Return the rows of a split with what the model is to say of them.
 

@@ -1,21 +1,16 @@
 """The record of a run: all that it depended on, and what it took."""
 
-import contextlib
-import ctypes
-import gc
 import platform
-import re
-import resource
 import subprocess
 from importlib.metadata import version
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from llmft.config.recipe import Recipe, TrainConfig
 from llmft.data.batches import BatchPlan
+from llmft.models.device import name_device
 from llmft.models.saved import ModelCard
 from llmft.training.inputs import Inputs
 from llmft.training.launch import Launch
@@ -31,35 +26,10 @@ def describe_environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: version(name) for name in _PACKAGES if find_spec(name)},
         "platform": platform.platform(terse=True),
-        "device": _name_device(),
+        "device": name_device(),
         "num_threads": torch.get_num_threads(),
         "git_revision": _read_git_revision(),
     }
-
-
-def reset_peak_memory() -> None:
-    """Start to measure the peak anew, where the system can, without what is garbage by now."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        return
-    with contextlib.suppress(OSError, AttributeError):  # not Linux, or not glibc
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def measure_peak_memory() -> float:
-    """Return the peak in GiB: of the GPU's allocated memory, or of the process on a CPU."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
-    try:
-        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    except OSError:
-        found = None
-    if found:
-        return int(found.group(1)) / 2**20
-    unit = 2**30 if platform.system() == "Darwin" else 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def describe_model(card: ModelCard) -> dict[str, Any]:
@@ -111,12 +81,6 @@ def describe_result(result: FitResult, recipe: Recipe, inputs: Inputs) -> dict[s
         "token_budget": {name: b._asdict() for name, b in inputs.budgets.items()},
         "budget_warnings": findings.warnings + findings.refusals,
     }
-
-
-def _name_device() -> str:
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return str(torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or "CPU")
 
 
 def _read_git_revision() -> str | None:

@@ -31,6 +31,7 @@ _NOT_COMPARED = (
     # What a run can do with more or less of in the middle. How it is shared is compared by itself.
     "recipe.train.auto_batch_size", "recipe.train.save_steps", "recipe.train.save_total_limit",
     "recipe.train.report_to", "recipe.train.world_size", "recipe.launch",
+    "task.oracle_sees",  # a remark on the labels, which changes no row
 )  # fmt: skip
 _IN_WORDS = {
     "data_fingerprint": "the prepared data",
@@ -218,7 +219,10 @@ def read_metadata(run_dir: Path) -> dict[str, Any]:
         UserError: If there is none.
     """
     if not is_finished(run_dir):
-        raise UserError(f"{run_dir}: holds no finished run; train it with `llmft train RECIPE`")
+        inside = sorted(path.parent for path in run_dir.glob(f"*/{METADATA_NAME}"))
+        near = " or ".join(str(path) for path in inside if is_finished(path))
+        mend = f"did you mean {near}?" if near else "train it with `llmft train RECIPE`"
+        raise UserError(f"{run_dir}: holds no finished run; {mend}")
     return read_json(run_dir / METADATA_NAME)
 
 

@@ -15,9 +15,9 @@ from llmft.models.device import autocast
 from llmft.models.dropout import fast_dropout
 from llmft.models.heads import LabelSpace
 from llmft.models.loading import load_model
+from llmft.models.peak_memory import measure_peak_memory, reset_peak_memory
 from llmft.models.precision import cast_frozen_weights
 from llmft.models.shared_prompt import SharedPrompt
-from llmft.training.record import measure_peak_memory, reset_peak_memory
 
 
 def take_steps(base: str, given: dict[str, Any]) -> float:

@@ -1,5 +1,6 @@
 """A run folder belongs to one recipe on one version of the data."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -183,3 +184,13 @@ def test_an_unfinished_run_has_no_metadata_to_compare(tmp_path: Path) -> None:
     claim(tmp_path / "run")
     with pytest.raises(UserError, match="no finished run"):
         read_metadata(tmp_path / "run")
+
+
+def test_runs_inside_a_folder_are_offered_in_its_place(tmp_path: Path) -> None:
+    for seed in (1, 2, 3):
+        claim(tmp_path / f"arm/seed-{seed}")
+    for seed in (1, 3):
+        finish(tmp_path / f"arm/seed-{seed}")
+    told = f"did you mean {tmp_path}/arm/seed-1 or {tmp_path}/arm/seed-3?"
+    with pytest.raises(UserError, match=re.escape(told)):
+        read_metadata(tmp_path / "arm")
