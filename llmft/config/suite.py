@@ -2,24 +2,56 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Annotated, Any, NamedTuple, Self
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
-from llmft.config.labels import ClassConfig, LabelsConfig, MultilabelConfig, ScoresConfig
-from llmft.config.loading import FaultList, Section, find_beside, load_values, validate
-from llmft.config.metrics import METRICS, MetricName, list_metrics
-from llmft.config.recipe import Seed
+from llmft.config.audit import WaiverConfig
+from llmft.config.gates import GateConfig, GateName, list_gates, refuse_loose_gates
+from llmft.config.labels import ClassConfig, LabelsConfig, ScoresConfig
+from llmft.config.loading import (
+    FaultList,
+    Section,
+    find_beside,
+    list_dotted_keys,
+    load_values,
+    refuse_values,
+    suggest,
+    validate,
+)
+from llmft.config.metrics import MetricName, list_metrics
+from llmft.config.recipe import RecipeConfig, Seed
 from llmft.config.task import TaskConfig, check_name, load_task
+from llmft.config.yaml_source import KeyPath, LocatedValues
+
+_NO_TREATMENT = (
+    "name", "task", "output_dir", "train.seed", "train.metric", "tokens.article",
+    "train.batch_size", "train.gradient_accumulation_steps", "train.max_tokens_per_batch",
+)  # fmt: skip
 
 
-class GateConfig(Section):
-    """Thresholds of one metric."""
+class NoiseConfig(Section):
+    """Files in which rows of test are scored again, in the format of the task's sources."""
 
-    deploy: float
-    """To deploy, the worse end of the metric's 95 % interval has to pass this."""
-    review: float
-    """A run whose value is worse than this fails."""
+    repeated: str | None = None
+    """Scores that the same oracle gave a second time."""
+    second_oracle: str | None = None
+    """Scores of another oracle."""
+
+
+class LatencyConfig(Section):
+    """How predictions are timed."""
+
+    batch_size: int = Field(default=32, ge=1)
+    """Articles at once in production; one alone is timed as well."""
+    price_per_hour: float | None = Field(default=None, ge=0)
+    """What the machine costs, in any currency, for the cost of a million articles."""
 
 
 class VariantConfig(Section):
@@ -55,6 +87,11 @@ class VariantConfig(Section):
     def _check(self) -> Self:
         if (self.runs is None) == (self.recipe is None):
             raise ValueError("expected either a run folder, a list of them, or a recipe with seeds")
+        if self.runs is not None and self.seeds is not None:
+            raise ValueError(
+                "seeds belong to a recipe, not to finished runs; remove seeds, or write recipe "
+                "instead of runs"
+            )
         if self.recipe is not None and self.seeds is None:
             raise ValueError("a recipe needs seeds, for example seeds: [1, 2, 3]")
         for key, values in (("runs", self.runs or []), ("seeds", self.seeds or [])):
@@ -63,12 +100,18 @@ class VariantConfig(Section):
         return self
 
 
+def _check_arm(name: str) -> str:
+    if check_name(name) in ("constant", "tfidf"):
+        raise ValueError(f"{name!r} is the name of a baseline; choose another")
+    return name
+
+
 class SuiteConfig(Section):
     """How variants of one task are judged on the same rows."""
 
     task: str
     """Task file."""
-    variants: dict[str, VariantConfig] = Field(min_length=2)
+    variants: dict[Annotated[str, AfterValidator(_check_arm)], VariantConfig] = Field(min_length=2)
     """Name -> run folder, list of run folders (one a seed), or {recipe, seeds}."""
     reference: str
     """The variant that the others have to beat."""
@@ -76,28 +119,71 @@ class SuiteConfig(Section):
     """Metric that decides."""
     margin: float = Field(ge=0)
     """A challenger must beat the reference by more than this."""
+    min_difference: float = Field(default=0.05, ge=0)
+    """In a single dimension, class or label, smaller differences are ties."""
+    treatment: list[str] | None = Field(default=None, min_length=1)
+    """Keys of the recipe in which the arms are meant to differ, such as [prompt, train.epochs].
+    Without it: base, head, prompt and tokens.max_length, and learning rate, warm-up and epochs
+    where the bases or their tuning differ."""
+    waive: list[WaiverConfig] = Field(default=[])
+    """Findings of the audit that do not count."""
+    slices: list[str] = Field(default=[])
+    """Kept fields by whose values the metric is shown; length and tier always are."""
+    high: float | None = None
+    """Overall score from which on a row is a rare event; without it the bound of the last tier."""
+    top_k: list[Annotated[int, Field(ge=1)]] = Field(default=[10, 50])
+    """Lengths of the list of highest rows whose precision and recall are shown."""
+    noise: NoiseConfig = NoiseConfig()
+    """Second scores of test rows, for the error that no student can be expected to go below."""
     edge_cases: str | None = None
     """JSONL file of cases with expected ranges or labels."""
-    gates: dict[MetricName, GateConfig] = Field(default={})
-    """Metric -> thresholds; without them the defaults of the head."""
+    latency: LatencyConfig = LatencyConfig()
+    """How predictions are timed, and what they cost."""
+    gates: dict[GateName, GateConfig | None] = Field(default={})
+    """Metric or one of the special gates -> thresholds, laid over the defaults of the labels; null
+    switches one off."""
     output_dir: str
     """Folder for comparison.json and the reports."""
 
+    @field_validator("variants", mode="before")
+    @classmethod
+    def _refuse_one_variant(cls, variants: Any) -> Any:
+        if isinstance(variants, dict) and len(variants) < 2:
+            raise ValueError(f"found {len(variants)}; a comparison needs two variants or more")
+        return variants
+
+    @field_validator("gates")
+    @classmethod
+    def _check_gates(cls, gates: dict[str, GateConfig | None]) -> dict[str, GateConfig | None]:
+        refuse_loose_gates(gates)
+        return gates
+
+    @field_validator("treatment")
+    @classmethod
+    def _check_treatment(cls, treatment: list[str] | None) -> list[str] | None:
+        allowed = [k for k in [*list_dotted_keys(RecipeConfig), "fit"] if k not in _NO_TREATMENT]
+        refuse_values(
+            (
+                (i,),
+                f"{key!r} is no key of a recipe in which arms can be meant to differ."
+                + suggest(key, allowed=allowed),
+            )
+            for i, key in enumerate(treatment or [])
+            if key not in allowed
+        )
+        return treatment
+
     @model_validator(mode="after")
-    def _check(self) -> Self:
-        for name in self.variants:
-            if check_name(name) in ("constant", "tfidf"):
-                raise ValueError(f"variants: {name!r} is the name of a baseline; choose another")
-        if self.reference not in self.variants:
-            known = ", ".join(self.variants)
-            raise ValueError(f"reference: found {self.reference!r}, allowed: {known}")
-        for metric, gate in self.gates.items():
-            sign = 1 if METRICS[metric].higher_is_better else -1
-            if sign * gate.deploy < sign * gate.review:
-                raise ValueError(
-                    f"gates: {metric}: deploy {gate.deploy:g} must be as strict as review "
-                    f"{gate.review:g}, or stricter"
-                )
+    def _check_arms(self) -> Self:
+        arms = list(self.variants)
+        named: list[tuple[KeyPath, str]] = [(("reference",), self.reference)]
+        for i, waiver in enumerate(self.waive):
+            named += [(("waive", i, "arms", j), arm) for j, arm in enumerate(waiver.arms)]
+        refuse_values(
+            (key, f"found {arm!r}, allowed: {', '.join(arms)}.{suggest(arm, allowed=arms)}")
+            for key, arm in named
+            if arm not in arms
+        )
         return self
 
 
@@ -109,6 +195,8 @@ class Suite(NamedTuple):
     recipe_paths: dict[str, Path]
     """Variant -> recipe file, for variants that are given by a recipe."""
     edge_cases_path: Path | None
+    noise_paths: dict[str, Path]
+    """`repeated`, `second_oracle` -> its file, as far as the suite names one."""
 
 
 def load_suite(path: Path) -> Suite:
@@ -122,14 +210,9 @@ def load_suite(path: Path) -> Suite:
     config = validate(values, schema=SuiteConfig)
     task_path = faults.catch(lambda: find_beside(config.task, key=("task",), values=values))
     task = faults.catch(lambda: load_task(task_path)) if task_path else None
-    for key in [("metric",), *(("gates", name) for name in config.gates)]:
-        metric = config.metric if key == ("metric",) else key[1]
-        if task is not None and metric not in list_metrics(task.labels.type, task.labels):
-            faults.add(
-                f"{values.find_origin(key)}: {'.'.join(key)}: found {metric}, but the labels of "
-                f"{task_path}, of type {task.labels.type}, have "
-                f"{', '.join(list_metrics(task.labels.type, task.labels))}"
-            )
+    if task is not None:
+        for fault in _list_unfit_keys(config, task, values):
+            faults.add(fault)
     recipes = {}
     for name, variant in config.variants.items():
         if variant.recipe is not None:
@@ -137,33 +220,58 @@ def load_suite(path: Path) -> Suite:
                 find_beside, variant.recipe, key=("variants", name, "recipe"), values=values
             )
             recipes[name] = faults.catch(find)
-    edge_cases = None
-    if config.edge_cases is not None:
-        find = partial(find_beside, config.edge_cases, key=("edge_cases",), values=values)
-        edge_cases = faults.catch(find)
+    named = {
+        ("edge_cases",): config.edge_cases,
+        ("noise", "repeated"): config.noise.repeated,
+        ("noise", "second_oracle"): config.noise.second_oracle,
+    }
+    files = {
+        key[-1]: faults.catch(partial(find_beside, name, key=key, values=values))
+        for key, name in named.items()
+        if name is not None
+    }
     faults.raise_all()
     assert task is not None
     config = config.model_copy(update={"task": str(task_path)})
-    return Suite(config, task, {n: p for n, p in recipes.items() if p is not None}, edge_cases)
+    found = {name: path for name, path in recipes.items() if path is not None}
+    edge_cases = files.pop("edge_cases", None)
+    noise = {name: path for name, path in files.items() if path is not None}
+    return Suite(config, task, found, edge_cases, noise)
 
 
-def get_default_gates(labels: LabelsConfig) -> dict[str, GateConfig]:
-    """Return the gates that are used where a suite names none; errors scale with the range."""
+def _list_unfit_keys(config: SuiteConfig, task: TaskConfig, values: LocatedValues) -> list[str]:
+    """Return faults: keys of the suite that say nothing about the labels or rows of the task."""
+    metrics, gates = list_metrics(task.labels.type, task.labels), list_gates(task.labels)
+    named: list[tuple[KeyPath, str, list[str]]] = [(("metric",), config.metric, metrics)]
+    named += [(("gates", name), name, gates) for name in config.gates]
+    faults = [
+        f"{values.find_origin(key)}: {'.'.join(map(str, key))}: found {name}, but the labels of "
+        f"{config.task}, of type {task.labels.type}, have {', '.join(allowed)}"
+        for key, name, allowed in named
+        if name not in allowed
+    ]
+    for i, field in enumerate(config.slices):
+        if field not in task.fields.keep:
+            kept = ", ".join(task.fields.keep) or "nothing"
+            what = (
+                "comes anyway; remove it"
+                if field in _list_slices(task.labels)
+                else f"is not kept by {config.task}, whose fields.keep names {kept}."
+                + suggest(field, allowed=task.fields.keep)
+            )
+            faults.append(f"{values.find_origin(('slices', i))}: slices: {field!r} {what}")
+    scores = task.labels if isinstance(task.labels, ScoresConfig) else None
+    if scores is None and config.high is not None:
+        where = values.find_origin(("high",))
+        faults.append(f"{where}: high: is for scores, but {config.task} has {task.labels.type}")
+    return faults
+
+
+def _list_slices(labels: LabelsConfig) -> list[str]:
+    """Return what people call the slices that are shown without being named."""
     match labels:
-        case ScoresConfig(range=[low, high]):
-            unit = (high - low) / 10
-            return {
-                "mae": GateConfig(deploy=1.0 * unit, review=1.2 * unit),
-                "skill": GateConfig(deploy=0.30, review=0.15),
-            }
+        case ScoresConfig(tiers=dict()):
+            return ["length", "tier", "true tier"]
         case ClassConfig():
-            return {
-                "accuracy": GateConfig(deploy=0.80, review=0.70),
-                "f1_macro": GateConfig(deploy=0.70, review=0.60),
-            }
-        case MultilabelConfig():
-            return {
-                "f1_micro": GateConfig(deploy=0.70, review=0.60),
-                "f1_macro": GateConfig(deploy=0.60, review=0.50),
-            }
-    raise AssertionError(labels)
+            return ["length", "class", "true class"]
+    return ["length"]

@@ -195,6 +195,15 @@ class BalanceConfig(Section):
     frequent."""
 
 
+class OracleViewConfig(Section):
+    """What part of each article the oracle saw when it labelled it."""
+
+    max_words: int = Field(ge=1)
+    """Most words that it was shown."""
+    head_share: float = Field(default=1.0, ge=0.0, le=1.0)
+    """How much of that is the beginning of a longer article; the rest is its end."""
+
+
 class TaskConfig(Section):
     """What is predicted, from which data; shared by the variants that are compared."""
 
@@ -214,6 +223,8 @@ class TaskConfig(Section):
     """How rows are shared out."""
     balance: BalanceConfig = BalanceConfig()
     """What happens to frequent and rare classes in train; val and test keep what is natural."""
+    oracle_sees: OracleViewConfig | None = None
+    """What part of each article the oracle saw; the audit compares it with what the models see."""
     output: str = Field(min_length=1)
     """Folder for the prepared splits and their manifest."""
 

@@ -6,8 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from llmft.cli import main
-from llmft.config.labels import ClassConfig, ScoresConfig
-from llmft.config.suite import SuiteConfig, get_default_gates, load_suite
+from llmft.config.suite import SuiteConfig, load_suite
 from llmft.errors import UserError
 from tests.config.examples import CLASS_TASK, RECIPE, SCORES_TASK, SUITE
 
@@ -39,11 +38,30 @@ def test_variants_come_in_three_shapes(write) -> None:
 @pytest.mark.parametrize(
     ("variants", "complaint"),
     [
-        ("{small: runs/a}", "suite.yaml:2: variants: found {'small': "),
+        (
+            "{small: runs/a}",
+            "suite.yaml:2: variants: found 1; a comparison needs two variants or more",
+        ),
         ("{small: runs/a, b: {seeds: [1]}}", "variants.b: expected either a run folder"),
         ("{small: runs/a, b: {runs: [x], recipe: y}}", "variants.b: expected either a run folder"),
         ("{small: runs/a, b: {recipe: arm.yaml}}", "variants.b: a recipe needs seeds, for example"),
         ("{small: runs/a, b: []}", "variants.b"),
+        (
+            "{small: runs/a, b: {runs: [x], seeds: [1]}}",
+            "variants.b: seeds belong to a recipe, not to finished runs; remove seeds",
+        ),
+        (
+            "{small: runs/a,\n  tfidf: runs/b}",
+            "suite.yaml:3: variants.tfidf: 'tfidf' is the name of",
+        ),
+        (
+            "{small: runs/a, a/b: runs/b}",
+            "suite.yaml:2: variants.a/b: found 'a/b', allowed: letters",
+        ),
+        (
+            "{smal: runs/a, large: runs/b}",
+            "suite.yaml:3: reference: found 'small', allowed: smal, large. Did you mean `smal`?",
+        ),
         ("{small: runs/a, b: 5}", "variants.b: found 5, but expected keys and values"),
         ("{small: runs/a, b: [runs/b, 5]}", "variants.b.1: found 5, but"),
         ("{small: runs/a, b: {run: [x]}}", "variants.b.run: unknown key. Did you mean `runs`?"),
@@ -69,7 +87,7 @@ def test_variants_that_make_no_sense(write, variants: str, complaint: str) -> No
             "accuracy, balanced_accuracy, f1_macro",
         ),
         (SCORES_TASK, {"metric: mae": "metric: f1_macro"}, "of type scores, have mae, rmse, r2"),
-        (SCORES_TASK, {"metric: mae": "metric: mea"}, "metric: found 'mea', allowed: mae, rmse"),
+        (SCORES_TASK, {"metric: mae": "metric: mea"}, "Did you mean `mae`?"),
         (
             SCORES_TASK,
             {"margin: 0.1": "gates: {accuracy: {deploy: 1, review: 1}}\nmargin: 0.1"},
@@ -77,8 +95,103 @@ def test_variants_that_make_no_sense(write, variants: str, complaint: str) -> No
         ),
         (
             SCORES_TASK,
-            {"margin: 0.1": "gates: {mae: {deploy: 1.0}}\nmargin: 0.1"},
-            "gates.mae.review: missing",
+            {"margin: 0.1": "gates: {class_f1: {deploy: 1.0}}\nmargin: 0.1"},
+            "suite.yaml:5: gates.class_f1: found class_f1, but the labels",
+        ),
+        (
+            SCORES_TASK,
+            {"margin: 0.1": "gates: {maee: {deploy: 1.0}}\nmargin: 0.1"},
+            "Did you mean `mae`?",
+        ),
+        (
+            SCORES_TASK,
+            {"margin: 0.1": "gates: {p95_ms: {deploy: 9, review: 5}}\nmargin: 0.1"},
+            "suite.yaml:5: gates.p95_ms.deploy: deploy 9 must be as strict as review 5",
+        ),
+        (
+            SCORES_TASK,
+            {"margin: 0.1": "gates: {skill: {deploy: 0.5, share: 0.5}}\nmargin: 0.1"},
+            "suite.yaml:5: gates.skill.share: is for the gate dimensions only",
+        ),
+        (
+            SCORES_TASK,
+            {"margin: 0.1": "waive: [{check: same data, arms: [x], reason: y}]\nmargin: 0.1"},
+            "suite.yaml:5: waive.0.arms.0: found 'x', allowed: small, large.",
+        ),
+        (
+            SCORES_TASK,
+            {"margin: 0.1": "waive: [{check: same data, reason: ''}]\nmargin: 0.1"},
+            "suite.yaml:5: waive.0.reason: empty; say why it does not matter",
+        ),
+        (
+            SCORES_TASK,
+            {"margin: 0.1": "slices: [language]\nmargin: 0.1"},
+            "suite.yaml:5: slices: 'language' is not kept by task.yaml",
+        ),
+        (
+            CLASS_TASK,
+            {"metric: mae": "metric: accuracy", "margin: 0.1": "high: 7\nmargin: 0.1"},
+            "suite.yaml:5: high: is for scores, but",
+        ),
+        (
+            SCORES_TASK,
+            {"margin: 0.1": "noise: {repeated: gone.jsonl}\nmargin: 0.1"},
+            "suite.yaml:5: noise.repeated: no such file",
+        ),
+        (
+            SCORES_TASK,
+            {"margin: 0.1": "gates:\n  mae:\n    review: 1\n    deploy: 2\nmargin: 0.1"},
+            "suite.yaml:8: gates.mae.deploy: deploy 2 must be",
+        ),
+        (
+            SCORES_TASK,
+            {"margin: 0.1": "gates: {mae: 1.2}\nmargin: 0.1"},
+            "gates.mae: found 1.2, but a gate has keys; write {deploy: 1.2, review: ...}",
+        ),
+        (
+            SCORES_TASK,
+            {"margin: 0.1": "top_k: 10\nmargin: 0.1"},
+            "suite.yaml:5: top_k: found 10, but expected a list; write [10]",
+        ),
+        (
+            SCORES_TASK,
+            {"margin: 0.1": "slices: source\nmargin: 0.1"},
+            "slices: found 'source', but expected a list; write [source]",
+        ),
+        (
+            SCORES_TASK,
+            {"margin: 0.1": "slices: [length]\nmargin: 0.1"},
+            "suite.yaml:5: slices: 'length' comes anyway; remove it",
+        ),
+        (
+            SCORES_TASK,
+            {"margin: 0.1": "slices: [tier]\nmargin: 0.1"},
+            "suite.yaml:5: slices: 'tier' is not kept",
+        ),
+        (
+            CLASS_TASK,
+            {"metric: mae": "metric: accuracy\nslices: [class]"},
+            "suite.yaml:5: slices: 'class' comes anyway; remove it",
+        ),
+        (
+            SCORES_TASK,
+            {"margin: 0.1": "treatment:\n- head\n- promt\nmargin: 0.1"},
+            "suite.yaml:7: treatment.1: 'promt' is no key of a recipe",
+        ),
+        (
+            SCORES_TASK,
+            {"margin: 0.1": "waive: [{check: article seen, reason: x}]\nmargin: 0.1"},
+            "waive.0.check: found 'article seen', allowed: ",
+        ),
+        (
+            SCORES_TASK,
+            {"margin: 0.1": "waive: [{check: article seen, reason: x}]\nmargin: 0.1"},
+            "Did you mean `articles seen`?",
+        ),
+        (
+            SCORES_TASK,
+            {"margin: 0.1": "waive: [{check: same rows, reason: x}]\nmargin: 0.1"},
+            "waive.0.check: 'same rows' cannot be waived",
         ),
         (SCORES_TASK, {"margin: 0.1": "margin: -0.1"}, "margin: found -0.1, but"),
         (SCORES_TASK, {"margin: 0.1": "margin: .nan"}, "margin: found nan, but"),
@@ -113,22 +226,6 @@ def test_edge_cases_are_found_beside_the_suite(write) -> None:
     cases = write("eval/cases.jsonl", "{}\n")
     suite = load_suite(write("eval/suite.yaml", SUITE + "edge_cases: cases.jsonl\n"))
     assert suite.edge_cases_path == cases
-
-
-def test_default_gates_on_errors_grow_with_the_range() -> None:
-    small = ScoresConfig.model_validate(
-        {"type": "scores", "from": "x", "dimensions": ["a"], "range": [0, 1]}
-    )
-    large = small.model_copy(update={"range": [0.0, 100.0]})
-    assert get_default_gates(small)["mae"].deploy == pytest.approx(0.1)
-    assert get_default_gates(large)["mae"].deploy == pytest.approx(10.0)
-    assert get_default_gates(small)["skill"] == get_default_gates(large)["skill"]
-
-
-def test_default_gates_of_classes_are_shares() -> None:
-    gates = get_default_gates(ClassConfig.model_validate({"type": "class", "from": "x"}))
-    assert set(gates) == {"accuracy", "f1_macro"}
-    assert all(0 < gate.review < gate.deploy < 1 for gate in gates.values())
 
 
 @pytest.mark.parametrize("name", ["tfidf", "constant", "a/b"])
