@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,8 @@ def make_text(generator: random.Random, *, mood: str, num_words: int = 30) -> st
     return " ".join(generator.choice(WORDS) for _ in range(num_words)) + f" {mood}" * 3
 
 
-@pytest.fixture(scope="session")
-def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A two-layer BERT base without a head, with a word tokenizer, as a local folder."""
+def make_tiny_bert(folder: Path, **config: Any) -> Path:
+    """Write a two-layer BERT base without a head, with a word tokenizer, as a local folder."""
     import torch
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
@@ -59,12 +59,25 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
         BertConfig(
             vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
             intermediate_size=64, max_position_embeddings=128,
+            **config,
         )
     )  # fmt: skip
-    folder = tmp_path_factory.mktemp("bases") / "tiny-bert"
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny BERT base as it would be made for training from the start."""
+    return make_tiny_bert(tmp_path_factory.mktemp("bases") / "tiny-bert")
+
+
+@pytest.fixture(scope="session")
+def lively_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One whose texts differ at once, so that a few steps do not leave it a constant."""
+    folder = tmp_path_factory.mktemp("bases") / "lively-bert"
+    return make_tiny_bert(folder, initializer_range=0.35)
 
 
 def make_byte_tokenizer() -> Any:
@@ -212,6 +225,43 @@ def write_scores_task(workspace: Path) -> Callable[..., Path]:
 def write_recipe(workspace: Path) -> Callable[..., Path]:
     """Write recipes into the working folder."""
     return make_recipe_writer(workspace)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, lively_bert: Path, tiny_qwen: Path) -> Path:
+    """A workspace with three trained arms and their comparison; take `copy` to change anything."""
+    from llmft.cli import main
+
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        make_task_writer(folder)()
+        write = make_recipe_writer(folder)
+        write(lively_bert, name="bert")
+        write(tiny_qwen, name="plain", tuning="lora")
+        write(tiny_qwen, name="prompted", tuning="lora", prompt='task : {text} . {"risk": 1}')
+        (folder / "suite.yaml").write_text(
+            "task: task.yaml\nvariants:\n"
+            "  bert: {recipe: bert.yaml, seeds: [1]}\n"
+            "  plain: {recipe: plain.yaml, seeds: [1, 2]}\n"
+            "  prompted: {recipe: prompted.yaml, seeds: [1]}\n"
+            "reference: plain\nmetric: mae\nmargin: 0.1\nedge_cases: cases.jsonl\n"
+            "output_dir: reports/risk\n"
+        )
+        (folder / "cases.jsonl").write_text(
+            '{"id": "c1", "text": "market mood9", "expect": {"risk": {"min": -99}}}\n'
+        )
+        assert main(["compare", "suite.yaml", "--train"]) == 0
+    return folder
+
+
+@pytest.fixture
+def copy(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A private copy of the trained workspace, as the working folder."""
+    folder = tmp_path / "copy"
+    shutil.copytree(trained, folder)
+    monkeypatch.chdir(folder)
+    return folder
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""The arms of a comparison: opened, audited, measured and described."""
+"""The arms of a comparison: opened and audited."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,31 +7,31 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from llmft.config.audit import WaiverConfig
+from llmft.data.batches import make_targets
 from llmft.data.prepared import PreparedData, Row
 from llmft.errors import UserError
 from llmft.evaluation.audit import (
     Finding,
     RunFacts,
+    apply_waivers,
     check_data,
     check_inputs,
-    check_overlap,
+    check_leaks,
+    check_oracle_view,
     check_run,
     check_seeds,
+    check_test_use,
     check_treatment,
+    check_variation,
 )
-from llmft.evaluation.metrics import find_label_type, measure
-from llmft.evaluation.statistics import Difference, estimate_interval
-from llmft.evaluation.tables import (
-    describe_measured,
-    describe_outputs,
-    describe_rows,
-    measure_baselines,
-    name_parts,
-    pick_worst,
-)
+from llmft.evaluation.fitting import name_fit
+from llmft.evaluation.reads import record_test_read
 from llmft.evaluation.verdict import find_valid_arms
-from llmft.prediction.stored import StoredPredictions, load_or_predict
-from llmft.training.run_folder import read_history, read_metadata
+from llmft.models.saved import read_card
+from llmft.prediction.fits import Fit, FittedOutputs, apply_fit, read_fit
+from llmft.prediction.stored import ChangedModelError, StoredPredictions, load_or_predict
+from llmft.training.run_folder import read_metadata
 
 
 class Run(NamedTuple):
@@ -41,12 +41,27 @@ class Run(NamedTuple):
     metadata: dict[str, Any]
     seen: StoredPredictions | None
     """Test predictions in the order of the test rows; None if the run is invalid."""
+    fit: Fit | None = None
+    """Its post-hoc fit; the run is judged with it."""
 
     @property
-    def outputs(self) -> NDArray[np.float32]:
-        """Shape [N, C]."""
+    def outputs(self) -> NDArray[np.floating[Any]]:
+        """What metrics and decisions are made from, with the fit applied; shape [N, C]."""
+        return self._apply_fit().deciding_NC
+
+    @property
+    def raw(self) -> NDArray[np.float32]:
+        """What the model says, without the fit; shape [N, C]."""
         assert self.seen is not None
         return self.seen.outputs
+
+    @property
+    def shown(self) -> NDArray[np.floating[Any]]:
+        """Calibrated scores, or the model's own probabilities; shape [N, C]."""
+        return self._apply_fit().shown_NC
+
+    def _apply_fit(self) -> FittedOutputs:
+        return apply_fit(self.raw, self.fit)
 
 
 Arms = dict[str, list[Run]]
@@ -57,136 +72,86 @@ class OpenedArms(NamedTuple):
 
     arms: Arms
     audit: list[Finding]
+    rows: list[Row]
+    """The test rows to score: those that no arm was trained on."""
 
 
 def open_arms(
-    paths: dict[str, list[Path]], *, data: PreparedData, rows: list[Row], reference: str
-) -> OpenedArms:
-    """Open every run and audit it; a run on other rows is struck out, an unreadable one stops."""
-    ids, texts = [row["id"] for row in rows], [row["text"] for row in rows]
-    opened = {arm: [(path, read_metadata(path)) for path in runs] for arm, runs in paths.items()}
-    facts = [
-        RunFacts(arm, str(path), metadata)
-        for arm, runs in opened.items()
-        for path, metadata in runs
-    ]
-    audit = check_data(facts, fingerprint=data.fingerprint)
-    audit += check_treatment(facts, reference=reference)
-    audit += check_seeds(facts)
-    known = [row["text"] for name in ("train", "val") for row in data.read_split(name)]
-    audit += check_overlap(texts, known, threshold=data.task.clean.near_duplicates)
-    valid = find_valid_arms(list(opened), audit)
-    arms: Arms = {}
-    for arm, runs in opened.items():
-        arms[arm] = []
-        for path, metadata in runs:
-            seen = None
-            if arm in valid:
-                source = {"model": metadata["model_hash"], "data": data.fingerprint}
-                stored = path / "predictions" / "test.parquet"
-                seen = load_or_predict(path, rows, path=stored, source=source)
-                try:
-                    seen = seen.align(ids)
-                    if not arms[arm]:  # the other seeds see the same
-                        audit += check_inputs(arm, seen, texts)
-                except UserError as error:
-                    audit.append(Finding("same rows", "invalid", [arm], f"{path}: {error}"))
-                    seen = None
-            arms[arm].append(Run(path, metadata, seen))
-        audit += check_run(RunFacts(arm, str(runs[0][0]), runs[0][1]))
-    return OpenedArms(arms, audit)
-
-
-def measure_arms(
-    arms: Arms,
-    valid: Sequence[str],
+    paths: dict[str, list[Path]],
+    *,
     data: PreparedData,
     rows: list[Row],
-    labels: NDArray[Any],
-    *,
-    metric: str,
-) -> dict[str, Any]:
-    """Return `variants`, `baselines`, the table by dimension, class or label, and the rows."""
-    names, config = data.label_names, data.task.labels
-    measured = {
-        arm: [measure(labels, run.outputs, names=names, config=config) for run in arms[arm]]
-        for arm in valid
-    }
-    mean_outputs = {arm: np.mean([r.outputs for r in arms[arm]], axis=0) for arm in valid}
-    variants = {}
-    for arm, runs in arms.items():
-        variants[arm] = {"valid": arm in valid, **_describe_runs(runs)}
-        if arm in valid:
-            outputs = [run.outputs for run in runs]
-            overall = [m.overall for m in measured[arm]]
-            intervals = {
-                name: estimate_interval(name, labels, outputs, config=config) for name in overall[0]
-            }
-            variants[arm] |= {
-                "metrics": _average(overall),
-                "metrics_per_run": overall,
-                "interval": intervals.get(metric),
-                "intervals": intervals,
-                **describe_outputs(labels, outputs, names=names, config=config),
-            }
-    baselines = measure_baselines(data.read_split("train"), rows, names=names, task=data.task)
-    by_part = {
-        name: {arm: _average([m.parts[name] for m in found]) for arm, found in measured.items()}
-        | {key: m.parts[name] for key, m in baselines.items()}
-        for name in names
-    }
-    described = describe_rows(rows, labels, mean_outputs)
-    return {
-        "label_type": find_label_type(labels),
-        "variants": variants,
-        "baselines": {key: describe_measured(m, labels) for key, m in baselines.items()},
-        "per_dimension": {},
-        name_parts(labels): by_part,
-        "rows": described,
-        "worst_rows": pick_worst(described, rows) if valid else [],
-    }
+    reference: str,
+    report: str,
+    treatment: list[str] | None = None,
+    waivers: Sequence[WaiverConfig] = (),
+) -> OpenedArms:
+    """Open every run and audit it; a run that cannot be trusted is struck out with its arm.
+
+    Args:
+        paths: Arm -> folders of its runs.
+        data: The prepared data.
+        rows: All test rows.
+        reference: The arm that the others are held against.
+        report: What the results are written to, for the count of test reads.
+        treatment: Keys of the recipe in which the arms are meant to differ; None: the default.
+        waivers: Findings that do not count.
+
+    Raises:
+        UserError: If a run is missing or unreadable.
+    """
+    fits: dict[str, Fit | None] = {}
+    facts: dict[str, list[RunFacts]] = {arm: [] for arm in paths}
+    for arm, path in ((arm, path) for arm, runs in paths.items() for path in runs):
+        metadata = read_metadata(path)
+        fit = fits[str(path)] = read_fit(path, model_hash=metadata["model_hash"])
+        card = read_card(path / "model")
+        weights = card.base_hash or card.base.revision
+        facts[arm].append(RunFacts(arm, str(path), metadata, name_fit(fit), weights))
+    every = [run for runs in facts.values() for run in runs]
+    audit = check_data(every, fingerprint=data.fingerprint)
+    audit += check_treatment(every, reference=reference, treatment=treatment)
+    audit += check_seeds(every)
+    leaks = check_leaks(every, rows, data=data)
+    audit += leaks.findings
+    scored = leaks.drop(rows)
+    valid = find_valid_arms(list(paths), apply_waivers(audit, waivers))
+    arms: Arms = {}
+    for arm, runs in facts.items():
+        arms[arm] = []
+        for run in runs:
+            seen = None
+            if arm in valid:
+                seen, found = _open_predictions(run, data=data, rows=rows, report=report)
+                audit += [f for f in found if f not in audit]
+            seen = seen and seen.take(scored)
+            arms[arm].append(Run(Path(run.run), run.metadata, seen, fits[run.run]))
+        audit += check_run(runs[0])
+        if all(run.seen is not None for run in arms[arm]):
+            labels = make_targets([rows[i] for i in scored], label_names=data.label_names)
+            by_seed = {r.metadata["recipe"]["train"]["seed"]: r.outputs for r in arms[arm]}
+            audit += check_variation(arm, labels.numpy(), by_seed)
+    return OpenedArms(arms, apply_waivers(audit, waivers), [rows[i] for i in scored])
 
 
-def _describe_runs(runs: list[Run]) -> dict[str, Any]:
-    first = runs[0].metadata
-    recipe = first["recipe"]
-    return {
-        "runs": [str(run.path) for run in runs],
-        "seeds": [run.metadata["recipe"]["train"]["seed"] for run in runs],
-        "base": recipe["base"]["model"],
-        "base_pretrained": first["base_pretrained"],
-        "tuning": recipe["base"]["tuning"],
-        "prompt_mode": recipe["prompt"]["mode"],
-        "training_mode": first["training_mode"],
-        "max_length": recipe["tokens"]["max_length"],
-        "num_parameters": first["num_parameters"],
-        "num_trainable": first["num_trainable"],
-        "train_seconds": float(np.mean([run.metadata["train_seconds"] for run in runs])),
-        "peak_memory_gib": max(run.metadata["peak_memory_gib"] for run in runs),
-        "token_budget": first["token_budget"]["test"],
-        "device": first["device"],
-        "packages": first["packages"],
-        "git_revision": first["git_revision"],
-        "precision": first["precision"],
-        "histories": [read_history(run.path) for run in runs],
-    }
-
-
-def describe_pair(challenger: str, reference: str, found: Difference) -> dict[str, Any]:
-    """Return a difference as the results file holds it."""
-    return {
-        "challenger": challenger,
-        "reference": reference,
-        "gain": found.estimate,
-        "interval": found.interval,
-        "finding": found.finding,
-    }
-
-
-def _average(found: list[dict[str, float | None]]) -> dict[str, float | None]:
-    averaged: dict[str, float | None] = {}
-    for key in found[0]:
-        values = [m[key] for m in found]
-        known = [v for v in values if v is not None]
-        averaged[key] = float(np.mean(known)) if len(known) == len(values) else None
-    return averaged
+def _open_predictions(
+    run: RunFacts, *, data: PreparedData, rows: list[Row], report: str
+) -> tuple[StoredPredictions | None, list[Finding]]:
+    """Return the test predictions of a run in the order of the rows; None if they are of others."""
+    path, texts = Path(run.run), [row["text"] for row in rows]
+    source = {"model": run.metadata["model_hash"], "data": data.fingerprint}
+    stored = path / "predictions" / "test.parquet"
+    try:
+        seen = load_or_predict(path, rows, path=stored, source=source)
+    except ChangedModelError as error:
+        return None, [Finding("same model", "invalid", [run.arm], str(error))]
+    try:
+        seen = seen.align([row["id"] for row in rows])
+    except UserError as error:
+        return None, [Finding("same rows", "invalid", [run.arm], f"{path}: {error}")]
+    num_reads = record_test_read(path, by="compare", report=report)
+    return seen, [
+        *check_inputs(run, seen, texts),
+        *check_oracle_view(run, seen, texts, view=data.task.oracle_sees),
+        *check_test_use(run, num_reads=num_reads),
+    ]

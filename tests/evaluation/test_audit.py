@@ -1,4 +1,4 @@
-"""The audit finds what makes a comparison worthless (D1, D2, D5)."""
+"""The audit finds what makes a comparison worthless (D1, D2, D4 to D6, D8, D9)."""
 
 import copy
 from functools import partial
@@ -7,19 +7,23 @@ from typing import Any
 import numpy as np
 import pytest
 
+from llmft.config.task import OracleViewConfig
 from llmft.evaluation.audit import (
-    Finding,
     RunFacts,
     check_baselines,
     check_data,
     check_inputs,
+    check_oracle_view,
     check_overlap,
     check_run,
     check_seeds,
+    check_test_use,
     check_treatment,
+    check_variation,
+    find_known_rows,
+    find_quoted_rows,
 )
-from llmft.evaluation.statistics import Difference, Interval
-from llmft.evaluation.verdict import find_valid_arms, reach_verdict
+from llmft.evaluation.verdict import find_valid_arms
 from llmft.prediction.stored import StoredPredictions
 
 METADATA: dict[str, Any] = {
@@ -28,7 +32,7 @@ METADATA: dict[str, Any] = {
         "task": "t.yaml",
         "base": {"model": "bert", "tuning": "full"},
         "head": {"type": "regression"},
-        "prompt": {"mode": "exclude", "file": None},
+        "prompt": {"mode": "exclude", "file": None, "share": True},
         "tokens": {"max_length": 256, "min_article": 64, "article": "head", "waive": None},
         "train": {
             "epochs": 3, "batch_size": 8, "gradient_accumulation_steps": 1, "learning_rate": 1e-4,
@@ -44,6 +48,8 @@ METADATA: dict[str, Any] = {
     "precision": "float32",
     "budget_warnings": [],
     "base_pretrained": True,
+    "best_metric_name": "val_mae",
+    "token_budget": {"test": {"prompt_tokens": 240}},
 }  # fmt: skip
 
 
@@ -73,6 +79,7 @@ def judge(*runs: RunFacts) -> set[str]:
         {"base__tuning": "lora", "train__steps": 100},
         {"train__metric": "mae"},  # what the head takes anyway
         {"train__seed": 2},
+        {"tokens__min_article": 4, "tokens__waive": "on purpose"},  # they change no training
         {"train__batch_size": 4, "train__gradient_accumulation_steps": 2},  # same global batch
     ],
 )
@@ -99,10 +106,43 @@ def test_d2_anything_else_confounds(changes: dict[str, Any]) -> None:
     assert "confounded" in judge(make_run("other", **changes))
 
 
+def test_d2_a_declared_treatment_takes_the_place_of_the_default() -> None:
+    runs = [make_run("ref"), make_run("other", base__model="qwen", train__epochs=9)]
+    declared = partial(check_treatment, runs, reference="ref")
+    assert {f.status for f in declared(treatment=["base", "train.epochs"])} == {"ok"}
+    (found,) = [f for f in declared(treatment=["train.epochs"]) if f.status == "confounded"]
+    assert found.message == "base.model is qwen in other and bert in ref"
+
+
+@pytest.mark.parametrize(
+    "changes", [{"global_batch_size": 16}, {"train__metric": "rmse"}, {"tokens__article": "tail"}]
+)
+def test_d2_some_things_have_to_agree_whatever_the_treatment(changes: dict[str, Any]) -> None:
+    runs = [make_run("ref"), make_run("other", **changes)]
+    found = check_treatment(runs, reference="ref", treatment=["train", "tokens"])
+    assert "confounded" in {f.status for f in found}
+
+
+def test_d2_other_weights_under_the_name_of_a_base_are_found() -> None:
+    runs = [make_run("ref"), make_run("other")._replace(base_weights="other")]
+    found = check_treatment(runs, reference="ref", treatment=["prompt"])
+    assert {f.status for f in found} == {"confounded"}
+
+
+def test_d2_weights_begun_with_and_fits_may_not_differ() -> None:
+    assert judge(make_run("other", init_hash="h")) == {"confounded"}
+    fitted = make_run("other")._replace(fit="isotonic")
+    assert judge(fitted) == {"confounded"}
+    found = check_treatment([make_run("ref"), fitted], reference="ref", treatment=["fit"])
+    assert {f.status for f in found} == {"ok"}
+
+
 @pytest.mark.parametrize(
     "changes",
     [
         {"precision": "bfloat16"},
+        {"device": "another", "world_size": 2},
+        {"prompt__share": False},
         {"train__report_to": ["wandb"]},
         {"train__save_total_limit": 3},
         {"train__gradient_checkpointing": True},
@@ -137,14 +177,113 @@ def see(kept: list[int], whole: list[int], hashes: list[str]) -> StoredPredictio
 
 def test_d1_cut_articles_and_equal_inputs_are_told() -> None:
     seen = see([10, 5, 5], [10, 10, 20], ["h1", "h2", "h2"])
-    findings = check_inputs("arm", seen, ["one", "two", "three"])
-    assert [f.status for f in findings] == ["warning", "warning"]
+    findings = check_inputs(make_run("arm", tokens__min_article=4), seen, ["one", "two", "three"])
+    assert [f.status for f in findings] == ["warning", "invalid"]
     assert "50.0% of the article tokens; 2 of 3 rows cut" in findings[0].message
-    assert "same input for 2 rows" in findings[1].message
+    assert "same input for 2 of 3 rows" in findings[1].message
+
+
+def test_d1_what_training_would_refuse_is_invalid() -> None:
+    seen = see([4, 4, 4], [100, 100, 4], ["a", "b", "c"])
+    (found,) = check_inputs(make_run("arm", prompt__mode="include"), seen, ["1", "2", "3"])
+    assert found.status == "invalid"
+    assert found.message == (
+        "the median test row shows arm 4% of its article: a prompt of 240 tokens leaves 4 of 256 "
+        "tokens for articles of 100"
+    )
+    (found,) = check_inputs(make_run("arm"), seen, ["1", "2", "3"])  # below min_article
+    assert "its budget leaves 4 of 256" in found.message
+    # A short max_length without a prompt may be the treatment.
+    (found,) = check_inputs(make_run("arm", tokens__min_article=4), seen, ["1", "2", "3"])
+    assert found.status == "warning"
+
+
+def test_d1_one_equal_input_in_a_hundred_is_a_warning() -> None:
+    texts = [str(i) for i in range(200)]
+    seen = see([4] * 200, [4] * 200, ["0", *texts[:1], *texts[2:]])
+    (_, found) = check_inputs(make_run("arm"), seen, texts)
+    assert found.status == "warning"
+
+
+@pytest.mark.parametrize(
+    ("view", "article", "kept", "expected"),
+    [
+        ((50, 1.0), "head", 100, (100, 50)),  # the oracle saw the first half, the student all
+        ((100, 0.5), "head", 50, (50, 100)),
+        ((50, 1.0), "head", 25, (50, 100)),
+        ((50, 0.7), "head", 50, (70, 70)),  # the oracle's tail is beyond the student
+        ((50, 0.7), "head_tail", 50, (100, 100)),
+        ((50, 0.2), "head", 80, (60, 38)),  # the student's head reaches into the oracle's tail
+    ],
+)
+def test_d4_the_overlap_of_what_oracle_and_student_saw(view, article, kept, expected) -> None:
+    config = OracleViewConfig(max_words=view[0], head_share=view[1])
+    texts = ["word " * 100]
+    run = make_run("arm", tokens__article=article)
+    (found,) = check_oracle_view(run, see([kept], [100], ["h"]), texts, view=config)
+    by_student, by_oracle = expected
+    assert f"saw about {by_student}% of what the oracle saw" in found.message
+    assert f"about {by_oracle}% of what arm saw" in found.message
+
+
+def test_d4_without_a_word_on_the_oracle_whole_articles_are_silent() -> None:
+    assert check_oracle_view(make_run("a"), see([9], [9], ["h"]), ["x"], view=None) == []
+
+
+def test_d6_a_prompt_quotes_a_text_in_other_case_and_punctuation() -> None:
+    words = [f"w{i}" for i in range(30)]
+    prompt = "Task. " + ", ".join(words[5:17]).upper() + " The bank is calm now!"
+    texts = [
+        " ".join(words),  # 12 words in a row
+        " ".join(words[5:16] + words[17:]),  # 11
+        "the bank is calm now",  # short, but whole
+        "bank is calm now",  # too short to tell
+        "the bank is calm now and then and then and then again",
+    ]
+    assert find_quoted_rows(texts, prompt) == [0, 2]
+    assert find_quoted_rows(texts, "") == []
+
+
+def test_d8_reads_of_the_test_rows_are_counted() -> None:
+    run = make_run("arm")
+    statuses = [check_test_use(run, num_reads=n)[1].status for n in (1, 2, 9, 10)]
+    assert statuses == ["ok", "note", "note", "warning"]
+
+
+SCORES = np.array([[i % 11, 10 - i % 11] for i in range(44)], dtype=np.float32)
+
+
+def test_d9_scores_that_hardly_vary_are_a_constant() -> None:
+    middle = 5 + 0.1 * (SCORES - 5)
+    assert check_variation("arm", SCORES, {1: SCORES}) == []
+    assert check_variation("arm", SCORES, {1: middle}) == []  # a skill of 0.1 is no constant
+    noise = 5 + 0.01 * np.roll(SCORES, 5, axis=0)
+    (found,) = check_variation("arm", SCORES, {1: noise, 2: noise})
+    assert (found.status, found.arms) == ("invalid", ["arm"])
+    assert "arm answers with a constant (seed 1, 2): its predictions spread 1%" in found.message
+    (found,) = check_variation("arm", SCORES, {1: SCORES, 2: noise})
+    assert (found.status, "seed 2" in found.message) == ("warning", True)
+    assert check_variation("arm", np.full((9, 2), 3.0), {1: np.zeros((9, 2))}) == []
+
+
+def test_d9_one_class_for_all_rows_is_a_constant() -> None:
+    labels = np.array([0, 1, 2, 0] * 25)
+    always = np.tile([0.8, 0.1, 0.1], (100, 1))
+    (found,) = check_variation("arm", labels, {1: always})
+    assert "it says the same of 100.0% of the rows" in found.message
+    assert check_variation("arm", labels, {1: np.eye(3)[labels]}) == []
+    assert check_variation("arm", np.zeros(100, dtype=int), {1: always}) == []
+
+
+def test_d9_one_set_of_labels_for_all_rows_is_a_constant() -> None:
+    labels = np.array([[True, False], [False, False], [True, True], [False, True]] * 25)
+    (found,) = check_variation("arm", labels, {1: np.full((100, 2), 0.1)})
+    assert found.status == "invalid"
+    assert check_variation("arm", labels, {1: labels.astype(float)}) == []
 
 
 def test_d1_equal_texts_may_have_equal_inputs() -> None:
-    findings = check_inputs("arm", see([4, 4], [4, 4], ["h", "h"]), ["one", "one"])
+    findings = check_inputs(make_run("arm"), see([4, 4], [4, 4], ["h", "h"]), ["one", "one"])
     assert [f.status for f in findings] == ["ok"]
 
 
@@ -157,22 +296,31 @@ def test_d1_a_waiver_and_its_reason_are_repeated() -> None:
 
 def test_d5_evaluated_texts_in_training_are_invalid() -> None:
     known = ["one " * 30, "two " * 30]
-    assert [f.status for f in check_overlap(["three"], known, threshold=0.9)] == ["ok"]
+    find = partial(find_known_rows, known_texts=known, threshold=0.9)
+    assert [f.status for f in check_overlap(find(["three"]), num_rows=1)] == ["ok"]
     copies = [known[0], f"{known[1]} .", "three"]  # one word for word, one with a full stop
-    found = check_overlap(copies, known, threshold=0.9)
+    assert find(copies) == ([0], [1])
+    found = check_overlap(find(copies), num_rows=3)
     assert [(f.status, f.message[:6]) for f in found] == [("invalid", "2 of 3")]
     assert find_valid_arms(["ref", "other"], found) == []
     others = [f"word{i} " * 30 for i in range(99)]
-    found = check_overlap([f"{known[1]} .", *others], known, threshold=0.9)
+    found = check_overlap(find([f"{known[1]} .", *others]), num_rows=100)
     assert [(f.status, f.message[:8]) for f in found] == [("warning", "1 of 100")]
 
 
 def test_d2_runs_of_one_arm_may_differ_in_the_seed_only() -> None:
     seeds = [make_run("arm", train__seed=1), make_run("arm", train__seed=2)]
     assert check_seeds(seeds) == []
-    mixed = [make_run("arm"), make_run("arm", base__model="qwen")]
+    mixed = [make_run("arm"), make_run("arm", train__seed=2, base__model="qwen")]
     assert [(f.status, f.arms) for f in check_seeds(mixed)] == [("invalid", ["arm"])]
     assert "one seed only" in check_seeds([make_run("arm")])[0].message
+
+
+def test_d2_a_copy_of_a_run_is_no_further_seed() -> None:
+    copied = make_run("arm")._replace(run="runs/copy")
+    (found,) = check_seeds([make_run("arm"), copied, make_run("arm", train__seed=2)])
+    assert (found.check, found.status, found.arms) == ("runs of an arm agree", "invalid", ["arm"])
+    assert "runs/copy has the seed 1 of runs/arm" in found.message
 
 
 def test_d2_another_rank_does_not_free_the_learning_rate() -> None:
@@ -190,75 +338,3 @@ def test_d9_an_arm_that_a_baseline_beats_is_warned_of() -> None:
     assert [(f.status, f.arms) for f in found] == [("warning", ["bad"])]
     assert "tfidf" in found[0].message
     assert check_baselines("accuracy", {"a": 3.0}, baselines)[0].status == "ok"
-
-
-BETTER = Difference(0.5, Interval(0.3, 0.7), "better")
-WORSE = Difference(-0.1, Interval(-0.2, 0.0), "not better")
-OPEN = Difference(0.2, Interval(0.0, 0.4), "unresolved")
-
-
-@pytest.mark.parametrize(
-    ("differences", "expected"),
-    [
-        ({"a": BETTER, "b": WORSE}, ("WINNER", "a")),
-        ({"a": BETTER, "b": Difference(0.6, Interval(0.4, 0.8), "better")}, ("WINNER", "b")),
-        ({"a": WORSE, "b": WORSE}, ("REFERENCE_HOLDS", "ref")),
-        ({"a": OPEN, "b": WORSE}, ("UNRESOLVED", None)),
-    ],
-)
-def test_the_verdict_follows_from_the_differences(differences, expected) -> None:
-    found = reach_verdict(
-        differences, valid_arms=["ref", "a", "b"], findings=[], reference="ref", metric="mae",
-        margin=0.1,
-    )  # fmt: skip
-    assert (found.name, found.winner) == expected
-
-
-@pytest.mark.parametrize(
-    ("finding", "valid_arms", "expected"),
-    [
-        (Finding("x", "invalid", ["ref"], "other rows"), ["a", "b"], "INVALID"),
-        (Finding("x", "invalid", ["a"], "other rows"), ["ref"], "INVALID"),
-        (Finding("x", "confounded", ["a"], "epochs is 9"), ["ref", "a"], "CONFOUNDED"),
-    ],
-)
-def test_d2_a_broken_comparison_has_no_winner(finding, valid_arms, expected: str) -> None:
-    found = reach_verdict(
-        {"a": BETTER}, valid_arms=valid_arms, findings=[finding], reference="ref", metric="mae",
-        margin=0.1,
-    )  # fmt: skip
-    assert (found.name, found.winner) == (expected, None)
-    assert finding.message in found.why
-
-
-def test_d14_few_rows_are_named_as_the_reason() -> None:
-    few = Difference(5.0, Interval(4.0, 6.0), "unresolved")
-    found = reach_verdict(
-        {"a": few}, valid_arms=["ref", "a"], findings=[], reference="ref", metric="mae", margin=0.1
-    )
-    assert found.name == "UNRESOLVED"
-    assert "fewer than 20 test rows" in found.why
-
-
-def test_a_metric_that_is_undefined_resolves_nothing() -> None:
-    judge_arms = partial(
-        reach_verdict, valid_arms=["ref", "a", "b"], findings=[], reference="ref",
-        metric="roc_auc", margin=0.1,
-    )  # fmt: skip
-    found = judge_arms({"b": WORSE})
-    assert (found.name, found.winner) == ("UNRESOLVED", None)
-    assert "roc_auc is not defined for ref or a" in found.why
-    assert judge_arms({"b": BETTER}).winner == "b"
-    assert judge_arms({}).name == "UNRESOLVED"
-
-
-def test_a_struck_out_arm_confounds_nobody() -> None:
-    findings = [
-        Finding("x", "invalid", ["b"], "other rows"),
-        Finding("x", "confounded", ["b"], "epochs is 9"),
-    ]
-    found = reach_verdict(
-        {"a": BETTER}, valid_arms=["ref", "a"], findings=findings, reference="ref", metric="mae",
-        margin=0.1,
-    )  # fmt: skip
-    assert (found.name, found.winner) == ("WINNER", "a")

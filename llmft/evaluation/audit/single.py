@@ -1,0 +1,54 @@
+"""The audit of one run by itself, as `evaluate` asks for it."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from llmft.data.prepared import PreparedData, Row
+from llmft.evaluation.audit.findings import Finding, RunFacts
+from llmft.evaluation.audit.inputs import check_inputs, check_oracle_view
+from llmft.evaluation.audit.leakage import check_leaks
+from llmft.evaluation.audit.runs import check_run, check_test_use
+from llmft.evaluation.reads import record_test_read
+from llmft.prediction.stored import StoredPredictions
+
+
+class RunAudit(NamedTuple):
+    """What the audit says of one run."""
+
+    findings: list[Finding]
+    scored: list[int]
+    """Positions of the rows to score: those that the training has not seen."""
+
+
+def audit_run(
+    run: RunFacts, seen: StoredPredictions, rows: list[Row], *, data: PreparedData, name: str
+) -> RunAudit:
+    """Audit a run on some rows, and count it if these are its test rows.
+
+    Args:
+        run: The run.
+        seen: Its predictions, in the order of the rows.
+        rows: Rows to evaluate.
+        data: The prepared data that it was trained with.
+        name: Of the rows: a split, or `data-STEM` for those of a file.
+
+    Raises:
+        UserError: If the card of the model or the count of test reads is broken.
+    """
+    texts = [row["text"] for row in rows]
+    findings = [
+        *check_run(run),
+        *check_inputs(run, seen, texts),
+        *check_oracle_view(run, seen, texts, view=data.task.oracle_sees),
+    ]
+    if name in ("train", "val"):
+        message = f"{name} took part in the training, so it proves nothing"
+        findings.append(Finding("unseen rows", "invalid", [], message))
+        return RunAudit(findings, list(range(len(rows))))
+    leaks = check_leaks([run], rows, data=data)
+    findings += leaks.findings
+    if name == "test":
+        report = str(Path(run.run) / "evaluation" / "test.json")
+        num_reads = record_test_read(Path(run.run), by="evaluate", report=report)
+        findings += check_test_use(run, num_reads=num_reads)
+    return RunAudit(findings, leaks.drop(rows))
