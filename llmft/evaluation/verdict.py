@@ -3,9 +3,13 @@
 from typing import Literal, NamedTuple
 
 from llmft.evaluation.audit import Finding
-from llmft.evaluation.statistics import MIN_ROWS, Difference, judge_gain
+from llmft.evaluation.differences import MIN_GROUPS, Difference
+from llmft.evaluation.intervals import MIN_ROWS
+from llmft.evaluation.power import Needed
 
 VerdictName = Literal["INVALID", "CONFOUNDED", "WINNER", "REFERENCE_HOLDS", "UNRESOLVED"]
+_FEWEST_SEEDS = 3
+_MAX_LISTED = 2
 
 
 class Verdict(NamedTuple):
@@ -18,11 +22,17 @@ class Verdict(NamedTuple):
 
 
 def find_valid_arms(arms: list[str], findings: list[Finding]) -> list[str]:
-    """Return the arms that the audit did not strike out; a finding without arms strikes all."""
-    struck = {
-        arm for finding in findings if finding.status == "invalid" for arm in finding.arms or arms
-    }
+    """Return the arms that the audit did not strike out; a finding without arms strikes all.
+
+    A finding that the suite waives strikes nobody.
+    """
+    struck = {arm for f in findings if _counts(f, "invalid") for arm in f.arms or arms}
     return [arm for arm in arms if arm not in struck]
+
+
+def is_provisional(num_seeds: int) -> bool:
+    """Return whether an arm has too few seeds to tell the recipe from its luck."""
+    return num_seeds < _FEWEST_SEEDS
 
 
 def reach_verdict(
@@ -46,51 +56,93 @@ def reach_verdict(
         margin: What has to be gained.
     """
     if reference not in valid_arms or len(valid_arms) < 2:
-        broken = "; ".join(f.message for f in findings if f.status == "invalid")
+        broken = "; ".join(f.message for f in findings if _counts(f, "invalid"))
         return Verdict("INVALID", None, f"the comparison cannot be trusted: {broken}")
     confounded = [
-        f.message for f in findings if f.status == "confounded" and f.arms[0] in valid_arms
+        f.message
+        for f in findings
+        if _counts(f, "confounded") and (not f.arms or set(f.arms) & set(valid_arms))
     ]
     if confounded:
-        listed = "; ".join(confounded)
+        listed = "; ".join(confounded[:_MAX_LISTED])
+        if len(confounded) > _MAX_LISTED:
+            listed += f"; and {len(confounded) - _MAX_LISTED} more in the audit"
         return Verdict(
             "CONFOUNDED", None, f"more than the treatment differs, so nobody can tell why: {listed}"
         )
     better = {arm: d for arm, d in differences.items() if d.finding == "better"}
     if better:
         winner = max(better, key=lambda arm: better[arm].estimate)
-        gain = better[winner]
-        return Verdict(
-            "WINNER",
-            winner,
-            f"{winner} beats {reference} by {gain.estimate:.3f} {metric} (95 % interval "
-            f"{gain.interval.low:.3f} to {gain.interval.high:.3f}), more than the margin "
-            f"{margin:g}",
-        )
+        why = f"{winner} beats {reference} by {better[winner].estimate:.3f} {metric}"
+        sure = _assure(better[winner], margin=margin, num_challengers=len(differences))
+        return Verdict("WINNER", winner, f"{why} {sure}")
     undefined = [arm for arm in valid_arms if arm not in (reference, *differences)]
     unresolved = {arm: d for arm, d in differences.items() if d.finding == "unresolved"}
     if undefined:
         why = (
-            f"{metric} is not defined for {reference} or {undefined[0]} on these rows: choose "
-            "another metric, or other test rows"
+            f"{metric}, or its interval, is not defined for {reference} or {undefined[0]} on these "
+            "rows: choose another metric, or other test rows, and more than one of them"
         )
         return Verdict("UNRESOLVED", None, why)
     if unresolved:
-        why = _explain_unresolved(unresolved, reference=reference, metric=metric, margin=margin)
-        return Verdict("UNRESOLVED", None, why)
-    why = f"no challenger beats {reference} by more than the margin {margin:g} {metric}"
+        arm = max(unresolved, key=lambda arm: unresolved[arm].estimate)
+        gain = unresolved[arm]
+        verb, onto = ("gains", "over") if gain.estimate >= 0 else ("loses", "to")
+        why = f"{arm} {verb} {abs(gain.estimate):.3f} {metric} {onto} {reference}"
+        doubt = _doubt(gain, margin=margin, num_challengers=len(differences))
+        return Verdict("UNRESOLVED", None, f"{why}{doubt}; {_advise(gain.needed)}")
+    most = max(d.upper for d in differences.values())
+    why = (
+        f"no challenger beats {reference} by more than the margin {margin:g} {metric}: the upper "
+        f"bounds of their gains (one-sided, 95 %) end at {most:.3f}"
+    )
     return Verdict("REFERENCE_HOLDS", reference, why)
 
 
-def _explain_unresolved(
-    unresolved: dict[str, Difference], *, reference: str, metric: str, margin: float
-) -> str:
-    arm = max(unresolved, key=lambda arm: unresolved[arm].estimate)
-    gain = unresolved[arm]
-    if judge_gain(gain.interval, margin=margin) != "unresolved":
-        return f"fewer than {MIN_ROWS} test rows prove nothing: add some"
+def _assure(gain: Difference, *, margin: float, num_challengers: int) -> str:
+    """Say why a gain is better."""
     return (
-        f"{arm} gains {gain.estimate:.3f} {metric} over {reference}, but the 95 % interval "
-        f"{gain.interval.low:.3f} to {gain.interval.high:.3f} holds the margin {margin:g}: more "
-        "test rows are needed"
+        f"(95 % interval {gain.interval.low:.3f} to {gain.interval.high:.3f}), more than the "
+        f"margin {margin:g} (one-sided p = {gain.p_margin_adjusted:.2g}"
+        f"{_name_holm(num_challengers)})"
     )
+
+
+def _doubt(gain: Difference, *, margin: float, num_challengers: int) -> str:
+    """Say why a gain is neither better nor not."""
+    p_value = f"p = {gain.p_margin_adjusted:.2g}{_name_holm(num_challengers)}"
+    if gain.is_small:
+        return (
+            f", but fewer than {MIN_ROWS} test rows, or {MIN_GROUPS} groups of them, prove nothing"
+        )
+    if gain.lower > margin:
+        return (
+            f", and its lower one-sided 95 % bound of {gain.lower:.3f} is above the margin "
+            f"{margin:g}, but not after the correction for several challengers ({p_value})"
+        )
+    return (
+        f": with one-sided 95 % bounds of the gain of {gain.lower:.3f} and {gain.upper:.3f} it may "
+        f"be more or less than the margin {margin:g} ({p_value})"
+    )
+
+
+def _advise(needed: Needed | None) -> str:
+    """Say what would settle it."""
+    match needed:
+        case Needed(int(rows), int(seeds)):
+            more = f"about {rows} test rows and {seeds} seeds an arm"
+        case Needed(int(rows), None):
+            more = f"about {rows} test rows"
+        case Needed(None, int(seeds)):
+            more = f"about {seeds} seeds an arm"
+        case _:
+            return "the gain is so near the margin that no number of rows or seeds will settle it"
+    return f"{more} would settle it, if the gain stays what it is"
+
+
+def _name_holm(num_challengers: int) -> str:
+    return f", by Holm over {num_challengers} challengers" if num_challengers > 1 else ""
+
+
+def _counts(finding: Finding, status: str) -> bool:
+    return finding.status == status and finding.waived is None

@@ -1,0 +1,175 @@
+"""Tests of two arms on the same rows: permutation, and McNemar's for classes."""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from statsmodels.stats.contingency_tables import mcnemar
+
+from llmft.evaluation.moments import Moments
+from llmft.evaluation.resampling import Clusters
+
+Floats = NDArray[np.floating[Any]]
+_NUM_SWAPS = 9_999
+_MAX_EXACT_CLUSTERS = 15
+"""All 2^15 swaps of so few are soon tried."""
+
+
+class McNemar(NamedTuple):
+    """Two arms on the same rows, by who is right."""
+
+    both_right: int
+    only_challenger: int
+    only_reference: int
+    both_wrong: int
+    p_value: float | None
+    """Exact, two-sided, of equal accuracy; None where rows are clustered, so not independent."""
+
+
+def permute_moments(
+    reference: Sequence[Moments],
+    challenger: Sequence[Moments],
+    *,
+    clusters: Clusters,
+    seed: int = 0,
+) -> Floats:
+    """Return the two-sided p-values of no difference, [P], by swapping the arms in clusters.
+
+    If the arms are the same, it is chance which of the two gave which output. All swaps are tried
+    in up to 15 clusters; else 9,999 drawn ones, the observed one counted in. The test is of these
+    runs: it knows nothing of other seeds.
+
+    Args:
+        reference: Moments of each run; where the arms have unequal numbers of runs and the metric
+            is no mean, the runs of the smaller one are taken in turn.
+        challenger: The same.
+        clusters: What is swapped together.
+        seed: Seed of the swaps.
+
+    Source:
+        Good 2005, Permutation, Parametric and Bootstrap Tests of Hypotheses, section 3.6; Phipson
+        and Smyth 2010, doi:10.2202/1544-6115.1585 (the observed one is counted).
+    """
+    combine = reference[0].combine
+    pairs = _pair_runs(_average_means(reference), _average_means(challenger))
+    theirs_GKM, ours_GKM = (
+        np.stack([clusters.add_up(run.values_NM) for run in runs], axis=1)
+        for runs in zip(*pairs, strict=True)
+    )
+    num_rows = clusters.sizes_G.sum()
+    swapped_RG = draw_swaps(len(clusters.sizes_G), seed)
+    apart_GX = (ours_GKM - theirs_GKM).reshape(len(ours_GKM), -1)
+    moved_RX = swapped_RG @ apart_GX.astype(np.float32)
+    moved_RKM = moved_RX.reshape(-1, *ours_GKM.shape[1:])
+    ours_RKM = (ours_GKM.sum(axis=0) - moved_RKM) / num_rows
+    theirs_RKM = (theirs_GKM.sum(axis=0) + moved_RKM) / num_rows
+    return _count_extremes((combine(ours_RKM) - combine(theirs_RKM)).mean(axis=1))
+
+
+def permute_outputs(
+    compute: Callable[[Floats], float | None],
+    reference: Sequence[Floats],
+    challenger: Sequence[Floats],
+    *,
+    clusters: Clusters,
+    seed: int = 0,
+) -> float:
+    """Return the same for a metric that rests on the order of the rows, by 999 swaps.
+
+    Args:
+        compute: Outputs [N, C] -> the metric.
+        reference: Outputs of each run.
+        challenger: The same.
+        clusters: What is swapped together.
+        seed: Seed of the swaps.
+    """
+    pairs = _pair_runs(reference, challenger)
+    swapped_RG = draw_swaps(len(clusters.sizes_G), seed)[:1_000]
+    gains = []
+    for swapped_G in swapped_RG:
+        swapped_N1 = swapped_G[clusters.index_N, None] > 0
+        found = [
+            (
+                compute(np.where(swapped_N1, theirs, ours)),
+                compute(np.where(swapped_N1, ours, theirs)),
+            )
+            for theirs, ours in pairs
+        ]
+        known = [ours - theirs for ours, theirs in found if ours is not None and theirs is not None]
+        gains.append(np.mean(known) if len(known) == len(found) else np.nan)
+    return float(_count_extremes(np.array(gains)[:, None])[0])
+
+
+def compare_classes(
+    labels_N: NDArray[np.int64],
+    *,
+    reference: Sequence[Floats],
+    challenger: Sequence[Floats],
+    is_clustered: bool = False,
+) -> McNemar:
+    """Return McNemar's exact test of the first runs.
+
+    It is a test of two models. The mean of several runs is an ensemble, which is better than any of
+    them: with it the arm with more seeds would win.
+
+    Args:
+        labels_N: Classes.
+        reference: Probabilities [N, C] of each run.
+        challenger: The same.
+        is_clustered: Whether rows belong together, for which the test is not made.
+
+    Source:
+        McNemar 1947, doi:10.1007/BF02295996; statsmodels' `mcnemar(exact=True)`.
+    """
+    theirs_N, ours_N = (runs[0].argmax(axis=1) == labels_N for runs in (reference, challenger))
+    table = np.array(
+        [
+            [np.sum(ours_N & theirs_N), np.sum(ours_N & ~theirs_N)],
+            [np.sum(~ours_N & theirs_N), np.sum(~ours_N & ~theirs_N)],
+        ]
+    )
+    p_value = None if is_clustered else float(mcnemar(table, exact=True).pvalue)
+    (both, only_ours), (only_theirs, neither) = table.tolist()
+    return McNemar(both, only_ours, only_theirs, neither, p_value)
+
+
+def _pair_runs(one: Sequence[Any], other: Sequence[Any]) -> list[tuple[Any, Any]]:
+    """Return pairs of runs; those of the smaller arm are taken in turn."""
+    num_runs = max(len(one), len(other))
+    return [(one[i % len(one)], other[i % len(other)]) for i in range(num_runs)]
+
+
+def _average_means(runs: Sequence[Moments]) -> list[Moments]:
+    """Return one run whose values are the mean over the runs, if the metric is a mean."""
+    if not runs[0].is_mean:
+        return list(runs)
+    return [runs[0]._replace(values_NM=np.mean([m.values_NM for m in runs], axis=0))]
+
+
+def _count_extremes(gains_RP: Floats) -> Floats:
+    """Return which share of the gains is at least as large as the first, the observed one.
+
+    What is undefined counts as large, and so does what a rounding error makes smaller.
+    """
+    sizes_RP = np.abs(gains_RP)
+    tolerance_P = 1e-5 * np.fmax.reduce(sizes_RP)
+    return np.asarray((~(sizes_RP < sizes_RP[0] - tolerance_P)).mean(axis=0))
+
+
+@lru_cache(maxsize=2)
+def draw_swaps(num_clusters: int, seed: int) -> NDArray[np.float32]:
+    """Return in which clusters the arms are swapped, 1 or 0, [R, G]; in the first row in none.
+
+    At most 80 MB.
+    """
+    if num_clusters <= _MAX_EXACT_CLUSTERS:
+        bits_RG = np.arange(2**num_clusters)[:, None] >> np.arange(num_clusters) & 1
+        return np.asarray(bits_RG, dtype=np.float32)
+    bits = np.random.default_rng(seed).bytes(_NUM_SWAPS * -(-num_clusters // 8))
+    drawn_RG = np.unpackbits(np.frombuffer(bits, dtype=np.uint8).reshape(_NUM_SWAPS, -1), axis=1)
+    swapped_RG = np.zeros((_NUM_SWAPS + 1, num_clusters), dtype=np.float32)
+    swapped_RG[1:] = drawn_RG[:, :num_clusters]
+    swapped_RG.flags.writeable = False
+    return swapped_RG

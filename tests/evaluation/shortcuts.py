@@ -1,0 +1,39 @@
+"""Two arms by themselves, and any statistic of rows, as the tests of intervals want them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from llmft.evaluation.differences import Difference, Rules, compare_with_reference
+from llmft.evaluation.estimates import Interval, find_interval, weigh_arms
+from llmft.evaluation.resampling import find_clusters, resample_rows
+
+
+def compare_runs(
+    metric: str,
+    labels: np.ndarray,
+    *,
+    reference: list[np.ndarray],
+    challenger: list[np.ndarray],
+    margin: float,
+    **options: Any,
+) -> Difference | None:
+    """Compare two arms only."""
+    found = compare_with_reference(
+        {"reference": reference, "challenger": challenger},
+        labels,
+        rules=Rules(metric, "reference", margin, min_difference=0.0),
+        **options,
+    )
+    return found.get("challenger")
+
+
+def bootstrap_rows(statistic: Callable[[np.ndarray], Any], num_rows: int) -> list[Interval | None]:
+    """Return the intervals of any statistics of row positions, or of one."""
+    arm = resample_rows(
+        lambda rows: np.array(statistic(rows), dtype=np.float64).reshape(1, -1),
+        clusters=find_clusters(num_rows),
+        seed=0,
+    )
+    return [e and find_interval(e) for e in weigh_arms([arm], [1], seed=0)]
