@@ -14,6 +14,7 @@ from llmft.data.fields import RowFaultError
 from llmft.errors import UserError
 from llmft.models.saved import ModelCard, hash_model, read_card
 from llmft.prediction.columns import make_columns, make_schema
+from llmft.prediction.fits import FIT_NAME, Fit, apply_fit, read_fit
 from llmft.prediction.inference import Predictor
 from llmft.prediction.parts import (
     Part,
@@ -70,13 +71,13 @@ def predict_file(run: Path, *, input_path: Path, output_path: Path) -> None:
     if get_world_size() > 1:
         raise UserError(f"--output: {output_path}: several processes write parts; name a folder")
     folder = output_path.with_name(f".{output_path.name}.partial")
-    work = _Work(run, read_card(run / "model"), hash_model(run / "model"), folder, [input_path])
+    work = _Work.open(run, folder=folder, inputs=[input_path])
     ending = output_path.suffix
     try:
         try:
             parts = _prepare(work, ending=ending)
         except ChangedError:
-            logger.info("%s: left by another model or input, starting anew", folder)
+            logger.info("%s: left by another model, fit or input, starting anew", folder)
             shutil.rmtree(folder)
             parts = _prepare(work, ending=ending)
     except UserError:
@@ -109,10 +110,10 @@ def predict_folder(run: Path, *, inputs: Sequence[Path], output: Path) -> None:
             f"--input: several files are named {repeated[0]}, and parts are named after their "
             "input; rename one"
         )
-    work = _Work(run, read_card(run / "model"), hash_model(run / "model"), output, inputs)
+    work = _Work.open(run, folder=output, inputs=inputs)
     parts = _prepare(work, ending=None)
     _predict_own(work, parts)
-    if write_manifest(output, parts, model_hash=work.model_hash):
+    if write_manifest(output, parts, model_hash=work.model_hash, fit_hash=work.fit_hash):
         _log_end(parts, output)
     else:
         logger.info("%s: this process is done; the last one writes the manifest", output)
@@ -124,13 +125,28 @@ class _Work(NamedTuple):
     run: Path
     card: ModelCard
     model_hash: str
+    fit: Fit | None
     folder: Path
     inputs: Sequence[Path]
+
+    @classmethod
+    def open(cls, run: Path, *, folder: Path, inputs: Sequence[Path]) -> "_Work":
+        card, model_hash = read_card(run / "model"), hash_model(run / "model")
+        fit = read_fit(run, model_hash=model_hash)
+        return cls(run, card, model_hash, fit, folder, inputs)
+
+    @property
+    def fit_hash(self) -> str | None:
+        return None if self.fit is None else self.fit.identity
 
 
 def _prepare(work: _Work, *, ending: str | None) -> list[Part]:
     """Return the parts to be made, once nothing speaks against any of them."""
-    claim_folder(work.folder, model_hash=work.model_hash, inputs=work.inputs)
+    if work.fit is not None:
+        logger.info("%s: predictions go through its %s", work.run / FIT_NAME, work.fit.method)
+    claim_folder(
+        work.folder, model_hash=work.model_hash, fit_hash=work.fit_hash, inputs=work.inputs
+    )
     surveys = survey_inputs(work.folder, work.inputs, card=work.card, ending=ending)
     num_rows = sum(survey.num_rows for survey in surveys)
     if num_rows and num_rows == sum(survey.num_empty for survey in surveys):
@@ -150,7 +166,8 @@ def _predict_own(work: _Work, parts: Sequence[Part]) -> None:
         usable = [position for position, row in enumerate(rows) if _is_usable(row, predictor)]
         results: list[Row] = [empty] * len(rows)
         if usable:
-            outputs = predictor.predict([rows[i] for i in usable], show_progress=is_main()).outputs
+            found = predictor.predict([rows[i] for i in usable], show_progress=is_main()).outputs
+            outputs = apply_fit(found, work.fit)
             for position, columns in zip(usable, make_columns(outputs, work.card), strict=True):
                 results[position] = columns
         return results

@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 from llmft.config.labels import ScoresConfig
 from llmft.data.labels import LABEL_THRESHOLD, assign_tiers, compute_overall
 from llmft.models.saved import ModelCard
+from llmft.prediction.fits import FittedOutputs
+
+Floats = NDArray[np.floating[Any]]
 
 
 def name_columns(card: ModelCard) -> list[str]:
@@ -27,21 +30,24 @@ def make_schema(card: ModelCard) -> pa.Schema:
     return pa.schema(fields + [(name, pa.float64()) for name in name_columns(card)])
 
 
-def make_columns(outputs_NC: NDArray[np.float32], card: ModelCard) -> list[dict[str, Any]]:
+def make_columns(outputs: FittedOutputs, card: ModelCard) -> list[dict[str, Any]]:
     """Return for each row its prediction columns.
 
     `prediction` is the overall score, the most probable class, or the list of labels that are
-    more probable than not; `tier` is the tier of the overall score.
+    more probable than not; `tier` is the tier of the overall score. With a post-hoc fit the scores
+    are calibrated, and classes and labels are chosen by their thresholds, with the probabilities as
+    the model has them.
     """
     names = name_columns(card)
     rows = []
-    for outputs, decided in zip(outputs_NC, _decide(outputs_NC, card), strict=True):
-        values = [round(float(value), 6) for value in outputs]
+    decisions = _decide(outputs.deciding_NC, card)
+    for shown, decided in zip(outputs.shown_NC, decisions, strict=True):
+        values = [round(float(value), 6) for value in shown]
         rows.append({**decided, **dict(zip(names, values, strict=True))})
     return rows
 
 
-def _decide(outputs_NC: NDArray[np.float32], card: ModelCard) -> list[dict[str, Any]]:
+def _decide(outputs_NC: Floats, card: ModelCard) -> list[dict[str, Any]]:
     if isinstance(card.labels, ScoresConfig):
         overall_N = compute_overall(outputs_NC, card.labels)
         decided: list[dict[str, Any]] = [{"prediction": round(float(v), 4)} for v in overall_N]

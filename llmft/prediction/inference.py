@@ -53,9 +53,9 @@ class Predictor:
             tokens=saved.card.tokens,
             has_segments=has_segments(saved.model.config),
         )
-        self._is_shared = self.card.share_prompt and find_obstacle(saved.model.config) is None
-        if self._is_shared:
-            SharedPrompt(self._model, self.encoder.shared_ids)
+        self._shared: SharedPrompt | None = None
+        if self.card.share_prompt and find_obstacle(saved.model.config) is None:
+            self._shared = SharedPrompt(self._model, self.encoder.shared_ids)
 
     @classmethod
     def open(cls, run: Path) -> "Predictor":
@@ -65,6 +65,22 @@ class Predictor:
             UserError: If it holds no finished run.
         """
         return cls(load_saved(run / "model"))
+
+    @property
+    def keeps_prompt(self) -> bool:
+        """Whether the prompt is computed with the first batch only."""
+        return self._shared is not None and self._shared.keeps_prompt
+
+    def forget_prompt(self) -> None:
+        """Compute the prompt anew with the next batch."""
+        if self._shared is not None:
+            self._shared.forget()
+
+    def measure_weights(self) -> float:
+        """Return the size of the weights in GiB, each counted once."""
+        tensors = [*self._model.parameters(), *self._model.buffers()]
+        sizes = {t.data_ptr(): t.numel() * t.element_size() for t in tensors}
+        return float(sum(sizes.values())) / 2**30
 
     def predict(self, rows: Sequence[dict[str, Any]], *, show_progress: bool = True) -> Predictions:
         """Predict rows.
@@ -81,7 +97,7 @@ class Predictor:
             disable=not (show_progress and sys.stderr.isatty()),
         )
         with bar:
-            own = [e._replace(shared_ids=[]) for e in encoded] if self._is_shared else encoded
+            own = [e._replace(shared_ids=[]) for e in encoded] if self._shared else encoded
             for batch in group_by_length([e.num_tokens for e in own]):
                 outputs_NC[batch] = self._compute([own[i] for i in batch])
                 bar.update(len(batch))

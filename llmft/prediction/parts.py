@@ -37,8 +37,10 @@ class Part(NamedTuple):
     survey: Survey
 
 
-def claim_folder(folder: Path, *, model_hash: str, inputs: Sequence[Path]) -> None:
-    """Make a folder that belongs to this model and these inputs, or find it made.
+def claim_folder(
+    folder: Path, *, model_hash: str, inputs: Sequence[Path], fit_hash: str | None = None
+) -> None:
+    """Make a folder that belongs to this model, its fit and these inputs, or find it made.
 
     Raises:
         ChangedError: If it belongs to others.
@@ -48,6 +50,7 @@ def claim_folder(folder: Path, *, model_hash: str, inputs: Sequence[Path]) -> No
     identity = {
         "version": __version__,
         "model": model_hash,
+        "fit": fit_hash,
         "inputs": names,
         "rows_per_part": ROWS_PER_PART,
     }
@@ -68,6 +71,7 @@ def claim_folder(folder: Path, *, model_hash: str, inputs: Sequence[Path]) -> No
     details = {
         "version": f"llmft was of version {found.get('version')}",
         "model": "the model is another one",
+        "fit": "the model's post-hoc fit (fit.json) is another one",
         "inputs": f"the inputs are others ({', '.join(others[:5])} in one of both only)",
         "rows_per_part": "its parts are of another size",
     }
@@ -138,7 +142,9 @@ def _skip_others(starts: Container[int]) -> Skips:
     return lambda position: position - position % ROWS_PER_PART not in starts
 
 
-def write_manifest(folder: Path, parts: Sequence[Part], *, model_hash: str) -> bool:
+def write_manifest(
+    folder: Path, parts: Sequence[Part], *, model_hash: str, fit_hash: str | None = None
+) -> bool:
     """Write the manifest if all parts are there; return whether they are."""
     found = {path.name for path in folder.iterdir()}
     if not all(part.path.name in found for part in parts):
@@ -146,6 +152,7 @@ def write_manifest(folder: Path, parts: Sequence[Part], *, model_hash: str) -> b
     surveys = {part.source: part.survey for part in parts}
     manifest: dict[str, Any] = {
         "model": model_hash,
+        "fit": fit_hash,
         "num_rows": sum(survey.num_rows for survey in surveys.values()),
         "num_empty": sum(survey.num_empty for survey in surveys.values()),
         "inputs": {survey.name: survey.sha256 for survey in surveys.values()},

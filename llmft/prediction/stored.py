@@ -1,6 +1,7 @@
 """Predictions on disk, tied to the model and the data that they come from."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,10 @@ from llmft.models.saved import hash_model, read_card
 from llmft.prediction.columns import name_columns
 from llmft.prediction.inference import Predictor
 from llmft.processes import get_rank, get_world_size, is_any, is_main
+
+
+class ChangedModelError(UserError):
+    """The model on disk is not the one that the run recorded."""
 
 
 class StoredPredictions(NamedTuple):
@@ -36,7 +41,7 @@ class StoredPredictions(NamedTuple):
         """Return the same predictions in the order of `ids`.
 
         Raises:
-            UserError: If the ids are not just the same set, each once.
+            UserError: If the ids are not just the same set, each once, or an output is no number.
         """
         place = {row_id: i for i, row_id in enumerate(self.ids)}
         if len(place) < len(self.ids) or set(ids) != set(place):
@@ -45,13 +50,24 @@ class StoredPredictions(NamedTuple):
                 f"predictions and labels are of other rows: {missing} rows have no prediction, "
                 f"{extra} predictions have no row, {len(self.ids) - len(place)} stand twice"
             )
-        order = [place[row_id] for row_id in ids]
+        is_broken_N = ~np.isfinite(self.outputs).all(axis=1)
+        if is_broken_N.any():
+            first = self.ids[int(is_broken_N.argmax())]
+            raise UserError(
+                f"the model says NaN or infinity for {is_broken_N.sum()} of {len(self.ids)} rows, "
+                f"the first: {first}; train it again, with train.precision float32 if it was "
+                "another"
+            )
+        return self.take([place[row_id] for row_id in ids])
+
+    def take(self, positions: list[int]) -> "StoredPredictions":
+        """Return the predictions at these positions."""
         return StoredPredictions(
-            ids,
-            self.outputs[order],
-            self.article_tokens[order],
-            self.kept_tokens[order],
-            [self.input_hashes[i] for i in order],
+            [self.ids[i] for i in positions],
+            self.outputs[positions],
+            self.article_tokens[positions],
+            self.kept_tokens[positions],
+            [self.input_hashes[i] for i in positions],
         )
 
 
@@ -62,6 +78,7 @@ def load_or_predict(
     path: Path,
     source: dict[str, str],
     across_processes: bool = False,
+    open_predictor: Callable[[], Predictor] | None = None,
 ) -> StoredPredictions:
     """Read stored predictions if they come from `source`, else predict and store them.
 
@@ -71,6 +88,7 @@ def load_or_predict(
         path: Parquet file.
         source: What the predictions come from (hash of the model, fingerprint of the data).
         across_processes: Whether all processes of the launch call this and share the work.
+        open_predictor: Returns the model of the run, where it may be open already.
 
     Raises:
         UserError: If the model on disk is not the one that `source` names, or a row cannot be
@@ -84,9 +102,10 @@ def load_or_predict(
         is_missing = is_any(is_missing)
     if stored is not None and not is_missing:
         return stored
+    predictor = open_predictor() if open_predictor is not None else Predictor.open(run)
     try:
         return predict_and_store(
-            Predictor.open(run), rows, path=path, source=source, across_processes=across_processes
+            predictor, rows, path=path, source=source, across_processes=across_processes
         )
     except RowFaultError as error:
         raise UserError(f"{run}: a row cannot be predicted: {error}") from error
@@ -96,10 +115,10 @@ def refuse_changed_model(run: Path, *, model_hash: str) -> None:
     """Stop if the model on disk is not the one that the run recorded.
 
     Raises:
-        UserError: If it is not.
+        ChangedModelError: If it is not.
     """
     if hash_model(run / "model") != model_hash:
-        raise UserError(
+        raise ChangedModelError(
             f"{run / 'model'}: changed since it was trained, so it must not be judged under this "
             "run's name; train it again"
         )
