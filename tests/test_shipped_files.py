@@ -8,14 +8,20 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from llmft.cli import main
-from llmft.config.labels import ScoresConfig
+from llmft.config.labels import ClassConfig, LabelsConfig, ScoresConfig
 from llmft.config.loading import load_values, validate
 from llmft.config.recipe import RecipeConfig, load_recipe
 from llmft.config.suite import load_suite
 from llmft.config.task import TaskConfig, load_task
 from llmft.config.yaml_source import read_yaml
+from llmft.data.fields import assemble_text
 from llmft.data.prompts import find_strange_placeholders, read_prompt
-from llmft.evaluation.edge_cases import read_edge_cases
+from llmft.evaluation.edge_cases import (
+    EdgeCase,
+    ExpectedClass,
+    ExpectedLabels,
+    read_edge_cases,
+)
 from llmft.init import write_sample
 from llmft.schema import make_schema
 
@@ -69,6 +75,24 @@ def test_the_repository_has_the_recipes_that_it_promises() -> None:
     assert {path.stem for path in ROOT.glob("recipes/*.yaml")} >= set(RECIPES)
 
 
+def list_label_names(labels: LabelsConfig) -> list[str]:
+    match labels:
+        case ScoresConfig():
+            return labels.dimensions
+        case ClassConfig():
+            return labels.order or list((labels.map or {}).values())
+    return list(labels.from_)
+
+
+def list_expected(case: EdgeCase) -> list[str]:
+    match case.expect:
+        case ExpectedClass(label=label):
+            return [label]
+        case ExpectedLabels(labels=wanted):
+            return wanted
+    return list(case.expect)
+
+
 def test_every_prompt_and_every_file_of_edge_cases_is_used_and_reads(home: Path) -> None:
     recipes = [load_recipe(path) for path in Path().glob("recipes/*.yaml")]
     prompts = {recipe.prompt_path.resolve() for recipe in recipes if recipe.prompt_path}
@@ -78,12 +102,16 @@ def test_every_prompt_and_every_file_of_edge_cases_is_used_and_reads(home: Path)
     found = set()
     for suite in suites:
         if suite.edge_cases_path is not None:
-            assert isinstance(suite.task.labels, ScoresConfig)
-            names = suite.task.labels.dimensions
-            cases = read_edge_cases(suite.edge_cases_path, label_names=names, label_type="scores")
+            labels = suite.task.labels
+            names = list_label_names(labels)
+            path = suite.edge_cases_path
+            cases = read_edge_cases(path, label_names=names, task=suite.task)
             assert len({case.row["id"] for case in cases}) == len(cases) >= 8
-            assert {name for case in cases for name in case.expect} == set(names)
-            found.add(suite.edge_cases_path)
+            assert len({assemble_text(case.row, suite.task.fields) for case in cases}) == len(cases)
+            assert all(case.category for case in cases)
+            assert {name for case in cases for name in list_expected(case)} == set(names)
+            assert any(case.must_pass for case in cases)
+            found.add(path)
     assert found == set(Path().glob("eval/cases/*"))
     assert found
 

@@ -1,6 +1,7 @@
 """Cases with a known answer, written by people who know how models go wrong."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import field
 from pathlib import Path
@@ -8,13 +9,20 @@ from typing import Any, NamedTuple
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
-from scipy.stats import binomtest
 
+from llmft.config.labels import ClassConfig, LabelsConfig, ScoresConfig
+from llmft.config.loading import suggest
+from llmft.config.suite import Suite
+from llmft.config.task import FieldsConfig, TaskConfig
+from llmft.data.fields import RowFaultError, assemble_text
 from llmft.data.labels import LABEL_THRESHOLD
+from llmft.data.prompts import list_placeholders
 from llmft.errors import UserError
-from llmft.evaluation.metrics import LabelType
+from llmft.evaluation.intervals import bound_share
+from llmft.prediction.fits import Fit, apply_fit
+from llmft.prediction.inference import Predictor
 
-_STRICT = ConfigDict(extra="forbid")
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -65,11 +73,31 @@ class EdgeCaseResult(NamedTuple):
     """What was expected and what was found, per failed expectation."""
 
 
-def read_edge_cases(path: Path, *, label_names: list[str], label_type: LabelType) -> list[EdgeCase]:
-    """Read edge cases from JSONL.
+def read_suite_cases(suite: Suite, *, label_names: list[str]) -> list[EdgeCase]:
+    """Return the edge cases that a suite names; none where it names no file.
 
     Raises:
-        UserError: Naming file, line and what is wrong with the first bad case.
+        UserError: As `read_edge_cases`.
+    """
+    if suite.edge_cases_path is None:
+        return []
+    return read_edge_cases(suite.edge_cases_path, label_names=label_names, task=suite.task)
+
+
+def read_edge_cases(path: Path, *, label_names: list[str], task: TaskConfig) -> list[EdgeCase]:
+    """Read edge cases from JSONL.
+
+    A bound that is an end of the scores' range is left out: a model may say -0.3 on a scale from 0,
+    which is as low as it gets.
+
+    Args:
+        path: The file.
+        label_names: Names of the dimensions, classes or labels.
+        task: The task, for what articles and labels are made of.
+
+    Raises:
+        UserError: Naming file, line and what is wrong with the first bad case, or an id that stands
+            twice: copies of a case would count as evidence.
     """
     cases = []
     try:
@@ -79,7 +107,7 @@ def read_edge_cases(path: Path, *, label_names: list[str], label_type: LabelType
     for number, line in enumerate(lines, start=1):
         if line.strip():
             try:
-                cases.append(_parse(json.loads(line), label_names, label_type))
+                cases.append(_parse(json.loads(line), label_names, task))
             except ValidationError as error:
                 fault = error.errors()[0]
                 where = ".".join(map(str, fault["loc"]))
@@ -90,7 +118,32 @@ def read_edge_cases(path: Path, *, label_names: list[str], label_type: LabelType
                 raise UserError(f"{path}:{number}: not an edge case: {error}") from error
     if not cases:
         raise UserError(f"{path}: holds no edge cases")
+    counts = Counter(str(case.row["id"]) for case in cases)
+    twice = [case_id for case_id, count in counts.items() if count > 1]
+    if twice:
+        raise UserError(f"{path}: {len(twice)} ids stand twice, the first: {twice[0]!r}")
     return cases
+
+
+def run_cases(
+    predictor: Predictor, cases: Sequence[EdgeCase], *, name: str, fit: Fit | None = None
+) -> dict[str, Any]:
+    """Return what `summarise_cases` says of a model and its fit.
+
+    Of an arm with several runs take the first. A case is one article with one answer, and what
+    would be deployed is one model: the mean answer of several would pass cases that none of them
+    passes.
+
+    Raises:
+        UserError: If the model lacks a field of a case.
+    """
+    try:
+        outputs = predictor.predict([case.row for case in cases], show_progress=False).outputs
+    except RowFaultError as error:
+        raise UserError(f"edge_cases: a case cannot be scored by {name}: {error}") from error
+    label_names = predictor.card.label_names
+    decided = apply_fit(outputs, fit).deciding_NC.tolist()
+    return summarise_cases(check_cases(cases, decided, label_names=label_names))
 
 
 def check_cases(
@@ -110,47 +163,86 @@ def check_cases(
 
 
 def summarise_cases(results: Sequence[EdgeCaseResult]) -> dict[str, Any]:
-    """Count passes, with the exact 95 % interval of Clopper and Pearson (1934)."""
-    num_passed = sum(r.passed for r in results)
-    interval = binomtest(num_passed, len(results)).proportion_ci(0.95, method="exact")
+    """Count passes, over all and by category, with exact 95 % intervals (`bound_share`)."""
+    num_passed, num_cases, interval = _count_passes(results)
+    by_category: dict[str, list[EdgeCaseResult]] = {}
+    for result in results:
+        by_category.setdefault(result.category, []).append(result)
+    keys = ("num_passed", "num_cases", "interval")
     return {
         "num_passed": num_passed,
-        "num_cases": len(results),
-        "pass_rate_interval": [float(interval.low), float(interval.high)],
+        "num_cases": num_cases,
+        "pass_rate_interval": interval,
         "must_pass_failed": [r.id for r in results if r.must_pass and not r.passed],
+        "by_category": {
+            category: dict(zip(keys, _count_passes(own), strict=True))
+            for category, own in by_category.items()
+        },
         "cases": [r._asdict() for r in results],
     }
 
 
-def _parse(data: Any, label_names: list[str], label_type: LabelType) -> EdgeCase:
+def _count_passes(results: Sequence[EdgeCaseResult]) -> tuple[int, int, list[float]]:
+    num_passed = sum(r.passed for r in results)
+    return num_passed, len(results), list(bound_share(num_passed, len(results)))
+
+
+def _parse(data: Any, label_names: list[str], task: TaskConfig) -> EdgeCase:
     if not isinstance(data, dict):
         raise ValueError("expected a JSON object")
+    _refuse_misspelt(data, task.fields)
     expect = data.pop("expect", None)
     must_pass, category = data.pop("must_pass", False), data.pop("category", "")
     if "id" not in data or not isinstance(expect, dict) or not expect:
         raise ValueError("a case needs `id`, the article's fields and `expect`")
-    parsed = _parse_expectation(expect, label_names, label_type)
-    return EdgeCase(data, parsed, bool(must_pass), str(category))
+    if not isinstance(must_pass, bool):
+        raise ValueError(f"must_pass: found {must_pass!r}, allowed: true, false")
+    _refuse_half_articles(data, task.fields)
+    parsed = _parse_expectation(expect, label_names, task.labels)
+    return EdgeCase(data, parsed, must_pass, str(category))
+
+
+def _refuse_misspelt(data: dict[str, Any], fields: FieldsConfig) -> None:
+    """Stop for a key close to one that the case lacks; it may hold more fields than the task."""
+    lacking = [key for key in ("id", "expect", "must_pass") if key not in data]
+    for key in data:
+        if key not in (*list_placeholders(fields), *fields.carried, "category"):
+            hint = suggest(key, allowed=lacking)
+            if hint:
+                raise ValueError(f"unknown key `{key}`.{hint}")
+
+
+def _refuse_half_articles(row: dict[str, Any], fields: FieldsConfig) -> None:
+    """Stop for a case without a field that texts are made of; a joined `text` stands for them."""
+    is_joined = "text" in row and not any(name in row for name in fields.text)
+    wanted = ["text"] if is_joined else list(fields.text)
+    wanted += [fields.text_pair] if fields.text_pair else []
+    absent = [name for name in wanted if name not in row]
+    if absent:
+        raise ValueError(
+            f"{row['id']!r} lacks the field {', '.join(absent)} that the task's texts are made of"
+        )
+    assemble_text(row, fields)
 
 
 def _parse_expectation(
-    expect: dict[str, Any], label_names: list[str], label_type: LabelType
+    expect: dict[str, Any], label_names: list[str], labels: LabelsConfig
 ) -> Expectation:
-    match label_type:
-        case "scores":
+    match labels:
+        case ScoresConfig(range=[low, high]):
             bounds = TypeAdapter(dict[str, ScoreBounds]).validate_python(expect)
             open_ended = [name for name, b in bounds.items() if b.min is None and b.max is None]
             if open_ended:
                 raise ValueError(f"expect.{open_ended[0]}: needs min or max, else it always passes")
             _refuse_unknown(bounds, label_names, kind="dimension")
-            return bounds
-        case "class":
+            return {name: _fit_range(b, low, high, name=name) for name, b in bounds.items()}
+        case ClassConfig():
             if "label" not in expect:
                 raise ValueError(f"expect: expected {{label: one of {', '.join(label_names)}}}")
             one = TypeAdapter(ExpectedClass).validate_python(expect)
             _refuse_unknown([one.label], label_names, kind="class")
             return one
-        case "multilabel":
+        case _:
             several = TypeAdapter(ExpectedLabels).validate_python(expect)
             named = [*several.labels, *several.not_labels]
             if not named:
@@ -160,6 +252,19 @@ def _parse_expectation(
             if both:
                 raise ValueError(f"expect: {both[0]!r} is in labels and in not_labels")
             return several
+
+
+def _fit_range(bounds: ScoreBounds, low: float, high: float, *, name: str) -> ScoreBounds:
+    """Return the bounds without those that are ends of the range."""
+    least = low if bounds.min is None else max(bounds.min, low)
+    most = high if bounds.max is None else min(bounds.max, high)
+    if least > most:
+        given = {"min": bounds.min, "max": bounds.max}
+        named = " and ".join(f"{key} {v:g}" for key, v in given.items() if v is not None)
+        raise ValueError(
+            f"expect.{name}: no score from {low:g} to {high:g} meets {named}, so it never passes"
+        )
+    return ScoreBounds(None if least == low else least, None if most == high else most)
 
 
 def _refuse_unknown(names: Iterable[str], known: list[str], *, kind: str) -> None:
