@@ -2,14 +2,29 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from llmft.reports import formatting as f
-from llmft.reports.edge_cases import list_failed_cases, make_edge_case_table
+from llmft.reports.arm_tables import (
+    describe_data,
+    describe_mixed,
+    describe_versions,
+    make_costs_table,
+    make_head,
+    make_latency_table,
+    make_making_table,
+)
+from llmft.reports.differences import make_differences
+from llmft.reports.edge_cases import make_edge_cases
+from llmft.reports.fits import make_fits
+from llmft.reports.measures import make_gates, make_noise, make_rare_events, make_slices
 from llmft.reports.metric_tables import make_metric_table
+from llmft.reports.outline import Block, Section
 from llmft.reports.plots.decision import draw_gains
-from llmft.reports.plots.figures import use_style
-from llmft.reports.rendering import write_report
+from llmft.reports.plots.figures import Plot, use_style
+from llmft.reports.plots.latency import draw_latency
+from llmft.reports.rendering import SavedPlot, write_report
+from llmft.reports.rows import make_row_table
 from llmft.reports.sections import (
     Scene,
     draw_sections,
@@ -18,8 +33,8 @@ from llmft.reports.sections import (
     save_plots,
     set_scene,
 )
-from llmft.reports.series import Series, is_higher_better
-from llmft.reports.tables import Column, Head, Table, make_cells, make_columns
+from llmft.reports.series import Series, is_higher_better, style_arm
+from llmft.reports.word import write_document
 
 _HEADLINES = {
     "WINNER": ("good", "{winner} wins"),
@@ -28,10 +43,19 @@ _HEADLINES = {
     "CONFOUNDED": ("doubt", "This is no fair comparison"),
     "INVALID": ("bad", "This comparison does not count"),
 }
+_LEADS = {"REVIEW": "Why REVIEW and not DEPLOY:", "FAIL": "Why FAIL:"}
+_SIDE_INTRO = (
+    "Means over the runs of an arm; ↑ higher is better, ↓ lower is better, the best value of a row "
+    "is marked. The interval with a value is 95 %."
+)
+_MIXED_INTRO = (
+    " Mixed columns combine arms, by routes that validation chose; one is recommended only if it "
+    "beats the best single arm on test by the rule of the verdict."
+)
 
 
 def write_comparison_report(results: dict[str, Any], *, folder: Path) -> Path:
-    """Write `report.html`, `report.md` and `plots/*.png` for the results of a comparison.
+    """Write `report.html`, `.md` and `.docx`, and `plots/*.png`, for the results of a comparison.
 
     Args:
         results: What `comparison.json` holds; shown as it is, nothing is added to it (D10).
@@ -41,36 +65,12 @@ def write_comparison_report(results: dict[str, Any], *, folder: Path) -> Path:
         Path of `report.html`.
     """
     scene = _set_scene(results)
-    arms = scene.arms
+    mixed = _style_mixed(results, num_arms=len(scene.arms))
     with use_style():
-        drawn = draw_sections(scene)
-        drawn["gains"] = []
-        if results["pairs"]:
-            drawn["gains"].append(
-                draw_gains(
-                    results["pairs"], arms, metric=results["metric"], margin=results["margin"]
-                )
-            )
+        drawn = draw_sections(scene) | _draw_decision(results, scene.arms, mixed)
         plots = save_plots(drawn, folder=folder)
-    tone, headline = _HEADLINES[results["verdict"]]
-    content = {
-        **make_sections(scene),
-        "tone": tone,
-        "headline": headline.format(winner=results["winner"], reference=results["reference"]),
-        "higher_is_better": is_higher_better(results["metric"]),
-        "plots": plots,
-        "main_table": make_metric_table(
-            [_make_head(s, results)._replace(note="") for s in scene.series],
-            scene.series,
-            caption="The arms and the baselines on the same test rows",
-        ),
-        "costs_table": _make_costs_table(results, arms),
-        "gains_table": _make_gains_table(results["pairs"], arms),
-        "edge_table": make_edge_case_table(results["edge_cases"], arms),
-        "failed_cases": list_failed_cases(results["edge_cases"], arms),
-        "making": _describe_data(results["data"]),
-        "making_table": _make_making_table(results["variants"], arms),
-    }
+    content = _make_content(results, scene, mixed, plots)
+    write_document(folder / "report.docx", results=results, content=content, folder=folder)
     return write_report("comparison", folder=folder, results=results, content=content)
 
 
@@ -90,93 +90,125 @@ def _set_scene(results: dict[str, Any]) -> Scene:
     return set_scene(results, variants, parts=parts, leading=metric)
 
 
-def _make_costs_table(results: dict[str, Any], arms: Sequence[Series]) -> Table:
-    """Return what every arm costs, and what it was given."""
-    found = [results["variants"][arm.name] for arm in arms]
-    latency = [results["latency"].get(arm.name, {}) for arm in arms]
-    budgets = [variant.get("token_budget") or {} for variant in found]
-    struck = [not variant["valid"] for variant in found]
-    said = {"include": "yes", "exclude": "no", "": ""}
-    prompts = [variant.get("prompt_mode", "") for variant in found]
-
-    def list_costs(
-        name: str, holders: list[Any], key: str, show: Any, higher: bool | None = None
-    ) -> Column:
-        values = [holder.get(key) for holder in holders]
-        cells = make_cells(values, show=show, higher_is_better=higher, excluded=struck)
-        return Column(Head(name), cells, "Cost")
-
-    columns = [
-        list_costs("training", found, "train_seconds", f.format_seconds, False),
-        list_costs("one article, ms", latency, "single_p50_ms", f.format_quantity, False),
-        list_costs("articles / s", latency, "articles_per_second", f.format_quantity, True),
-        list_costs("memory, GiB", found, "peak_memory_gib", f.format_quantity, False),
-        list_costs("parameters", found, "num_parameters", f.format_size),
-        list_costs("trainable", found, "num_trainable", f.format_size),
-    ]
-    inputs = {
-        "prompt": [said.get(prompt, prompt) for prompt in prompts],
-        "text kept": [f.format_share(budget.get("share_kept")) for budget in budgets],
-    }
-    columns += [column._replace(group="Input") for column in make_columns(inputs)]
-    heads = [_make_head(arm, results) for arm in arms]
-    return Table("What the arms cost, and what they were given", "arm", heads, columns)
-
-
-def _make_head(series: Series, results: dict[str, Any]) -> Head:
-    if series.is_baseline:
-        return Head(series.name, series)
-    variant = results["variants"][series.name]
-    tags = {
-        "winner": series.name == results["winner"] and results["verdict"] == "WINNER",
-        "reference": series.name == results["reference"],
-        "invalid": not variant["valid"],
-        "never pretrained": not variant["base_pretrained"],
-    }
-    note = f"{variant['base']} ·\N{NO-BREAK SPACE}{variant['tuning']}"
-    return Head(series.name, series, note, tuple(tag for tag, holds in tags.items() if holds))
-
-
-def _make_gains_table(pairs: Sequence[dict[str, Any]], arms: Sequence[Series]) -> Table:
-    by_name = {arm.name: arm for arm in arms}
-    heads = [Head(pair["challenger"], by_name[pair["challenger"]]) for pair in pairs]
-    texts = {
-        "against": [pair["reference"] for pair in pairs],
-        "gain": [f.format_metric(pair["gain"]) for pair in pairs],
-        "95 % interval": [f.format_interval(pair["interval"]) for pair in pairs],
-        "finding": [pair["finding"] for pair in pairs],
-    }
-    columns = make_columns(texts, words=["against", "finding"])
-    return Table("Gains over the reference", "challenger", heads, columns)
-
-
-def _describe_data(data: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return terms and descriptions of the prepared data."""
-    near = {k.removeprefix("num_"): v for k, v in (data["near_duplicates"] or {}).items()}
+def _style_mixed(results: dict[str, Any], *, num_arms: int) -> list[Series]:
+    """Return the mixed rows, with looks that the arms do not have."""
+    mixed = results.get("mixed") or {}
     return [
-        ("fingerprint", data["fingerprint"]),
-        ("rows", f.join_values(data["counts"])),
-        ("rejected", f.join_values(data["rejected"]) or "none"),
-        ("near-duplicates", f.join_values(near) or "not looked for"),
-        ("split", f.join_values({k: v for k, v in data["split"].items() if v is not None})),
+        style_arm(num_arms + i, name=name, found=found, parts={}, metric=results["metric"])
+        for i, (name, found) in enumerate(mixed.items())
     ]
 
 
-def _make_making_table(variants: dict[str, Any], arms: Sequence[Series]) -> Table:
-    keys = {
-        "seeds": "seeds",
-        "runs": "runs",
-        "training mode": "training_mode",
-        "max. tokens": "max_length",
-        "device": "device",
-        "precision": "precision",
-        "versions": "packages",
+def _draw_decision(
+    results: dict[str, Any], arms: Sequence[Series], mixed: Sequence[Series]
+) -> dict[str, list[Plot]]:
+    """Draw the gains, and the metric against latency."""
+    metric, pairs = results["metric"], results["pairs"]
+    drawn: dict[str, list[Plot]] = {"gains": [], "latency": []}
+    if pairs:
+        drawn["gains"] = [draw_gains(pairs, arms, metric=metric, margin=results["margin"])]
+    timed = {**(results.get("latency") or {}), **(results.get("mixed") or {})}
+    times = {name: found["single_p50_ms"] for name, found in timed.items()
+             if found.get("single_p50_ms")}  # fmt: skip
+    shown = [s for s in (*arms, *mixed) if s.name in times and s.metrics.get(metric) is not None]
+    if shown:
+        drawn["latency"] = [draw_latency(shown, times, metric=metric)]
+    return drawn
+
+
+def _make_content(
+    results: dict[str, Any], scene: Scene, mixed: list[Series], plots: dict[str, list[SavedPlot]]
+) -> dict[str, Any]:
+    """Return what all three formats are filled in with."""
+    tone, headline = _HEADLINES[results["verdict"]]
+    made = make_sections(scene, plots)
+    series = [*scene.arms, *mixed, *scene.baselines]
+    heads = [make_head(s, results)._replace(note="") for s in series]
+    return {
+        **made,
+        "tone": tone,
+        "headline": headline.format(winner=results["winner"], reference=results["reference"]),
+        "decision": results.get("decision"),
+        "provisional": results.get("provisional"),
+        "reasons": results.get("reasons") or [],
+        "reasons_lead": _LEADS.get(results.get("decision") or "", ""),
+        "facts": _list_facts(results),
+        "plots": plots,
+        "side_intro": _SIDE_INTRO + (_MIXED_INTRO if mixed else ""),
+        "main_table": make_metric_table(
+            heads, series, caption="The arms and the baselines on the same test rows"
+        ),
+        "explained": [*describe_mixed(results), *made["explained"]],
+        "costs_table": make_costs_table(results, [*scene.arms, *mixed]),
+        "sections": _list_sections(results, scene, mixed, made["shared"], plots),
+        "row_table": make_row_table(results, scene.arms),
+        "making": describe_data(results["data"]),
+        "versions": describe_versions(results["variants"], scene.arms),
+        "making_table": make_making_table(results["variants"], scene.arms),
     }
-    texts = {
-        title: [f.join_values(variants[arm.name].get(key)) for arm in arms]
-        for title, key in keys.items()
-    }
-    known = {title: found for title, found in texts.items() if any(found)}
-    columns = make_columns(known, words=[title for title in keys if title != "max. tokens"])
-    heads = [Head(arm.name, arm) for arm in arms]
-    return Table("How every arm was trained", "arm", heads, columns)
+
+
+def _list_sections(
+    results: dict[str, Any],
+    scene: Scene,
+    mixed: list[Series],
+    shared: dict[str, Section],
+    plots: dict[str, list[SavedPlot]],
+) -> list[Section]:
+    """Return the sections between the table of the arms and that of the rows, in their order."""
+    arms, variants, both = scene.arms, results["variants"], [*scene.arms, *mixed]
+    latency = Section(
+        "Latency",
+        f"{results['metric']} against the time of one article. The dashed line joins the filled "
+        "markers, which no other beats in both. p50 and p95: half, and 95 %, of the times are "
+        "below; prompt not kept: what it takes where the prompt has to be read again.",
+        [
+            Block(
+                make_latency_table(results, arms),
+                plots=plots["latency"],
+                legend=both if plots["latency"] else [],
+            )
+        ],
+    )
+    found = [
+        make_differences(results, both, kind=scene.kind),
+        shared["parts"],
+        shared["curves"],
+        latency,
+        make_gates(variants, arms),
+        make_slices(results, both),
+        make_rare_events(results, both),
+        make_noise(results, both),
+        make_edge_cases(results.get("edge_cases") or {}, arms),
+        make_fits(variants, arms),
+        shared["predicted"],
+        shared["calibration"],
+    ]
+    return [section for section in found if not section.is_empty]
+
+
+class _Fact(NamedTuple):
+    """What has to be known to read a verdict."""
+
+    term: str
+    value: str
+    note: str
+
+
+def _list_facts(results: dict[str, Any]) -> list[_Fact]:
+    metric = results["metric"]
+    direction = "higher" if is_higher_better(metric) else "lower"
+    scored = "the same for all arms"
+    if results.get("num_dropped"):
+        scored += f"; {results['num_dropped']} dropped, too like rows of training"
+    if results.get("num_groups"):
+        scored += f"; in {results['num_groups']} groups"
+    facts = [
+        _Fact("metric", metric, f"{direction} is better"),
+        _Fact("margin", f.format_threshold(results["margin"]), "a switch has to gain more"),
+        _Fact("test rows", str(results["num_rows"]), scored),
+        _Fact("reference", results["reference"], "the arm to beat"),
+    ]
+    if results.get("recommended"):
+        facts.append(_Fact("recommended", results["recommended"], "the arm or mix to use"))
+    return facts

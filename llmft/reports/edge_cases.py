@@ -1,43 +1,76 @@
 """Edge cases: how many each arm passed, and which ones it failed."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-from llmft.reports.formatting import format_share
+from llmft.reports.formatting import format_share_interval
+from llmft.reports.outline import Block, Section
 from llmft.reports.series import Series
-from llmft.reports.tables import Head, Table, make_columns
+from llmft.reports.tables import Cell, Column, Head, Table, make_columns
 
 
-def make_edge_case_table(edge_cases: dict[str, Any], series: Sequence[Series]) -> Table:
-    """Return how many edge cases each arm passed."""
-    arms = [s for s in series if s.name in edge_cases and not s.is_baseline]
-    found = [edge_cases[s.name] for s in arms]
+def make_edge_cases(edge_cases: dict[str, Any], arms: Sequence[Series]) -> Section:
+    """Return the section on edge cases: counts, overall and by category, and what failed."""
+    shown = [arm for arm in arms if arm.name in edge_cases]
+    found = [edge_cases[arm.name] for arm in shown]
+    blocks = [
+        Block(_make_table(found, shown)),
+        Block(_make_category_table(found, shown)),
+        Block(_make_failed_table(found, shown)),
+    ]
+    return Section(
+        "Edge cases",
+        "Cases with a known answer. The 95 % interval is exact; few cases leave it wide.",
+        [block for block in blocks if block.table and block.table.heads],
+    )
+
+
+def _make_table(found: Sequence[dict[str, Any]], arms: Sequence[Series]) -> Table:
     texts = {
-        "passed": [f"{f['num_passed']} of {f['num_cases']}" for f in found],
-        "pass rate, 95 % interval": [
-            " to ".join(format_share(end) for end in f["pass_rate_interval"]) for f in found
-        ],
+        "passed": [_count(f) for f in found],
+        "pass rate, 95 % interval": [format_share_interval(f["pass_rate_interval"]) for f in found],
         "must-pass cases failed": [", ".join(f["must_pass_failed"]) or "none" for f in found],
     }
     columns = make_columns(texts, words=["must-pass cases failed"])
     return Table("Edge cases passed", "arm", [Head(s.name, s) for s in arms], columns)
 
 
-class FailedCase(NamedTuple):
-    """An edge case that some arm failed."""
+def _make_category_table(found: Sequence[dict[str, Any]], arms: Sequence[Series]) -> Table:
+    names = list(dict.fromkeys(name for f in found for name in f.get("by_category") or {}))
+    columns = [
+        Column(Head(arm.name, arm), [_show_category(f, name) for name in names])
+        for arm, f in zip(arms, found, strict=True)
+    ]
+    return Table(
+        "Passed by category", "category", [Head(name or "no category") for name in names], columns
+    )
 
-    id: str
-    category: str
-    must_pass: bool
-    failures: list[tuple[Series, list[str]]]
+
+def _show_category(found: dict[str, Any], name: str) -> Cell:
+    counts = (found.get("by_category") or {}).get(name)
+    if not counts:
+        return Cell("")
+    return Cell(_count(counts), note=format_share_interval(counts.get("interval")))
 
 
-def list_failed_cases(edge_cases: dict[str, Any], arms: Sequence[Series]) -> list[FailedCase]:
-    """Return the cases that some arm failed, those that must pass first."""
-    failed: dict[str, FailedCase] = {}
-    for arm in arms:
-        for case in edge_cases.get(arm.name, {}).get("cases", []):
-            if not case["passed"]:
-                entry = FailedCase(case["id"], case["category"], case["must_pass"], [])
-                failed.setdefault(case["id"], entry).failures.append((arm, case["failures"]))
-    return sorted(failed.values(), key=lambda case: not case.must_pass)
+def _make_failed_table(found: Sequence[dict[str, Any]], arms: Sequence[Series]) -> Table:
+    """Return a row per case that some arm failed, those that must pass first, and why it did."""
+    failed = {
+        case["id"]: case for f in found for case in f.get("cases") or [] if not case["passed"]
+    }
+    cases = sorted(failed.values(), key=lambda case: not case["must_pass"])
+    heads = [
+        Head(case["id"], note=case["category"] or "",
+             tags=("must pass",) if case["must_pass"] else ())
+        for case in cases
+    ]  # fmt: skip
+    columns = []
+    for arm, f in zip(arms, found, strict=True):
+        own = {case["id"]: case["failures"] for case in f.get("cases") or [] if not case["passed"]}
+        cells = [Cell("; ".join(own.get(case["id"], ["passed"]))) for case in cases]
+        columns.append(Column(Head(arm.name, arm), cells, is_number=False))
+    return Table("Cases that failed", "case", heads, columns)
+
+
+def _count(found: dict[str, Any]) -> str:
+    return f"{found['num_passed']} of {found['num_cases']}"

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from llmft.config.gates import HIGHER_IS_BETTER
 from llmft.reports import formatting as f
+from llmft.reports.edge_cases import make_edge_cases
 from llmft.reports.metric_tables import make_metric_table
 from llmft.reports.plots.decision import draw_gates
 from llmft.reports.plots.figures import use_style
@@ -25,12 +27,6 @@ _HEADLINES = {
     "REVIEW": ("open", "{name} needs a second look"),
     "FAIL": ("bad", "Do not deploy {name}"),
 }
-_REASONS = {
-    "DEPLOY": "{metric}: even the worse end of the 95 % interval, {bound}, passes {deploy}",
-    "REVIEW": "{metric}: {value} is within {review}, but the worse end of the 95 % interval, "
-    "{bound}, does not pass {deploy}",
-    "FAIL": "{metric}: {value} is beyond {review}, from where on a run fails",
-}
 
 
 def write_evaluation_report(results: dict[str, Any], *, folder: Path) -> Path:
@@ -48,14 +44,13 @@ def write_evaluation_report(results: dict[str, Any], *, folder: Path) -> Path:
         drawn = draw_sections(scene)
         drawn["gates"] = []
         if gates:
-            drawn["gates"].append(draw_gates(gates, results["intervals"], series=scene.series))
+            drawn["gates"].append(draw_gates(gates, series=scene.series))
         plots = save_plots(drawn, folder=folder, prefix=f"{name_file(results['data'])}-")
     tone, headline = _HEADLINES[results["decision"]]
     content = {
-        **make_sections(scene),
+        **make_sections(scene, plots),
         "tone": tone,
         "headline": headline.format(name=name),
-        "reasons": [_explain_gate(gate) for gate in gates],
         "plots": plots,
         "gates_table": _make_gates_table(gates, scene.baselines),
         "main_table": make_metric_table(
@@ -63,6 +58,7 @@ def write_evaluation_report(results: dict[str, Any], *, folder: Path) -> Path:
             scene.series,
             caption="The run and the baselines on the same rows",
         ),
+        "edge_cases": make_edge_cases(results["edge_cases"], scene.arms),
         "making": _describe_training(results["training"]),
     }
     return write_report("evaluation", folder=folder, results=results, content=content)
@@ -78,35 +74,30 @@ def _set_scene(results: dict[str, Any]) -> Scene:
 
 
 def _find_leading_metric(results: dict[str, Any]) -> str:
-    # Without gates nothing says which metric matters; the first of the file leads.
-    metrics = [gate["metric"] for gate in results["gates"]] or list(results["metrics"])
-    return str(metrics[0])
-
-
-def _explain_gate(gate: dict[str, Any]) -> str:
-    if gate["value"] is None:
-        return f"{gate['metric']}: not defined on these rows"
-    return _REASONS[gate["result"]].format(
-        metric=gate["metric"],
-        value=f.format_metric(gate["value"]),
-        bound=f.format_metric(gate["bound"]),
-        deploy=f.format_threshold(gate["deploy"]),
-        review=f.format_threshold(gate["review"]),
-    )
+    return str(results.get("metric") or next(iter(results["metrics"])))
 
 
 def _make_gates_table(gates: Sequence[dict[str, Any]], baselines: Sequence[Series]) -> Table:
     texts = {
         "value": [f.format_metric(gate["value"]) for gate in gates],
+        "95 % interval": [f.format_interval(gate["interval"]) for gate in gates],
         "bound": [f.format_metric(gate["bound"]) for gate in gates],
-        "deploy": [f.format_threshold(gate["deploy"]) for gate in gates],
-        "review": [f.format_threshold(gate["review"]) for gate in gates],
+        "deploy": [_show_threshold(gate["deploy"]) for gate in gates],
+        "review": [_show_threshold(gate["review"]) for gate in gates],
     }
     for s in baselines:
-        texts[s.name] = [f.format_metric(s.metrics.get(gate["metric"])) for gate in gates]
+        texts[s.name] = [f.format_metric(s.metrics.get(gate["name"])) for gate in gates]
     texts["result"] = [gate["result"] for gate in gates]
-    heads = [Head(gate["metric"]) for gate in gates]
-    return Table("Gates", "metric", heads, make_columns(texts, words=["result"]))
+    arrows = {True: "↑", False: "↓"}
+    heads = [
+        Head(f"{gate['name']} {arrows[HIGHER_IS_BETTER.get(gate['name'], True)]}") for gate in gates
+    ]
+    return Table("Gates", "gate", heads, make_columns(texts, words=["result"]))
+
+
+def _show_threshold(value: float | None) -> str:
+    """Write it as a person did; one that was widened to standard errors has three decimals."""
+    return min(f.format_threshold(value), f.format_metric(value), key=len)
 
 
 def _describe_training(training: dict[str, Any]) -> list[tuple[str, str]]:

@@ -23,6 +23,11 @@ def format_score(value: float | None) -> str:
     return _format(value, "z.2f")
 
 
+def format_p_value(value: float | None) -> str:
+    """Return a p-value with three decimals; smaller ones are only said to be smaller."""
+    return "< 0.001" if value is not None and value < 0.001 else format_metric(value)
+
+
 def format_threshold(value: float | None) -> str:
     """Return a number that a person chose, as that person wrote it."""
     return _format(value, "g")
@@ -69,6 +74,13 @@ def format_interval(interval: list[float] | None) -> str:
     if interval is None:
         return MISSING
     return f"{format_metric(interval[0])} to {format_metric(interval[1])}"
+
+
+def format_share_interval(interval: list[float] | None) -> str:
+    """Return both ends of an interval of a fraction as percentages."""
+    if interval is None:
+        return MISSING
+    return " to ".join(format_share(end) for end in interval)
 
 
 def format_labels(labels: dict[str, float] | str | list[str]) -> str:

@@ -12,7 +12,15 @@ from llmft.reports.series import (
     is_higher_better,
     list_metrics,
 )
-from llmft.reports.tables import Cell, Column, Head, Table, make_cells, make_columns
+from llmft.reports.tables import (
+    Cell,
+    Column,
+    Head,
+    Table,
+    keep_known_columns,
+    make_cells,
+    make_columns,
+)
 
 _EXPLAINED = {
     "mae": "how far a score is from its label on average",
@@ -114,6 +122,30 @@ def make_calibration_table(
             cells = make_cells([values.get(key) for values in found], show=format_metric)
             columns.append(Column(Head(key), cells, arm.name))
     return Table("Slope and bias", "dimension", [Head(name) for name in names], columns)
+
+
+def make_reliability_table(
+    calibrations: dict[str, dict[str, Any]], arms: Sequence[Series]
+) -> Table:
+    """Return how far the probabilities of every arm are from what comes true."""
+    found = [calibrations[arm.name] for arm in arms]
+    chance = [c.get("ece_by_chance") for c in found]
+    ece = [
+        Cell(format_metric(c.get("ece")), note=f"chance alone: up to {format_metric(limit)}")
+        if limit is not None
+        else Cell(format_metric(c.get("ece")))
+        for c, limit in zip(found, chance, strict=True)
+    ]
+    brier = [
+        Cell(format_metric(c.get("brier")), note=format_interval(c["brier_interval"]))
+        if c.get("brier_interval")
+        else Cell(format_metric(c.get("brier")))
+        for c in found
+    ]
+    columns = [Column(Head("ece\N{NO-BREAK SPACE}↓"), ece),
+               Column(Head("Brier\N{NO-BREAK SPACE}↓"), brier)]  # fmt: skip
+    heads = [Head(arm.name, arm) for arm in arms]
+    return keep_known_columns(Table("Errors of the probabilities", "arm", heads, columns))
 
 
 def make_confused_table(

@@ -17,10 +17,10 @@ from llmft.reports.formatting import (
     make_breakable,
     shorten,
 )
-from llmft.reports.plots.figures import CARD, GOOD, GRID, INK, MUTED, Plot, remove_legend
+from llmft.reports.plots.figures import BAD, CARD, GOOD, GRID, INK, MUTED, Plot, lay_out
 from llmft.reports.series import GAP
 
-_VARIABLES = {INK: "ink", MUTED: "muted", GRID: "line", CARD: "card", GOOD: "good"}
+_VARIABLES = {INK: "ink", MUTED: "muted", GRID: "line", CARD: "card", GOOD: "good", BAD: "bad"}
 
 
 class SavedPlot(NamedTuple):
@@ -37,12 +37,12 @@ class SavedPlot(NamedTuple):
 def save_plot(plot: Plot, *, folder: Path, prefix: str = "") -> SavedPlot:
     """Save a plot as PNG with its legend, and return it as SVG without: the page has its own."""
     path = f"plots/{prefix}{plot.name}.png"
-    with replace_file(folder / path) as file:
-        plot.figure.savefig(file, format="png", dpi=144)
-    remove_legend(plot.figure)
     buffer = StringIO()
     nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
-    plot.figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    with lay_out(plot.figure):
+        plot.figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    with replace_file(folder / path) as file:
+        plot.figure.savefig(file, format="png", dpi=144)
     return SavedPlot(plot.title, plot.alt, _inline_svg(buffer.getvalue(), plot), path)
 
 

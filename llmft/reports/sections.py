@@ -1,17 +1,21 @@
-"""The sections that both pages have: metrics by part, predictions, calibration, curves and rows."""
+"""The sections that both pages have: metrics by part, predictions, calibration and curves."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from llmft.reports.audit import group_findings
+from llmft.reports.fits import make_fits
 from llmft.reports.metric_tables import (
     explain_metrics,
     make_all_parts_table,
     make_calibration_table,
     make_confused_table,
     make_parts_table,
+    make_reliability_table,
 )
+from llmft.reports.outline import Block, Section
 from llmft.reports.plots.classes import (
     MAX_COUNTED_CLASSES,
     draw_confusion,
@@ -22,9 +26,10 @@ from llmft.reports.plots.classes import (
 from llmft.reports.plots.curves import draw_curves
 from llmft.reports.plots.figures import Plot
 from llmft.reports.plots.parts import draw_parts
-from llmft.reports.plots.scores import draw_predicted, draw_residuals, draw_strata
-from llmft.reports.rendering import name_file, save_plot
+from llmft.reports.plots.scores import MAX_POINTS, draw_predicted, draw_residuals, draw_strata
+from llmft.reports.rendering import SavedPlot, name_file, save_plot
 from llmft.reports.series import (
+    GAP,
     Parts,
     Series,
     choose_part_metric,
@@ -37,7 +42,8 @@ from llmft.reports.worst_rows import list_worst_rows
 
 _KINDS = {"scores": "dimension", "class": "class", "multilabel": "label"}
 _PREDICTED = {
-    "scores": "Every dot is a row, at the mean over the runs where there are several. Good dots "
+    "scores": "Every dot is a row, at the mean over the runs where there are several; of more than "
+    f"{MAX_POINTS} rows, some evenly picked ones are drawn. Good dots "
     "follow the dashed line; a flat cloud says the same of all rows. Residuals are predicted minus "
     "true: where they fall from left to right, low scores are predicted too high and high ones "
     "too low.",
@@ -51,7 +57,10 @@ _PREDICTED = {
 _RELIABLE = (
     "Where a probability of 0.8 is given{what}, 80 % should be true; on the dashed line they are. "
     "Below it, the probabilities promise too much. The bars beneath say how many stand behind each "
-    "point. ece: how far the points are from the line, on average over what the bars count."
+    "point. ece: how far the points are from the line, on average over what the bars count; chance "
+    "alone: what it would stay below in 95 % of draws if every probability were right. Brier: the "
+    "mean squared distance of the probabilities from what came true; sharp and right ones are near "
+    "0."
 )
 _CALIBRATED = {
     "scores": "Each point is a stratum of rows with similar labels. On the dashed line, their mean "
@@ -125,22 +134,74 @@ def set_scene(
     return Scene(results, variants, arms, baselines, label_type, metric)
 
 
-def make_sections(scene: Scene) -> dict[str, Any]:
-    """Return the tables and words for the templates."""
+def make_sections(scene: Scene, plots: dict[str, list[SavedPlot]]) -> dict[str, Any]:
+    """Return what the templates of both pages use.
+
+    Args:
+        scene: Who is shown.
+        plots: What `draw_sections` drew, saved.
+    """
     series, kind = scene.series, scene.kind
     return {
+        "audit": group_findings(scene.results["audit"]),
         "arms": scene.arms,
         "series": series,
         "kind": kind,
         "explained": explain_metrics(list_metrics(series)),
-        "parts_table": make_parts_table(series, metric=scene.metric, kind=kind),
-        "all_parts_table": make_all_parts_table(series, kind=kind),
-        "predicted_explained": _PREDICTED[scene.label_type],
-        "calibration_explained": _CALIBRATED[scene.label_type],
-        "calibration_table": _tabulate_calibration(scene),
-        "confused_table": _tabulate_confused(scene),
+        "shared": {
+            "fits": make_fits(scene.variants, scene.arms),
+            "parts": _make_parts(scene, plots["parts"]),
+            "predicted": _make_predicted(scene, plots),
+            "calibration": _make_calibration(scene, plots["calibration"]),
+            "curves": Section(
+                "Learning curves",
+                "One line per run. Losses of arms with different heads or label scales are not "
+                "comparable; the validation metric is.",
+                [Block(plots=plots["curves"], legend=scene.arms)],
+            ),
+        },
         "worst_rows": list_worst_rows(scene.results, scene.arms),
     }
+
+
+def _make_parts(scene: Scene, plots: list[SavedPlot]) -> Section:
+    kind, series = scene.kind, scene.series
+    table = make_parts_table(series, metric=scene.metric, kind=kind)
+    intro = f"{table.caption}; the best value of a row is marked."
+    if GAP in [head.name for head in table.heads]:
+        intro += (
+            " Of so many only the worst and the best are here, the worst first; the results file "
+            "has the rest."
+        )
+    all_parts = make_all_parts_table(series, kind=kind)
+    blocks = [
+        Block(table, plots=plots, legend=[s for s in series if s.parts]),
+        Block(all_parts, summary=all_parts.caption),
+    ]
+    return Section(f"By {kind}", intro, blocks if table.heads else [])
+
+
+def _make_predicted(scene: Scene, plots: dict[str, list[SavedPlot]]) -> Section:
+    groups = [plots["predicted"], plots["residuals"], plots["tiers"]]
+    if len(scene.arms) == 1:
+        groups = [[plot for found in groups for plot in found]]
+    blocks = [Block(plots=found, titled=True) for found in groups if found]
+    confused = _tabulate_confused(scene)
+    if blocks and confused and confused.heads:
+        blocks.append(Block(confused))
+    return Section("Predicted against true", _PREDICTED[scene.label_type], blocks)
+
+
+def _make_calibration(scene: Scene, plots: list[SavedPlot]) -> Section:
+    found = scene.collect("calibration")
+    arms, names = scene.pick(found), scene.results["label_names"]
+    if scene.label_type == "scores":
+        table = make_calibration_table(found, arms, names=names)
+        blocks = [Block(table, plots=plots, legend=scene.arms)]
+    else:
+        table = make_reliability_table(found, arms)
+        blocks = [Block(table), Block(plots=plots, legend=scene.arms, titled=True)]
+    return Section("Calibration", _CALIBRATED[scene.label_type], blocks if plots else [])
 
 
 def draw_sections(scene: Scene) -> dict[str, list[Plot]]:
@@ -153,7 +214,9 @@ def draw_sections(scene: Scene) -> dict[str, list[Plot]]:
     return {**drawn, "curves": draw_curves(histories)}
 
 
-def save_plots(drawn: dict[str, list[Plot]], *, folder: Path, prefix: str = "") -> dict[str, Any]:
+def save_plots(
+    drawn: dict[str, list[Plot]], *, folder: Path, prefix: str = ""
+) -> dict[str, list[SavedPlot]]:
     """Save the plots of every section."""
     return {
         key: [save_plot(plot, folder=folder, prefix=prefix) for plot in found]
@@ -168,6 +231,7 @@ def _find_label_type(results: dict[str, Any]) -> str:
 
 def _draw_scores(scene: Scene) -> dict[str, list[Plot]]:
     names, rows = scene.results["label_names"], scene.results["rows"]
+    rows = rows[:: -(-len(rows) // MAX_POINTS) or 1]
     seen = {arm.name: [row for row in rows if arm.name in row["outputs"]] for arm in scene.arms}
     seen = {name: found for name, found in seen.items() if found}
     calibrations = scene.collect("calibration")
@@ -208,14 +272,6 @@ def _draw_each(
         for i, arm in enumerate(scene.arms, start=1)
         if arm.name in found
     ]
-
-
-def _tabulate_calibration(scene: Scene) -> Table | None:
-    """Return slope and bias; None where there are no scores."""
-    found = scene.collect("calibration")
-    if scene.label_type != "scores" or not found:
-        return None
-    return make_calibration_table(found, scene.pick(found), names=scene.results["label_names"])
 
 
 def _tabulate_confused(scene: Scene) -> Table | None:

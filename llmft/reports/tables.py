@@ -15,6 +15,8 @@ class Cell(NamedTuple):
     is_best: bool = False
     note: str = ""
     """What stands small beneath, such as an interval."""
+    is_word: bool = False
+    """Whether it is no number, in a column of numbers."""
 
 
 class Head(NamedTuple):
@@ -61,7 +63,6 @@ def make_cells(
     *,
     show: Callable[[float | None], str],
     higher_is_better: bool | None = None,
-    excluded: Sequence[bool] | None = None,
 ) -> list[Cell]:
     """Return formatted cells; those that show the best value are marked, unless all do.
 
@@ -69,19 +70,13 @@ def make_cells(
         values: What to show.
         show: How to write a value.
         higher_is_better: Which one is best; None if that cannot be said.
-        excluded: Per value whether it takes no part in being the best.
     """
     texts = [show(value) for value in values]
-    excluded = excluded or [False] * len(values)
-    known = [
-        (value, text)
-        for value, text, is_out in zip(values, texts, excluded, strict=True)
-        if text != MISSING and not is_out
-    ]
+    known = [pair for pair in zip(values, texts, strict=True) if pair[1] != MISSING]
     if higher_is_better is None or len({text for _, text in known}) < 2:
         return [Cell(text) for text in texts]
     _, best = (max if higher_is_better else min)(known, key=lambda pair: pair[0] or 0.0)
-    return [Cell(text, text == best and not out) for text, out in zip(texts, excluded, strict=True)]
+    return [Cell(text, text == best) for text in texts]
 
 
 def make_columns(texts: dict[str, list[str]], *, words: Sequence[str] = ()) -> list[Column]:
@@ -90,3 +85,20 @@ def make_columns(texts: dict[str, list[str]], *, words: Sequence[str] = ()) -> l
         Column(Head(name), [Cell(text) for text in found], is_number=name not in words)
         for name, found in texts.items()
     ]
+
+
+def keep_known_rows(table: Table) -> Table:
+    """Return a table without the rows of which nothing is known."""
+    known = [
+        i
+        for i in range(len(table.heads))
+        if any(c.cells[i].text not in ("", MISSING) for c in table.columns)
+    ]
+    columns = [c._replace(cells=[c.cells[i] for i in known]) for c in table.columns]
+    return table._replace(heads=[table.heads[i] for i in known], columns=columns)
+
+
+def keep_known_columns(table: Table) -> Table:
+    """Return a table without the columns of which nothing is known."""
+    known = [c for c in table.columns if any(cell.text not in ("", MISSING) for cell in c.cells)]
+    return table._replace(columns=known)

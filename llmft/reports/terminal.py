@@ -1,4 +1,4 @@
-"""What a person reads on a terminal: how labels are spread, and what a tokenizer makes of a row."""
+"""What a person reads on a terminal: labels, results, and what a tokenizer makes of a row."""
 
 import os
 import sys
@@ -42,6 +42,60 @@ def describe_labels(manifest: dict[str, Any]) -> Iterator[str]:
                 f"train: {name} mean {stats['mean']:.2f}, SD {stats['sd']:.2f}, "
                 f"{format_threshold(stats['min'])} to {format_threshold(stats['max'])}"
             )
+
+
+def describe_evaluation(results: dict[str, Any]) -> Iterator[str]:
+    """Yield lines on what `evaluate` found."""
+    fit = results["fit"]
+    shown = {fit["method"] if fit else "model": results["metrics"], **results["baselines"]}
+    yield f"{results['name']} on {results['num_rows']} rows of {results['data']}"
+    if fit:
+        shown = {"unfitted": fit["metrics_before"], **shown}
+    for name, metrics in shown.items():
+        numbers = [f"{k} {v:z.3f}" for k, v in metrics.items() if isinstance(v, float)]
+        yield f"  {name:<9} {', '.join(numbers)}"
+    for gate in results["gates"]:
+        yield f"  gate {gate['result']}: {gate['reason']}"
+    yield from _describe_audit(results)
+    yield f"decision: {results['decision']}"
+    said = [gate["reason"] for gate in results["gates"]]
+    yield from (f"  {reason}" for reason in results["reasons"] if reason not in said)
+
+
+def describe_comparison(results: dict[str, Any]) -> Iterator[str]:
+    """Yield lines on what `compare` found."""
+    metrics = {
+        **{arm: v["metrics"] for arm, v in results["variants"].items() if v["valid"]},
+        **{name: mixed["metrics"] for name, mixed in results["mixed"].items()},
+        **results["baselines"],
+    }
+    keys = [k for k, v in next(iter(metrics.values())).items() if not isinstance(v, dict)]
+    width = max(14, *map(len, metrics))
+    yield f"{results['num_rows']} test rows of {results['task']}"
+    yield f"  {'':<{width}} " + " ".join(f"{key:>9}" for key in keys)
+    for name, found in metrics.items():
+        numbers = ["-" if found[key] is None else f"{found[key]:z.3f}" for key in keys]
+        aligned = [f"{n:>{max(9, len(key))}}" for n, key in zip(numbers, keys, strict=True)]
+        yield f"  {name:<{width}} " + " ".join(aligned)
+    for pair in results["pairs"]:
+        low, high = pair["interval"]
+        yield (
+            f"  {pair['challenger']} against {pair['reference']}: gain {pair['gain']:z.3f} "
+            f"{results['metric']}, 95 % interval {low:z.3f} to {high:z.3f}: {pair['finding']}"
+        )
+    yield from _describe_audit(results)
+    yield f"verdict: {results['verdict']} ({results['why']})"
+    of = f" for {results['winner']}" if results["winner"] else ""
+    yield f"decision{of}: {results['decision']}"
+    if results["decision"] != "DEPLOY":
+        yield from (f"  {reason}" for reason in results["reasons"])
+
+
+def _describe_audit(results: dict[str, Any]) -> Iterator[str]:
+    for finding in results["audit"]:
+        if finding["status"] != "ok":
+            waived = f" (waived: {finding['waived']})" if finding["waived"] else ""
+            yield f"  {finding['status']}: {finding['message']}{waived}"
 
 
 def show_row(row: dict[str, Any], *, split: str, encoder: Encoder, tokenizer: Any) -> Iterator[str]:

@@ -7,7 +7,7 @@ from llmft.reports.formatting import MISSING, format_score
 from llmft.reports.series import Series
 from llmft.reports.tables import Cell, Column, Head, Table
 
-_MAX_OUTPUTS = 12
+MAX_OUTPUTS = 12
 _NUM_LARGEST = 3
 
 Labels = dict[str, float] | str | list[str]
@@ -57,15 +57,15 @@ def _tabulate_outputs(
                 Head(f"{name} (true)" if name in true else name),
                 [Cell(text, name in true) for text in outputs[name]],
             )
-            for name in _choose_outputs(row, names, true)
+            for name in choose_outputs(row, names, true)
         ]
     columns.append(Column(Head("error"), [Cell(text) for text in errors]))
     return Table(f"Outputs for {row['id']}", "arm", heads, columns)
 
 
-def _choose_outputs(row: dict[str, Any], names: Sequence[str], true: Sequence[str]) -> list[str]:
+def choose_outputs(row: dict[str, Any], names: Sequence[str], true: Sequence[str]) -> list[str]:
     """Return all classes, or of many the true ones and those that an arm finds most probable."""
-    if len(names) <= _MAX_OUTPUTS:
+    if len(names) <= MAX_OUTPUTS:
         return list(names)
     chosen = set(true)
     for outputs in row["outputs"].values():

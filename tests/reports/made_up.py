@@ -2,6 +2,16 @@
 
 from typing import Any
 
+from tests.reports.made_up_gates import make_gates
+from tests.reports.made_up_judgement import (
+    make_latency,
+    make_mixed,
+    make_noise,
+    make_pair,
+    make_rare,
+    make_slices,
+    make_verdict_on_arm,
+)
 from tests.reports.made_up_parts import (
     make_baselines,
     make_metrics,
@@ -57,7 +67,7 @@ def make_comparison(
         for name in names
     }
     results = {
-        "schema_version": 1,
+        "schema_version": 2,
         "llmft_version": "0.1.0",
         "created": "2026-01-02T03:04:05Z",
         "suite": "eval/suite.yaml",
@@ -65,12 +75,22 @@ def make_comparison(
         "verdict": verdict,
         "winner": {"WINNER": arms[-1], "REFERENCE_HOLDS": arms[0]}.get(verdict),
         "why": f"because of what {arms[-1]} did",
+        "decision": {"WINNER": "DEPLOY", "REFERENCE_HOLDS": "REVIEW"}.get(verdict, "FAIL"),
+        "reasons": ["mae: the bound 0.732 does not pass 0.7"],
+        "provisional": True,
+        "recommended": arms[-1] if verdict == "WINNER" else None,
         "reference": arms[0],
         "metric": metric,
         "margin": 0.2,
+        "min_difference": 0.05,
         "num_rows": 6,
+        "num_test_rows": 8,
+        "num_dropped": 2,
+        "num_groups": 4,
         "label_type": label_type,
         "label_names": names,
+        "treatment": ["prompt", "base.*"],
+        "waivers": [{"check": "device", "arms": [], "reason": "a spare machine was used"}],
         "data": {
             "fingerprint": "0123abcd",
             "counts": {"input": 63, "train": 41, "val": 6, "test": 6, "rejected": 10},
@@ -79,32 +99,29 @@ def make_comparison(
             "split": {"train": 0.8, "stratify": True, "group": None},
         },
         "audit": [
-            {"check": "same data", "status": "ok", "arms": [], "message": "all the same"},
-            {"check": "seen", "status": "warning", "arms": [], "message": "saw 61.0% of it"},
-            {"check": "base", "status": "note", "arms": [], "message": "was never pretrained"},
+            {"check": check, "status": status, "arms": [], "message": message, "waived": waived}
+            for check, status, message, waived in (
+                ("same data", "ok", "all the same", None),
+                ("seen", "warning", "saw 61.0% of it", None),
+                ("base", "note", "was never pretrained", None),
+                ("device", "confounded", "other devices", "a spare machine was used"),
+            )
         ],
-        "pairs": [
-            {
-                "challenger": arm,
-                "reference": arms[0],
-                "gain": 0.317,
-                "interval": [0.251, 0.388],
-                "finding": "better",
-            }
-            for arm in valid[1:]
-        ],
+        "pairs": [make_pair(arm, arms[0], names=names, is_class=label_type == "class")
+                  for arm in valid[1:]],
+        "mixed": make_mixed(valid, names=names, label_type=label_type) if len(valid) > 1 else {},
+        "slices": make_slices(valid, metric),
+        "rare": make_rare(valid) if valid else None,
+        "noise": make_noise(valid, names=names) if label_type == "scores" else [],
         "variants": {},
         "baselines": baselines,
         "per_dimension": {},
         key: by_part,
-        "rows": rows,
+        "rows": rows if valid else [],
         "worst_rows": [{**rows[5], "text": "A long article. " * 40}] if valid else [],
         "edge_cases": {},
-        "latency": {
-            arm: {"single_p50_ms": 12.345, "single_p95_ms": 61.1, "articles_per_second": 412.3}
-            for arm in valid
-        },
-    }
+        "latency": make_latency(valid),
+    }  # fmt: skip
     for arm in arms:
         results["variants"][arm] = {  # type: ignore[index]
             "valid": arm in valid,
@@ -124,6 +141,10 @@ def make_comparison(
             "device": "NVIDIA H100",
             "precision": "bfloat16",
             "histories": [make_history(metric), make_history(metric)],
+            "packages": {"torch": "2.13.0"},
+            "git_revision": "89ab",
+            "test_reads": 3,
+            **make_verdict_on_arm(metric),
         }
         if arm in valid:
             results["variants"][arm] |= {  # type: ignore[index]
@@ -146,6 +167,9 @@ def make_edge_cases(*arms: str) -> dict[str, Any]:
             "num_cases": 27,
             "pass_rate_interval": [0.757, 0.991],
             "must_pass_failed": ["fraud-denied"],
+            "by_category": {
+                "negation": {"num_passed": 8, "num_cases": 10, "interval": [0.444, 0.975]}
+            },
             "cases": [case, {**case, "id": "passed-one", "passed": True, "failures": []}],
         }
         for arm in arms
@@ -164,7 +188,7 @@ def make_evaluation(
     metric = "mae" if label_type == "scores" else "f1_macro"
     rows = make_rows(names, [name], label_type=label_type)
     return {
-        "schema_version": 1,
+        "schema_version": 2,
         "llmft_version": "0.1.0",
         "created": "2026-01-02T03:04:05Z",
         "run": f"runs/{name}",
@@ -176,16 +200,11 @@ def make_evaluation(
         "num_rows": 6,
         "num_rejected": 2,
         "decision": decision,
-        "gates": [
-            {
-                "metric": metric,
-                "value": 0.6123,
-                "bound": 0.7321,
-                "deploy": 0.7,
-                "review": 1.2,
-                "result": decision,
-            }
-        ],
+        "reasons": [f"{metric}: 0.612; the bound 0.732 does not pass 0.7"],
+        "metric": metric,
+        "gates": make_gates(metric, decision, label_type=label_type),
+        "edge_cases": {},
+        "latency": {},
         "metrics": make_metrics(0.6123, label_type=label_type),
         name_parts(label_type): make_parts(0.61, names=names, label_type=label_type),
         **make_outcomes(0.61, names=names, label_type=label_type),

@@ -80,6 +80,8 @@ def make_rows(names: list[str], arms: list[str], *, label_type: str) -> list[dic
             "labels": make_labels(i, names, label_type=label_type),
             "outputs": {arm: [0.125 * i + 0.25 * j for j in range(len(names))] for arm in arms},
             "errors": {arm: 0.57 + i for arm in arms},
+            "text": f"Article {i} on markets.",
+            "slices": {"language": ("de", "en")[i % 2], "length": None if i == 3 else "short"},
         }
         for i in range(6)
     ]
@@ -125,7 +127,10 @@ def make_outcomes(error: float, *, names: list[str], label_type: str) -> dict[st
         for i in range(1, 5)
     ]  # fmt: skip
     empty = {"low": 0.0, "high": 0.2, "num_rows": 0, "mean_predicted": None, "share_true": None}
-    found["calibration"] = {"ece": 0.0837, "bins": [empty, *bins]}
+    found["calibration"] = {
+        "ece": 0.0837, "ece_by_chance": 0.0411, "brier": 0.2913,
+        "brier_interval": [0.2713, 0.3119], "bins": [empty, *bins],
+    }  # fmt: skip
     if label_type == "class":
         found["confusion_matrix"] = make_matrix(len(names))
     else:

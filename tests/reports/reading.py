@@ -1,7 +1,9 @@
 """Read a report as a browser or a Markdown renderer would, as far as the tests need it."""
 
+import base64
 import re
 from collections.abc import Iterator
+from hashlib import sha256
 from html.parser import HTMLParser
 from typing import Any
 
@@ -44,11 +46,18 @@ class Page(HTMLParser):
             self._open = None
 
     def handle_data(self, data: str) -> None:
+        if self.cdata_elem == "script":
+            return
         self.text += data
         if self._open is not None:
             self._open[-1] += data
             if self.get_starttag_text() == "<mark>":
                 self.best_cells[-1] += data
+
+
+def list_headings(html: str) -> list[str]:
+    """Return the titles of the sections."""
+    return [Page(title).text for title in re.findall(r"<h2>(.*?)</h2>", html)]
 
 
 def list_outside_links(html: str) -> list[str]:
@@ -60,8 +69,21 @@ def list_outside_links(html: str) -> list[str]:
         if name in _LINKS and not re.match(r"#|data:image/png|[\w%-]+\.json$", value)
     ]
     found += [name for name, _ in page.attributes if name.startswith("on")]
-    found += [tag for tag in page.tags if tag in ("script", "link", "iframe", "img", "object")]
+    found += _list_strange_scripts(html)
+    found += [tag for tag in page.tags if tag in ("link", "iframe", "img", "object")]
     return found + re.findall(r"@import|url\((?!#)", html)
+
+
+def _list_strange_scripts(html: str) -> list[str]:
+    """Return the scripts that the page's own policy does not name, and that would do something."""
+    scripts = re.findall(r"<script\b([^>]*)>(.*?)</script>", html, flags=re.S)
+    hashes = [base64.b64encode(sha256(text.encode()).digest()).decode() for _, text in scripts]
+    return [
+        text[:80]
+        for (attributes, text), digest in zip(scripts, hashes, strict=True)
+        if attributes != ' type="application/json" id="row-data"'
+        and (attributes or f"script-src 'sha256-{digest}'" not in html)
+    ]
 
 
 def list_written_numbers(results: Any) -> set[str]:
@@ -69,13 +91,14 @@ def list_written_numbers(results: Any) -> set[str]:
     numbers = set(_walk(results))
     shows = [getattr(formatting, name) for name in dir(formatting) if name.startswith("format_")]
     shows.remove(formatting.format_interval)
+    shows.remove(formatting.format_share_interval)
     shows.remove(formatting.format_labels)
     return {formatting.MISSING} | {show(number) for number in numbers for show in shows}
 
 
 def split_cell(text: str) -> list[str]:
     """Return the numbers of one cell."""
-    return re.split(r" to | of ", text)
+    return re.split(r" to | of ", text.removeprefix("chance alone: up to "))
 
 
 def count_table_columns(markdown: str) -> list[set[int]]:

@@ -8,7 +8,7 @@ import pytest
 from llmft.reports.evaluation import write_evaluation_report
 from llmft.reports.formatting import format_interval
 from llmft.reports.series import GAP
-from tests.reports.made_up import EVIL, NAMED, make_evaluation
+from tests.reports.made_up import EVIL, NAMED, make_edge_cases, make_evaluation
 from tests.reports.reading import (
     Page,
     count_table_columns,
@@ -28,14 +28,9 @@ def write(results: dict[str, Any], folder: Path) -> tuple[str, str]:
 @pytest.mark.parametrize(
     ("label_type", "decision", "said", "reason"),
     [
-        (
-            "scores",
-            "DEPLOY",
-            "bert may be deployed",
-            "even the worse end of the 95 % interval, 0.732, passes",
-        ),
-        ("class", "REVIEW", "bert needs a second look", "0.612 is within 1.2, but"),
-        ("multilabel", "FAIL", "Do not deploy bert", "0.612 is beyond 1.2"),
+        ("scores", "DEPLOY", "bert may be deployed", "mae: 0.612; the bound 0.732"),
+        ("class", "REVIEW", "bert needs a second look", "macro: 0.612; the bound 0.732"),
+        ("multilabel", "FAIL", "Do not deploy bert", "macro: 0.612; the bound 0.732"),
     ],
 )
 def test_every_decision_has_its_words(
@@ -177,25 +172,38 @@ def test_splits_of_one_folder_keep_their_plots(tmp_path: Path) -> None:
 
 def test_without_gates_a_person_decides(tmp_path: Path) -> None:
     results = make_evaluation("REVIEW")
-    results.update(gates=[], intervals={}, worst_rows=[])
+    results.update(gates=[], intervals={}, worst_rows=[], reasons=["no gate was set"])
     html, markdown = write(results, tmp_path)
     assert "no gate was set" in Page(html).text
     assert "no gate was set" in markdown
+    assert "Gates" not in Page(html).text
 
 
-def test_a_gate_that_cannot_be_measured_is_said(tmp_path: Path) -> None:
-    results = make_evaluation(label_type="class")
-    results["gates"][0].update(metric="roc_auc", value=None, bound=None)
-    results["intervals"]["roc_auc"] = None
+@pytest.mark.parametrize("label_type", ["scores", "class"])
+def test_every_gate_has_a_row_and_an_axis_of_its_own(tmp_path: Path, label_type: str) -> None:
+    results = make_evaluation(label_type=label_type)
     html, markdown = write(results, tmp_path)
-    assert "roc_auc: not defined on these rows" in Page(html).text
-    assert "roc_auc: not defined on these rows" in markdown
+    page = Page(html)
+    for gate in results["gates"]:
+        name = gate["name"]
+        assert any(text.startswith(f"{name} ") for text in page.drawn_texts), name
+        assert f"| {name}" in markdown
+    assert page.drawn_texts.count("REVIEW") == len(
+        [gate for gate in results["gates"] if gate["result"] == "REVIEW"]
+    )
+    assert "| convergence ↓ | – | – | – | 0.02 | – | – | – | REVIEW |" in markdown
+    assert "0.062" in page.number_cells  # a threshold that was widened
 
 
-def test_an_invalid_audit_is_said_beside_the_decision(tmp_path: Path) -> None:
-    results = make_evaluation("FAIL")
-    results["audit"][0]["status"] = "invalid"
-    assert "cannot be trusted" in Page(write(results, tmp_path)[0]).text
+def test_edge_cases_that_failed_are_named_with_why(tmp_path: Path) -> None:
+    results = make_evaluation()
+    results["edge_cases"] = make_edge_cases("bert")
+    html, markdown = write(results, tmp_path)
+    for text in (Page(html).text, markdown):
+        assert "25 of 27" in text
+        assert "fraud-denied" in text
+        assert "expected at most 3, found 6.21" in text
+        assert "passed-one" not in text
 
 
 def test_text_from_data_stays_text(tmp_path: Path) -> None:

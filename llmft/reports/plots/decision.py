@@ -6,9 +6,12 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
+from llmft.config.gates import HIGHER_IS_BETTER
 from llmft.reports.formatting import format_interval, format_metric, shorten
 from llmft.reports.plots.figures import (
+    BAD,
     GOOD,
     MUTED,
     Plot,
@@ -17,7 +20,9 @@ from llmft.reports.plots.figures import (
     draw_marker,
     make_figure,
 )
-from llmft.reports.series import Interval, Series, is_higher_better
+from llmft.reports.series import Series
+
+_COLOURS = {"DEPLOY": GOOD, "REVIEW": MUTED, "FAIL": BAD}
 
 
 def draw_gains(pairs: Sequence[dict[str, Any]], arms: Sequence[Series], *, metric: str,
@@ -40,6 +45,9 @@ def draw_gains(pairs: Sequence[dict[str, Any]], arms: Sequence[Series], *, metri
     by_name = {s.name: s for s in arms}
     for y, pair in enumerate(pairs):
         arm = by_name[pair["challenger"]]
+        lower, upper = pair.get("lower"), pair.get("upper")
+        if lower is not None and upper is not None:
+            axes.plot([lower, upper], [y, y], color=arm.colour, lw=1.6)
         draw_interval(axes, y, pair["gain"], pair["interval"], arm)
         text: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "va": "center"}
         axes.text(0, y - 0.42, shorten(arm.name, length=26), fontsize=10.5, **text)
@@ -53,32 +61,43 @@ def draw_gains(pairs: Sequence[dict[str, Any]], arms: Sequence[Series], *, metri
     return Plot("gains", "Gains over the reference", f"{alt}; margin {margin:g}", figure)
 
 
-def draw_gates(
-    gates: Sequence[dict[str, Any]], intervals: dict[str, Interval], *, series: Sequence[Series]
-) -> Plot:
-    """Draw for each gate the value with its interval, the thresholds and the baselines."""
-    figure = make_figure(12 + 84 * len(gates))
+def draw_gates(gates: Sequence[dict[str, Any]], *, series: Sequence[Series]) -> Plot:
+    """Draw for each gate the value with its interval or bound, the thresholds and the baselines.
+
+    Every gate has a scale of its own.
+    """
+    figure = make_figure(12 + 54 * len(gates))
+    arm = next(s for s in series if not s.is_baseline)
+    baselines = [s for s in series if s.is_baseline]
     for axes, gate in zip(np.ravel(figure.subplots(len(gates), squeeze=False)), gates, strict=True):
-        metric = gate["metric"]
-        axes.axvline(gate["review"], color=MUTED, lw=1.4, ls=(0, (4, 2)))
+        name, value, bound = gate["name"], gate["value"], gate["bound"]
+        if gate["review"] is not None:
+            axes.axvline(gate["review"], color=MUTED, lw=1.4, ls=(0, (4, 2)))
         axes.axvline(gate["deploy"], color=GOOD, lw=1.4)
-        for s in series:
-            value = s.metrics.get(metric)
-            if s.is_baseline and value is not None:
-                draw_marker(axes, value, 0.55, s)
-        arm = next(s for s in series if not s.is_baseline)
-        if gate["value"] is not None:
-            draw_interval(axes, 0, gate["value"], intervals.get(metric), arm)
+        for s in baselines:
+            other = s.metrics.get(name)
+            if other is not None:
+                draw_marker(axes, other, 0.55, s)
+        if value is not None:
+            # Where there is no interval the bound is another one's, or measured by itself.
+            ends = [value, bound] if gate["interval"] is None and bound is not None else None
+            draw_interval(axes, 0, value, gate["interval"] or ends, arm)
         axes.set(ylim=(1, -0.6), yticks=[])
         axes.margins(x=0.08)
-        axes.set_title(f"{metric}  {format_metric(gate['value'])} · {gate['result']}",
-                       loc="left", fontsize=11)  # fmt: skip
-        axes.set_xlabel(f"{'right' if is_higher_better(metric) else 'left'} is better")
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+        if axes.dataLim.width == 0:  # a threshold alone spans no axis
+            axes.set_xticks([gate["deploy"]])
+        arrow = "↑" if HIGHER_IS_BETTER.get(name, True) else "↓"
+        axes.set_title(f"{name} {arrow}  {format_metric(value)}", loc="left", fontsize=10.5, pad=3)
+        axes.set_title(
+            gate["result"], loc="right", fontsize=10.5, pad=3, color=_COLOURS[gate["result"]]
+        )
+        axes.tick_params(labelsize=9, pad=2)
         axes.spines["left"].set_visible(False)
     deploy = Line2D([], [], color=GOOD, lw=1.4, label="deploy")
     review = Line2D([], [], color=MUTED, lw=1.4, ls="--", label="review")
     add_legend(figure, series, extra=[deploy, review])
-    alt = "; ".join(f"{g['metric']} {format_metric(g['value'])}: {g['result']}" for g in gates)
+    alt = "; ".join(f"{g['name']} {format_metric(g['value'])}: {g['result']}" for g in gates)
     return Plot("gates", "Gates", alt, figure)
 
 

@@ -16,7 +16,8 @@ from matplotlib.ticker import MaxNLocator
 from llmft.reports.formatting import shorten
 from llmft.reports.series import Interval, Series
 
-INK, MUTED, GRID, CARD, GOOD = "#1c2026", "#667080", "#e3e6eb", "#fefefe", "#2e7d4f"
+INK, MUTED, GRID, CARD = "#1c2026", "#667080", "#e3e6eb", "#fefefe"
+GOOD, BAD = "#2e7d4f", "#b3261e"
 WIDTH = 340  # pixels, those of a phone less its margins
 _FALLBACK_FONTS = ("Noto Sans CJK SC", "Microsoft YaHei", "PingFang SC", "Arial Unicode MS")
 
@@ -110,7 +111,7 @@ def draw_interval(
 
 
 def add_legend(figure: Figure, series: Sequence[Series], *, extra: Sequence[Line2D] = ()) -> None:
-    """Put a legend over a figure, and make room for it."""
+    """Put a legend over a figure; `lay_out` makes room for it."""
     handles = [
         Line2D([], [], color=s.colour, marker=s.marker, ls="", ms=7, mew=1.6,
                mfc="none" if s.is_baseline else s.colour)
@@ -121,17 +122,33 @@ def add_legend(figure: Figure, series: Sequence[Series], *, extra: Sequence[Line
         [*handles, *extra], [str(i) for i in range(len(names))], loc="outside upper left",
         ncols=2, handletextpad=0.3, columnspacing=1.2, borderaxespad=0.1,
     )  # fmt: skip
-    figure.set_figheight(figure.get_figheight() + _measure_legend(legend))
     # A name with a leading underscore would be hidden if it were given as a label.
     for text, name in zip(legend.get_texts(), names, strict=True):
         text.set_text(name)
 
 
-def remove_legend(figure: Figure) -> None:
-    """Take the legend away, and the room that was made for it."""
-    for legend in figure.legends:
-        figure.set_figheight(figure.get_figheight() - _measure_legend(legend))
-        legend.remove()
+@contextmanager
+def lay_out(figure: Figure) -> Iterator[None]:
+    """Lay a figure out once, hide its legend for a while, and make room for it afterwards.
+
+    Laying out is what takes longest; without this it would be done anew for every format.
+    """
+    legends = list(figure.legends)
+    figure.legends.clear()
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    yield
+    for legend in legends:
+        figure.legends.append(legend)
+        before = figure.get_figheight()
+        figure.set_figheight(before + _measure_legend(legend))
+        # All else keeps its size, and its distance from the lower edge.
+        shrink = before / figure.get_figheight()
+        for axes in figure.axes:
+            box = axes.get_position(original=True)
+            axes.set_position((box.x0, box.y0 * shrink, box.width, box.height * shrink))
+        for text in figure.texts:
+            text.set_y(text.get_position()[1] * shrink)
 
 
 def _measure_legend(legend: Legend) -> float:

@@ -16,6 +16,8 @@ from llmft.reports.plots.figures import (
 )
 from llmft.reports.series import Series
 
+MAX_POINTS = 2000
+"""Of more rows, so many are drawn: a fuller cloud shows no more."""
 _MAX_VECTOR_POINTS = 300
 _LINE: Any = {"color": INK, "lw": 0.8, "ls": "--", "zorder": 3}  # seen through a cloud of dots
 

@@ -1,0 +1,281 @@
+"""What schema 2 added to a comparison: on the page, in Markdown and in Word."""
+
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import docx
+import pytest
+from docx.document import Document
+from docx.oxml.ns import qn
+
+from llmft.reports.audit import group_findings
+from llmft.reports.comparison import write_comparison_report
+from llmft.reports.plots.latency import find_front
+from tests.reports.made_up import EVIL, make_comparison, make_edge_cases
+from tests.reports.reading import Page, count_table_columns, list_headings, list_outside_links
+
+CONTROL = "a\x00b\x1b[31m\ufffe\x0c"
+
+
+class Written(NamedTuple):
+    html: str
+    markdown: str
+    document: Document
+
+    @property
+    def word_text(self) -> str:
+        cells = {
+            cell.text for table in self.document.tables for row in table.rows for cell in row.cells
+        }
+        return "\n".join([*(p.text for p in self.document.paragraphs), *sorted(cells)])
+
+
+def write(results: dict[str, Any], folder: Path) -> Written:
+    path = write_comparison_report(results, folder=folder)
+    markdown = (folder / "report.md").read_text("utf-8")
+    return Written(path.read_text("utf-8"), markdown, docx.Document(str(folder / "report.docx")))
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
+    results = make_comparison(arms=("distillation", "instruction", "full"))
+    results["edge_cases"] = make_edge_cases(*results["variants"])
+    return write(results, tmp_path_factory.mktemp("report"))
+
+
+def empty(value: Any, *, keep: tuple[str, ...]) -> Any:
+    """Return JSON with null for every number and text that is not under a key to keep."""
+    if isinstance(value, dict):
+        return {
+            key: found if key in keep else empty(found, keep=keep) for key, found in value.items()
+        }
+    return None if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def test_sections_stand_in_the_order_in_which_they_are_asked_for(written: Written) -> None:
+    assert list_headings(written.html) == [
+        "Side by side", "Gains over distillation", "By dimension", "Learning curves", "Latency",
+        "Gates", "Slices", "Rare events", "Noise of the labels", "Edge cases",
+        "Post-hoc fits", "Predicted against true", "Calibration", "Rows that went worst",
+        "Rows", "How it was made",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "expected",
+    [
+        "mae: the bound 0.732 does not pass 0.7",  # reasons
+        "waived by the suite: a spare machine was used",
+        "2 dropped, too like rows of training; in 4 groups",
+        "not recommended",  # of a mixed column
+        "severity by distillation, stress by instruction",
+        "< 0.001", "0.026", "81.3 %", "1733",  # p, Holm, power, rows needed
+        "0.263 to 0.377",  # one-sided bounds
+        "208", "49.7", "1.93",  # batch, uncached prompt, cost of a million
+        "p95_ms", "one curve a dimension; fitted on val", "0.742",
+        "overall score of at least 7", "0.289 to 0.823",
+        "another oracle", "0.361 to 0.523",
+        "8 of 10", "44.4 % to 97.5 %", "fraud-denied",
+        "mae by language",
+    ],
+)  # fmt: skip
+def test_what_a_file_holds_is_in_every_format(written: Written, expected: str) -> None:
+    markdown = written.markdown.replace("&lt;", "<").replace("**", "")
+    assert expected in Page(written.html).text
+    assert expected in markdown
+    assert expected in written.word_text
+
+
+def test_a_finding_names_the_arm_that_is_ahead(written: Written) -> None:
+    table = next(t for t in written.document.tables if t.cell(0, 0).text == "dimension")
+    (finding,) = (i for i, c in enumerate(table.rows[0].cells) if c.text == "instruction: finding")
+    assert [row.cells[finding].text for row in table.rows[1:]] == ["instruction", "distillation"]
+
+
+def test_word_has_its_own_headings_tables_and_described_pictures(written: Written) -> None:
+    document = written.document
+    headings = [p.text for p in document.paragraphs if p.style and p.style.name == "Heading 1"]
+    assert headings == ["Executive summary", "Method", "Results", "Decision", "Appendix: plots"]
+    first = document.tables[0]
+    assert first.cell(0, 0).text == "metric"
+    assert all(table.style and table.style.name != "Normal Table" for table in document.tables)
+    descriptions = [shape._inline.docPr.get("descr") for shape in document.inline_shapes]
+    assert len(descriptions) > 10
+    assert all(descriptions)
+
+
+@pytest.mark.parametrize(("verdict", "invalid"), [("INVALID", ("a", "b")), ("CONFOUNDED", ())])
+def test_without_a_result_the_reason_is_in_every_format(
+    tmp_path: Path, verdict: str, invalid: tuple[str, ...]
+) -> None:
+    """D1, D2: what cannot be compared is said, and said why."""
+    results = make_comparison(verdict, arms=("a", "b"), invalid=invalid)
+    results.update(why="only one arm saw its articles", winner=None)
+    if invalid:
+        results.update(pairs=[], mixed={}, slices=[], rare=None, noise=[], latency={})
+    found = write(results, tmp_path)
+    for text in (Page(found.html).text, found.markdown, found.word_text):
+        assert verdict in text
+        assert "only one arm saw its articles" in text
+    assert ("Gains over a" in list_headings(found.html)) == (not invalid)
+
+
+@pytest.mark.parametrize("label_type", ["scores", "class", "multilabel"])
+def test_null_for_every_number_is_a_dash(tmp_path: Path, label_type: str) -> None:
+    results = make_comparison(label_type=label_type)
+    results["edge_cases"] = make_edge_cases("distillation")
+    for pair in (*results["pairs"], *(m["pair"] for m in results["mixed"].values())):
+        pair.update(dict.fromkeys(("mcnemar", "power", "needed")), parts={})
+    for key in ("slices", "noise", "rare", "latency", "mixed"):
+        results[key] = empty(results[key], keep=("k", "pair", "num_rows"))
+    for variant in results["variants"].values():
+        variant["gates"] = empty(variant["gates"], keep=())
+        variant.update(fit=None, decision=None, reasons=None)
+    for case in results["edge_cases"].values():
+        case.update(pass_rate_interval=None)
+    results.update(
+        dict.fromkeys(("decision", "reasons", "recommended", "num_groups", "provisional"))
+    )
+    found = write(results, tmp_path)
+    assert "None" not in Page(found.html).text.replace("None of", "")
+    assert all(len(widths) == 1 for widths in count_table_columns(found.markdown))
+
+
+def test_a_file_that_holds_no_more_than_it_must(tmp_path: Path) -> None:
+    results = make_comparison()
+    for key in ("mixed", "slices", "rare", "noise", "decision", "reasons", "provisional",
+                "recommended", "num_dropped", "num_groups", "rows"):  # fmt: skip
+        del results[key]
+    results["rows"] = []
+    for variant in results["variants"].values():
+        for key in ("gates", "fit", "decision", "reasons", "test_reads"):
+            del variant[key]
+    found = write(results, tmp_path)
+    assert "Slices" not in list_headings(found.html)
+    assert "<script" not in found.html and "script-src" not in found.html
+
+
+def test_text_that_no_format_can_hold_as_it_is(tmp_path: Path) -> None:
+    """HTML, Markdown and characters that XML forbids, wherever a text can come from data."""
+    results = make_comparison(arms=("a", EVIL), names=[f"{EVIL}{CONTROL}", "stress"])
+    text = f"</script>{EVIL}{CONTROL}"
+    results.update(why=text, task=text, reasons=[text], recommended=EVIL)
+    results["audit"][3].update(message=text, waived=text)
+    results["data"]["rejected"] = {text: 3}
+    results["slices"][0]["name"] = results["slices"][0]["values"][0]["value"] = text
+    results["rare"]["what"] = results["noise"][0]["file"] = text
+    results["edge_cases"] = make_edge_cases(EVIL)
+    for case in results["edge_cases"][EVIL]["cases"]:
+        case.update(id=text, category=text, failures=[text])
+    for row in results["rows"]:
+        row.update(id=text, text=text, slices={text: text})
+    for variant in results["variants"].values():
+        variant["gates"][0].update(name=text, reason=text)
+    found = write(results, tmp_path)
+    assert list_outside_links(found.html) == []
+    assert EVIL in Page(found.html).text
+    assert "<" not in found.markdown
+    assert all(len(widths) == 1 for widths in count_table_columns(found.markdown))
+    assert EVIL.split("\n")[0] in found.word_text
+    assert re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f]", found.word_text) is None
+
+
+def test_the_front_has_whoever_no_other_beats_in_both() -> None:
+    points = {"slow best": (90.0, 0.5), "fast": (10.0, 0.8), "beaten": (20.0, 0.9),
+              "as fast, worse": (10.0, 0.85), "middle": (50.0, 0.6)}  # fmt: skip
+    assert find_front(points, higher_is_better=False) == ["fast", "middle", "slow best"]
+    assert find_front(points, higher_is_better=True) == ["as fast, worse", "beaten"]
+
+
+def test_a_slicing_names_its_own_metric_and_why(tmp_path: Path) -> None:
+    results = make_comparison(label_type="class")
+    results["slices"][1].update(name="true class", metric="accuracy")
+    found = write(results, tmp_path)
+    expected = "accuracy by true class, higher is better (f1_macro says nothing within one class)"
+    for text in (Page(found.html).text, found.markdown, found.word_text):
+        assert expected in text
+        assert "f1_macro by language, higher is better" in text
+
+
+def test_the_audit_is_sorted_by_severity_and_each_bar_names_its_check() -> None:
+    found = [("seen", "note", None), ("same data", "ok", None), ("seen", "warning", None),
+             ("device", "confounded", "spare"), ("leak", "invalid", None),
+             ("seen", "warning", None)]  # fmt: skip
+    bars = group_findings([
+        {"check": check, "status": status, "waived": waived, "message": str(i)}
+        for i, (check, status, waived) in enumerate(found)
+    ])  # fmt: skip
+    assert [(bar.status, bar.check, [f["message"] for f in bar.findings]) for bar in bars] == [
+        ("invalid", "leak", ["4"]),
+        ("waived", "device", ["3"]),
+        ("warning", "seen", ["2", "5"]),
+        ("note", "seen", ["0"]),
+        ("ok", "same data", ["1"]),
+    ]
+
+
+@pytest.mark.parametrize(("num_notes", "num_folded"), [(3, 1), (4, 2)])
+def test_many_notes_of_the_audit_are_folded(
+    tmp_path: Path, num_notes: int, num_folded: int
+) -> None:
+    results = make_comparison()
+    results["audit"] = [
+        {"check": f"check {i}", "status": "note" if i else "ok", "arms": [], "waived": None,
+         "message": f"message {i}"}
+        for i in range(num_notes + 1)
+    ]  # fmt: skip
+    html = write(results, tmp_path).html
+    audit = html[html.index('<ul class="audit"') : html.index("</header>")]
+    assert audit.count("<details>") == num_folded
+    assert all(f"check {i}" in audit and f"message {i}" in audit for i in range(num_notes + 1))
+
+
+@pytest.mark.parametrize(
+    ("decision", "lead"),
+    [("REVIEW", "Why REVIEW and not DEPLOY:"), ("FAIL", "Why FAIL:"), ("DEPLOY", None)],
+)
+def test_reasons_say_what_they_are_reasons_for(
+    tmp_path: Path, decision: str, lead: str | None
+) -> None:
+    found = write(make_comparison() | {"decision": decision, "reasons": ["few rows"]}, tmp_path)
+    for text in (Page(found.html).text, found.markdown, found.word_text):
+        assert "few rows" in text
+        assert lead in text if lead else "Why " not in text
+
+
+def test_a_pair_of_classifiers_says_what_was_counted_and_what_could_be_found(
+    tmp_path: Path,
+) -> None:
+    results = make_comparison(label_type="class")
+    for pair in results["pairs"]:
+        pair["mcnemar"]["p_value"] = 0.0002
+    found = write(results, tmp_path)
+    for expected in (
+        "accuracy: instruction alone right on 61, distillation alone on 37",
+        "McNemar p < 0.001",
+        "chance to have found a gain of 0.2 + 0.05",
+        "chance alone: up to 0.041", "0.271 to 0.312",  # ece, Brier
+        "highest 14 (as many as there are)",
+    ):  # fmt: skip
+        assert expected in Page(found.html).text, expected
+        assert expected in found.markdown.replace("&lt;", "<"), expected
+        assert expected in found.word_text, expected
+
+
+def test_cases_without_a_category_and_costs_without_a_best(tmp_path: Path) -> None:
+    results = make_comparison()
+    results["edge_cases"] = make_edge_cases("distillation")
+    by_category = results["edge_cases"]["distillation"]["by_category"]
+    by_category[""] = next(iter(by_category.values()))
+    found = write(results, tmp_path)
+    assert "no category" in Page(found.html).text
+    assert not {"12.3", "49.4", "3.71", "1.93"} & set(Page(found.html).best_cells)
+
+
+def test_word_tables_keep_the_gates_of_an_arm_together_and_rows_whole(written: Written) -> None:
+    tables = [t for t in written.document.tables if t.cell(0, 0).text == "gate"]
+    heads = [[cell.text for cell in table.rows[0].cells] for table in tables]
+    assert heads == [["gate", "value", "bound", "deploy", "review", "result"]] * 3
+    rows = [row for table in written.document.tables for row in table.rows]
+    assert all(row._tr.trPr.find(qn("w:cantSplit")) is not None for row in rows)
