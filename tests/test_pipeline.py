@@ -1,6 +1,6 @@
 """The spine, as a user walks it: prepare, check, train, evaluate, compare, predict.
 
-One trained workspace serves the tests that only read it; sockets are blocked throughout (H7).
+Tests work on copies of one trained workspace; sockets are blocked throughout (H7).
 """
 
 import json
@@ -8,54 +8,13 @@ import shutil
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from llmft.cli import main
-
-PROMPT = 'task : {text} . {"risk": 1}'
-
-
-def load(path: str | Path) -> dict:
-    return json.loads(Path(path).read_text())
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, tiny_qwen: Path) -> Path:
-    """A workspace with three trained arms and their comparison."""
-    from tests.conftest import make_recipe_writer, make_task_writer
-
-    folder = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        make_task_writer(folder)()
-        write = make_recipe_writer(folder)
-        write(tiny_bert, name="bert")
-        write(tiny_qwen, name="plain", tuning="lora")
-        write(tiny_qwen, name="prompted", tuning="lora", prompt=PROMPT)
-        (folder / "suite.yaml").write_text(
-            "task: task.yaml\nvariants:\n"
-            "  bert: {recipe: bert.yaml, seeds: [1]}\n"
-            "  plain: {recipe: plain.yaml, seeds: [1, 2]}\n"
-            "  prompted: {recipe: prompted.yaml, seeds: [1]}\n"
-            "reference: plain\nmetric: mae\nmargin: 0.1\nedge_cases: cases.jsonl\n"
-            "output_dir: reports/risk\n"
-        )
-        (folder / "cases.jsonl").write_text(
-            '{"id": "c1", "text": "market mood9", "expect": {"risk": {"min": -99}}}\n'
-        )
-        assert main(["compare", "suite.yaml", "--train"]) == 0
-    return folder
-
-
-@pytest.fixture
-def copy(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A private copy of the trained workspace, as the working folder."""
-    folder = tmp_path / "copy"
-    shutil.copytree(trained, folder)
-    monkeypatch.chdir(folder)
-    return folder
+from tests.planting import load
 
 
 def test_compare_train_leaves_a_real_verdict_and_reports(copy: Path) -> None:
@@ -118,34 +77,94 @@ def test_evaluate_leaves_results_with_baselines_gates_and_a_decision(copy: Path)
     assert results["baselines"]["constant"]["mae"] > 0
     assert results["baselines"]["tfidf"]["per_dimension"]["risk"]["mae"] > 0
     assert results["decision"] in ("DEPLOY", "REVIEW", "FAIL")
-    assert [g["metric"] for g in results["gates"]] == ["mae", "skill"]
+    gates = {gate["name"]: gate for gate in results["gates"]}
+    assert list(gates) == [
+        "mae", "skill", "dimensions", "val_test_gap", "train_val_gap", "convergence",
+    ]  # fmt: skip
+    assert all(gate["reason"].startswith(f"{name}: ") for name, gate in gates.items())
+    assert set(results["reasons"]) >= {
+        g["reason"] for g in gates.values() if g["result"] == results["decision"]
+    }
     assert (copy / "runs/bert/seed-1/evaluation/report.html").is_file()
     assert main(["evaluate", "runs/bert/seed-1", "--require", "deploy"]) == 1  # two short epochs
 
 
-def test_d5_evaluating_on_training_rows_from_a_file_fails(copy: Path) -> None:
-    assert main(["evaluate", "runs/bert/seed-1", "--data", "rows.jsonl"]) == 0
-    results = load("runs/bert/seed-1/evaluation/data-rows.json")
-    assert results["num_rows"] == 60
-    assert results["decision"] == "FAIL"
-    assert any("54 of 60 evaluated texts" in f["message"] for f in results["audit"])
-
-
-@pytest.mark.parametrize("split", ["train", "val"])
-def test_d7_d8_a_split_that_took_part_in_training_never_deploys(copy: Path, split: str) -> None:
-    assert main(["evaluate", "runs/bert/seed-1", "--split", split]) == 0
-    assert load(f"runs/bert/seed-1/evaluation/{split}.json")["decision"] == "FAIL"
-
-
 def test_suite_gates_take_the_place_of_the_defaults(copy: Path) -> None:
     suite = (copy / "suite.yaml").read_text()
-    (copy / "suite.yaml").write_text(suite + "gates: {mae: {deploy: 50, review: 60}}\n")
+    off = "skill dimensions val_test_gap train_val_gap convergence edge_cases".split()
+    gates = ", ".join(["mae: {deploy: 50}", "p95_ms: {deploy: 1e6}", *(f"{n}: null" for n in off)])
+    (copy / "suite.yaml").write_text(f"{suite}gates: {{{gates}}}\n")
     arguments = ["--suite", "suite.yaml", "--require"]
     assert main(["evaluate", "runs/bert/seed-1", *arguments, "review"]) == 0
     results = load("runs/bert/seed-1/evaluation/test.json")
-    assert [(g["metric"], g["deploy"]) for g in results["gates"]] == [("mae", 50)]
+    assert [(g["name"], g["deploy"]) for g in results["gates"]] == [("mae", 50), ("p95_ms", 1e6)]
     assert results["decision"] == "REVIEW"  # six test rows deploy nothing (D14)
+    assert any("6 rows are fewer than 20" in reason for reason in results["reasons"])
+    assert results["latency"]["bert"]["num_singles"] == 59
+    assert results["edge_cases"]["bert"]["num_cases"] == 1
     assert main(["evaluate", "runs/bert/seed-1", *arguments, "deploy"]) == 1
+
+
+def test_gaps_come_from_predictions_that_are_made_once(copy: Path) -> None:
+    run = copy / "runs/bert/seed-1"
+    val = (run / "predictions/val.parquet").stat().st_mtime_ns
+    assert main(["evaluate", str(run)]) == 0
+    before = {g["name"]: g for g in load(run / "evaluation/test.json")["gates"]}
+    sample = run / "predictions/train-sample.parquet"
+    assert pq.read_table(sample).num_rows == 48
+    written = sample.stat().st_mtime_ns
+    history = load(run / "training_history.json")["epochs"]
+    on_val = min(entry["val_mae"] for entry in history)
+    on_test = before["mae"]["value"]
+    assert before["val_test_gap"]["value"] == pytest.approx(on_test - on_val, abs=1e-3)
+
+    # Planted: a model that knows its train rows by heart.
+    lines = Path("prepared/train.jsonl").read_text().splitlines()
+    rows = {row["id"]: row["labels"] for row in map(json.loads, lines)}
+    table = pq.read_table(sample)
+    for name in ("risk", "calm"):
+        known = [[rows[row_id][name] for row_id in table["id"].to_pylist()]]
+        column = pa.chunked_array(known, pa.float32())
+        table = table.set_column(table.column_names.index(f"score_{name}"), f"score_{name}", column)
+    pq.write_table(table, sample)
+    planted = sample.stat().st_mtime_ns
+    assert main(["evaluate", str(run)]) == 0
+    after = {g["name"]: g for g in load(run / "evaluation/test.json")["gates"]}
+    assert after["train_val_gap"]["value"] == pytest.approx(on_val, abs=1e-3)
+    assert after["train_val_gap"]["result"] == "REVIEW"
+    assert (run / "predictions/val.parquet").stat().st_mtime_ns == val
+    assert sample.stat().st_mtime_ns == planted != written
+
+
+def test_a_case_that_must_pass_and_does_not_fails_the_run(copy: Path) -> None:
+    (copy / "cases.jsonl").write_text(
+        '{"id": "calm-seas", "text": "market", "must_pass": true, '
+        '"expect": {"risk": {"min": 5, "max": 5}}}'
+    )
+    arguments = ["--suite", "suite.yaml", "--require", "review"]
+    assert main(["evaluate", "runs/bert/seed-1", *arguments]) == 1
+    results = load("runs/bert/seed-1/evaluation/test.json")
+    gate = next(g for g in results["gates"] if g["name"] == "edge_cases")
+    assert (gate["value"], gate["result"], results["decision"]) == (0.0, "FAIL", "FAIL")
+    assert "calm-seas must pass and did not" in gate["reason"]
+    assert gate["reason"] in results["reasons"]
+    assert "calm-seas" in (copy / "runs/bert/seed-1/evaluation/report.md").read_text()
+
+
+def test_an_edge_case_without_a_field_of_the_article_is_named(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (copy / "cases.jsonl").write_text(
+        '{"id": "c1", "headline": "x", "expect": {"risk": {"min": 1}}}\n'
+    )
+    assert main(["evaluate", "runs/bert/seed-1", "--suite", "suite.yaml"]) == 2
+    told = "cases.jsonl:1: not an edge case: 'c1' lacks the field title, content"
+    assert told in capsys.readouterr().err
+    # The suite's task may make its texts of other fields than the run's did.
+    task = (copy / "task.yaml").read_text()
+    (copy / "task.yaml").write_text(task.replace("[title, content]", "headline"))
+    assert main(["evaluate", "runs/bert/seed-1", "--suite", "suite.yaml"]) == 2
+    assert "edge_cases: a case cannot be scored by bert" in capsys.readouterr().err
 
 
 def test_evaluate_refuses_a_suite_with_other_labels(
@@ -155,67 +174,6 @@ def test_evaluate_refuses_a_suite_with_other_labels(
     (copy / "task.yaml").write_text(task.replace("[risk, calm]", "[calm, risk]"))
     assert main(["evaluate", "runs/bert/seed-1", "--suite", "suite.yaml"]) == 2
     assert "has other labels" in capsys.readouterr().err
-
-
-def rewrite_metadata(run: Path, change) -> None:
-    path = run / "training_metadata.json"
-    metadata = load(path)
-    change(metadata)
-    path.write_text(json.dumps(metadata))
-
-
-def compare_folders(
-    copy: Path, *, others: str = "bert: runs/bert/seed-1, prompted: runs/prompted/seed-1"
-) -> dict:
-    """Compare by run folders, so that only the audit stands between a planted fault and us."""
-    (copy / "folders.yaml").write_text(
-        f"task: task.yaml\nvariants: {{{others}, "
-        "plain: [runs/plain/seed-1, runs/plain/seed-2]}\n"
-        "reference: plain\nmetric: mae\nmargin: 0.1\noutput_dir: reports/risk\n"
-    )
-    assert main(["compare", "folders.yaml"]) == 0
-    return load("reports/risk/comparison.json")
-
-
-def test_d2_a_difference_beside_the_treatment_is_confounded(copy: Path) -> None:
-    def change(metadata: dict) -> None:
-        metadata["recipe"]["train"]["weight_decay"] = 0.5
-
-    rewrite_metadata(copy / "runs/prompted/seed-1", change)
-    results = compare_folders(copy)
-    assert results["verdict"] == "CONFOUNDED"
-    assert "train.weight_decay" in results["why"]
-
-
-def test_d11_an_arm_with_other_test_rows_is_struck_out(copy: Path) -> None:
-    path = copy / "runs/bert/seed-1/predictions/test.parquet"
-    pq.write_table(pq.read_table(path).slice(1), path)
-    results = compare_folders(copy)
-    assert not results["variants"]["bert"]["valid"]
-    assert results["variants"]["prompted"]["valid"]
-    assert results["verdict"] != "INVALID"  # two arms are left
-
-
-def test_d11_shuffled_predictions_are_joined_by_id(copy: Path) -> None:
-    before = load("reports/risk/comparison.json")["variants"]["bert"]["metrics"]
-    path = copy / "runs/bert/seed-1/predictions/test.parquet"
-    table = pq.read_table(path)
-    pq.write_table(table.take(list(range(len(table)))[::-1]), path)
-    assert compare_folders(copy)["variants"]["bert"]["metrics"] == pytest.approx(before)
-
-
-def test_a_reference_on_other_data_makes_the_comparison_invalid(copy: Path) -> None:
-    for seed in (1, 2):
-        run = copy / f"runs/plain/seed-{seed}"
-        rewrite_metadata(run, lambda metadata: metadata.update(data_fingerprint="other"))
-    results = compare_folders(copy)
-    assert (results["verdict"], results["winner"], results["pairs"]) == ("INVALID", None, [])
-    assert (copy / "reports/risk/report.html").is_file()
-
-
-def test_d2_runs_of_two_kinds_are_no_arm(copy: Path) -> None:
-    results = compare_folders(copy, others="mixed: [runs/bert/seed-1, runs/prompted/seed-1]")
-    assert results["verdict"] == "INVALID"
 
 
 def test_a_run_that_the_suites_recipe_did_not_train_is_refused(
@@ -236,7 +194,7 @@ def test_mistakes_of_a_suite_are_told_before_anything_is_trained(
     shutil.rmtree(copy / "runs")
     (copy / "bert.yaml").write_text(recipe.replace("runs/bert", "runs/plain"))
     assert main(["compare", "suite.yaml", "--train"]) == 2
-    assert "both use the run" in capsys.readouterr().err
+    assert "give each recipe its own output_dir" in capsys.readouterr().err
     (copy / "other.yaml").write_text((copy / "task.yaml").read_text().replace("id: id, ", ""))
     (copy / "bert.yaml").write_text(recipe.replace("task.yaml", "other.yaml"))
     assert main(["compare", "suite.yaml", "--train"]) == 2
@@ -253,17 +211,6 @@ def test_an_unreadable_run_is_status_2(copy: Path, capsys: pytest.CaptureFixture
     shutil.rmtree(copy / "runs/bert/seed-1")
     assert main(["compare", "suite.yaml"]) == 2
     assert "runs/bert/seed-1" in capsys.readouterr().err
-
-
-def test_a_changed_model_is_not_judged_under_the_runs_name(
-    copy: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = copy / "runs/bert/seed-1"
-    card = run / "model/llmft.json"
-    card.write_text(card.read_text().replace('"max_length": 96', '"max_length": 48'))
-    (run / "predictions/test.parquet").unlink()
-    assert main(["evaluate", str(run)]) == 2
-    assert "changed since it was trained" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
@@ -322,21 +269,6 @@ def test_predict_does_not_write_over_its_input_or_a_column(
     assert main(["predict", "runs/bert/seed-1", "--input", "in.jsonl", "--output", "o.csv"]) == 2
     assert "'prediction' already" in capsys.readouterr().err
     assert not Path("o.csv").exists()
-
-
-def test_d1_train_and_check_refuse_a_prompt_that_leaves_no_room(
-    copy: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (copy / "prompted.md").write_text("market " * 78 + "{text}")
-    for verb in ("check", "train"):
-        assert main([verb, "prompted.yaml", "--set", "output_dir=runs/new"]) == 2
-        error = capsys.readouterr().err
-        assert "token budget is refused" in error
-        assert "the median row keeps" in error
-    assert not Path("runs/new").exists()
-    waived = ["--set", "tokens.waive=a planned mistake"]
-    assert main(["check", "prompted.yaml", *waived]) == 0
-    assert "a planned mistake" in capsys.readouterr().out
 
 
 def test_a_warm_up_as_long_as_the_training_is_refused(
@@ -399,22 +331,3 @@ def test_classes_go_the_whole_way(workspace: Path, write_recipe, tiny_bert: Path
     assert set(found["prediction"]) <= set(names)
     sums = found[[f"prob_{n}" for n in names]].sum(axis=1)
     assert list(sums) == pytest.approx([1] * 60, abs=1e-4)
-
-
-def test_d11_classes_in_another_order_are_other_data(
-    workspace: Path, write_recipe, tiny_bert: Path
-) -> None:
-    """Columns follow the order of the map, so the order is part of what the data is."""
-    moods = ["calm", "profit", "crisis"]
-    lines = [{"text": f"bank loan {moods[i % 3]} w{i}", "y": i % 3} for i in range(60)]
-    Path("rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    fingerprints = []
-    for name, order in (("task", "0: a, 1: b, 2: c"), ("other", "2: c, 0: a, 1: b")):
-        Path(f"{name}.yaml").write_text(
-            f"name: {name}\nsources: [{{path: rows.jsonl}}]\n"
-            f"labels: {{type: class, from: y, map: {{{order}}}}}\n"
-            f"clean: {{near_duplicates: 1.0}}\noutput: prepared_{name}\n"
-        )
-        assert main(["prepare", f"{name}.yaml"]) == 0
-        fingerprints.append(load(f"prepared_{name}/manifest.json")["fingerprint"])
-    assert fingerprints[0] != fingerprints[1]

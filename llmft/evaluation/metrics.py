@@ -1,5 +1,6 @@
 """Metrics under scikit-learn's names, overall and per dimension, class or label."""
 
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -42,6 +43,12 @@ def is_better(metric: str, one: float | None, other: float | None) -> bool:
     if one is None or other is None:
         return one is not None
     return one > other if METRICS[metric].higher_is_better else one < other
+
+
+def average(values: Sequence[float | None]) -> float | None:
+    """Return the mean of what several runs have; None if one of them has no value."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if len(known) == len(values) else None
 
 
 def measure(

@@ -65,35 +65,65 @@ def compute_row_errors(labels: NDArray[Any], outputs_NC: Floats) -> Floats:
 
 
 def describe_rows(
-    rows: list[Row], labels: NDArray[Any], outputs: dict[str, Floats]
+    rows: list[Row],
+    labels: NDArray[Any],
+    arms: dict[str, list[Floats]],
+    *,
+    slices: Sequence[dict[str, str]] | None = None,
 ) -> list[dict[str, Any]]:
-    """Return for each row its id, labels, and every arm's outputs and error."""
-    errors = {arm: compute_row_errors(labels, found) for arm, found in outputs.items()}
+    """Return for each row its id, labels, text, slices, and every arm's outputs and error.
+
+    Outputs are the mean over the runs of an arm; errors are so too, and larger than that of the
+    mean outputs, as the arm's `mae` is.
+    """
+    outputs = {arm: np.mean(runs, axis=0) for arm, runs in arms.items()}
+    errors = {
+        arm: np.mean([compute_row_errors(labels, found) for found in runs], axis=0)
+        for arm, runs in arms.items()
+    }
     return [
         {
             "id": row["id"],
             "labels": row["labels"],
             "outputs": {arm: [round(float(v), 4) for v in o[i]] for arm, o in outputs.items()},
             "errors": {arm: round(float(e[i]), 4) for arm, e in errors.items()},
+            "text": row["text"][:_MAX_TEXT],
+            "slices": slices[i] if slices is not None else {},
         }
         for i, row in enumerate(rows)
     ]
 
 
-def pick_worst(described: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows with the largest mean error over the arms, with their text."""
+def pick_worst(described: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows with the largest mean error over the arms."""
     errors_N = np.array([np.mean(list(d["errors"].values())) for d in described])
     worst = np.argsort(-errors_N, kind="stable")[:_NUM_WORST]
-    return [{**described[i], "text": rows[i]["text"][:_MAX_TEXT]} for i in worst]
+    return [described[i] for i in worst]
 
 
 def describe_outputs(
-    labels: NDArray[Any], runs: Sequence[Floats], *, names: list[str], config: LabelsConfig
+    labels: NDArray[Any],
+    runs: Sequence[Floats],
+    *,
+    names: list[str],
+    config: LabelsConfig,
+    shown: Sequence[Floats] | None = None,
+    groups: NDArray[np.int64] | None = None,
 ) -> dict[str, Any]:
-    """Return what is confused with what, summed over runs, and the calibration of their mean.
+    """Return what is confused with what, summed over runs, and the calibration of the first.
+
+    The mean of several runs is an ensemble, with a calibration that none of them has.
 
     `confusion_matrix` is for classes, `label_confusions` for several labels, `tiers` for scores
     whose task has tiers; the others are None.
+
+    Args:
+        labels: Scores [N, D], classes [N], or labels [N, L].
+        runs: What decides, of each run, [N, C].
+        names: Of the dimensions, classes or labels.
+        config: What the task says of its labels.
+        shown: What is shown of each run, if that is something else, for the calibration.
+        groups: The cluster of each row, [N]; None if rows are independent.
     """
     label_type = find_label_type(labels)
     matrix = confusions = None
@@ -112,7 +142,7 @@ def describe_outputs(
         "tiers": _describe_tiers(labels, runs, config)
         if isinstance(config, ScoresConfig)
         else None,
-        "calibration": describe_calibration(labels, np.mean(runs, axis=0), names=names),
+        "calibration": describe_calibration(labels, (shown or runs)[0], names=names, groups=groups),
     }
 
 

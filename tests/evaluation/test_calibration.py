@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sklearn.metrics import brier_score_loss
 
 from llmft.evaluation.calibration import describe_calibration
 
@@ -73,3 +74,82 @@ def test_probabilities_that_mean_what_they_say_have_hardly_an_error() -> None:
     found = describe_calibration(labels, np.stack([1 - last, last], axis=1), names=["no", "yes"])
     assert found["ece"] < 0.02
     assert sum(b["num_rows"] for b in found["bins"]) == 20_000
+
+
+def make_last(last: np.ndarray) -> np.ndarray:
+    return np.stack([1 - last, last], axis=1)
+
+
+def test_the_brier_score_is_that_of_scikit_learn() -> None:
+    last, true = RNG.random(80).astype(np.float32), RNG.integers(0, 2, size=80)
+    found = describe_calibration(true, make_last(last), names=["no", "yes"])
+    assert found["brier"] == pytest.approx(brier_score_loss(true, last), rel=1e-6)
+
+    probs, classes = RNG.dirichlet(np.ones(4), size=80), RNG.integers(0, 4, size=80)
+    of_each = [brier_score_loss(classes == c, probs[:, c]) for c in range(4)]
+    found = describe_calibration(classes, probs, names=list("abcd"))
+    assert found["brier"] == pytest.approx(sum(of_each))
+
+    marks, outputs = RNG.random((80, 3)) < 0.4, RNG.random((80, 3))
+    of_each = [brier_score_loss(marks[:, c], outputs[:, c]) for c in range(3)]
+    found = describe_calibration(marks, outputs, names=list("abc"))
+    assert found["brier"] == pytest.approx(np.mean(of_each))
+
+
+def test_the_brier_score_of_eggs_and_spam() -> None:
+    """The example in scikit-learn's documentation, where it is cut to 0.146."""
+    probs = np.array([[0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0.2, 0.2, 0.6]])
+    found = describe_calibration(np.array([0, 1, 2]), probs, names=["eggs", "ham", "spam"])
+    assert found["brier"] == pytest.approx((0.06 + 0.14 + 0.24) / 3)
+    low, high = found["brier_interval"]
+    assert low < found["brier"] < high
+
+
+def test_the_brier_interval_is_the_normal_one_of_a_mean() -> None:
+    last, true = RNG.random(500), RNG.integers(0, 2, size=500)
+    squares = (last - true) ** 2
+    half = 1.96 * squares.std(ddof=1) / np.sqrt(500)
+    found = describe_calibration(true, make_last(last), names=["no", "yes"])
+    expected = (squares.mean() - half, squares.mean() + half)
+    assert found["brier_interval"] == pytest.approx(expected, abs=0.004)
+
+
+@pytest.mark.parametrize("num_rows", [55, 200])
+def test_true_probabilities_stay_below_what_chance_gives(num_rows: int) -> None:
+    """Simulated labels exceed the bound in 5 % of the draws: 5 of 100 (sd 2.2)."""
+    last = RNG.uniform(0.05, 0.95, size=num_rows)
+    above = 0
+    for _ in range(100):
+        true = (RNG.random(num_rows) < last).astype(int)
+        found = describe_calibration(true, make_last(last), names=["no", "yes"])
+        above += found["ece"] > found["ece_by_chance"]
+    assert 1 <= above <= 12
+
+
+def test_what_chance_gives_one_bin_is_the_quantile_of_a_normal() -> None:
+    true = np.array([0, 1] * 50)
+    found = describe_calibration(true, make_last(np.full(100, 0.5)), names=["no", "yes"])
+    assert found["ece"] == 0
+    assert found["ece_by_chance"] == pytest.approx(1.96 * 0.5 / 10, rel=0.03)
+
+
+def test_promises_that_are_too_high_stand_out_from_chance() -> None:
+    true = (RNG.random(500) < 0.6).astype(int)
+    found = describe_calibration(true, make_last(np.full(500, 0.95)), names=["no", "yes"])
+    assert found["ece"] == pytest.approx(0.95 - true.mean())
+    assert found["ece"] > 10 * found["ece_by_chance"]
+
+
+def test_certain_and_right_probabilities_have_no_error_at_all() -> None:
+    found = describe_calibration(np.array([0, 1, 1]), np.eye(2)[[0, 1, 1]], names=["no", "yes"])
+    assert (found["ece"], found["ece_by_chance"], found["brier"]) == (0, 0, 0)
+
+
+def test_rows_of_one_group_count_as_one_in_the_brier_interval() -> None:
+    last = np.repeat(RNG.random(40), 4)
+    true = np.repeat(RNG.integers(0, 2, size=40), 4)
+    widths = []
+    for groups in (None, np.arange(160) // 4):
+        found = describe_calibration(true, make_last(last), names=["no", "yes"], groups=groups)
+        widths.append(found["brier_interval"].high - found["brier_interval"].low)
+    assert widths[1] / widths[0] == pytest.approx(2, rel=0.2)

@@ -1,7 +1,6 @@
 """What `evaluate` and `compare` leave for several labels, ordered classes and tiers."""
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,34 +8,7 @@ from typing import Any
 import pytest
 
 from llmft.cli import main
-from tests.conftest import make_recipe_writer
-
-LABELS = {
-    "several": "{type: multilabel, from: [crisis, profit]}",
-    "ordered": "{type: class, from: mood, order: [bad, good]}",
-    "plain": "{type: class, from: mood}",
-    "tiered": "{type: scores, from: score, dimensions: [risk], tiers: {low: 0, high: 5}}",
-}
-HEADS = {
-    "several": "multilabel", "ordered": "binary", "plain": "multiclass", "tiered": "regression",
-}  # fmt: skip
-
-
-def make_row(number: int) -> dict[str, Any]:
-    crisis, profit = number % 2, number // 2 % 2
-    words = ["crisis"] * crisis * 3 + ["profit"] * profit * 3
-    return {
-        "id": f"row{number}",
-        "text": f"bank loan {' '.join(words)} w{number}",
-        "crisis": crisis,
-        "profit": profit,
-        "mood": "good" if profit else "bad",
-        "score": 9 * crisis,
-    }
-
-
-def write_rows(path: str, numbers: range) -> None:
-    Path(path).write_text("".join(json.dumps(make_row(i)) + "\n" for i in numbers))
+from tests.evaluation.conftest import make_row, write_rows
 
 
 def load(path: str) -> dict[str, Any]:
@@ -44,31 +16,19 @@ def load(path: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path) -> Iterator[Path]:
-    """A working folder with a trained and evaluated run for each type of labels, twice."""
-    folder = tmp_path_factory.mktemp("results")
+def home(trained_home: Path) -> Iterator[Path]:
+    """The trained runs, as the working folder."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        write_rows("rows.jsonl", range(240))
-        write = make_recipe_writer(folder)
-        for kind, labels in LABELS.items():
-            Path("task.yaml").write_text(
-                f"name: {kind}\nsources: [{{path: rows.jsonl}}]\nfields: {{id: id}}\n"
-                f"labels: {labels}\nclean: {{near_duplicates: 1.0}}\noutput: prepared/{kind}\n"
-            )
-            assert main(["prepare", "task.yaml"]) == 0
-            write(tiny_bert, name=kind, head=HEADS[kind], train=", metric: loss, limit_rows: 100")
-            assert main(["train", f"{kind}.yaml"]) == 0
-            assert main(["evaluate", f"runs/{kind}"]) == 0
-            shutil.copytree(f"runs/{kind}", f"runs/{kind}-again")
-            Path("task.yaml").rename(f"{kind}-task.yaml")
-        yield folder
+        patch.chdir(trained_home)
+        yield trained_home
 
 
 def write_suite(kind: str, metric: str, *, extra: str = "") -> None:
     Path("suite.yaml").write_text(
         f"task: {kind}-task.yaml\nvariants: {{one: runs/{kind}, two: runs/{kind}-again}}\n"
-        f"reference: one\nmetric: {metric}\nmargin: 0.01\noutput_dir: reports\n{extra}"
+        f"reference: one\nmetric: {metric}\nmargin: 0.01\noutput_dir: reports\n"
+        "waive: [{check: predictions vary, reason: toy}, {check: inputs differ, reason: toy}]\n"
+        f"{extra}"
     )
 
 
@@ -92,7 +52,14 @@ def test_several_labels_are_evaluated(home: Path) -> None:
     assert results["part_intervals"]["metric"] == "f1"
     assert set(results["part_intervals"]["intervals"]) == {"crisis", "profit"}
     assert 0 <= results["calibration"]["ece"] <= 1
-    assert [g["metric"] for g in results["gates"]] == ["f1_micro", "f1_macro"]
+    gates = {gate["name"]: gate for gate in results["gates"]}
+    assert list(gates) == [
+        "f1_micro", "f1_macro", "class_f1", "class_recall", "val_test_gap", "train_val_gap",
+        "convergence",
+    ]  # fmt: skip
+    recalls = [part["recall"] for part in results["per_class"].values()]
+    assert gates["class_recall"]["value"] == min(recalls)
+    assert gates["class_recall"]["bound"] <= min(recalls)
     assert 0 <= results["baselines"]["tfidf"]["f1_micro"] <= 1
     assert results["metric"] == "f1_micro"  # the loss chose, but it is no metric of the report
 
@@ -115,11 +82,10 @@ def test_several_labels_are_compared_with_edge_cases(home: Path) -> None:
     assert results["edge_cases"]["one"]["num_passed"] == 1  # whatever it says of one text
     one = results["variants"]["one"]
     assert sum(map(sum, one["label_confusions"]["profit"])) == 24
-    assert {"ece", "bins"} == set(one["calibration"])
-    assert results["pairs"][0] == {
-        "challenger": "two", "reference": "one", "gain": 0, "interval": [0, 0],
-        "finding": "not better",
-    }  # fmt: skip
+    assert {"ece", "ece_by_chance", "bins", "brier", "brier_interval"} == set(one["calibration"])
+    pair = results["pairs"][0]
+    assert (pair["challenger"], pair["reference"]) == ("two", "one")
+    assert (pair["gain"], pair["interval"], pair["finding"]) == (0, [0, 0], "not better")
 
 
 def test_ordered_classes_have_kappa_and_a_ranking(home: Path) -> None:
@@ -166,18 +132,20 @@ def test_an_undefined_gate_decides_nothing_and_breaks_nothing(home: Path) -> Non
     arguments = ["--data", "good.jsonl", "--suite", "suite.yaml"]
     assert main(["evaluate", "runs/plain", *arguments]) == 0
     found = load("runs/plain/evaluation/data-good.json")
-    (gate,) = found["gates"]
+    gate = next(g for g in found["gates"] if g["name"] == "roc_auc")
     assert (gate["value"], gate["bound"], gate["result"]) == (None, None, "REVIEW")
     assert found["metrics"]["roc_auc"] is None
-    assert found["decision"] == "REVIEW"
+    assert gate["reason"] in found["reasons"]
+    names = {g["name"] for g in found["gates"]}
+    assert not names & {"val_test_gap", "train_val_gap"}  # other rows, so no gap means anything
 
 
 def test_rows_with_a_label_that_the_model_does_not_know_are_left_out() -> None:
-    from llmft.evaluate import _is_strange
+    from llmft.evaluation.subject import is_strange
 
     known = ["crisis", "profit"]
-    assert not _is_strange(["crisis"], known)
-    assert not _is_strange([], known)
-    assert _is_strange(["crisis", "strike"], known)
-    assert _is_strange("strike", known)
-    assert not _is_strange({"crisis": 1.0, "profit": 2.0}, known)
+    assert not is_strange(["crisis"], known)
+    assert not is_strange([], known)
+    assert is_strange(["crisis", "strike"], known)
+    assert is_strange("strike", known)
+    assert not is_strange({"crisis": 1.0, "profit": 2.0}, known)

@@ -33,7 +33,7 @@ def test_confusions_of_classes_are_summed_over_runs() -> None:
     assert found["confusion_matrix"] == [[2, 0], [1, 3]]  # rows true, columns predicted
     assert (found["label_confusions"], found["tiers"]) == (None, None)
     confidences = [b["mean_predicted"] for b in found["calibration"]["bins"]]
-    assert confidences == [0, 0.5, 1]  # of the mean over the runs
+    assert confidences == [0, 1]  # of the first run; their mean would say 0.5
 
 
 def test_every_label_has_its_own_confusions() -> None:
@@ -68,11 +68,20 @@ def test_a_row_of_labels_is_as_wrong_as_what_it_gives_to_what_is_not_true() -> N
         {"id": "r1", "text": "one", "labels": ["x"]},
         {"id": "r2", "text": "two", "labels": []},
     ]
-    described = describe_rows(rows, labels, {"arm": outputs})
+    described = describe_rows(rows, labels, {"arm": [outputs]}, slices=[{"tier": "a"}, {}])
     assert described[0] == {
         "id": "r1", "labels": ["x"], "outputs": {"arm": [0.9, 0.5]}, "errors": {"arm": 0.3},
+        "text": "one", "slices": {"tier": "a"},
     }  # fmt: skip
-    assert [row["id"] for row in pick_worst(described, rows)] == ["r2", "r1"]
+    assert [row["id"] for row in pick_worst(described)] == ["r2", "r1"]
+
+
+def test_d10_the_errors_of_rows_have_the_mean_that_the_metric_has() -> None:
+    labels = np.zeros((1, 1), dtype=np.float32)
+    runs = [np.array([[2.0]]), np.array([[-1.0]])]
+    (row,) = describe_rows([{"id": "r", "text": "", "labels": {"x": 0}}], labels, {"arm": runs})
+    assert row["outputs"] == {"arm": [0.5]}
+    assert row["errors"] == {"arm": 1.5}  # mae of the runs: 2 and 1
 
 
 def test_parts_have_one_of_two_names() -> None:

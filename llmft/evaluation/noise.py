@@ -1,0 +1,182 @@
+"""How far oracles agree with the test labels: the error that no student can be expected to beat.
+
+It is shown beside the models' errors on the same rows; nothing is subtracted (D13).
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmft.config.task import SourceConfig, TaskConfig
+from llmft.data.batches import make_targets
+from llmft.data.prepared import Row
+from llmft.data.reading import read_labelled
+from llmft.errors import UserError
+from llmft.evaluation.intervals import Interval, estimate_interval
+from llmft.evaluation.metrics import compute_metric, find_label_type
+from llmft.evaluation.resampling import Groups
+
+Floats = NDArray[np.floating[Any]]
+
+
+class SecondLabels(NamedTuple):
+    """Labels that some of the rows were given a second time."""
+
+    positions_M: NDArray[np.int64]
+    """Which rows."""
+    labels: NDArray[Any]
+    """Scores [M, D], classes [M], or labels [M, L]."""
+    num_left_out: int
+    """Rows of the file that are none of these rows, or cannot be used."""
+
+    def take(self, kept: list[int]) -> "SecondLabels":
+        """Return those of some of the rows, which are numbered anew."""
+        places = {position: i for i, position in enumerate(kept)}
+        has_M = np.array([position in places for position in self.positions_M.tolist()])
+        return SecondLabels(
+            np.array([places[p] for p in self.positions_M[has_M].tolist()], dtype=np.int64),
+            self.labels[has_M],
+            self.num_left_out + int((~has_M).sum()),
+        )
+
+
+def read_second_labels(
+    path: Path, *, task: TaskConfig, rows: list[Row], names: list[str]
+) -> SecondLabels:
+    """Read a file of second labels, in the format of the task's sources, and join it by id (D11).
+
+    Without a field for the id in the task, the id is a hash of the text. A row whose text is
+    another one under a known id is left out.
+
+    Args:
+        path: The file.
+        task: The task of the rows.
+        rows: Prepared rows of test.
+        names: Of the dimensions, classes or labels.
+
+    Raises:
+        UserError: If the file cannot be read, or no row of it is one of these.
+    """
+    # The task's filters have chosen the rows of test; here they would choose what the oracle says.
+    changes = {
+        "name": str(path),  # faults are told of the file
+        "sources": [SourceConfig(path=str(path))],
+        "filters": [],
+    }
+    read, rejected = read_labelled(task.model_copy(update=changes))
+    places = {(row["id"], row["text"]): i for i, row in enumerate(rows)}
+    found = {
+        places[key]: row
+        for row in read
+        if (key := (row["id"], row["text"])) in places and _is_known(row["labels"], names)
+    }
+    if not found:
+        raise UserError(_explain_no_match(path, read, rejected, task=task, rows=rows))
+    positions = sorted(found)
+    return SecondLabels(
+        np.array(positions),
+        make_targets([found[i] for i in positions], label_names=names).numpy(),
+        len(read) + len(rejected) - len(found),
+    )
+
+
+def measure_noise(
+    second: SecondLabels,
+    labels: NDArray[Any],
+    arms: dict[str, list[Floats]],
+    *,
+    kind: str,
+    path: Path,
+    names: list[str],
+    groups: Groups | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Return an entry of `noise` in the results file.
+
+    Args:
+        second: The second labels.
+        labels: Scores [N, D], classes [N], or labels [N, L] of all rows.
+        arms: Arm -> outputs [N, C] of each of its runs.
+        kind: Who gave them: `repeated` or `second oracle`.
+        path: File of the second labels.
+        names: Of the dimensions, classes or labels.
+        groups: The cluster of each row, [N]; None if rows are independent.
+        seed: Seed of the resampling.
+
+    Returns:
+        `metric` is `mae` for scores, else `disagreement`, the share of the rows with other classes
+        or labels; under its name the oracle's value against the labels, overall, `per_dimension`
+        (empty for classes), and that of each arm on the very same rows, each with its 95 %
+        `interval`.
+    """
+    first = labels[second.positions_M]
+    if find_label_type(labels) == "class":
+        outputs_MC = np.eye(len(names))[second.labels]
+    else:
+        outputs_MC = second.labels.astype(np.float64)
+    by_part = {} if labels.ndim == 1 else dict(zip(names, range(len(names)), strict=True))
+    metric = "mae" if find_label_type(labels) == "scores" else "disagreement"
+    of_rows = None if groups is None else groups[second.positions_M]
+    measure = partial(_measure, groups=of_rows, seed=seed)
+    return {
+        "kind": kind,
+        "file": str(path),
+        "num_rows": len(first),
+        "num_left_out": second.num_left_out,
+        "metric": metric,
+        **measure(first, [outputs_MC]),
+        "per_dimension": {
+            name: measure(first[:, i : i + 1], [outputs_MC[:, i : i + 1]])
+            for name, i in by_part.items()
+        },
+        "arms": {
+            arm: measure(first, [outputs[second.positions_M] for outputs in runs])
+            for arm, runs in arms.items()
+        },
+    }
+
+
+def _measure(
+    labels: NDArray[Any], runs: list[Floats], *, groups: Groups | None, seed: int
+) -> dict[str, Any]:
+    is_error = find_label_type(labels) == "scores"
+    metric = "mae" if is_error else "accuracy"
+    values = [compute_metric(metric, labels, outputs) for outputs in runs]
+    value = float(np.mean([v for v in values if v is not None]))
+    interval = estimate_interval(metric, labels, runs, groups=groups, seed=seed)
+    if is_error:
+        return {"mae": value, "interval": interval}
+    flipped = interval and Interval(1 - interval.high, 1 - interval.low)
+    return {"disagreement": 1 - value, "interval": flipped}
+
+
+def _is_known(labels: Any, names: list[str]) -> bool:
+    return set([labels] if isinstance(labels, str) else labels) <= set(names)
+
+
+def _explain_no_match(
+    path: Path, read: list[Row], rejected: list[Any], *, task: TaskConfig, rows: list[Row]
+) -> str:
+    if not read:
+        first = f"; the first: line {rejected[0].line}: {rejected[0].reason}" if rejected else ""
+        return f"{path}: none of its rows can be used{first}; mend the rows, or remove the file"
+    known = {row["id"]: row for row in rows}
+    same = [row for row in read if row["id"] in known]
+    if same and not any(row["text"] == known[row["id"]]["text"] for row in same):
+        found = f"its {len(same)} rows with ids of test rows have other texts"
+        mend = "score the very articles of the test split again"
+    elif same:
+        found = "its rows of the test split have classes or labels that the task does not have"
+        mend = "bring them to the task's names, in the file or with labels.map"
+    else:
+        found = f"none of its {len(read)} rows stands in the test split of {task.output}"
+        field = task.fields.id
+        mend = (
+            f"give rows the ids of test rows in the field {field!r}"
+            if field is not None
+            else "rows are joined by a hash of the text, so give them the texts of test rows"
+        )
+    return f"{path}: {found}; {mend}, or remove the file from the suite's noise"

@@ -1,0 +1,112 @@
+"""What a comparison says beside its verdict: gates, mixed rows, rare events, noise, cost."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmft.cli import main
+
+SUITE = (
+    "task: task.yaml\nvariants: {plain: [runs/plain/seed-1, runs/plain/seed-2], "
+    "prompted: runs/prompted/seed-1, bert: runs/bert/seed-1}\n"
+    "reference: plain\nmetric: mae\nmargin: 0.1\noutput_dir: reports/risk\n"
+    "high: 5\ntop_k: [2]\nlatency: {batch_size: 2, price_per_hour: 3.6}\n"
+    "gates: {mae: {deploy: 50, review: 60}, skill: null, dimensions: null, val_test_gap: null}\n"
+)
+
+
+def compare(*arguments: str, extra: str = "", status: int = 0) -> dict[str, Any]:
+    Path("own.yaml").write_text(SUITE + extra)
+    assert main(["compare", "own.yaml", *arguments]) == status
+    results: dict[str, Any] = json.loads(Path("reports/risk/comparison.json").read_text())
+    return results
+
+
+def write_second_scores(*, added: int) -> None:
+    rows = [json.loads(line) for line in Path("rows.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["scores"] = {
+            k: v + added if v + added <= 10 else v - added for k, v in row["scores"].items()
+        }
+    Path("again.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_d13_a_comparison_says_more_than_its_verdict(copy: Path) -> None:
+    write_second_scores(added=1)
+    results = compare("--require", "deploy", extra="noise: {repeated: again.jsonl}\n", status=1)
+    (noise,) = results["noise"]
+    assert (noise["kind"], noise["num_rows"], noise["mae"]) == ("repeated", 6, 1)
+    assert set(noise["arms"]) == {"plain", "prompted", "bert"}
+
+    ensemble = results["mixed"]["mean ensemble"]
+    assert ensemble["made_of"] == ["plain", "prompted", "bert"]
+    assert not ensemble["recommended"]  # six rows prove nothing
+    parts = [results["latency"][arm]["single_p50_ms"] for arm in ensemble["made_of"]]
+    assert ensemble["single_p50_ms"] == pytest.approx(sum(parts))
+
+    assert results["rare"]["num_high"] > 0
+    assert results["rare"]["arms"]["bert"]["at_k"][0]["k"] == 2
+
+    for variant in results["variants"].values():
+        gates = {gate["name"]: gate for gate in variant["gates"]}
+        assert gates["mae"]["deploy"] == 50
+        assert "skill" not in gates
+        assert variant["decision"] in ("REVIEW", "FAIL")
+    assert results["decision"] == "REVIEW"
+    assert results["provisional"]
+    for found in results["latency"].values():
+        cost = 3.6 / 3_600 / found["articles_per_second"] * 1e6
+        assert found["cost_per_million"] == pytest.approx(cost)
+    for ending in ("html", "md", "docx"):
+        assert Path(f"reports/risk/report.{ending}").stat().st_size > 1_000
+
+
+def test_require_review_is_met_where_nobody_can_tell(copy: Path) -> None:
+    assert compare("--require", "review")["verdict"] == "UNRESOLVED"
+
+
+@pytest.mark.parametrize(
+    ("extra", "complaint"),
+    [
+        ("noise: {repeated: other.jsonl}\n", "none of its 60 rows stands in the test split"),
+        ("waive: [{check: unseen row, reason: x}]\n", "Did you mean `unseen rows`?"),
+        ("treatment: [promt]\n", "Did you mean `prompt`?"),
+        (
+            "variants: {again: ./runs/plain/seed-2}\n",
+            "variants.again: uses the run runs/plain/seed-2 of plain; name another run folder",
+        ),
+        ("variants: {other: runs/plain}\n", "did you mean runs/plain/seed-1 or runs/plain/seed-2?"),
+        (
+            "variants: {late: {recipe: bert.yaml, seeds: [7]}}\n",
+            "runs/bert/seed-7: holds no finished run; compare with --train to train it",
+        ),
+    ],
+)
+def test_mistakes_of_a_suite_are_told_at_once(
+    copy: Path, capsys: pytest.CaptureFixture[str], extra: str, complaint: str
+) -> None:
+    text = Path("rows.jsonl").read_text()
+    Path("other.jsonl").write_text(text.replace('"id": "row', '"id": "other'))
+    Path("base.yaml").write_text(SUITE)
+    Path("own.yaml").write_text(f"extends: base.yaml\n{extra}")
+    assert main(["compare", "own.yaml"]) == 2
+    said = capsys.readouterr().err
+    assert complaint in said
+    assert "Traceback" not in said
+
+
+def test_a_comparison_of_trials_mixes_the_validation_rows_that_all_arms_saw(copy: Path) -> None:
+    """Arms of `limit_rows` predicted some validation rows only."""
+    Path("short.yaml").write_text(
+        "extends: bert.yaml\nname: short\ntrain: {limit_rows: 4}\noutput_dir: runs/short\n"
+    )
+    assert main(["train", "short.yaml"]) == 0
+    text = SUITE.replace("bert: runs/bert/seed-1", "short: runs/short")
+    waive = "waive: [{check: predictions vary, reason: toy}, "
+    waive += "{check: only the treatment differs, reason: toy}]\n"
+    Path("own.yaml").write_text(text + waive)
+    assert main(["compare", "own.yaml"]) == 0
+    results = json.loads(Path("reports/risk/comparison.json").read_text())
+    assert results["mixed"]["mean ensemble"]["made_of"] == ["plain", "prompted", "short"]
