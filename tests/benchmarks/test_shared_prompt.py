@@ -79,13 +79,11 @@ def tiny_builds(monkeypatch: pytest.MonkeyPatch, tiny_qwen: Path) -> None:
 def test_the_verb_writes_one_object_a_shape_and_precision(
     workspace: Path, tiny_builds: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    shapes = ["--shape", "12,4,2", "--shape", "0,4,1"]
-    assert main(["shared-prompt", *shapes, "--num-rounds", "1", "--json", "found.json"]) == 0
+    shape = ["--shape", "12,4,2"]
+    assert main(["shared-prompt", *shape, "--num-rounds", "1", "--json", "found.json"]) == 0
     found: list[dict[str, Any]] = json.loads(Path("found.json").read_text())
     precisions = list_precisions()
-    assert [(e["prompt_tokens"], e["dtype"]) for e in found] == [
-        (num_prompt, precision) for num_prompt in (12, 0) for precision in precisions
-    ]
+    assert [(e["prompt_tokens"], e["dtype"]) for e in found] == [(12, p) for p in precisions]
 
 
 @pytest.mark.parametrize("shape", ["12,4", "12,0,3", "12,-1,2", "12,b,3", "1,2,3,4"])
