@@ -194,9 +194,9 @@ def _judge(it: _Comparison, audit: list[Finding], cases: list[EdgeCase]) -> dict
             earlier, outputs, scored, rules=rules,
             val_rows=it.data.read_split("val"),
             costs={arm: find_cost(probed[arm], found["variants"][arm]) for arm in valid},
+            may_recommend=verdict.name != "CONFOUNDED",
         )  # fmt: skip
-        if verdict.name != "CONFOUNDED":
-            recommended = mixed.best or recommended
+        recommended = mixed.best or recommended
         closer = {
             "pairs": describe_pairs(differences, outputs, scored, rules=rules),
             "mixed": mixed.described,

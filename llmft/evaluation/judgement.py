@@ -83,6 +83,7 @@ def judge_mixed(
     val_rows: Sequence[Row],
     rules: Rules,
     costs: Mapping[str, Cost],
+    may_recommend: bool,
 ) -> Mixed:
     """Put the valid arms together, and hold each mixed row against the best of them.
 
@@ -95,6 +96,7 @@ def judge_mixed(
         val_rows: The validation rows; those that every run predicted are looked at.
         rules: By what arms are compared.
         costs: What one prediction of each arm takes.
+        may_recommend: Whether the arms are fit to be held against each other.
     """
     shared = _pick_shared(val_rows, [run for arm in outputs for run in earlier[arm]])
     mixed = mix_arms(
@@ -118,7 +120,7 @@ def judge_mixed(
         groups=scored.groups,
         config=scored.config,
     )
-    best = recommend(differences, best_arm=best_arm)
+    best = recommend(differences, best_arm=best_arm) if may_recommend else best_arm
     described = {}
     for name, row in mixed.items():
         difference = differences.get(name)
