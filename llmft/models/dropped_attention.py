@@ -1,15 +1,18 @@
-"""Attention with dropout for encoders on a CPU, row by row, so that padding costs nothing.
+"""Attention with dropout for encoders on a CPU, a few rows at a time, without their padding.
 
 PyTorch's fast kernel there knows no dropout; with dropout it falls back to one that makes several
-matrices of all rows, heads, queries and keys. Here those of one row stay in the processor's cache.
-As there, numbers of 16 bits are computed with as float32, and only the results are rounded.
+matrices of all rows, heads, queries and keys. Here rows of similar length are computed together,
+as many as a core's cache holds the attention weights of: all of a batch of short texts, one at a
+time of long ones. As there, numbers of 16 bits are computed with as float32, and only the results
+are rounded.
 
-Shapes: B rows, T tokens of the longest, N tokens of one row, H heads, D width of a head.
+Shapes: B rows, T tokens of the longest, H heads, D width of a head; of a group of rows R, N tokens
+of the longest, and G matrices, one for each row and head.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +25,13 @@ from llmft.models.dropout_mask import DropoutMask, draw_mask
 
 _NAME = "llmft_dropped"
 _ENCODERS = ("bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta")
+_WEIGHTS_AT_ONCE = 2**18
+"""Attention weights of a group of rows, unless a single row has more: 1 MiB in float32."""
 
 
 @contextmanager
 def dropped_attention(model: Any) -> Iterator[None]:
-    """Let an encoder that it knows attend row by row, where it trains on a CPU with dropout.
+    """Let an encoder that it knows attend by groups of rows, where it trains on a CPU with dropout.
 
     Rows have to be padded on the right.
     """
@@ -83,10 +88,60 @@ def attend_with_dropout(
         return _Attend.apply(*inputs), None  # type: ignore[no-untyped-call]
 
 
-def _take_row(row: int, num_tokens: int, *tensors_BHTD: Tensor) -> list[Tensor]:
-    """Return what tensors hold of one row [H, N, D], no less exact than float32."""
-    dtype = torch.promote_types(tensors_BHTD[0].dtype, torch.float32)
-    return [tensor[row, :, :num_tokens].to(dtype) for tensor in tensors_BHTD]
+class _Group(NamedTuple):
+    """Rows that are computed together."""
+
+    rows: slice | Tensor
+    """Their places in the batch."""
+    longest: int
+    is_padding_RN: Tensor | None
+    """None if all of them have the same length."""
+
+    def take(self, *tensors_BHTD: Tensor) -> list[Tensor]:
+        """Return what tensors hold of the rows, [G, N, D], no less exact than float32."""
+        dtype = torch.promote_types(tensors_BHTD[0].dtype, torch.float32)
+        width = tensors_BHTD[0].shape[-1]
+        taken = [tensor[self.rows, :, : self.longest] for tensor in tensors_BHTD]
+        return [tensor.to(dtype).reshape(-1, self.longest, width) for tensor in taken]
+
+    def put(self, values_GND: Tensor, *, into_BHTD: Tensor) -> None:
+        """Write what `take` returned, or its like, where it came from, and 0 behind it."""
+        _, num_heads, _, width = into_BHTD.shape
+        values_RHND = values_GND.view(-1, num_heads, self.longest, width)
+        into_BHTD[self.rows, :, : self.longest] = values_RHND.to(into_BHTD.dtype)
+        into_BHTD[self.rows, :, self.longest :] = 0
+
+    def hide_padding(self, scores_GNN: Tensor) -> None:
+        """Let no query see keys that are padding, in place."""
+        if self.is_padding_RN is not None:
+            scores_RHNN = scores_GNN.view(len(self.is_padding_RN), -1, *scores_GNN.shape[1:])
+            least = torch.finfo(scores_GNN.dtype).min  # finite, for a row that is all padding
+            scores_RHNN.masked_fill_(self.is_padding_RN[:, None, None, :], least)
+
+    def clear_padding(self, values_GND: Tensor) -> Tensor:
+        """Set to 0 what stands on padding, in place."""
+        if self.is_padding_RN is not None:
+            values_RHND = values_GND.view(len(self.is_padding_RN), -1, *values_GND.shape[1:])
+            values_RHND.masked_fill_(self.is_padding_RN[:, None, :, None], 0)
+        return values_GND
+
+
+def _group_rows(lengths: list[int], *, num_heads: int) -> list[_Group]:
+    """Return groups of all rows, the longest first."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    groups = []
+    while order:
+        longest = lengths[order[0]]
+        size = max(1, _WEIGHTS_AT_ONCE // (num_heads * max(1, longest) ** 2))
+        rows, order = sorted(order[:size]), order[size:]
+        own = [lengths[i] for i in rows]
+        is_padding_RN = None
+        if min(own) < longest:
+            is_padding_RN = torch.arange(longest) >= torch.tensor(own)[:, None]
+        is_run = rows[-1] - rows[0] == len(rows) - 1  # then nothing has to be copied together
+        places = slice(rows[0], rows[-1] + 1) if is_run else torch.tensor(rows)
+        groups.append(_Group(places, longest, is_padding_RN))
+    return groups
 
 
 class _Attend(torch.autograd.Function):
@@ -101,19 +156,20 @@ class _Attend(torch.autograd.Function):
         scaling: float,
     ) -> Tensor:
         num_rows, num_heads, longest, width = query_BHTD.shape
-        out_BTHD = query_BHTD.new_zeros(num_rows, longest, num_heads, width)
-        saved = []
-        for row, n in enumerate(lengths):
-            query_HND, key_HND, value_HND = _take_row(row, n, query_BHTD, key_BHTD, value_BHTD)
-            scores_HNN = torch.bmm(query_HND, key_HND.transpose(1, 2)).mul_(scaling)
-            weights_HNN = scores_HNN.softmax(dim=-1)
-            mask = draw_mask(weights_HNN.shape, share=share)
-            out_HND = torch.bmm(mask.apply(weights_HNN), value_HND)
-            out_BTHD[row, :n] = out_HND.transpose(0, 1).mul_(mask.scale)
-            saved += [weights_HNN, mask.kept]
+        out_BTHD = query_BHTD.new_empty(num_rows, longest, num_heads, width)
+        groups, saved = _group_rows(lengths, num_heads=num_heads), []
+        for group in groups:
+            query_GND, key_GND, value_GND = group.take(query_BHTD, key_BHTD, value_BHTD)
+            scores_GNN = torch.bmm(query_GND, key_GND.transpose(1, 2)).mul_(scaling)
+            group.hide_padding(scores_GNN)
+            weights_GNN = scores_GNN.softmax(dim=-1)
+            mask = draw_mask(weights_GNN.shape, share=share)
+            out_GND = torch.bmm(mask.apply(weights_GNN), value_GND).mul_(mask.scale)
+            group.put(group.clear_padding(out_GND), into_BHTD=out_BTHD.transpose(1, 2))
+            saved += [weights_GNN, mask.kept]
             ctx.scale = mask.scale
         ctx.save_for_backward(query_BHTD, key_BHTD, value_BHTD, *saved)
-        ctx.lengths, ctx.scaling = lengths, scaling
+        ctx.groups, ctx.scaling = groups, scaling
         return out_BTHD
 
     @staticmethod
@@ -122,22 +178,23 @@ class _Attend(torch.autograd.Function):
         query_BHTD, key_BHTD, value_BHTD, *saved = ctx.saved_tensors
         # As the inputs lie in memory, so that what follows needs no copies.
         grads = [torch.empty_like(t) for t in (query_BHTD, key_BHTD, value_BHTD)]
-        for row, n in enumerate(ctx.lengths):
-            weights_HNN, mask = saved[2 * row], DropoutMask(saved[2 * row + 1], ctx.scale)
-            query_HND, key_HND, value_HND, out_grad_HND = _take_row(
-                row, n, query_BHTD, key_BHTD, value_BHTD, grad_BTHD.transpose(1, 2)
+        for i, group in enumerate(ctx.groups):
+            weights_GNN, mask = saved[2 * i], DropoutMask(saved[2 * i + 1], ctx.scale)
+            query_GND, key_GND, value_GND, out_grad_GND = group.take(
+                query_BHTD, key_BHTD, value_BHTD, grad_BTHD.transpose(1, 2)
             )
-            out_grad_HND = out_grad_HND * ctx.scale
-            weights_grad_HNN = mask.apply(torch.bmm(out_grad_HND, value_HND.transpose(1, 2)))
-            scores_grad_HNN = torch._softmax_backward_data(
-                weights_grad_HNN, weights_HNN, -1, weights_HNN.dtype
+            out_grad_GND = group.clear_padding(out_grad_GND * ctx.scale)
+            weights_grad_GNN = mask.apply(torch.bmm(out_grad_GND, value_GND.transpose(1, 2)))
+            scores_grad_GNN = torch._softmax_backward_data(
+                weights_grad_GNN, weights_GNN, -1, weights_GNN.dtype
             ).mul_(ctx.scaling)
-            query_grad, key_grad, value_grad = (grad[row, :, :n] for grad in grads)
-            query_grad.copy_(torch.bmm(scores_grad_HNN, key_HND))
-            key_grad.copy_(torch.bmm(scores_grad_HNN.transpose(1, 2), query_HND))
-            value_grad.copy_(torch.bmm(mask.apply(weights_HNN).transpose(1, 2), out_grad_HND))
-            for grad in grads:
-                grad[row, :, n:] = 0
+            found = (
+                torch.bmm(scores_grad_GNN, key_GND),
+                torch.bmm(scores_grad_GNN.transpose(1, 2), query_GND),
+                torch.bmm(mask.apply(weights_GNN).transpose(1, 2), out_grad_GND),
+            )
+            for grad_BHTD, found_GND in zip(grads, found, strict=True):
+                group.put(found_GND, into_BHTD=grad_BHTD)
         return *grads, None, None, None
 
 

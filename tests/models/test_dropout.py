@@ -106,36 +106,88 @@ def test_h1_h5_modules_keep_their_names_and_classes_behind_it(tiny_qwen) -> None
     assert not any(isinstance(m, FastDropout) for m in model.modules())
 
 
-def attend_plainly(query, key, value, lengths, masks, share):
+def attend_seen(inputs, lengths, share):
+    """Attend as an encoder does to rows that are padded on the right."""
+    seen = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    mask = seen[:, None, None].expand(-1, 1, len(seen[0]), -1)
+    return attend_with_dropout(nn.Module(), *inputs, mask, dropout=share)[0]
+
+
+def read_masks(lengths, num_heads, share):
+    """Return which weights the next call keeps, [B, H, T, T]: the output for one-hot values."""
+    longest = max(lengths)
+    zeros = torch.zeros(len(lengths), num_heads, longest, longest, dtype=torch.float64)
+    values = torch.eye(longest, dtype=torch.float64).expand_as(zeros)
+    with torch.random.fork_rng():
+        return attend_seen((zeros, zeros, values), lengths, share).transpose(1, 2) > 0
+
+
+def attend_plainly(query, key, value, lengths, kept, share):
     """Attention with given masks over whole matrices, by the book."""
     out = torch.zeros_like(query)
     for row, n in enumerate(lengths):
         q, k, v = (t[row, :, :n] for t in (query, key, value))
         weights = (q @ k.transpose(1, 2) / q.shape[-1] ** 0.5).softmax(dim=-1)
-        out[row, :, :n] = (weights * masks[row].apply(torch.ones_like(weights))) @ v
-    return out.transpose(1, 2) * masks[0].scale
+        out[row, :, :n] = (weights * kept[row, :, :n, :n]) @ v
+    return out.transpose(1, 2) / (1 - round(share * 2**15) / 2**15)
 
 
+@pytest.mark.parametrize(
+    "lengths",
+    [[5, 9, 1], [7] * 6, [3, 12, 12, 3, 8, 8, 1, 2], [40, 3, 41], [300, 20, 19, 300, 1, 18]],
+    ids=["mixed", "even", "twins", "two", "a long one beside short ones"],
+)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.bfloat16, 0.05)])
-def test_attention_gives_the_outputs_and_gradients_of_its_masks(dtype, tolerance) -> None:
-    lengths, num_heads, longest, width = [5, 9, 1], 3, 9, 4
-    tensors = [torch.randn(3, longest, num_heads, width, dtype=dtype) for _ in range(3)]
-    inputs = [t.transpose(1, 2).requires_grad_() for t in tensors]
+def test_attention_gives_the_outputs_and_gradients_of_its_masks(dtype, tolerance, lengths) -> None:
+    num_heads, width = 3, 4
+    shape = (len(lengths), max(lengths), num_heads, width)
+    inputs = [torch.randn(shape, dtype=dtype).transpose(1, 2).requires_grad_() for _ in range(3)]
     exact = [t.detach().double().requires_grad_() for t in inputs]
-    seen = torch.arange(longest) < torch.tensor(lengths)[:, None]
-    state = torch.get_rng_state()
-    found, _ = attend_with_dropout(
-        nn.Module(), *inputs, seen[:, None, None].expand(-1, 1, longest, -1), dropout=0.2
-    )
-    torch.set_rng_state(state)
-    masks = [draw_mask((num_heads, n, n), share=0.2) for n in lengths]
-    expected = attend_plainly(*exact, lengths, masks, 0.2)
-    gradient = torch.randn_like(expected)
+    kept = read_masks(lengths, num_heads, 0.2)
+    found = attend_seen(inputs, lengths, 0.2)
+    expected = attend_plainly(*exact, lengths, kept, 0.2)
+    gradient = torch.randn_like(expected)  # on padding too, where it counts for nothing
     found.backward(gradient.to(dtype))
     expected.backward(gradient)
     assert (found - expected).abs().max() <= tolerance * expected.abs().max()
     for own, other in zip(inputs, exact, strict=True):
         assert (own.grad - other.grad).abs().max() <= tolerance * other.grad.abs().max()
+
+
+@pytest.mark.parametrize("lengths", [[12] * 32, [12, 11, 10, 9] * 8, [30, 3] * 16])
+def test_attention_drops_each_weight_of_a_text_by_itself(lengths) -> None:
+    share, num_heads = 0.25, 4
+    first = read_masks(lengths, num_heads, share)
+    torch.manual_seed(1)
+    draws = torch.stack([first, read_masks(lengths, num_heads, share)])
+    inside = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    pairs = (inside[:, None, :, None] & inside[:, None, None, :]).expand_as(draws[0])
+    assert not draws[:, ~pairs].any(), "padding gets no weight and has no output"
+    kept = draws[:, pairs].double()
+    bound = 5 * (share * (1 - share) / kept.numel()) ** 0.5
+    assert abs(kept.mean().item() - (1 - share)) < bound
+    one, other = kept - (1 - share)
+    assert abs((one * other).mean().item()) < bound, "other masks with another state"
+    for axis in range(4):  # rows of the batch, heads, queries and keys
+        near = pairs.roll(1, axis) & pairs
+        both = (draws[0].double() - (1 - share)) * (draws[0].roll(1, axis).double() - (1 - share))
+        assert abs(both[near].mean().item()) < 5 * share * (1 - share) / near.sum() ** 0.5
+
+
+def test_r5_attention_draws_the_same_masks_in_the_same_state() -> None:
+    lengths = [4, 30, 30, 5]
+    first = read_masks(lengths, 2, 0.3)
+    assert torch.equal(first, read_masks(lengths, 2, 0.3))
+
+
+def test_a_row_without_a_token_has_no_output_and_no_gradient() -> None:
+    inputs = [torch.randn(3, 2, 6, 4).requires_grad_() for _ in range(3)]
+    found = attend_seen(inputs, [6, 0, 2], 0.2)
+    found.sum().backward()
+    assert not found[1].any()
+    for tensor in inputs:
+        assert tensor.grad.isfinite().all()
+        assert not tensor.grad[1].any()
 
 
 def measure_errors(found, exact, gradient):
@@ -161,12 +213,11 @@ def test_attention_in_bfloat16_is_as_exact_as_that_of_sdpa(is_autocast: bool) ->
         return [t.to(dtype).requires_grad_() for t in given.bfloat16()]
 
     inputs, exact = copy_inputs(torch.bfloat16), copy_inputs(torch.float64)
-    state = torch.get_rng_state()
+    lengths = [num_tokens] * num_rows
+    kept = read_masks(lengths, num_heads, 0.1)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_autocast):
         found, _ = attend_with_dropout(nn.Module(), *inputs, None, dropout=0.1)
-    torch.set_rng_state(state)
-    masks = [draw_mask((num_heads, num_tokens, num_tokens), share=0.1) for _ in range(num_rows)]
-    expected = attend_plainly(*exact, [num_tokens] * num_rows, masks, 0.1)
+    expected = attend_plainly(*exact, lengths, kept, 0.1)
     assert found.dtype == torch.bfloat16
     errors = measure_errors((found, inputs), (expected, exact), gradient)
 
