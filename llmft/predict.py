@@ -44,18 +44,30 @@ def main(arguments: list[str]) -> int:
         "--output", type=Path, required=True, metavar="FILE|DIR",
         help="one file, .jsonl, .csv or .parquet; or a folder for part files",
     )  # fmt: skip
+    parser.add_argument(
+        "--max-tokens-per-batch", type=_read_count, metavar="N",
+        help="tokens to compute at once, padding counted; default: what memory allows",
+    )  # fmt: skip
     args = parser.parse_args(arguments)
     inputs = _find_inputs(args.input)
     if args.output.suffix and not args.output.is_dir():
         if len(inputs) > 1:
             raise UserError(f"--output: {args.output}: {len(inputs)} inputs need a folder")
-        predict_file(args.run, input_path=inputs[0], output_path=args.output)
+        predict_file(
+            args.run, input_path=inputs[0], output_path=args.output,
+            max_tokens_per_batch=args.max_tokens_per_batch,
+        )  # fmt: skip
     else:
-        predict_folder(args.run, inputs=inputs, output=args.output)
+        predict_folder(
+            args.run, inputs=inputs, output=args.output,
+            max_tokens_per_batch=args.max_tokens_per_batch,
+        )  # fmt: skip
     return 0
 
 
-def predict_file(run: Path, *, input_path: Path, output_path: Path) -> None:
+def predict_file(
+    run: Path, *, input_path: Path, output_path: Path, max_tokens_per_batch: int | None = None
+) -> None:
     """Write the input's rows with `prediction` and scores or probabilities behind them.
 
     A row without text keeps its place and gets empty predictions. A run of this command that was
@@ -84,13 +96,15 @@ def predict_file(run: Path, *, input_path: Path, output_path: Path) -> None:
         if not any(folder.glob(f"*-*{ending}")):
             shutil.rmtree(folder, ignore_errors=True)
         raise
-    _predict_own(work, parts)
+    _predict_own(work, parts, max_tokens_per_batch=max_tokens_per_batch)
     join_tables([part.path for part in parts], output_path)
     shutil.rmtree(folder)
     _log_end(parts, output_path)
 
 
-def predict_folder(run: Path, *, inputs: Sequence[Path], output: Path) -> None:
+def predict_folder(
+    run: Path, *, inputs: Sequence[Path], output: Path, max_tokens_per_batch: int | None = None
+) -> None:
     """Write the inputs' rows and their predictions as part files into a folder.
 
     To be called by one process or by all of a launch; each predicts its share. Where some were
@@ -112,7 +126,7 @@ def predict_folder(run: Path, *, inputs: Sequence[Path], output: Path) -> None:
         )
     work = _Work.open(run, folder=output, inputs=inputs)
     parts = _prepare(work, ending=None)
-    _predict_own(work, parts)
+    _predict_own(work, parts, max_tokens_per_batch=max_tokens_per_batch)
     if write_manifest(output, parts, model_hash=work.model_hash, fit_hash=work.fit_hash):
         _log_end(parts, output)
     else:
@@ -155,11 +169,11 @@ def _prepare(work: _Work, *, ending: str | None) -> list[Part]:
     return plan_parts(work.folder, work.inputs, surveys, ending=ending)
 
 
-def _predict_own(work: _Work, parts: Sequence[Part]) -> None:
+def _predict_own(work: _Work, parts: Sequence[Part], *, max_tokens_per_batch: int | None) -> None:
     missing = list_missing(parts)
     if not missing:
         return
-    predictor = Predictor.open(work.run)
+    predictor = Predictor.open(work.run, max_tokens_per_batch=max_tokens_per_batch)
     empty = dict.fromkeys(make_schema(work.card).names)
 
     def predict(rows: list[Row]) -> list[Row]:
@@ -181,6 +195,13 @@ def _is_usable(row: Row, predictor: Predictor) -> bool:
     except RowFaultError:
         return False
     return True
+
+
+def _read_count(text: str) -> int:
+    count = int(text) if text.isdecimal() else 0
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return count
 
 
 def _find_inputs(patterns: Sequence[str]) -> list[Path]:

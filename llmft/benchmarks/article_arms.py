@@ -120,7 +120,6 @@ def train_ours(course: Course, precision: Precision) -> float:
         schedule = make_schedule(
             config,
             plan=BatchPlan(examples.lengths, config),
-            longest_val=int(fit.val.lengths.max()),
             metric="mae",
             run_dir=Path(folder),
         )

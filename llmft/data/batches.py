@@ -19,8 +19,10 @@ _BIN_WIDTH = 1.1
 
 
 class Example(NamedTuple):
-    """One training row."""
+    """One row to train on, or to validate with."""
 
+    row_index: int
+    """Its place among the rows of its split."""
     encoded: EncodedRow
     target: Tensor
     """Shape [D] float32 for scores, [L] bool for labels, [] int64 for a class (H4)."""
@@ -50,7 +52,7 @@ class Examples(Dataset[Example]):
 
     def __getitem__(self, index: int) -> Example:
         weight = None if self.weights is None else float(self.weights[index])
-        return Example(self._encoded[index], self._targets[index], weight)
+        return Example(index, self._encoded[index], self._targets[index], weight)
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -72,14 +74,13 @@ class Examples(Dataset[Example]):
         own = self._encoded.without_shared()
         return Examples(own, self._targets, ids=self.ids, weights=self.weights)
 
-    def find_ids(self, input_ids_BT: Tensor, attention_mask_BT: Tensor) -> list[str]:
-        """Return the ids of the rows that a batch was made from."""
-        wanted = {
-            tuple(ids[mask.bool()].tolist())
-            for ids, mask in zip(input_ids_BT.cpu(), attention_mask_BT.cpu(), strict=True)
-        }
-        pairs = zip(self.ids, self._encoded, strict=True)
-        return [row_id for row_id, e in pairs if tuple(e.input_ids) in wanted]
+
+class BatchLimits(NamedTuple):
+    """What one device computes at once, at most; None: no limit."""
+
+    num_rows: int | None = None
+    num_tokens: int | None = None
+    """Padding counted. A longer row is a batch by itself."""
 
 
 class BatchShape(NamedTuple):
@@ -145,7 +146,8 @@ class BatchPlan:
         # A row counts as the longest of its bin, as any of them may come to stand in its place.
         counted_N = lengths_N[order_N][first][bin_N]
         num_shares = world_size * config.gradient_accumulation_steps
-        self._starts = _cut_batches(counted_N, config, num_shares=num_shares)
+        limits = BatchLimits(config.batch_size, budget)
+        self._starts = _cut_batches(counted_N, limits, num_shares=num_shares)
         self.global_sizes = np.diff([*self._starts, len(lengths_N)]).tolist()
         """Rows of each global batch."""
         num_parts = self._world_size * self.num_accumulated
@@ -180,16 +182,39 @@ class BatchPlan:
         ]
 
 
+def sort_into_batches(
+    lengths_N: NDArray[np.int64], limits: BatchLimits, *, world_size: int = 1, rank: int = 0
+) -> list[list[int]]:
+    """Return the batches of a device for rows that are computed once, without gradients.
+
+    The longest rows come first, so that a batch that does not fit fails at once and not after an
+    hour. All devices have as many batches, and as many rows in each: where some are left over, a
+    row is computed twice, so results have to be joined by row (R3).
+
+    Args:
+        lengths_N: Tokens that the model computes of each row, shape [N].
+        limits: The bounds of a batch.
+        world_size: Number of devices.
+        rank: Which of them.
+    """
+    order_N = np.argsort(-lengths_N, kind="stable")
+    starts = _cut_batches(lengths_N[order_N], limits, num_shares=world_size)
+    batches = [batch.tolist() for batch in np.split(order_N, starts[1:])] if starts else []
+    for batch in batches:
+        batch += [batch[-1]] * (-len(batch) % world_size)
+    return [batch[rank::world_size] for batch in batches]
+
+
 def _cut_batches(
-    lengths_N: NDArray[np.int64], config: TrainConfig, *, num_shares: int
+    lengths_N: NDArray[np.int64], limits: BatchLimits, *, num_shares: int
 ) -> list[int]:
     """Return where batches of so many shares start, among rows from longest to shortest."""
     starts, end = [], 0
     while end < len(lengths_N):
         starts.append(end)
-        num_rows = len(lengths_N) if config.batch_size is None else config.batch_size
-        if config.max_tokens_per_batch is not None:
-            num_rows = min(num_rows, config.max_tokens_per_batch // int(lengths_N[end]))
+        num_rows = len(lengths_N) if limits.num_rows is None else limits.num_rows
+        if limits.num_tokens is not None:
+            num_rows = min(num_rows, max(1, limits.num_tokens // int(lengths_N[end])))
         end += num_rows * num_shares
     # A change of the weights for a few rows that were left over would weigh as much as any other.
     if len(starts) > 1 and len(lengths_N) - starts[-1] < starts[-1] - starts[-2]:
@@ -211,7 +236,10 @@ class Collator:
         self._no_targets = targets[:0]
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Tensor]:
-        """Return the inputs as `pad_inputs` does, labels [B, ...], and row_weights [B] if any.
+        """Return the inputs as `pad_inputs` does, with what is no input of the model.
+
+        That is labels [B, ...], row_index [B], the place of each row in its split, and row_weights
+        [B] if there are any.
 
         Without examples it is one token and no label: a device with nothing to do in a step still
         has to compute something that the others can add up, though it counts for nothing.
@@ -219,9 +247,14 @@ class Collator:
         if not examples:
             row = EncodedRow([], [self._pad_token_id], 1, 1)
             batch = pad_inputs([row], pad_token_id=self._pad_token_id)
-            return {**batch, "labels": self._no_targets}
+            return {
+                **batch,
+                "labels": self._no_targets,
+                "row_index": torch.zeros(0, dtype=torch.long),
+            }
         batch = pad_inputs([e.encoded for e in examples], pad_token_id=self._pad_token_id)
         batch["labels"] = torch.stack([e.target for e in examples])
+        batch["row_index"] = torch.tensor([e.row_index for e in examples])
         if examples[0].weight is not None:
             batch["row_weights"] = torch.tensor([e.weight for e in examples])
         return batch

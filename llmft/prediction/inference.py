@@ -1,7 +1,10 @@
 """Run a saved model over rows, in batches of similar length."""
 
+import logging
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from llmft.data.batches import pad_inputs
+from llmft.data.batches import BatchLimits, pad_inputs, sort_into_batches
 from llmft.data.encoding import EncodedRow, Encoder
 from llmft.data.prompts import NO_PROMPT
+from llmft.errors import UserError
 from llmft.models.bases import has_segments
 from llmft.models.device import Precision, autocast, choose_device
 from llmft.models.heads import compute_head_in_float32, to_outputs
@@ -21,8 +25,10 @@ from llmft.models.quantised import is_quantised
 from llmft.models.saved import ModelCard, SavedModel, load_saved
 from llmft.models.shared_prompt import SharedPrompt, find_obstacle
 
-_TOKENS_PER_BATCH = 16_384
-_ROWS_PER_BATCH = 64
+logger = logging.getLogger(__name__)
+
+_MAX_TOKENS = 16_384
+"""Of a batch; more are not faster."""
 
 
 class Predictions(NamedTuple):
@@ -41,7 +47,14 @@ class Predictor:
     it, the prompt is computed with the first batch and kept.
     """
 
-    def __init__(self, saved: SavedModel) -> None:
+    def __init__(self, saved: SavedModel, *, max_tokens_per_batch: int | None = None) -> None:
+        """Prepare a model.
+
+        Args:
+            saved: The model.
+            max_tokens_per_batch: Tokens to compute at once, padding counted; None: what the memory
+                of the device allows.
+        """
         self.card: ModelCard = saved.card
         self._device = choose_device()
         self._model = prepare_for_prediction(saved.model.to(self._device), self.card.precision)
@@ -56,15 +69,18 @@ class Predictor:
         self._shared: SharedPrompt | None = None
         if self.card.share_prompt and find_obstacle(saved.model.config) is None:
             self._shared = SharedPrompt(self._model, self.encoder.shared_ids)
+        self.max_tokens_per_batch = max_tokens_per_batch or choose_max_tokens(
+            saved.model.config, self._device
+        )
 
     @classmethod
-    def open(cls, run: Path) -> "Predictor":
+    def open(cls, run: Path, *, max_tokens_per_batch: int | None = None) -> "Predictor":
         """Open a run folder.
 
         Raises:
             UserError: If it holds no finished run.
         """
-        return cls(load_saved(run / "model"))
+        return cls(load_saved(run / "model"), max_tokens_per_batch=max_tokens_per_batch)
 
     @property
     def keeps_prompt(self) -> bool:
@@ -87,6 +103,7 @@ class Predictor:
 
         Raises:
             RowFaultError: If a row has no text or lacks a field that the prompt names.
+            UserError: If a GPU's memory does not suffice for a single row.
         """
         encoded = self.encoder.encode(rows)
         outputs_NC = np.empty((len(rows), len(self.card.label_names)), dtype=np.float32)
@@ -98,13 +115,30 @@ class Predictor:
         )
         with bar:
             own = [e._replace(shared_ids=[]) for e in encoded] if self._shared else encoded
-            for batch in group_by_length([e.num_tokens for e in own]):
+            lengths_N = np.array([e.num_tokens for e in own], dtype=np.int64)
+            limits = BatchLimits(num_tokens=self.max_tokens_per_batch)
+            for batch in sort_into_batches(lengths_N, limits):
                 outputs_NC[batch] = self._compute([own[i] for i in batch])
                 bar.update(len(batch))
         return Predictions(outputs_NC, encoded)
 
-    @torch.inference_mode()
     def _compute(self, rows: Sequence[EncodedRow]) -> NDArray[np.float32]:
+        """Return the outputs of a batch [B, C], in halves where memory does not suffice."""
+        with suppress(torch.OutOfMemoryError):
+            return self._compute_at_once(rows)
+        torch.cuda.empty_cache()
+        if len(rows) == 1:
+            raise UserError(
+                f"a GPU's memory does not suffice for a single row of {rows[0].num_tokens} tokens; "
+                "free some of it, or take a larger GPU or the CPU (CUDA_VISIBLE_DEVICES=)"
+            )
+        half = -(-len(rows) // 2)
+        self.max_tokens_per_batch = half * max(row.num_tokens for row in rows)
+        logger.info("memory does not suffice for %d rows at once; going on by halves", len(rows))
+        return np.concatenate([self._compute(rows[:half]), self._compute(rows[half:])])
+
+    @torch.inference_mode()
+    def _compute_at_once(self, rows: Sequence[EncodedRow]) -> NDArray[np.float32]:
         inputs = pad_inputs(rows, pad_token_id=self._pad_token_id)
         inputs = {name: tensor.to(self._device) for name, tensor in inputs.items()}
         with autocast(self._device, self.card.precision):
@@ -128,21 +162,23 @@ def prepare_for_prediction(model: Any, precision: Precision) -> Any:
     return model
 
 
-def group_by_length(lengths: Sequence[int]) -> list[list[int]]:
-    """Return batches of row positions, longest rows first, bounded in rows and padded tokens.
+def choose_max_tokens(config: Any, device: torch.device) -> int:
+    """Return the tokens of a batch for which a quarter of the device's memory surely suffices.
 
-    Longest first, so that a batch that does not fit fails at once and not after an hour.
+    It is told from all memory and not from what is free, so that a prediction that is taken up
+    again makes the same batches and writes the same bytes.
+
+    Args:
+        config: Configuration of the base.
+        device: Where the model lies.
     """
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    batches: list[list[int]] = []
-    for position in order:
-        batch = batches[-1] if batches else None
-        if (
-            batch is None
-            or len(batch) >= _ROWS_PER_BATCH
-            or (len(batch) + 1) * lengths[batch[0]] > _TOKENS_PER_BATCH
-        ):
-            batches.append([position])
-        else:
-            batch.append(position)
-    return batches
+    if device.type == "cuda":
+        num_bytes = torch.cuda.get_device_properties(device).total_memory
+    else:
+        num_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    width, num_heads = config.hidden_size, config.num_attention_heads
+    # In float32: a layer's inputs, outputs and what lies between, and what its MLP is widened to.
+    per_token = 4 * (8 * width + 3 * getattr(config, "intermediate_size", 4 * width))
+    if config._attn_implementation == "eager":  # scores, weights and a copy, for every other token
+        per_token += 12 * num_heads * config.max_position_embeddings
+    return int(min(_MAX_TOKENS, max(1, num_bytes / 4 / per_token)))

@@ -81,7 +81,6 @@ def fit_run(run: Run, plan: BatchPlan, start: Start, *, make_measure: MakeMeasur
     schedule = make_schedule(
         recipe.config.train,
         plan=plan,
-        longest_val=int(inputs.get_computed("val").lengths.max()),
         metric=recipe.metric,
         run_dir=run.folder,
         launch=launch,

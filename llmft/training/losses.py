@@ -169,12 +169,14 @@ def _read_weight(row: dict[str, Any], field: str) -> float:
 class GuardedLoss:
     """The loss, as `transformers.Trainer` calls it, that stops the run when it is not finite."""
 
-    def __init__(self, loss: Loss, model: nn.Module, *, examples: Sequence[Examples]) -> None:
+    def __init__(self, loss: Loss, model: nn.Module, *, train: Examples, val: Examples) -> None:
         self._loss = loss
-        self._examples = examples
-        self._last_inputs: dict[str, Any] = {}
+        self._train = train
+        self._val = val
+        self._row_ids: list[str] = []  # of the split that the last batch is from
+        self._row_index_B: Tensor = torch.zeros(0, dtype=torch.long)
         self._row_weights_B: Tensor | None = None
-        self._handle = model.register_forward_pre_hook(self._remember, with_kwargs=True)
+        self._handle = model.register_forward_pre_hook(self._take, with_kwargs=True)
         self.get_step: Callable[[], int] = lambda: 0
         """Set by the trainer: steps done so far."""
 
@@ -190,11 +192,10 @@ class GuardedLoss:
             outputs.logits, labels, row_weights_B=self._row_weights_B, num_items=num_items_in_batch
         )
         if not torch.isfinite(loss):
-            ids, mask = self._last_inputs["input_ids"], self._last_inputs["attention_mask"]
-            rows = [row_id for e in self._examples for row_id in e.find_ids(ids, mask)]
+            rows = ", ".join(self._row_ids[i] for i in self._row_index_B.tolist())
             raise UserError(
                 f"the loss is {loss.item()} at step {self.get_step() + 1}, in the batch with the "
-                f"rows {', '.join(rows)}\n  Try a lower train.learning_rate, a longer warm-up, "
+                f"rows {rows}\n  Try a lower train.learning_rate, a longer warm-up, "
                 "train.max_grad_norm 0.3 or train.precision float32, and look at these rows"
             )
         return loss
@@ -203,10 +204,12 @@ class GuardedLoss:
         """Take the hook off the model."""
         self._handle.remove()
 
-    def _remember(
-        self, _: nn.Module, arguments: tuple[Any, ...], inputs: dict[str, Any]
+    def _take(
+        self, model: nn.Module, arguments: tuple[Any, ...], inputs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Keep what the loss needs; the row weights are no input of the model."""
-        self._last_inputs = dict(inputs)
-        self._row_weights_B = self._last_inputs.pop("row_weights", None)
-        return arguments, self._last_inputs
+        """Take from a batch what is for the loss and no input of the model."""
+        self._row_ids = (self._train if model.training else self._val).ids
+        self._row_index_B = inputs["row_index"]
+        self._row_weights_B = inputs.get("row_weights")
+        own = ("row_index", "row_weights")
+        return arguments, {key: value for key, value in inputs.items() if key not in own}

@@ -28,7 +28,6 @@ def make_schedule(
     config: TrainConfig,
     *,
     plan: BatchPlan,
-    longest_val: int,
     metric: str,
     run_dir: Path,
     launch: Launch = ONE_PROCESS,
@@ -41,7 +40,6 @@ def make_schedule(
     Args:
         config: The recipe's settings.
         plan: The batches.
-        longest_val: Tokens that the model computes of the longest validation row.
         metric: The validation metric that chooses the checkpoint.
         run_dir: Folder of the run.
         launch: How the processes share the work.
@@ -57,8 +55,6 @@ def make_schedule(
         num_train_epochs=config.epochs,
         max_steps=config.steps or -1,
         per_device_train_batch_size=plan.largest.num_rows,
-        # Without gradients twice the tokens fit in.
-        per_device_eval_batch_size=max(1, 2 * plan.largest.num_tokens // longest_val),
         gradient_accumulation_steps=plan.num_accumulated,
         learning_rate=config.learning_rate,
         lr_scheduler_type=config.lr_scheduler,
@@ -83,7 +79,7 @@ def make_schedule(
         greater_is_better=metric != "loss" and METRICS[metric].higher_is_better,
         logging_steps=max(1, min(steps // 200, log_at_most)),
         logging_nan_inf_filter=False,  # GuardedLoss stops instead of averaging it away
-        label_names=["labels"],
+        label_names=["labels", "row_index"],
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,

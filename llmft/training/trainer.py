@@ -1,7 +1,7 @@
 """Fit a model with `transformers.Trainer`: schedule, clipping, checkpoints, early stopping."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import MethodType
@@ -14,19 +14,26 @@ from accelerate.data_loader import prepare_data_loader
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import nn
-from torch.utils.data import DataLoader, Sampler, Subset
+from torch.utils.data import DataLoader, Sampler
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerState
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import EvalPrediction
 
-from llmft.data.batches import BatchPlan, Collator, Example, Examples
+from llmft.data.batches import (
+    BatchLimits,
+    BatchPlan,
+    Collator,
+    Example,
+    Examples,
+    sort_into_batches,
+)
 from llmft.data.files import explain_disk
 from llmft.errors import UserError
 from llmft.models.device import autocast, choose_precision
 from llmft.models.dropout import fast_dropout
 from llmft.models.initial import load_weights
 from llmft.models.shared_prompt import SharedPrompt
-from llmft.processes import get_rank, is_main
+from llmft.processes import get_rank, get_world_size, is_main
 from llmft.training.checkpoints import Checkpointing, read_step
 from llmft.training.history import summarise_history
 from llmft.training.inputs import count_steps
@@ -89,16 +96,15 @@ def fit_model(fit: Fit, schedule: Schedule, *, resume_from: Path | None = None) 
         return _take_ended(fit, schedule, resume_from)
     arguments._n_gpu = min(1, arguments.n_gpu)  # several GPUs take a launcher, not DataParallel
     checkpointing = Checkpointing(config, steps_per_epoch=len(plan))
-    loss = GuardedLoss(fit.loss, fit.model, examples=[fit.train, fit.val])
-    order_N = np.argsort(-fit.val.lengths, kind="stable")  # rows of similar length pad little
+    loss = GuardedLoss(fit.loss, fit.model, train=fit.train, val=fit.val)
     trainer = _PlannedTrainer(
         model=fit.model,
         args=arguments,
         train_dataset=fit.train,
-        eval_dataset=Subset(fit.val, order_N.tolist()),
+        eval_dataset=fit.val,
         data_collator=fit.collator,
         compute_loss_func=loss,
-        compute_metrics=_adapt(fit, order_N),
+        compute_metrics=_make_metrics(fit),
         callbacks=[*_make_callbacks(fit, schedule), checkpointing],
     )
     trainer.plan = plan
@@ -172,13 +178,28 @@ class _PlannedTrainer(Trainer):  # type: ignore[misc]
 
     def get_train_dataloader(self) -> DataLoader[Example]:
         """Return the planned batches of this process."""
+        return self._load(self.train_dataset, _PlanSampler(self))
+
+    def get_eval_dataloader(self, eval_dataset: object = None) -> DataLoader[Example]:
+        """Return the validation rows of this process; without gradients twice the tokens fit in."""
+        return self._load(
+            self.eval_dataset,
+            sort_into_batches(
+                self.eval_dataset.lengths,
+                BatchLimits(num_tokens=2 * self.plan.largest.num_tokens),
+                world_size=get_world_size(),
+                rank=get_rank(),
+            ),
+        )
+
+    def _load(self, rows: Examples, batches: Iterable[list[int]]) -> DataLoader[Example]:
         loader = DataLoader(
-            self.train_dataset,
-            batch_sampler=_PlanSampler(self),
+            rows,
+            batch_sampler=batches,
             collate_fn=self.data_collator,
             pin_memory=self.args.dataloader_pin_memory,
         )
-        # As if there were one process: the plan has dealt out the rows already (R8).
+        # As if there were one process: the rows have been dealt out already (R8).
         prepared: DataLoader[Example] = prepare_data_loader(
             loader, self.args.device, num_processes=1, process_index=0, put_on_device=True
         )
@@ -248,18 +269,20 @@ def _make_callbacks(fit: Fit, schedule: Schedule) -> list[Any]:
     return callbacks
 
 
-def _adapt(fit: Fit, order_N: NDArray[np.int64]) -> Callable[[EvalPrediction], dict[str, float]]:
-    """Return the measure of outputs that come in another order than the rows.
+def _make_metrics(fit: Fit) -> Callable[[EvalPrediction], dict[str, float]]:
+    """Return the measure of validation outputs as the trainer gathers them.
 
-    It gives the loss too: the trainer's own counts rows twice that fill up the last batch (R3).
+    They come in the order of the batches, some of them twice (`sort_into_batches`), and are joined
+    by row (D11, R3). It gives the loss too, since the trainer's own counts those rows twice.
     """
-    targets = fit.val.targets
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-        same = np.array_equal(prediction.label_ids, targets.numpy()[order_N])
-        assert same, "other rows than asked for, or out of order (D11, R3)"
-        logits_NC = np.asarray(prediction.predictions, dtype=np.float32)[np.argsort(order_N)]
-        loss = fit.loss(torch.from_numpy(logits_NC), targets, row_weights_B=fit.val.weights)
+        _, index_M = prediction.label_ids
+        index_N, first_N = np.unique(index_M, return_index=True)
+        assert np.array_equal(index_N, np.arange(len(fit.val))), "other rows than asked for (R3)"
+        logits_NC = np.asarray(prediction.predictions, dtype=np.float32)[first_N]
+        logits, targets = torch.from_numpy(logits_NC), fit.val.targets
+        loss = fit.loss(logits, targets, row_weights_B=fit.val.weights)
         return {"loss": loss.item(), **fit.measure(logits_NC)}
 
     return compute_metrics

@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 
 from llmft.config.head import HeadConfig, LossConfig
 from llmft.config.recipe import TrainConfig
-from llmft.data.batches import BatchPlan, BatchShape, Collator, Examples
+from llmft.data.batches import (
+    BatchLimits,
+    BatchPlan,
+    BatchShape,
+    Collator,
+    Examples,
+    sort_into_batches,
+)
 from llmft.data.encoding import EncodedRow
 from llmft.errors import UserError
 from llmft.training.losses import Loss
@@ -188,5 +195,36 @@ def test_rows_without_what_they_share() -> None:
     assert (whole.lengths.tolist(), own.lengths.tolist()) == ([5, 3], [3, 1])
     assert [own[i].encoded.input_ids for i in range(2)] == [[5, 6, 7], [8]]
     assert torch.equal(own.targets, whole.targets)
-    batch = Collator(pad_token_id=0, targets=NONE)([own[0], own[1]])
-    assert own.find_ids(batch["input_ids"][1:], batch["attention_mask"][1:]) == ["row1"]
+    batch = Collator(pad_token_id=0, targets=NONE)([own[1], own[0]])
+    assert batch["row_index"].tolist() == [1, 0]
+
+
+@given(
+    lengths=LENGTHS,
+    num_rows=st.none() | st.integers(1, 40),
+    num_tokens=st.none() | st.integers(1, 9_000),
+    world_size=st.integers(1, 3),
+)
+def test_r3_rows_without_gradients_are_all_there_longest_first_within_bounds(
+    lengths: np.ndarray, num_rows: int | None, num_tokens: int | None, world_size: int
+) -> None:
+    limits = BatchLimits(num_rows, num_tokens)
+    ranks = [
+        sort_into_batches(lengths, limits, world_size=world_size, rank=rank)
+        for rank in range(world_size)
+    ]
+    assert len({tuple(map(len, batches)) for batches in ranks}) == 1, "no rank waits for another"
+    seen = [i for batches in ranks for batch in batches for i in batch]
+    assert set(seen) == set(range(len(lengths)))
+    assert len(seen) - len(lengths) <= (world_size - 1) * len(ranks[0]), "few are computed twice"
+    for batches in ranks:
+        longest = [int(lengths[batch].max()) for batch in batches]
+        assert longest == sorted(longest, reverse=True)
+        for batch in batches:
+            assert len(batch) <= (num_rows or len(lengths))
+            tokens = len(batch) * int(lengths[batch].max())
+            assert len(batch) == 1 or tokens <= (num_tokens or np.inf)
+
+
+def test_no_rows_make_no_batches() -> None:
+    assert sort_into_batches(np.zeros(0, dtype=np.int64), BatchLimits(num_tokens=9)) == []

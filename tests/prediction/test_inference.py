@@ -1,22 +1,29 @@
 """A row scores the same alone, in any batch, at any padding, in any order (H3, D11)."""
 
+import os
 import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from transformers import Qwen2Config
 
 from llmft.config.recipe import BaseConfig, LoraConfig
 from llmft.config.task import FieldsConfig
 from llmft.data.fields import RowFaultError
 from llmft.data.prompts import split_prompt
+from llmft.errors import UserError
 from llmft.models.bases import load_tokenizer
 from llmft.models.device import Precision, autocast
 from llmft.models.heads import LabelSpace
 from llmft.models.loading import load_model
 from llmft.models.saved import SavedModel
-from llmft.prediction.inference import Predictor, group_by_length, prepare_for_prediction
+from llmft.prediction.inference import (
+    Predictor,
+    choose_max_tokens,
+    prepare_for_prediction,
+)
 from tests.conftest import make_card, make_text
 
 FIELDS = FieldsConfig()
@@ -111,11 +118,55 @@ def test_a_model_prepared_for_prediction_says_the_same(
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 if is_merged else 0)
 
 
-def test_batches_hold_each_row_once_longest_first_within_the_token_bound() -> None:
-    lengths = [5, 4000, 300, 4000, 4000, 4000, 4000, 7, 7]
-    batches = group_by_length(lengths)
-    assert sorted(i for batch in batches for i in batch) == list(range(9))
-    assert lengths[batches[0][0]] == 4000
-    for batch in batches:
-        assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= 16_384
-    assert max(len(batch) for batch in group_by_length([1] * 200)) == 64
+def test_a_batch_is_bounded_by_the_tokens_that_were_asked_for(predictor, rows, monkeypatch) -> None:
+    sizes, compute = [], predictor._model.forward
+
+    def record(*args, input_ids, **kwargs):
+        sizes.append(input_ids.shape)
+        return compute(*args, input_ids=input_ids, **kwargs)
+
+    monkeypatch.setattr(predictor._model, "forward", record)
+    whole = predictor.predict(rows).outputs
+    assert [size[0] for size in sizes] == [len(rows)], "few rows are one batch"
+    sizes.clear()
+    predictor.max_tokens_per_batch = 90
+    assert predictor.predict(rows).outputs == pytest.approx(whole, abs=1e-4)
+    assert len(sizes) > 2
+    assert all(size.numel() <= 90 or size[0] == 1 for size in sizes)
+
+
+def test_a_batch_that_memory_does_not_suffice_for_is_halved(predictor, rows, monkeypatch) -> None:
+    compute, refused = predictor._model.forward, []
+
+    def fail(*args, input_ids, **kwargs):
+        if len(input_ids) > 2:
+            refused.append(len(input_ids))
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return compute(*args, input_ids=input_ids, **kwargs)
+
+    expected = predictor.predict(rows).outputs
+    monkeypatch.setattr(predictor._model, "forward", fail)
+    assert predictor.predict(rows).outputs == pytest.approx(expected, abs=1e-4)
+    assert refused == [8, 4, 4]
+    refused.clear()
+    predictor.predict(rows)
+    assert 8 not in refused, "what did not fit is not tried again"
+
+    def always_fail(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(predictor._model, "forward", always_fail)
+    with pytest.raises(UserError, match=r"memory does not suffice for a single row of \d+ tokens"):
+        predictor.predict(rows)
+
+
+def test_larger_models_get_smaller_batches_where_memory_is_short(monkeypatch) -> None:
+    def choose(gib: float, **config) -> int:
+        monkeypatch.setattr(os, "sysconf", lambda name: gib * 2**30 if "PHYS" in name else 1)
+        return choose_max_tokens(Qwen2Config(**config), torch.device("cpu"))
+
+    small = {"hidden_size": 384, "intermediate_size": 1_536, "num_attention_heads": 12}
+    large = {"hidden_size": 3_584, "intermediate_size": 18_944, "num_attention_heads": 28}
+    assert choose(24, **small) == choose(24, **large) == 16_384
+    assert 1_000 < choose(4, **large) < 4_000
+    assert choose(4, **small, attn_implementation="eager") < choose(4, **small)

@@ -26,8 +26,8 @@ from llmft.training.sharing import SharingCheck
 
 PROMPT_IDS = list(range(20, 60))
 ROWS = [
-    Example(EncodedRow([], own, len(own), len(own)), torch.tensor([1.0, -1.0]), None)
-    for own in ([3, 4, 5, 6, 7], [9, 8])
+    Example(i, EncodedRow([], own, len(own), len(own)), torch.tensor([1.0, -1.0]), None)
+    for i, own in enumerate([[3, 4, 5, 6, 7], [9, 8]])
 ]
 
 
