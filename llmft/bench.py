@@ -3,7 +3,8 @@
 import argparse
 import logging
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from llmft.benchmarks.gpu import SIZES, measure_gpu
 from llmft.benchmarks.prompt_arms import Shape
 from llmft.benchmarks.prompt_growth import measure_growth
 from llmft.benchmarks.shared_prompt import SHAPES, measure_shared_prompt
+from llmft.benchmarks.short_texts import PLAN as SHORT_TEXTS_PLAN
+from llmft.benchmarks.short_texts import measure_short_texts
 from llmft.config.task import FieldsConfig
 from llmft.data.fields import RowFaultError, assemble_text, list_fields, refuse_absent_fields
 from llmft.data.files import replace_file, write_json
@@ -25,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 _SHARED_PROMPT = "train and predict behind a prompt: shared, plain, and the stock Trainer"
 _ARTICLE_ONLY = "train on articles alone: llmft, the stock Trainer, and a loop that pads all rows"
+_SHORT_TEXTS = "train on texts of a dozen words: llmft and the stock Trainer"
 _PROMPT_GROWTH = "how a training step grows with the prompt and with the batch"
 _GPU = "training steps of Qwen2.5 with LoRA and QLoRA on a GPU, from random weights"
 
@@ -36,6 +40,7 @@ def main(arguments: list[str]) -> int:
     for name, purpose, add_options in (
         ("shared-prompt", _SHARED_PROMPT, _add_shared_prompt),
         ("article-only", _ARTICLE_ONLY, _add_article_only),
+        ("short-texts", _SHORT_TEXTS, _add_short_texts),
         ("prompt-growth", _PROMPT_GROWTH, _add_prompt_growth),
         ("gpu", _GPU, _add_gpu),
     ):
@@ -116,24 +121,34 @@ def _add_rounds_and_seed(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_article_only(parser: argparse.ArgumentParser) -> None:
-    plan = Plan()
+    _add_rows(parser, ["title", "content"], plan=Plan(), num_rows=256)
+    parser.set_defaults(measure=partial(_measure_rows, measure_article_only))
+
+
+def _add_short_texts(parser: argparse.ArgumentParser) -> None:
+    _add_rows(parser, ["title"], plan=SHORT_TEXTS_PLAN, num_rows=640)
+    parser.set_defaults(measure=partial(_measure_rows, measure_short_texts))
+
+
+def _add_rows(
+    parser: argparse.ArgumentParser, fields: list[str], *, plan: Plan, num_rows: int
+) -> None:
     add = parser.add_argument
     add(
         "--data", type=Path, nargs="+", default=[], metavar="FILE",
-        help=".jsonl, .csv or .parquet with the articles; default: invented ones",
+        help=".jsonl, .csv or .parquet with the texts; default: invented articles",
     )  # fmt: skip
     add(
-        "--text", nargs="+", default=["title", "content"], metavar="FIELD",
-        help="fields that make up an article; default: title content",
+        "--text", nargs="+", default=fields, metavar="FIELD",
+        help=f"fields that make up a text; default: {' '.join(fields)}",
     )  # fmt: skip
-    add("--num-rows", type=_read_count, default=256, help="rows that are trained; default 256")
     for name, default, purpose in (
+        ("--num-rows", num_rows, "rows that are trained"),
         ("--batch-size", plan.batch_size, "rows of an update"),
         ("--max-length", plan.max_length, "longest input in tokens"),
     ):
         add(name, type=_read_count, default=default, help=f"{purpose}; default {default}")
     _add_rounds_and_seed(parser)
-    parser.set_defaults(measure=_measure_article_only)
 
 
 def _read_count(text: str) -> int:
@@ -150,7 +165,9 @@ def _read_seed(text: str) -> int:
     return seed
 
 
-def _measure_article_only(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def _measure_rows(
+    measure: Callable[..., Iterator[dict[str, Any]]], args: argparse.Namespace
+) -> Iterator[dict[str, Any]]:
     fields = FieldsConfig(text=args.text)
     rows = read_articles(args.data, fields=fields)
     if len(rows) > args.num_rows:
@@ -161,7 +178,7 @@ def _measure_article_only(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
             "batch or more data"
         )
     plan = Plan(args.batch_size, args.max_length, args.num_rounds, args.seed)
-    return measure_article_only(rows, fields=fields, plan=plan)
+    return measure(rows, fields=fields, plan=plan)
 
 
 def read_articles(paths: Sequence[Path], *, fields: FieldsConfig) -> list[dict[str, Any]]:

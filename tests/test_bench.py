@@ -34,6 +34,20 @@ def test_article_only_measures_both_bases_on_given_articles(
         assert entry["flop_utilisation"] > 0
 
 
+@pytest.mark.slow
+def test_short_texts_tells_the_ratio_and_where_the_time_goes(workspace: Path) -> None:
+    assert main(["short-texts", *TINY, "--json", "found.json"]) == 0
+    found = json.loads(Path("found.json").read_text())
+    assert [entry["dtype"] for entry in found] == list_precisions()
+    for entry in found:
+        assert (entry["num_rows"], entry["num_updates"]) == (4, 2)
+        assert entry["seconds_per_step"] > 0
+        assert entry[f"speedup_vs_trainer_{entry['dtype']}"] > 0
+        shares = [value for key, value in entry.items() if key.startswith("share_")]
+        assert len(shares) == 4
+        assert sum(shares) == pytest.approx(1)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

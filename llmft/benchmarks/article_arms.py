@@ -12,7 +12,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 from torch.utils.data import DataLoader
 
 from llmft.benchmarks.timing import read_clock
@@ -52,35 +55,46 @@ class Course(NamedTuple):
         return len(self.rows) // self.batch_size
 
 
+PARTS = ("forward", "loss_and_backward", "optimizer", "else")
+"""Parts of an update: the clipping of gradients counts as backward; else is batches and loops."""
+
+
 class StepClock:
     """The wall time from the first forward pass of a model to the end of the last update."""
 
     def __init__(self) -> None:
         self.num_updates = 0
-        self._started = self._ended = 0.0
+        self.seconds_by_part = dict.fromkeys(PARTS, 0.0)
+        self._last: float | None = None
 
     @property
     def seconds(self) -> float:
         """What was measured."""
-        return self._ended - self._started
+        return sum(self.seconds_by_part.values())
 
-    def start(self, *_: object) -> None:
-        """Start, unless it runs."""
-        self._started = self._started or read_clock()
-
-    def note_update(self, *_: object) -> None:
-        """Note the end of an update."""
-        self.num_updates += 1
-        self._ended = read_clock()
+    def note(self, part: str) -> None:
+        """Note the end of a part; the first one starts the clock."""
+        now = read_clock()
+        if self._last is not None:
+            self.seconds_by_part[part] += now - self._last
+        self._last = now
+        self.num_updates += part == "optimizer"
 
 
 @contextmanager
 def watch_steps(model: nn.Module) -> Iterator[StepClock]:
     """Measure the updates of a model's weights, whoever makes them."""
     clock = StepClock()
+
+    def note_forward(part: str) -> None:
+        if model.training:  # the last update ends what is timed, not the validation behind it
+            clock.note(part)
+
     hooks = [
-        model.register_forward_pre_hook(clock.start),
-        register_optimizer_step_post_hook(clock.note_update),
+        model.register_forward_pre_hook(lambda *_: note_forward("else")),
+        model.register_forward_hook(lambda *_: note_forward("forward")),
+        register_optimizer_step_pre_hook(lambda *_: clock.note("loss_and_backward")),
+        register_optimizer_step_post_hook(lambda *_: clock.note("optimizer")),
     ]
     try:
         yield clock
@@ -89,8 +103,10 @@ def watch_steps(model: nn.Module) -> Iterator[StepClock]:
             hook.remove()
 
 
-def train_ours(course: Course, precision: Precision) -> float:
-    """Train as `llmft train` does; return the seconds."""
+def train_ours(
+    course: Course, precision: Precision, clocks: list[StepClock] | None = None
+) -> float:
+    """Train as `llmft train` does; return the seconds, and add the clock to those given."""
     model, pad_token_id = load_ours(course)
     if precision == "bfloat16":
         cast_frozen_weights(model)
@@ -124,6 +140,8 @@ def train_ours(course: Course, precision: Precision) -> float:
             run_dir=Path(folder),
         )
         fit_model(fit, schedule)
+    if clocks is not None:
+        clocks.append(clock)
     return _read(clock, course)
 
 

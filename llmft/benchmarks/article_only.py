@@ -27,7 +27,7 @@ from llmft.data.prompts import NO_PROMPT
 from llmft.models.bases import load_tokenizer
 from llmft.models.device import choose_device, list_precisions
 
-_MINILM = BaseConfig(model="builtin:minilm")
+MINILM = BaseConfig(model="builtin:minilm")
 
 
 class Plan(NamedTuple):
@@ -59,20 +59,21 @@ def measure_article_only(
     with tempfile.TemporaryDirectory() as folder:
         build_small_qwen2(Path(folder))
         # Its vocabulary is MiniLM's, so the rows are encoded once.
-        encoded = _encode(rows, fields=fields, plan=plan)
+        encoded = encode_rows(rows, fields=fields, plan=plan)
         bases = {
-            "MiniLM, full": _MINILM,
+            "MiniLM, full": MINILM,
             "Qwen2 6 x 384, LoRA": BaseConfig(model=folder, tuning="lora"),
         }
         for name, base in bases.items():
-            yield from measure_base(name, _make_course(base, encoded, plan), plan)
+            yield from measure_base(name, make_course(base, encoded, plan), plan)
 
 
-def _encode(
+def encode_rows(
     rows: Sequence[dict[str, Any]], *, fields: FieldsConfig, plan: Plan
 ) -> list[EncodedRow]:
+    """Return rows as MiniLM takes them, without those that do not fill a batch."""
     encoder = Encoder(
-        load_tokenizer(_MINILM),
+        load_tokenizer(MINILM),
         prompt=NO_PROMPT,
         fields=fields,
         tokens=TokensConfig(max_length=plan.max_length),
@@ -80,7 +81,8 @@ def _encode(
     return encoder.encode(rows[: len(rows) - len(rows) % plan.batch_size])
 
 
-def _make_course(base: BaseConfig, encoded: list[EncodedRow], plan: Plan) -> Course:
+def make_course(base: BaseConfig, encoded: list[EncodedRow], plan: Plan) -> Course:
+    """Return what all arms train, with targets drawn at random."""
     generator = torch.Generator().manual_seed(plan.seed)
     return Course(
         base=base,
