@@ -121,14 +121,17 @@ class SharedPrompt:
     def in_float32(self) -> Iterator[None]:
         """Let the model compute in float32 meanwhile, whatever autocast is around it.
 
-        The accelerator wraps a model's `forward` in autocast for good, so it is lifted inside.
+        The accelerator wraps a model's `forward` in autocast for good, so it is lifted inside too.
         """
         device = next(self._model.parameters()).device.type
+        matmul_precision = torch.get_float32_matmul_precision()
         self._is_in_float32 = True
         try:
+            torch.set_float32_matmul_precision("highest")  # on GPUs "high" is TF32, of 10 bits
             with torch.autocast(device, enabled=False), cast_up_at_use(self._model):
                 yield
         finally:
+            torch.set_float32_matmul_precision(matmul_precision)
             self._is_in_float32 = False
 
     def _forward(

@@ -89,9 +89,9 @@ class _Computation(NamedTuple):
     def measure_differences(self, other: "_Computation") -> dict[str, float]:
         """Return how far another way is off in each quantity, relative to its norm here."""
         quantities = {
-            # Near 0 a loss is a small difference of large numbers, so it counts as 1 there.
+            # Near 0 they are small differences of larger numbers, so they count as 1 there.
             "loss": (self.loss, other.loss, 1.0),
-            "logits": (self.logits_BC, other.logits_BC, 1e-6),
+            "logits": (self.logits_BC, other.logits_BC, 1.0),
             "gradients of tokens": (
                 self.gradients_BTLE[:, :, 0],
                 other.gradients_BTLE[:, :, 0],
@@ -191,17 +191,20 @@ class SharingCheck(TrainerCallback):  # type: ignore[misc]
         if is_quantised(model) or not self._has_whole_weights:
             return False
         device = find_output_layer(model).weight.device
-        return self._estimate_float32_gib(model) < measure_free_memory(device)
+        return self._estimate_float32_gib(model, device) < measure_free_memory(device)
 
-    def _estimate_float32_gib(self, model: Any) -> float:
+    def _estimate_float32_gib(self, model: Any, device: torch.device) -> float:
         """Return what the rows take at most: activations, and one layer's weights, cast up."""
         config, layers = model.config, self._sharing.layers
         num_tokens = self._num_shared + sum(len(row.encoded.own_ids) for row in self._rows)
+        per_layer = num_tokens * (16 * config.hidden_size + 6 * config.intermediate_size)
+        if device.type != "cpu":  # the fast kernels of GPUs do not take float32
+            longest = max(row.encoded.num_tokens for row in self._rows)
+            per_layer += 3 * config.num_attention_heads * longest**2
         num_kept = 1 if layers[0].gradient_checkpointing else len(layers)
-        per_layer = 16 * config.hidden_size + 6 * config.intermediate_size
-        num_floats = num_tokens * (num_kept * per_layer + len(layers) * config.hidden_size)
-        num_floats += max(parameter.numel() for parameter in layers.parameters())
-        return float(4 * num_floats / 2**30)
+        between_layers = num_tokens * config.hidden_size * len(layers)
+        cast_up = max(parameter.numel() for parameter in layers.parameters())
+        return float(4 * (num_kept * per_layer + between_layers + cast_up) / 2**30)
 
     def _find_fault(self, model: nn.Module, *, tolerance: float | None) -> str | None:
         """Return where the shared prompt is wrong; without a tolerance it is measured."""

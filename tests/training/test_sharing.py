@@ -1,7 +1,9 @@
 """The shared prompt is compared with the unshared forward when a training begins."""
 
+import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,27 +13,34 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from llmft.config.head import HeadConfig
-from llmft.data.batches import Collator, Example
+from llmft.config.recipe import BaseConfig, LoraConfig
+from llmft.data.batches import Collator, Example, Examples
 from llmft.data.encoding import EncodedRow
 from llmft.errors import UserError
 from llmft.models import packed_attention
 from llmft.models.device import Precision, autocast
-from llmft.models.heads import compute_head_in_float32
+from llmft.models.heads import LabelSpace, compute_head_in_float32
+from llmft.models.loading import load_model
 from llmft.models.packed_attention import PACKED_ATTENTION, attend_packed
 from llmft.models.precision import cast_frozen_weights
 from llmft.models.shared_prompt import SharedPrompt
 from llmft.training import sharing as sharing_module
 from llmft.training.losses import Loss
-from llmft.training.sharing import SharingCheck
-from tests.models.test_shared_prompt import PAD, make_model
+from llmft.training.sharing import SharingCheck, choose_rows
+from tests.models.test_shared_prompt import CONFIGS, PAD, make_model
 
 PROMPT_IDS = [*range(20, 55), *range(10, 15)]
 MODES = ("float32", "bfloat16 cast up", "bfloat16")
 """The precision of the training, and in bfloat16 what its check computes in."""
 
 
-def make_row(own_ids: Sequence[int], *, target: Sequence[float] = (1, -1, 0)) -> Example:
-    encoded = EncodedRow(PROMPT_IDS, list(own_ids), len(own_ids), len(own_ids))
+def make_row(
+    own_ids: Sequence[int],
+    *,
+    prompt: list[int] = PROMPT_IDS,
+    target: Sequence[float] = (1, -1, 0),
+) -> Example:
+    encoded = EncodedRow(prompt, list(own_ids), len(own_ids), len(own_ids))
     return Example(encoded, torch.tensor(target, dtype=torch.float32), None)
 
 
@@ -61,26 +70,29 @@ def as_trained(model: nn.Module, mode: str) -> Iterator[None]:
     model.forward = forward
 
 
-def check(
-    model: nn.Module,
+def make_check(
     sharing: SharedPrompt,
     *,
     mode: str,
     rows: Sequence[Example] = ROWS,
     collator: Callable[..., Any] | None = None,
-) -> None:
-    precision: Precision = "float32" if mode == "float32" else "bfloat16"
-    checked = SharingCheck(
+    has_whole_weights: bool = True,
+) -> SharingCheck:
+    return SharingCheck(
         sharing,
         rows,
         collator=collator or Collator(pad_token_id=PAD, targets=torch.zeros(1, 3)),
         loss=Loss(HeadConfig(type="regression")),
-        precision=precision,
+        precision="float32" if mode == "float32" else "bfloat16",
+        has_whole_weights=has_whole_weights,
     )
+
+
+def check(model: nn.Module, sharing: SharedPrompt, *, mode: str, **settings: Any) -> None:
     with pytest.MonkeyPatch.context() as patch, as_trained(model, mode):
         if mode == "bfloat16":
             patch.setattr(sharing_module, "measure_free_memory", lambda _: 0)
-        checked.on_train_begin(model=model)
+        make_check(sharing, mode=mode, **settings).on_train_begin(model=model)
 
 
 Plant = Callable[[Any, pytest.MonkeyPatch], SharedPrompt]
@@ -255,6 +267,9 @@ PLANTS: dict[str, tuple[Plant, str]] = {
         with_a_kept_prompt_that_is_short, "prediction: other tokens take part",
     ),
 }  # fmt: skip
+CORE = (
+    "swapped outputs", "own positions + 1", "rows see rows before", "prompt without its last token",
+)  # fmt: skip
 MESSAGE = r"^prompt.share: .*{}.*say `prompt: {{share: false}}`, .* versions$"
 
 
@@ -275,15 +290,7 @@ def test_l1_to_l5_a_planted_fault_stops_the_run(
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("family", ["mistral", "qwen3"])
 @pytest.mark.parametrize("tuning", ["full", "lora"])
-@pytest.mark.parametrize(
-    "name",
-    [
-        "swapped outputs",
-        "own positions + 1",
-        "rows see rows before",
-        "prompt without its last token",
-    ],
-)
+@pytest.mark.parametrize("name", CORE)
 def test_l1_to_l5_a_planted_fault_stops_the_run_of_every_family(
     name: str, tuning: str, family: str, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -307,3 +314,185 @@ def test_swapped_labels_stop_the_run(mode: str) -> None:
 
     with pytest.raises(UserError, match=MESSAGE.format("other labels")):
         check(model, SharedPrompt(model, PROMPT_IDS), mode=mode, collator=swap)
+
+
+class TestRightPrompt:
+    """Nothing but rounding: no false alarm, and no trace."""
+
+    @pytest.mark.parametrize("mode", MODES)
+    @pytest.mark.parametrize("family", CONFIGS)
+    @pytest.mark.parametrize("tuning", ["full", "lora"])
+    def test_it_passes_and_leaves_no_trace(self, tuning: str, family: str, mode: str) -> None:
+        model = load(family=family, tuning=tuning)
+        if mode != "float32":
+            cast_frozen_weights(model)
+        sharing = SharedPrompt(model, PROMPT_IDS)
+        training = {name: module.training for name, module in model.train().named_modules()}
+        members = {name: set(vars(module)) for name, module in model.named_modules()}
+        state = torch.get_rng_state()
+        tensors = [(p, p.data_ptr(), p.dtype, p._version) for p in model.parameters()]
+        check(model, sharing, mode=mode)
+        assert {name: module.training for name, module in model.named_modules()} == training
+        assert torch.equal(torch.get_rng_state(), state)
+        found = [(p, p.data_ptr(), p.dtype, p._version) for p in model.parameters()]
+        assert all(
+            a is b and before == after
+            for (a, *before), (b, *after) in zip(tensors, found, strict=True)
+        )
+        assert all(p.grad is None for p in model.parameters())
+        for name, module in model.named_modules():
+            assert set(vars(module)) - {"forward"} == members[name] - {"forward"}
+            assert not module._forward_pre_hooks or name.endswith("norm")
+
+    @pytest.mark.parametrize("mode", MODES)
+    @pytest.mark.parametrize("seed", range(6))
+    def test_it_passes_whatever_the_rows_are(self, seed: int, mode: str) -> None:
+        """Prompts from none on, H3: rows that end in the pad token, a batch of one."""
+        draw = random.Random(seed)
+        prompt = [draw.randrange(1, 60) for _ in range(draw.choice([0, 1, 7, 60]))]
+        rows = [
+            make_row(
+                [draw.randrange(1, 60) for _ in range(length)] + [PAD] * draw.randrange(2),
+                prompt=prompt,
+                target=[draw.gauss(0, 1) for _ in range(3)],
+            )
+            for length in draw.sample([1, 2, 3, 30], k=draw.choice([1, 2]))
+        ]
+        model = load(
+            family=draw.choice(list(CONFIGS)),
+            tuning=draw.choice(["full", "lora"]),
+            num_hidden_layers=draw.choice([1, 4]),
+            initializer_range=draw.choice([0.02, 0.3]),
+        )
+        if draw.random() < 0.5:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        check(model, SharedPrompt(model, prompt), mode=mode, rows=rows)
+
+    @pytest.mark.parametrize("mode", MODES)
+    def test_l2_it_passes_with_checkpointing_and_uses_it(self, mode: str) -> None:
+        """Else whole inputs would take more memory than the training itself."""
+        calls = []
+        for is_checkpointed in (False, True):
+            model = load()
+            if is_checkpointed:
+                model.gradient_checkpointing_enable({"use_reentrant": False})
+            sharing = SharedPrompt(model, PROMPT_IDS)
+            counted: list[int] = []
+            layer = sharing.layers[1].mlp
+            layer.register_forward_pre_hook(lambda *_, counted=counted: counted.append(1))
+            check(model, sharing, mode=mode)
+            calls.append(len(counted))
+        assert calls[1] > 1.5 * calls[0], "computed again in the backward pass"
+
+    @pytest.mark.parametrize("mode", MODES)
+    def test_weights_that_are_broken_already_are_left_to_the_first_step(self, mode: str) -> None:
+        model = load()
+        with torch.no_grad():
+            next(p for p in model.parameters() if p.requires_grad).fill_(float("nan"))
+        check(model, SharedPrompt(model, PROMPT_IDS), mode=mode)
+
+    @pytest.mark.parametrize("mode", MODES)
+    def test_a_head_that_is_0_passes(self, mode: str) -> None:
+        model = load(tuning="full")
+        with torch.no_grad():
+            model.score.weight.zero_()
+        check(model, SharedPrompt(model, PROMPT_IDS), mode=mode)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+class TestBaseIn4Bit:
+    """It has no float32 to be cast up from (L8)."""
+
+    @pytest.fixture
+    def model(self, tiny_qwen: Path, precision: Precision) -> nn.Module:
+        base = BaseConfig(model=str(tiny_qwen), tuning="qlora", lora=LoraConfig(rank=4))
+        space = LabelSpace("regression", ["risk", "calm", "news"])
+        return load_model(base, labels=space, pad_token_id=PAD, seed=0, precision=precision).model
+
+    def test_a_right_prompt_passes(self, model: nn.Module, precision: Precision) -> None:
+        check(model, SharedPrompt(model, PROMPT_IDS), mode=precision)
+
+    @pytest.mark.parametrize("name", CORE)
+    def test_a_planted_fault_stops_the_run(
+        self, name: str, model: nn.Module, precision: Precision, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        plant, cause = PLANTS[name]
+        sharing = plant(model, monkeypatch)
+        with pytest.raises(UserError, match=MESSAGE.format(cause)):
+            check(model, sharing, mode=precision)
+
+
+class TestPrecision:
+    """In float32 where the weights have it and memory suffices."""
+
+    @pytest.fixture
+    def tolerances(self, monkeypatch: pytest.MonkeyPatch) -> list[float | None]:
+        """What checks were made with: None where it is measured in bfloat16."""
+        found: list[float | None] = []
+        monkeypatch.setattr(
+            SharingCheck, "_find_fault", lambda _, __, tolerance: found.append(tolerance)
+        )
+        return found
+
+    @pytest.mark.parametrize("mode", MODES)
+    def test_memory_decides(self, mode: str, tolerances: list[float | None]) -> None:
+        model = load()
+        check(model, SharedPrompt(model, PROMPT_IDS), mode=mode)
+        assert tolerances == [None if mode == "bfloat16" else pytest.approx(1e-4)]
+
+    def test_sharded_parameters_are_left_as_they_are(self, tolerances: list[float | None]) -> None:
+        model = load()
+        sharing = SharedPrompt(model, PROMPT_IDS)
+        check(model, sharing, mode="bfloat16 cast up", has_whole_weights=False)
+        assert tolerances == [None]
+
+    @pytest.mark.parametrize("is_checkpointed", [False, True])
+    @pytest.mark.parametrize("tuning", ["full", "lora"])
+    def test_the_estimate_is_an_upper_bound(self, tuning: str, is_checkpointed: bool) -> None:
+        """Of what autograd keeps of a packed row, as far as it is no weight."""
+        prompt = PROMPT_IDS * 10
+        row = make_row([3, 4, 5], prompt=prompt)
+        model = load(tuning=tuning, num_hidden_layers=6, intermediate_size=128)
+        if is_checkpointed:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        sharing = SharedPrompt(model, prompt)
+        check_of_one = make_check(sharing, rows=[row], mode="float32")
+        weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        kept: dict[int, Tensor] = {}
+
+        def keep(tensor: Tensor) -> Tensor:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            model.train()(input_ids=torch.tensor([[3, 4, 5]]), attention_mask=torch.ones(1, 3))
+        num_bytes = sum(
+            tensor.untyped_storage().nbytes() for at, tensor in kept.items() if at not in weights
+        )
+        estimate = check_of_one._estimate_float32_gib(model, torch.device("cpu")) * 2**30
+        assert num_bytes < estimate
+        assert is_checkpointed or estimate < 2 * num_bytes
+
+
+class TestChooseRows:
+    """Rows that are alike would hide that they are swapped."""
+
+    @staticmethod
+    def choose(rows: list[tuple[list[int], float]]) -> list[tuple[list[int], float]]:
+        encoded = [EncodedRow(PROMPT_IDS, ids, len(ids), len(ids)) for ids, _ in rows]
+        targets = torch.tensor([[target] for _, target in rows])
+        train = Examples(encoded, targets, ids=[str(i) for i in range(len(rows))])
+        return [(e.encoded.own_ids, e.target.item()) for e in choose_rows(train)]
+
+    def test_the_first_with_another_target_is_taken(self) -> None:
+        rows = [([3, 4], 1.0), ([5], 1.0), ([6, 7, 8], 2.0), ([9], 3.0)]
+        assert self.choose(rows) == [rows[0], rows[2]]
+
+    def test_equal_lengths_are_made_unequal(self) -> None:
+        assert self.choose([([3, 4], 1.0), ([5, 6], 2.0)]) == [([3, 4], 1.0), ([5], 2.0)]
+
+    def test_a_single_row_is_compared_with_a_part_of_itself(self) -> None:
+        assert self.choose([([3, 4], 1.0)]) == [([3, 4], 1.0), ([3], 1.0)]
+
+    def test_a_single_token_is_compared_alone(self) -> None:
+        assert self.choose([([3], 1.0), ([4], 1.0)]) == [([3], 1.0)]
