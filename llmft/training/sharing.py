@@ -1,6 +1,5 @@
 """The shared prompt has to give what the unshared forward gives: checked before the first step."""
 
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -20,15 +19,13 @@ from llmft.models.shared_prompt import SharedPrompt
 from llmft.training.losses import Loss
 
 _FLOAT32_TOLERANCE = 1e-4
-"""Rounding was 1e-5 at most, in tiny models of 1 to 48 layers."""
+"""Rounding made 1.4e-5 at most, in 105 random models of 1 to 12 layers."""
 _BFLOAT16_TOLERANCE = 0.02
 """At least: rounding differs from model to model."""
 _ROTARY_TOLERANCE = 0.01
 """Neighbouring positions are about 1 apart, or 0.03 where positions are stretched by 32."""
 _LEAST_INFLUENCE = 1e-12
 """Of the largest one: a gradient below it may vanish in one way and not in the other."""
-
-logger = logging.getLogger(__name__)
 
 
 class _Batch(NamedTuple):
