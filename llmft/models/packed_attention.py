@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.attention.bias import causal_lower_right
+from torch.utils.checkpoint import checkpoint
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 PACKED_ATTENTION = "llmft_packed"
-"""Name of the attention function. No mask is registered under it, so transformers makes none."""
+EAGER_ATTENTION = "llmft_eager"
+"""Names of attention functions. No mask is registered under them, so transformers makes none."""
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
@@ -88,7 +90,49 @@ def attend_packed(
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
 
 
+def attend_eagerly(
+    module: nn.Module,
+    query_BHTD: Tensor,
+    key_BKTD: Tensor,
+    value_BKTD: Tensor,
+    attention_mask: None,
+    *,
+    scaling: float,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attend causally with a matrix of scores, as transformers' `eager`, to rows without padding.
+
+    There is one head's matrix at a time, since it is computed again in the backward pass.
+
+    Returns:
+        The output, shape [B, T, H, D], and no weights.
+    """
+    num_heads, group = query_BHTD.shape[1], query_BHTD.shape[1] // key_BKTD.shape[1]
+    heads = [
+        checkpoint(
+            _attend_with_scores,
+            query_BHTD[:, head],
+            key_BKTD[:, head // group],
+            value_BKTD[:, head // group],
+            scaling,
+            use_reentrant=False,
+        )
+        for head in range(num_heads)
+    ]
+    return torch.stack(heads, dim=2), None
+
+
+def _attend_with_scores(
+    query_BTD: Tensor, key_BTD: Tensor, value_BTD: Tensor, scaling: float
+) -> Tensor:
+    scores_BTT = query_BTD @ key_BTD.transpose(1, 2) * scaling
+    is_ahead_TT = torch.ones_like(scores_BTT[0], dtype=torch.bool).triu(diagonal=1)
+    weights_BTT = scores_BTT.masked_fill(is_ahead_TT, -torch.inf).softmax(-1, torch.float32)
+    return weights_BTT.to(query_BTD.dtype) @ value_BTD
+
+
 ALL_ATTENTION_FUNCTIONS.register(PACKED_ATTENTION, attend_packed)
+ALL_ATTENTION_FUNCTIONS.register(EAGER_ATTENTION, attend_eagerly)
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:

@@ -1,7 +1,13 @@
 """Frozen weights in bfloat16: autocast's own rounding, done once and not at every step."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
 
 from llmft.models.heads import find_head
 
@@ -28,6 +34,42 @@ def cast_frozen_weights(model: nn.Module) -> None:
     for key, parameter in frozen.items():
         if key not in needed:
             parameter.data = parameter.data.bfloat16()
+
+
+@contextmanager
+def cast_up_at_use(model: nn.Module) -> Iterator[None]:
+    """Let layers whose weights `cast_frozen_weights` rounded compute in float32 meanwhile.
+
+    Weights are cast up in each use, so there is never more than one layer in float32; those that
+    the model holds stay the very same tensors.
+    """
+    rounded = [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.Linear) and module.weight.dtype == torch.bfloat16
+    ]
+    for layer in rounded:
+        compute = partial(_Float32Product.apply, layer.weight, layer.bias)
+        layer.forward = compute  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for layer in rounded:
+            del layer.forward
+
+
+class _Float32Product(torch.autograd.Function):
+    """A frozen linear layer, of which the backward pass keeps the bfloat16 weight only."""
+
+    @staticmethod
+    def forward(ctx: Any, weight_OI: Tensor, bias_O: Tensor | None, input: Tensor) -> Tensor:
+        ctx.save_for_backward(weight_OI)
+        return F.linear(input, weight_OI.float(), None if bias_O is None else bias_O.float())
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor]:
+        (weight_OI,) = ctx.saved_tensors
+        return None, None, grad @ weight_OI.float()
 
 
 def _is_frozen(parameter: nn.Parameter) -> bool:

@@ -11,7 +11,7 @@ Dropout draws one mask for the prompt, which all rows of a batch then share.
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import MethodType
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 
 from llmft.models.packed_attention import PACKED_ATTENTION, PackedRows
+from llmft.models.precision import cast_up_at_use
 
 _DECODERS = ("llama", "mistral", "qwen2", "qwen3")
 _ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # these do not depend on the input's length
@@ -70,7 +71,8 @@ class SharedPrompt:
         self._cache: _PromptCache | None = None
         self._attention = self._model.config._attn_implementation
         self._compute_whole = self._model.forward
-        self._is_plain = False
+        self._is_unshared = False
+        self._is_in_float32 = False
         # Of each thread, since a server has several: where the rows of its batch end.
         self._ends = threading.local()
         self._norm_hook = self._model.model.norm.register_forward_pre_hook(self._take_ends)
@@ -82,6 +84,12 @@ class SharedPrompt:
     def keeps_prompt(self) -> bool:
         """Whether there is a prompt to keep."""
         return bool(self._shared_ids)
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The layers of the base, which the packed row goes through."""
+        layers: nn.ModuleList = self._model.model.layers
+        return layers
 
     def forget(self) -> None:
         """Compute the prompt anew with the next batch."""
@@ -95,26 +103,51 @@ class SharedPrompt:
         self._cache = None
 
     @contextmanager
-    def plainly(self) -> Iterator[None]:
-        """Let the model compute whole inputs meanwhile, which are made from the same rows."""
-        self._model.config._attn_implementation = self._attention
-        self._is_plain = True
+    def unshared(self, *, attention: str | None = None) -> Iterator[None]:
+        """Let the model take whole inputs meanwhile, as if this were not attached.
+
+        Args:
+            attention: Name of an attention function, other than the model's own.
+        """
+        self._model.config._attn_implementation = attention or self._attention
+        self._is_unshared = True
         try:
             yield
         finally:
-            self._is_plain = False
+            self._is_unshared = False
             self._model.config._attn_implementation = PACKED_ATTENTION
+
+    @contextmanager
+    def in_float32(self) -> Iterator[None]:
+        """Let the model compute in float32 meanwhile, whatever autocast is around it.
+
+        The accelerator wraps a model's `forward` in autocast for good, so it is lifted inside too.
+        """
+        device = next(self._model.parameters()).device.type
+        matmul_precision = torch.get_float32_matmul_precision()
+        self._is_in_float32 = True
+        try:
+            torch.set_float32_matmul_precision("highest")  # on GPUs "high" is TF32, of 10 bits
+            with torch.autocast(device, enabled=False), cast_up_at_use(self._model):
+                yield
+        finally:
+            torch.set_float32_matmul_precision(matmul_precision)
+            self._is_in_float32 = False
 
     def _forward(
         self, input_ids: Tensor, attention_mask: Tensor, **_: Any
     ) -> SequenceClassifierOutputWithPast:
-        if self._is_plain:
-            prompt_BP = input_ids.new_tensor(self._shared_ids).expand(len(input_ids), -1)
-            output: SequenceClassifierOutputWithPast = self._compute_whole(
-                input_ids=torch.cat([prompt_BP, input_ids], dim=1),
-                attention_mask=torch.cat([torch.ones_like(prompt_BP), attention_mask], dim=1),
+        compute = self._compute_whole if self._is_unshared else self._compute_shared
+        lifted = torch.autocast(input_ids.device.type, enabled=False)
+        with lifted if self._is_in_float32 else nullcontext():
+            output: SequenceClassifierOutputWithPast = compute(
+                input_ids=input_ids, attention_mask=attention_mask
             )
-            return output
+        return output
+
+    def _compute_shared(
+        self, *, input_ids: Tensor, attention_mask: Tensor
+    ) -> SequenceClassifierOutputWithPast:
         mask_BA = attention_mask.bool()
         num_rows, longest = mask_BA.shape
         rows = PackedRows(
@@ -158,7 +191,7 @@ class SharedPrompt:
 
     def _take_ends(self, _: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor] | None:
         """Let only the pooled tokens through the final norm."""
-        return None if self._is_plain else (inputs[0][:, self._ends.places_B],)
+        return None if self._is_unshared else (inputs[0][:, self._ends.places_B],)
 
     def _get_cache(self, device: torch.device) -> list[tuple[Tensor, Tensor]]:
         """Return keys and values of the prompt, computed anew if weights or precision changed."""

@@ -34,6 +34,7 @@ from llmft.training.launch import Launch
 from llmft.training.losses import make_loss
 from llmft.training.run_folder import RunIdentity, Start
 from llmft.training.schedule import make_schedule
+from llmft.training.sharing import choose_rows
 from llmft.training.trainer import Fit, FitResult, Measure, fit_model
 
 logger = logging.getLogger("llmft.train")
@@ -99,7 +100,7 @@ def fit_run(run: Run, plan: BatchPlan, start: Start, *, make_measure: MakeMeasur
         split: make_examples(inputs, targets, split=split, loss=head.loss)
         for split, targets in scaled.items()
     }
-    sharing = None
+    sharing, checked = None, choose_rows(examples["train"])
     if inputs.obstacle is None:
         sharing = SharedPrompt(model, inputs.encoder.shared_ids)
         examples = {split: found.without_shared() for split, found in examples.items()}
@@ -111,6 +112,7 @@ def fit_run(run: Run, plan: BatchPlan, start: Start, *, make_measure: MakeMeasur
         loss=make_loss(head, targets=train, label_names=card.label_names),
         measure=make_measure(val.numpy(), scale, card, recipe.metric),
         sharing=sharing,
+        checked=checked,
     )
     try:
         result = fit_model(fit, schedule, resume_from=start.resume_from)

@@ -1,7 +1,7 @@
 """Fit a model with `transformers.Trainer`: schedule, clipping, checkpoints, early stopping."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MethodType
@@ -76,6 +76,8 @@ class Fit(NamedTuple):
     measure: Measure
     sharing: SharedPrompt | None = None
     """The shared prompt, attached to the model; then the rows come without their shared tokens."""
+    checked: Sequence[Example] = ()
+    """Rows of train with their shared tokens, on which the shared prompt is checked."""
 
 
 def fit_model(fit: Fit, schedule: Schedule, *, resume_from: Path | None = None) -> FitResult:
@@ -257,7 +259,7 @@ def _make_callbacks(fit: Fit, schedule: Schedule) -> list[Any]:
         callbacks.append(
             SharingCheck(
                 fit.sharing,
-                [fit.train[i] for i in range(min(2, len(fit.train)))],
+                fit.checked,
                 collator=fit.collator,
                 loss=fit.loss,
                 precision=choose_precision(config.precision),

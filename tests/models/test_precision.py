@@ -10,7 +10,7 @@ from llmft.config.recipe import BaseConfig, LoraConfig
 from llmft.models.device import autocast
 from llmft.models.heads import LabelSpace, find_head
 from llmft.models.loading import load_model
-from llmft.models.precision import cast_frozen_weights
+from llmft.models.precision import cast_frozen_weights, cast_up_at_use
 
 IDS = torch.tensor([[7, 8, 9, 10], [11, 12, 13, 0]])
 MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
@@ -80,3 +80,32 @@ def test_an_output_layer_tied_to_an_embedding_stays_in_float32() -> None:
     assert model.embedding.weight.dtype == torch.float32
     assert model.inner.weight.dtype == torch.bfloat16
     assert model.score.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("family", ["tiny_qwen", "tiny_bert"])
+def test_weights_cast_up_at_use_give_what_a_float32_model_gives(
+    family: str, request: pytest.FixtureRequest
+) -> None:
+    def compute_in_float32(model: nn.Module) -> list[torch.Tensor]:
+        logits = model.eval()(input_ids=IDS, attention_mask=MASK).logits
+        trained = [p for p in model.parameters() if p.requires_grad]
+        return [logits, *torch.autograd.grad(logits.square().sum(), trained)]
+
+    model = load(request.getfixturevalue(family), tuning="lora")
+    cast_frozen_weights(model)
+    with cast_up_at_use(model):
+        found = compute_in_float32(model)
+    for a, b in zip(compute_in_float32(model.float()), found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_weights_cast_up_at_use_stay_the_same_tensors_even_if_it_fails(tiny_qwen: Path) -> None:
+    model = load(tiny_qwen, tuning="lora")
+    cast_frozen_weights(model)
+    before = [(p, p.data_ptr(), p.dtype, p._version) for p in model.parameters()]
+    members = {name: set(vars(module)) for name, module in model.named_modules()}
+    with pytest.raises(KeyError), cast_up_at_use(model):
+        raise KeyError
+    found = [(p, p.data_ptr(), p.dtype, p._version) for p in model.parameters()]
+    assert all(a is b and x == y for (a, *x), (b, *y) in zip(before, found, strict=True))
+    assert {name: set(vars(module)) for name, module in model.named_modules()} == members
