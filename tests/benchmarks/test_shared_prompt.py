@@ -110,5 +110,5 @@ def test_a_plot_needs_matplotlib_before_anything_is_measured(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(UserError, match="--plot: needs matplotlib.*llmft.report"):
+    with pytest.raises(UserError, match=r"--plot: needs matplotlib.*llmft.report"):
         main(["prompt-growth", "--plot", "growth.png"])
