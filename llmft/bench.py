@@ -8,16 +8,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmft.benchmarks.article_only import Plan, measure_article_only
-from llmft.benchmarks.gpu import SIZES, measure_gpu
-from llmft.benchmarks.prompt_arms import Shape
-from llmft.benchmarks.prompt_growth import measure_growth
-from llmft.benchmarks.shared_prompt import SHAPES, measure_shared_prompt
+from llmft.benchmarks.plans import SHAPES, SIZES, Plan, Shape
 from llmft.config.task import FieldsConfig
 from llmft.data.fields import RowFaultError, assemble_text, list_fields, refuse_absent_fields
 from llmft.data.files import replace_file, write_json
 from llmft.errors import UserError
-from llmft.prediction.tables import check_ending, read_input
 from llmft.sample.articles import make_articles
 
 logger = logging.getLogger(__name__)
@@ -61,11 +56,14 @@ def _add_shared_prompt(parser: argparse.ArgumentParser) -> None:
         f"default: {' '.join(','.join(map(str, shape)) for shape in SHAPES)}",
     )  # fmt: skip
     _add_rounds_and_seed(parser)
-    parser.set_defaults(
-        measure=lambda args: measure_shared_prompt(
-            args.shape or SHAPES, num_rounds=args.num_rounds, seed=args.seed
-        )
-    )
+    parser.set_defaults(measure=_measure_shared_prompt)
+
+
+def _measure_shared_prompt(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    # Here and below, since torch takes seconds: what is wrong with an option is said before.
+    from llmft.benchmarks.shared_prompt import measure_shared_prompt
+
+    return measure_shared_prompt(args.shape or SHAPES, num_rounds=args.num_rounds, seed=args.seed)
 
 
 def _read_shape(text: str) -> Shape:
@@ -87,6 +85,8 @@ def _measure_prompt_growth(args: argparse.Namespace) -> list[dict[str, Any]]:
             "--plot: needs matplotlib, which is not installed; `pip install 'llmft[report]'`, or "
             "leave --plot away"
         )
+    from llmft.benchmarks.prompt_growth import measure_growth
+
     found = measure_growth(num_rounds=args.num_rounds, seed=args.seed)
     if args.plot is not None:
         from llmft.reports.plots.figures import use_style
@@ -103,11 +103,13 @@ def _add_gpu(parser: argparse.ArgumentParser) -> None:
         f"default: {' '.join(SIZES)}")  # fmt: skip
     add("--num-steps", type=_read_count, default=5, help="steps that are timed; default 5")
     add("--seed", type=_read_seed, default=0, help="seed of tokens and weights; default 0")
-    parser.set_defaults(
-        measure=lambda args: measure_gpu(
-            args.size or list(SIZES), num_steps=args.num_steps, seed=args.seed
-        )
-    )
+    parser.set_defaults(measure=_measure_gpu)
+
+
+def _measure_gpu(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    from llmft.benchmarks.gpu import measure_gpu
+
+    return measure_gpu(args.size or list(SIZES), num_steps=args.num_steps, seed=args.seed)
 
 
 def _add_rounds_and_seed(parser: argparse.ArgumentParser) -> None:
@@ -168,6 +170,8 @@ def _measure_article_only(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
             "batch or more data"
         )
     plan = Plan(args.batch_size, args.max_length, args.num_rounds, args.seed)
+    from llmft.benchmarks.article_only import measure_article_only
+
     return measure_article_only(rows, fields=fields, plan=plan)
 
 
@@ -177,6 +181,8 @@ def read_articles(paths: Sequence[Path], *, fields: FieldsConfig) -> list[dict[s
     Raises:
         UserError: If a file cannot be read, or a field is in no row.
     """
+    from llmft.prediction.tables import check_ending, read_input
+
     rows: list[dict[str, Any]] = [] if paths else make_articles()
     for path in paths:
         check_ending(path, option="--data")

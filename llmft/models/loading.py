@@ -129,7 +129,7 @@ def _load_pretrained(
     refuse_other_minilm(config)
     quantisation: dict[str, Any] = {}
     if config.tuning == "qlora":
-        refuse_absent_quantiser(config)
+        refuse_absent_quantiser()
         quantisation = make_quantisation(read_config(config), precision=precision)
     ids = dict(enumerate(labels.logit_names))
     try:

@@ -11,7 +11,8 @@ from transformers import Qwen2ForSequenceClassification
 
 from llmft.bench import main
 from llmft.benchmarks import prompt_arms, prompt_growth, shared_prompt
-from llmft.benchmarks.prompt_arms import PromptArms, Shape
+from llmft.benchmarks.plans import Shape
+from llmft.benchmarks.prompt_arms import PromptArms
 from llmft.benchmarks.shared_prompt import count_ceilings, measure_shape
 from llmft.benchmarks.small_qwen2 import make_small_qwen2_config
 from llmft.errors import UserError
