@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 _SHARED_PROMPT = "train and predict behind a prompt: shared, plain, and the stock Trainer"
 _ARTICLE_ONLY = "train on articles alone: llmft, the stock Trainer, and a loop that pads all rows"
 _PROMPT_GROWTH = "how a training step grows with the prompt and with the batch"
+_COLD_START = "CPU and wall seconds of commands, each in a process of its own"
 _GPU = "training steps of Qwen2.5 with LoRA and QLoRA on a GPU, from random weights"
 
 
@@ -31,6 +32,7 @@ def main(arguments: list[str]) -> int:
         ("shared-prompt", _SHARED_PROMPT, _add_shared_prompt),
         ("article-only", _ARTICLE_ONLY, _add_article_only),
         ("prompt-growth", _PROMPT_GROWTH, _add_prompt_growth),
+        ("cold-start", _COLD_START, _add_cold_start),
         ("gpu", _GPU, _add_gpu),
     ):
         subparser = what.add_parser(name, help=purpose, description=purpose, allow_abbrev=False)
@@ -97,6 +99,17 @@ def _measure_prompt_growth(args: argparse.Namespace) -> list[dict[str, Any]]:
     return found
 
 
+def _add_cold_start(parser: argparse.ArgumentParser) -> None:
+    _add_rounds(parser)
+    parser.set_defaults(measure=_measure_cold_start)
+
+
+def _measure_cold_start(args: argparse.Namespace) -> list[dict[str, Any]]:
+    from llmft.benchmarks.cold_start import measure_cold_start
+
+    return measure_cold_start(num_rounds=args.num_rounds)
+
+
 def _add_gpu(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--size", choices=SIZES, action="append", help="a size to measure; may be repeated; "
@@ -112,12 +125,17 @@ def _measure_gpu(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     return measure_gpu(args.size or list(SIZES), num_steps=args.num_steps, seed=args.seed)
 
 
-def _add_rounds_and_seed(parser: argparse.ArgumentParser) -> None:
+def _add_rounds(parser: argparse.ArgumentParser) -> None:
     plan = Plan()
     parser.add_argument(
         "--num-rounds", type=_read_count, default=plan.num_rounds,
         help=f"times that all is measured; default {plan.num_rounds}",
     )  # fmt: skip
+
+
+def _add_rounds_and_seed(parser: argparse.ArgumentParser) -> None:
+    plan = Plan()
+    _add_rounds(parser)
     parser.add_argument(
         "--seed", type=_read_seed, default=plan.seed,
         help=f"seed of rows and weights; default {plan.seed}",
