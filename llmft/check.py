@@ -128,7 +128,6 @@ def _check_inputs(recipe: Recipe, *, show: str | None, gpu_gib: float | None) ->
     from llmft.reports.terminal import show_row
     from llmft.training.inputs import count_steps, open_inputs, plan_batches, refuse_schedule
     from llmft.training.losses import make_loss, read_row_weights
-    from llmft.training.run_folder import refuse_unfit_init
 
     config = recipe.config
     data = open_prepared(recipe.task, task_file=config.task)
@@ -144,7 +143,10 @@ def _check_inputs(recipe: Recipe, *, show: str | None, gpu_gib: float | None) ->
         for refusal in inputs.findings.refusals:
             logger.info("warning: %s", refusal)
     train_rows = inputs.rows["train"]
-    refuse_unfit_init(config, label_names=data.label_names)
+    if config.init_from is not None:
+        from llmft.training.run_folder import refuse_unfit_init
+
+        refuse_unfit_init(config, label_names=data.label_names)
     num_devices = config.train.world_size or 1
     plan = plan_batches(recipe, inputs, world_size=num_devices)
     refuse_schedule(config.train, plan)
