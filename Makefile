@@ -4,9 +4,10 @@ BIN := .venv/bin
 READY := .venv/ready
 PARALLEL := --numprocesses auto --dist loadscope
 LOWEST := .venv-lowest
-# Of the core dependencies, `name>=X` becomes `name==X`; torch stays as in constraints-cpu.txt.
+# Of the core and of the reports, `name>=X` becomes `name==X`; torch stays as in constraints-cpu.txt.
 LOWER_BOUNDS = import tomllib; \
-  needs = tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"]; \
+  project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+  needs = project["dependencies"] + project["optional-dependencies"]["report"]; \
   print(*(n.split(",")[0].replace(">=", "==") for n in needs if n[:6] != "torch>"), sep="\n")
 
 .PHONY: setup demo check test test-slow test-lowest clean

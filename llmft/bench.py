@@ -1,27 +1,18 @@
 """`llmft bench WHAT`: measure llmft against plain ways to do the same, as JSON and a table."""
 
 import argparse
+import importlib.util
 import logging
 import random
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmft.benchmarks.article_only import Plan, measure_article_only
-from llmft.benchmarks.gpu import SIZES, measure_gpu
-from llmft.benchmarks.prompt_arms import Shape
-from llmft.benchmarks.prompt_growth import measure_growth
-from llmft.benchmarks.shared_prompt import SHAPES, measure_shared_prompt
-from llmft.benchmarks.short_texts import PLAN as SHORT_TEXTS_PLAN
-from llmft.benchmarks.short_texts import measure_short_texts
+from llmft.benchmarks.plans import SHAPES, SHORT_TEXTS, SIZES, Plan, Shape
 from llmft.config.task import FieldsConfig
 from llmft.data.fields import RowFaultError, assemble_text, list_fields, refuse_absent_fields
 from llmft.data.files import replace_file, write_json
 from llmft.errors import UserError
-from llmft.prediction.tables import check_ending, read_input
-from llmft.reports.plots.figures import use_style
-from llmft.reports.plots.growth import draw_growth
 from llmft.sample.articles import make_articles
 
 logger = logging.getLogger(__name__)
@@ -30,6 +21,7 @@ _SHARED_PROMPT = "train and predict behind a prompt: shared, plain, and the stoc
 _ARTICLE_ONLY = "train on articles alone: llmft, the stock Trainer, and a loop that pads all rows"
 _SHORT_TEXTS = "train on texts of a dozen words: llmft and the stock Trainer"
 _PROMPT_GROWTH = "how a training step grows with the prompt and with the batch"
+_COLD_START = "CPU and wall seconds of commands, each in a process of its own"
 _GPU = "training steps of Qwen2.5 with LoRA and QLoRA on a GPU, from random weights"
 
 
@@ -42,6 +34,7 @@ def main(arguments: list[str]) -> int:
         ("article-only", _ARTICLE_ONLY, _add_article_only),
         ("short-texts", _SHORT_TEXTS, _add_short_texts),
         ("prompt-growth", _PROMPT_GROWTH, _add_prompt_growth),
+        ("cold-start", _COLD_START, _add_cold_start),
         ("gpu", _GPU, _add_gpu),
     ):
         subparser = what.add_parser(name, help=purpose, description=purpose, allow_abbrev=False)
@@ -67,11 +60,14 @@ def _add_shared_prompt(parser: argparse.ArgumentParser) -> None:
         f"default: {' '.join(','.join(map(str, shape)) for shape in SHAPES)}",
     )  # fmt: skip
     _add_rounds_and_seed(parser)
-    parser.set_defaults(
-        measure=lambda args: measure_shared_prompt(
-            args.shape or SHAPES, num_rounds=args.num_rounds, seed=args.seed
-        )
-    )
+    parser.set_defaults(measure=_measure_shared_prompt)
+
+
+def _measure_shared_prompt(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    # Here and below, since torch takes seconds: what is wrong with an option is said before.
+    from llmft.benchmarks.shared_prompt import measure_shared_prompt
+
+    return measure_shared_prompt(args.shape or SHAPES, num_rounds=args.num_rounds, seed=args.seed)
 
 
 def _read_shape(text: str) -> Shape:
@@ -88,11 +84,32 @@ def _add_prompt_growth(parser: argparse.ArgumentParser) -> None:
 
 
 def _measure_prompt_growth(args: argparse.Namespace) -> list[dict[str, Any]]:
+    if args.plot is not None and importlib.util.find_spec("matplotlib") is None:
+        raise UserError(
+            "--plot: needs matplotlib, which is not installed; `pip install 'llmft[report]'`, or "
+            "leave --plot away"
+        )
+    from llmft.benchmarks.prompt_growth import measure_growth
+
     found = measure_growth(num_rounds=args.num_rounds, seed=args.seed)
     if args.plot is not None:
+        from llmft.reports.plots.figures import use_style
+        from llmft.reports.plots.growth import draw_growth
+
         with use_style(), replace_file(args.plot) as file:
             draw_growth(found).figure.savefig(file, format="png", dpi=144)
     return found
+
+
+def _add_cold_start(parser: argparse.ArgumentParser) -> None:
+    _add_rounds(parser)
+    parser.set_defaults(measure=_measure_cold_start)
+
+
+def _measure_cold_start(args: argparse.Namespace) -> list[dict[str, Any]]:
+    from llmft.benchmarks.cold_start import measure_cold_start
+
+    return measure_cold_start(num_rounds=args.num_rounds)
 
 
 def _add_gpu(parser: argparse.ArgumentParser) -> None:
@@ -101,19 +118,26 @@ def _add_gpu(parser: argparse.ArgumentParser) -> None:
         f"default: {' '.join(SIZES)}")  # fmt: skip
     add("--num-steps", type=_read_count, default=5, help="steps that are timed; default 5")
     add("--seed", type=_read_seed, default=0, help="seed of tokens and weights; default 0")
-    parser.set_defaults(
-        measure=lambda args: measure_gpu(
-            args.size or list(SIZES), num_steps=args.num_steps, seed=args.seed
-        )
-    )
+    parser.set_defaults(measure=_measure_gpu)
 
 
-def _add_rounds_and_seed(parser: argparse.ArgumentParser) -> None:
+def _measure_gpu(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    from llmft.benchmarks.gpu import measure_gpu
+
+    return measure_gpu(args.size or list(SIZES), num_steps=args.num_steps, seed=args.seed)
+
+
+def _add_rounds(parser: argparse.ArgumentParser) -> None:
     plan = Plan()
     parser.add_argument(
         "--num-rounds", type=_read_count, default=plan.num_rounds,
         help=f"times that all is measured; default {plan.num_rounds}",
     )  # fmt: skip
+
+
+def _add_rounds_and_seed(parser: argparse.ArgumentParser) -> None:
+    plan = Plan()
+    _add_rounds(parser)
     parser.add_argument(
         "--seed", type=_read_seed, default=plan.seed,
         help=f"seed of rows and weights; default {plan.seed}",
@@ -122,12 +146,12 @@ def _add_rounds_and_seed(parser: argparse.ArgumentParser) -> None:
 
 def _add_article_only(parser: argparse.ArgumentParser) -> None:
     _add_rows(parser, ["title", "content"], plan=Plan(), num_rows=256)
-    parser.set_defaults(measure=partial(_measure_rows, measure_article_only))
+    parser.set_defaults(measure=_measure_article_only)
 
 
 def _add_short_texts(parser: argparse.ArgumentParser) -> None:
-    _add_rows(parser, ["title"], plan=SHORT_TEXTS_PLAN, num_rows=640)
-    parser.set_defaults(measure=partial(_measure_rows, measure_short_texts))
+    _add_rows(parser, ["title"], plan=SHORT_TEXTS, num_rows=640)
+    parser.set_defaults(measure=_measure_short_texts)
 
 
 def _add_rows(
@@ -165,11 +189,26 @@ def _read_seed(text: str) -> int:
     return seed
 
 
-def _measure_rows(
-    measure: Callable[..., Iterator[dict[str, Any]]], args: argparse.Namespace
-) -> Iterator[dict[str, Any]]:
-    fields = FieldsConfig(text=args.text)
-    rows = read_articles(args.data, fields=fields)
+def _measure_article_only(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    rows = _read_rows(args)
+    from llmft.benchmarks.article_only import measure_article_only
+
+    return measure_article_only(rows, fields=FieldsConfig(text=args.text), plan=_make_plan(args))
+
+
+def _measure_short_texts(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    rows = _read_rows(args)
+    from llmft.benchmarks.short_texts import measure_short_texts
+
+    return measure_short_texts(rows, fields=FieldsConfig(text=args.text), plan=_make_plan(args))
+
+
+def _make_plan(args: argparse.Namespace) -> Plan:
+    return Plan(args.batch_size, args.max_length, args.num_rounds, args.seed)
+
+
+def _read_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
+    rows = read_articles(args.data, fields=FieldsConfig(text=args.text))
     if len(rows) > args.num_rows:
         rows = random.Random(args.seed).sample(rows, args.num_rows)
     if len(rows) < args.batch_size:
@@ -177,8 +216,7 @@ def _measure_rows(
             f"--batch-size: {args.batch_size}, but there are {len(rows)} articles; take a smaller "
             "batch or more data"
         )
-    plan = Plan(args.batch_size, args.max_length, args.num_rounds, args.seed)
-    return measure(rows, fields=fields, plan=plan)
+    return rows
 
 
 def read_articles(paths: Sequence[Path], *, fields: FieldsConfig) -> list[dict[str, Any]]:
@@ -187,6 +225,8 @@ def read_articles(paths: Sequence[Path], *, fields: FieldsConfig) -> list[dict[s
     Raises:
         UserError: If a file cannot be read, or a field is in no row.
     """
+    from llmft.prediction.tables import check_ending, read_input
+
     rows: list[dict[str, Any]] = [] if paths else make_articles()
     for path in paths:
         check_ending(path, option="--data")

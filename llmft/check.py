@@ -4,44 +4,21 @@ import argparse
 import logging
 import re
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from llmft.config.labels import ClassConfig
 from llmft.config.loading import suggest
 from llmft.config.recipe import Recipe, load_recipe
-from llmft.data.batches import BatchPlan, make_targets
-from llmft.data.budget import judge_room, refuse_budget
 from llmft.data.fields import shorten_list
 from llmft.data.prepared import PreparedData, Row, open_prepared
 from llmft.data.prompts import find_strange_placeholders, list_placeholders, read_prompt
 from llmft.errors import UserError
-from llmft.models.bases import find_base, read_config
-from llmft.models.device import choose_precision
-from llmft.models.heads import LabelSpace
-from llmft.models.memory import (
-    ESTIMATE_ERROR,
-    GPU_LIBRARIES_GIB,
-    Footprint,
-    estimate_memory,
-    list_layouts,
-    measure_footprint,
-)
-from llmft.models.quantised import refuse_absent_quantiser
-from llmft.models.traced_step import Step
-from llmft.reports.terminal import describe_labels, show_row
-from llmft.training.inputs import (
-    Inputs,
-    count_steps,
-    open_encoder,
-    open_inputs,
-    plan_batches,
-    refuse_absent_trackers,
-    refuse_schedule,
-)
-from llmft.training.launch import read_deepspeed
-from llmft.training.losses import make_loss, read_row_weights
-from llmft.training.run_folder import refuse_unfit_init
+
+if TYPE_CHECKING:
+    from llmft.data.batches import BatchPlan
+    from llmft.models.memory import Footprint
+    from llmft.models.traced_step import Step
+    from llmft.training.inputs import Inputs
 
 logger = logging.getLogger(__name__)
 
@@ -73,8 +50,15 @@ def main(arguments: list[str]) -> int:
         )
 
     recipe = load_recipe(args.recipe, overrides=args.set)
-    refuse_absent_quantiser(recipe.config.base)
+    # Here and below each import stands where it is needed: most take seconds, and without the data
+    # few of them are.
+    from llmft.training.launch import read_deepspeed, refuse_absent_trackers
+
     refuse_absent_trackers(recipe.config.train.report_to)
+    if recipe.config.base.tuning == "qlora":
+        from llmft.models.quantised import refuse_absent_quantiser
+
+        refuse_absent_quantiser()
     if recipe.config.launch.deepspeed is not None:
         read_deepspeed(Path(recipe.config.launch.deepspeed), key="launch.deepspeed")
     has_base = _report_recipe(recipe)
@@ -89,6 +73,8 @@ def main(arguments: list[str]) -> int:
 
 def _report_recipe(recipe: Recipe) -> bool:
     """Return whether the base is on this machine."""
+    from llmft.models.bases import find_base
+
     config = recipe.config
     logger.info(
         "recipe %s: %s, %s tuning, %s head, loss %s, prompt %sd, checkpoint by %s",
@@ -125,6 +111,9 @@ def _check_room(recipe: Recipe, *, has_base: bool) -> None:
     if not has_base:
         logger.info("warning: without the base, token budget and memory are not known")
         return
+    from llmft.data.budget import judge_room, refuse_budget
+    from llmft.training.encoder import open_encoder
+
     encoder = open_encoder(recipe).encoder
     logger.info(
         "tokens: prompt and tail take %d of %d, %d are left for the article",
@@ -134,6 +123,12 @@ def _check_room(recipe: Recipe, *, has_base: bool) -> None:
 
 
 def _check_inputs(recipe: Recipe, *, show: str | None, gpu_gib: float | None) -> None:
+    from llmft.data.batches import make_targets
+    from llmft.data.budget import refuse_budget
+    from llmft.reports.terminal import show_row
+    from llmft.training.inputs import count_steps, open_inputs, plan_batches, refuse_schedule
+    from llmft.training.losses import make_loss, read_row_weights
+
     config = recipe.config
     data = open_prepared(recipe.task, task_file=config.task)
     inputs = open_inputs(recipe, data, keep_tokens=False)
@@ -148,7 +143,10 @@ def _check_inputs(recipe: Recipe, *, show: str | None, gpu_gib: float | None) ->
         for refusal in inputs.findings.refusals:
             logger.info("warning: %s", refusal)
     train_rows = inputs.rows["train"]
-    refuse_unfit_init(config, label_names=data.label_names)
+    if config.init_from is not None:
+        from llmft.training.run_folder import refuse_unfit_init
+
+        refuse_unfit_init(config, label_names=data.label_names)
     num_devices = config.train.world_size or 1
     plan = plan_batches(recipe, inputs, world_size=num_devices)
     refuse_schedule(config.train, plan)
@@ -169,7 +167,9 @@ def _check_inputs(recipe: Recipe, *, show: str | None, gpu_gib: float | None) ->
     _report_memory(recipe, data, inputs, plan, gpu_gib=gpu_gib)
 
 
-def _report_data(data: PreparedData, inputs: Inputs) -> None:
+def _report_data(data: PreparedData, inputs: "Inputs") -> None:
+    from llmft.reports.terminal import describe_labels
+
     counts = data.manifest["counts"]
     logger.info(
         "data %s: %s of %s rows used, fingerprint %s",
@@ -191,8 +191,19 @@ def _report_data(data: PreparedData, inputs: Inputs) -> None:
 
 
 def _report_memory(
-    recipe: Recipe, data: PreparedData, inputs: Inputs, plan: BatchPlan, *, gpu_gib: float | None
+    recipe: Recipe,
+    data: PreparedData,
+    inputs: "Inputs",
+    plan: "BatchPlan",
+    *,
+    gpu_gib: float | None,
 ) -> None:
+    import torch
+
+    from llmft.models.device import choose_precision
+    from llmft.models.memory import estimate_memory
+    from llmft.models.traced_step import Step
+
     config = recipe.config
     step = Step(
         batch=plan.largest,
@@ -222,8 +233,12 @@ def _report_memory(
         _report_layouts(recipe, _measure(recipe, data, on_gpu), gpu_gib=gpu_gib)
 
 
-def _measure(recipe: Recipe, data: PreparedData, step: Step) -> Footprint | None:
+def _measure(recipe: Recipe, data: PreparedData, step: "Step") -> "Footprint | None":
     """Return what a step needs; None if the base is of a kind that cannot be traced."""
+    from llmft.models.bases import read_config
+    from llmft.models.heads import LabelSpace
+    from llmft.models.memory import measure_footprint
+
     base = recipe.config.base
     space = LabelSpace(recipe.config.head.type, data.label_names)
     try:
@@ -233,8 +248,15 @@ def _measure(recipe: Recipe, data: PreparedData, step: Step) -> Footprint | None
         return None
 
 
-def _report_layouts(recipe: Recipe, footprint: Footprint | None, *, gpu_gib: float) -> None:
+def _report_layouts(recipe: Recipe, footprint: "Footprint | None", *, gpu_gib: float) -> None:
     """Tell how much every way to share the training needs of one GPU."""
+    from llmft.models.memory import (
+        ESTIMATE_ERROR,
+        GPU_LIBRARIES_GIB,
+        estimate_memory,
+        list_layouts,
+    )
+
     assert footprint is not None, "another attention only"
     logger.info(
         "memory a GPU, of %.1f GiB, with %.0f GiB for the libraries (estimates: within %.0f%% of "
@@ -263,7 +285,7 @@ def _read_memory(text: str) -> float:
     return size
 
 
-def _find_row(inputs: Inputs, name: str) -> tuple[str, Row]:
+def _find_row(inputs: "Inputs", name: str) -> tuple[str, Row]:
     """Return the split and the row with an id, or at a position in train.
 
     Raises:

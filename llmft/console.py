@@ -9,8 +9,6 @@ import traceback
 import warnings
 from collections.abc import Callable
 
-from tqdm import tqdm
-
 from llmft.errors import StoppedError, UserError
 from llmft.processes import get_world_size, is_main, leave_group
 
@@ -88,4 +86,10 @@ class _ConsoleHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write a line, above the progress bar if there is one."""
         with contextlib.suppress(BrokenPipeError):  # the reader has gone, as in `llmft ... | head`
-            tqdm.write(self.format(record))
+            line = self.format(record)
+            if "tqdm" in sys.modules:
+                from tqdm import tqdm
+
+                tqdm.write(line)
+            else:  # no bar can be up; importing tqdm takes longer than all else `--help` does
+                sys.stdout.write(f"{line}\n")

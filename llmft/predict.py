@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmft.console import run_verb
 from llmft.data.fields import RowFaultError
@@ -15,7 +15,6 @@ from llmft.errors import UserError
 from llmft.models.saved import ModelCard, hash_model, read_card
 from llmft.prediction.columns import make_columns, make_schema
 from llmft.prediction.fits import FIT_NAME, Fit, apply_fit, read_fit
-from llmft.prediction.inference import Predictor
 from llmft.prediction.parts import (
     Part,
     claim_folder,
@@ -27,6 +26,9 @@ from llmft.prediction.parts import (
 from llmft.prediction.surveys import ChangedError, survey_inputs
 from llmft.prediction.tables import check_ending, join_tables
 from llmft.processes import get_world_size, is_main
+
+if TYPE_CHECKING:
+    from llmft.prediction.inference import Predictor
 
 logger = logging.getLogger("llmft.predict")  # `python -m` calls this module __main__
 
@@ -173,6 +175,9 @@ def _predict_own(work: _Work, parts: Sequence[Part], *, max_tokens_per_batch: in
     missing = list_missing(parts)
     if not missing:
         return
+    # Only now, since torch takes seconds: what is wrong with run or input has been said.
+    from llmft.prediction.inference import Predictor
+
     predictor = Predictor.open(work.run, max_tokens_per_batch=max_tokens_per_batch)
     empty = dict.fromkeys(make_schema(work.card).names)
 
@@ -189,7 +194,7 @@ def _predict_own(work: _Work, parts: Sequence[Part], *, max_tokens_per_batch: in
     predict_parts(missing, predict=predict, card=work.card, report=logger.info)
 
 
-def _is_usable(row: Row, predictor: Predictor) -> bool:
+def _is_usable(row: Row, predictor: "Predictor") -> bool:
     try:
         predictor.encoder.fill(row)
     except RowFaultError:

@@ -5,7 +5,6 @@ import logging
 from pathlib import Path
 
 from llmft.config.task import load_task
-from llmft.data.preparation import prepare_task
 
 logger = logging.getLogger(__name__)
 
@@ -17,6 +16,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--set", action="append", metavar="KEY=VALUE", help="override a value")
     args = parser.parse_args(arguments)
     task = load_task(args.task, overrides=args.set)
+    # Only now, since it takes a while: what is wrong with the task is said before.
+    from llmft.data.preparation import prepare_task
+
     manifest = prepare_task(task, report=logger.info)
     for kind, count in manifest["rejected"].items():
         logger.info("  rejected %d: %s", count, kind)

@@ -10,57 +10,26 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from llmft.config.loading import dump_yaml
 from llmft.config.recipe import Recipe, load_recipe
 from llmft.console import run_verb
-from llmft.data.batches import make_targets, pad_inputs
-from llmft.data.budget import refuse_budget
 from llmft.data.files import write_json, write_text
-from llmft.data.prepared import open_prepared
 from llmft.errors import UserError
-from llmft.evaluation.metrics import measure
-from llmft.models.heads import TargetScale, to_outputs
-from llmft.models.peak_memory import measure_peak_memory, reset_peak_memory
-from llmft.models.quantised import refuse_absent_quantiser
-from llmft.models.saved import ModelCard, hash_model, refuse_changed_outputs, save_model
-from llmft.prediction.inference import Predictor
-from llmft.prediction.stored import StoredPredictions, predict_and_store
 from llmft.processes import ask_main, is_main, main_first
-from llmft.training.checkpoints import find_last_checkpoint
-from llmft.training.fitting import Fitted, Run, fit_run
-from llmft.training.inputs import (
-    Inputs,
-    describe_limit,
-    open_inputs,
-    plan_batches,
-    refuse_absent_trackers,
-    refuse_schedule,
-)
-from llmft.training.launch import read_launch
-from llmft.training.record import (
-    describe_environment,
-    describe_launch,
-    describe_model,
-    describe_result,
-)
-from llmft.training.run_folder import (
-    HISTORY_NAME,
-    METADATA_NAME,
-    RunIdentity,
-    Start,
-    claim_run_folder,
-    log_to_file,
-    refuse_unfit_init,
-    split_batches,
-)
-from llmft.training.trainer import FitResult, Measure
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from llmft.models.heads import TargetScale
+    from llmft.models.saved import ModelCard
+    from llmft.prediction.stored import StoredPredictions
+    from llmft.training.fitting import Fitted, Run
+    from llmft.training.inputs import Inputs
+    from llmft.training.run_folder import Start
+    from llmft.training.trainer import FitResult, Measure
 
 logger = logging.getLogger("llmft.train")  # also when run as `-m llmft.train`
 
@@ -98,8 +67,29 @@ def train(recipe: Recipe, *, resume: str = "auto") -> Path:
     config = recipe.config
     if resume not in ("auto", "never") and not Path(resume).is_dir():
         raise UserError(f"--resume: {resume!r} is not auto, not never, and no checkpoint's folder")
+    # Only here and below, since torch and transformers take seconds: what is wrong with a recipe
+    # is said before.
+    from llmft.data.budget import refuse_budget
+    from llmft.data.prepared import open_prepared
+    from llmft.training.fitting import Run
+    from llmft.training.inputs import (
+        open_inputs,
+        plan_batches,
+        refuse_schedule,
+    )
+    from llmft.training.launch import read_launch, refuse_absent_trackers
+    from llmft.training.run_folder import (
+        RunIdentity,
+        claim_run_folder,
+        log_to_file,
+        refuse_unfit_init,
+    )
+
     launch = read_launch(config)
-    refuse_absent_quantiser(config.base)
+    if config.base.tuning == "qlora":
+        from llmft.models.quantised import refuse_absent_quantiser
+
+        refuse_absent_quantiser()
     refuse_absent_trackers(config.train.report_to)
     with main_first():
         data = open_prepared(recipe.task, task_file=config.task)
@@ -123,7 +113,16 @@ def train(recipe: Recipe, *, resume: str = "auto") -> Path:
     return folder
 
 
-def _train(run: Run, start: Start) -> None:
+def _train(run: "Run", start: "Start") -> None:
+    from llmft.models.peak_memory import measure_peak_memory, reset_peak_memory
+    from llmft.training.record import (
+        describe_environment,
+        describe_launch,
+        describe_model,
+        describe_result,
+    )
+    from llmft.training.run_folder import HISTORY_NAME, METADATA_NAME
+
     config, launch = run.recipe.config, run.launch
     started = time.time()
     reset_peak_memory()
@@ -158,12 +157,18 @@ def _train(run: Run, start: Start) -> None:
     )  # fmt: skip
 
 
-def _save(model: nn.Module, card: ModelCard, result: FitResult, run: Run) -> str:
+def _save(model: "nn.Module", card: "ModelCard", result: "FitResult", run: "Run") -> str:
     """Save the model, make sure that it is what was trained, and return its hash.
 
     Where processes divided the weights, the model came from the chosen checkpoint, and only the
     validation error tells that this holds what was trained.
     """
+    from llmft.data.batches import pad_inputs
+    from llmft.models.saved import hash_model, refuse_changed_outputs, save_model
+    from llmft.prediction.inference import Predictor
+    from llmft.prediction.stored import predict_and_store
+    from llmft.training.inputs import describe_limit
+
     inputs, folder = run.inputs, run.folder
     save_model(model, tokenizer=inputs.tokenizer, card=card, folder=folder / "model")
     few = pad_inputs(inputs.encoded["val"][:4], pad_token_id=inputs.tokenizer.pad_token_id)
@@ -181,12 +186,19 @@ def _save(model: nn.Module, card: ModelCard, result: FitResult, run: Run) -> str
     return model_hash
 
 
-def _fit_in_memory(run: Run, start: Start) -> Fitted:
+def _fit_in_memory(run: "Run", start: "Start") -> "Fitted":
     """Fit, with ever smaller micro-batches where memory does not suffice and the recipe allows it.
 
     Raises:
         UserError: If it does not suffice: with what to change.
     """
+    import torch
+
+    from llmft.training.checkpoints import find_last_checkpoint
+    from llmft.training.fitting import fit_run
+    from llmft.training.inputs import plan_batches
+    from llmft.training.run_folder import Start, split_batches
+
     config, launch = run.recipe.config.train, run.launch
     while True:
         plan = plan_batches(
@@ -219,9 +231,14 @@ def _fit_in_memory(run: Run, start: Start) -> Fitted:
 
 
 def _make_measure(
-    labels: NDArray[Any], scale: TargetScale | None, card: ModelCard, metric: str
-) -> Measure:
-    def measure_logits(logits_NC: NDArray[np.float32]) -> dict[str, float]:
+    labels: "NDArray[Any]", scale: "TargetScale | None", card: "ModelCard", metric: str
+) -> "Measure":
+    import torch
+
+    from llmft.evaluation.metrics import measure
+    from llmft.models.heads import to_outputs
+
+    def measure_logits(logits_NC: "NDArray[Any]") -> dict[str, float]:
         outputs_NC = to_outputs(torch.from_numpy(logits_NC), card.head)
         if scale is not None:
             outputs_NC = scale.to_labels(outputs_NC)
@@ -238,7 +255,7 @@ def _make_measure(
 
 
 def _refuse_other_epoch(
-    stored: StoredPredictions, result: FitResult, inputs: Inputs, card: ModelCard
+    stored: "StoredPredictions", result: "FitResult", inputs: "Inputs", card: "ModelCard"
 ) -> None:
     """Make sure that the saved model is the chosen checkpoint, in the labels' units.
 
@@ -247,6 +264,8 @@ def _refuse_other_epoch(
     Raises:
         UserError: If its validation error is not the one that was measured in training.
     """
+    from llmft.data.batches import make_targets
+
     labels = make_targets(inputs.rows["val"], label_names=card.label_names).numpy()
     found = _make_measure(labels, None, card, "mae")(stored.outputs)["mae"]
     expected = result.best["val_mae"]

@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -18,6 +18,7 @@ from llmft.benchmarks.article_arms import (
     train_with_stock_trainer,
 )
 from llmft.benchmarks.flops import count_plain_work, find_flop_rates
+from llmft.benchmarks.plans import Plan
 from llmft.benchmarks.small_qwen2 import build_small_qwen2
 from llmft.benchmarks.timing import Arm, MatrixProducts, measure_arms, time_call
 from llmft.config.recipe import BaseConfig, TokensConfig
@@ -28,15 +29,6 @@ from llmft.models.bases import load_tokenizer
 from llmft.models.device import choose_device, list_precisions
 
 MINILM = BaseConfig(model="builtin:minilm")
-
-
-class Plan(NamedTuple):
-    """How to measure."""
-
-    batch_size: int = 16
-    max_length: int = 512
-    num_rounds: int = 3
-    seed: int = 0
 
 
 def measure_article_only(

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import Qwen2Config, Qwen2Model
 
 from llmft.benchmarks.flops import count_plain_work, find_flop_rates
+from llmft.benchmarks.plans import SIZES
 from llmft.benchmarks.timing import MatrixProducts, read_clock, time_call
 from llmft.config.head import HeadConfig
 from llmft.config.recipe import BaseConfig
@@ -35,15 +36,6 @@ from llmft.training.losses import Loss
 
 logger = logging.getLogger(__name__)
 
-SIZES = {
-    "0.5B": (896, 4864, 24, 14, 2),
-    "1.5B": (1536, 8960, 28, 12, 2),
-    "7B": (3584, 18944, 28, 28, 4),
-}
-"""Size -> width, width within the MLP, layers, heads, heads for keys and values.
-
-Source: `config.json` of Qwen/Qwen2.5-0.5B, -1.5B and -7B on the Hugging Face Hub.
-"""
 _VOCABULARY = {"0.5B": 151_936, "1.5B": 151_936, "7B": 152_064}
 _TOKENS_PER_STEP = 8_192
 _ROW_LENGTHS = (512, 4_096)

@@ -3,12 +3,13 @@
 All rows are equally long, so the plain way needs no padding, and its attention no mask.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from llmft.benchmarks.article_arms import LABELS, Course, load_ours
+from llmft.benchmarks.plans import Shape
 from llmft.benchmarks.timing import read_clock
 from llmft.config.head import HeadConfig
 from llmft.config.recipe import BaseConfig
@@ -24,14 +25,6 @@ from llmft.training.losses import Loss
 _SMALLEST_SHARE = 0.01
 _FIRST_ID, _LAST_ID = 1_000, 30_000  # whole words of MiniLM's vocabulary
 _LOSS = Loss(HeadConfig(type="regression"))
-
-
-class Shape(NamedTuple):
-    """Size of a batch."""
-
-    prompt_tokens: int
-    article_tokens: int
-    batch_size: int
 
 
 class PromptArms:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from llmft.benchmarks.flops import count_plain_work, count_shared_work, find_flop_rates
-from llmft.benchmarks.prompt_arms import PromptArms, Shape
+from llmft.benchmarks.plans import Shape
+from llmft.benchmarks.prompt_arms import PromptArms
 from llmft.benchmarks.small_qwen2 import build_small_qwen2
 from llmft.benchmarks.timing import measure_arms
 

@@ -15,18 +15,11 @@ from llmft.benchmarks.flops import (
     count_shared_work,
     find_flop_rates,
 )
-from llmft.benchmarks.prompt_arms import PromptArms, Shape
+from llmft.benchmarks.plans import Shape
+from llmft.benchmarks.prompt_arms import PromptArms
 from llmft.benchmarks.small_qwen2 import build_small_qwen2
 from llmft.benchmarks.timing import Arm, MatrixProducts, measure_arms, time_call
 from llmft.models.device import Precision, choose_device, list_precisions
-
-SHAPES = (
-    Shape(3400, 400, 8),
-    Shape(1024, 256, 8),
-    Shape(200, 256, 8),
-    Shape(50, 256, 8),
-    Shape(0, 256, 8),
-)
 
 
 class Ceilings(NamedTuple):

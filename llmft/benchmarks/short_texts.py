@@ -8,12 +8,11 @@ from typing import Any
 import torch
 
 from llmft.benchmarks.article_arms import PARTS, StepClock, train_ours, train_with_stock_trainer
-from llmft.benchmarks.article_only import MINILM, Plan, encode_rows, make_course
+from llmft.benchmarks.article_only import MINILM, encode_rows, make_course
+from llmft.benchmarks.plans import Plan
 from llmft.benchmarks.timing import Arm, measure_arms
 from llmft.config.task import FieldsConfig
 from llmft.models.device import Precision, list_precisions
-
-PLAN = Plan(batch_size=32, max_length=64)
 
 
 def measure_short_texts(

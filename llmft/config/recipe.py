@@ -34,7 +34,8 @@ class BaseConfig(Section):
     """The pretrained model and how much of it is trained."""
 
     model: str = Field(min_length=1)
-    """Name on the Hugging Face Hub, a folder, or `builtin:minilm` or `builtin:tiny-qwen2`."""
+    """Name on the Hugging Face Hub, a folder, `builtin:minilm`
+    (sentence-transformers/all-MiniLM-L6-v2) or `builtin:tiny-qwen2`."""
     revision: str = "main"
     """Branch, tag or commit on the Hub."""
     tuning: Literal["full", "lora", "qlora"] = "full"

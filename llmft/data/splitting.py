@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.cluster.hierarchy import DisjointSet
 
 from llmft.config.task import Split, SplitConfig
 
@@ -24,6 +23,8 @@ def merge_units(*keys_per_row: Sequence[Hashable | None]) -> list[int]:
     Returns:
         For each row the index of the first row of its unit, length N.
     """
+    from scipy.cluster.hierarchy import DisjointSet  # not for all who read rows
+
     rows = range(len(keys_per_row[0]))
     joined = DisjointSet(rows)
     for keys in keys_per_row:

@@ -134,7 +134,6 @@ def adjust_by_holm(p_values: Sequence[float]) -> list[float]:
     Source:
         Holm 1979, A Simple Sequentially Rejective Multiple Test Procedure.
     """
-    # statsmodels' multipletests gives the same, but collects garbage first: half a second a call.
     order = np.argsort(p_values)
     stepped = np.asarray(p_values)[order] * np.arange(len(p_values), 0, -1)
     adjusted = np.empty(len(p_values))

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from statsmodels.stats.contingency_tables import mcnemar
+from scipy import stats
 
 from llmft.evaluation.moments import Moments
 from llmft.evaluation.resampling import Clusters
@@ -121,18 +121,22 @@ def compare_classes(
         is_clustered: Whether rows belong together, for which the test is not made.
 
     Source:
-        McNemar 1947, doi:10.1007/BF02295996; statsmodels' `mcnemar(exact=True)`.
+        McNemar 1947, doi:10.1007/BF02295996: given that one alone is right, either is so with
+        probability 1/2 if the accuracies are equal.
     """
     theirs_N, ours_N = (runs[0].argmax(axis=1) == labels_N for runs in (reference, challenger))
-    table = np.array(
-        [
-            [np.sum(ours_N & theirs_N), np.sum(ours_N & ~theirs_N)],
-            [np.sum(~ours_N & theirs_N), np.sum(~ours_N & ~theirs_N)],
-        ]
+    only_ours, only_theirs = int(np.sum(ours_N & ~theirs_N)), int(np.sum(~ours_N & theirs_N))
+    p_value = None
+    if not is_clustered:
+        num_apart = only_ours + only_theirs
+        p_value = float(stats.binomtest(only_ours, num_apart).pvalue) if num_apart else 1.0
+    return McNemar(
+        both_right=int(np.sum(ours_N & theirs_N)),
+        only_challenger=only_ours,
+        only_reference=only_theirs,
+        both_wrong=int(np.sum(~ours_N & ~theirs_N)),
+        p_value=p_value,
     )
-    p_value = None if is_clustered else float(mcnemar(table, exact=True).pvalue)
-    (both, only_ours), (only_theirs, neither) = table.tolist()
-    return McNemar(both, only_ours, only_theirs, neither, p_value)
 
 
 def _pair_runs(one: Sequence[Any], other: Sequence[Any]) -> list[tuple[Any, Any]]:

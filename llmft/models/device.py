@@ -3,15 +3,18 @@
 import os
 import platform
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 Precision = Literal["float32", "bfloat16"]
 
 
-def choose_device() -> torch.device:
+def choose_device() -> "torch.device":
     """Return this process's GPU, else the CPU; more processes than GPUs share them."""
+    import torch
+
     if not torch.cuda.is_available():
         return torch.device("cpu")
     rank = int(os.environ.get("LOCAL_RANK", "0"))
@@ -32,19 +35,25 @@ def list_precisions() -> list[Precision]:
 
 def name_device() -> str:
     """Return the name of the GPU or the CPU."""
+    import torch
+
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return str(torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or "CPU")
 
 
-def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
+def autocast(device: "torch.device", precision: Precision) -> AbstractContextManager[object]:
     """Return a context in which matrix products run in the given precision."""
     if precision == "float32":
         return nullcontext()
+    import torch
+
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
 def _computes_in_bfloat16() -> bool:
+    import torch
+
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     found = torch.cpu.get_capabilities()

@@ -9,7 +9,7 @@ from llmft.config.loading import suggest
 from llmft.config.recipe import BaseConfig, LoraConfig
 from llmft.data.fields import shorten_list
 from llmft.errors import UserError
-from llmft.models.bases import explain_missing, locate_base, read_config
+from llmft.models.bases import explain_missing, locate_base, read_config, refuse_other_minilm
 from llmft.models.device import Precision
 from llmft.models.heads import LabelSpace, compute_head_in_float32, find_head
 from llmft.models.quantised import (
@@ -126,9 +126,10 @@ def _load_pretrained(
 ) -> tuple[Any, dict[str, Any]]:
     from transformers import AutoModelForSequenceClassification
 
+    refuse_other_minilm(config)
     quantisation: dict[str, Any] = {}
     if config.tuning == "qlora":
-        refuse_absent_quantiser(config)
+        refuse_absent_quantiser()
         quantisation = make_quantisation(read_config(config), precision=precision)
     ids = dict(enumerate(labels.logit_names))
     try:

@@ -5,21 +5,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from llmft.config.recipe import BaseConfig
 from llmft.errors import UserError
 from llmft.models.device import Precision, choose_device
 
 
-def refuse_absent_quantiser(config: BaseConfig) -> None:
-    """Stop if a base is wanted in 4 bit, and bitsandbytes cannot make it on this machine.
+def refuse_absent_quantiser() -> None:
+    """Stop if bitsandbytes cannot make a base in 4 bit on this machine.
 
     Raises:
         UserError: If it is not installed, too old for transformers, or does not run on the device.
     """
     from transformers.utils import is_bitsandbytes_available
 
-    if config.tuning != "qlora":
-        return
     if not is_bitsandbytes_available():
         raise UserError(
             "base.tuning: qlora needs the package bitsandbytes, which is not installed or too old; "

@@ -2,12 +2,9 @@
 
 import shutil
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError
-from torch import Tensor, nn
 
 from llmft import __version__
 from llmft.config.head import Head
@@ -18,11 +15,14 @@ from llmft.data.files import hash_file, hash_text, read_json, write_json
 from llmft.data.prepared import PreparedData
 from llmft.data.prompts import Prompt
 from llmft.errors import UserError
-from llmft.models.bases import hash_base, was_pretrained
 from llmft.models.device import Precision, autocast, choose_precision
-from llmft.models.heads import LabelSpace, compute_head_in_float32
-from llmft.models.loading import load_base_for_adapter
-from llmft.models.quantised import count_weights
+
+# A card is read without torch, which takes seconds: what a model is, and whether it is there at
+# all, is known before any weights are wanted.
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from llmft.models.heads import LabelSpace
 
 CARD_NAME = "llmft.json"
 
@@ -60,8 +60,10 @@ class ModelCard(BaseModel):
     num_trainable: int
 
     @property
-    def label_space(self) -> LabelSpace:
+    def label_space(self) -> "LabelSpace":
         """What the head puts out."""
+        from llmft.models.heads import LabelSpace
+
         return LabelSpace(self.head, self.label_names)
 
     def make_prompt(self, empty: Prompt) -> Prompt:
@@ -70,9 +72,12 @@ class ModelCard(BaseModel):
 
 
 def make_card(
-    model: nn.Module, base: BaseConfig, recipe: Recipe, data: PreparedData, prompt: Prompt
+    model: "nn.Module", base: BaseConfig, recipe: Recipe, data: PreparedData, prompt: Prompt
 ) -> ModelCard:
     """Return the card of a model that is trained from a recipe, its base pinned to a commit."""
+    from llmft.models.bases import hash_base, was_pretrained
+    from llmft.models.quantised import count_weights
+
     config = recipe.config
     return ModelCard(
         llmft_version=__version__,
@@ -98,7 +103,7 @@ def make_card(
 class SavedModel(NamedTuple):
     """A model opened from its folder."""
 
-    model: nn.Module
+    model: "nn.Module"
     tokenizer: Any
     card: ModelCard
 
@@ -109,6 +114,8 @@ def save_model(model: Any, *, tokenizer: Any, card: ModelCard, folder: Path) -> 
     Raises:
         UserError: If a tensor would be saved empty (R1) or the disk is full.
     """
+    from safetensors import SafetensorError
+
     building = folder.with_name(f".{folder.name}.building")
     shutil.rmtree(building, ignore_errors=True)
     try:
@@ -138,7 +145,12 @@ def load_saved(folder: Path) -> SavedModel:
     Raises:
         UserError: If it is no such folder, or its base is not there.
     """
+    import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from llmft.models.bases import hash_base
+    from llmft.models.heads import compute_head_in_float32
+    from llmft.models.loading import load_base_for_adapter
 
     card = read_card(folder)
     try:
@@ -157,7 +169,7 @@ def load_saved(folder: Path) -> SavedModel:
                 pad_token_id=tokenizer.pad_token_id,
                 precision=card.precision,
             )
-            model: nn.Module = PeftModel.from_pretrained(base, folder)
+            model: Any = PeftModel.from_pretrained(base, folder)
         else:
             model = AutoModelForSequenceClassification.from_pretrained(
                 folder, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
@@ -168,9 +180,8 @@ def load_saved(folder: Path) -> SavedModel:
     return SavedModel(model.eval(), tokenizer, card)
 
 
-@torch.inference_mode()
 def refuse_changed_outputs(
-    model: nn.Module, folder: Path, *, batch: dict[str, Tensor], precision: Precision
+    model: "nn.Module", folder: Path, *, batch: "dict[str, Tensor]", precision: Precision
 ) -> None:
     """Open what was saved, and make sure that it says what the trained model says (H1).
 
@@ -183,9 +194,11 @@ def refuse_changed_outputs(
     Raises:
         UserError: If it does not; the folder is kept for a look.
     """
+    import torch
+
     device = next(model.parameters()).device
     batch = {name: tensor.to(device) for name, tensor in batch.items()}
-    with autocast(device, precision):
+    with torch.inference_mode(), autocast(device, precision):
         expected = model.eval()(**batch).logits.float()
         found = load_saved(folder).model.to(device)(**batch).logits.float()
     if not torch.allclose(found, expected, rtol=1e-4, atol=1e-4):

@@ -1,8 +1,9 @@
 """The report of `llmft compare`: one page on which arm to deploy, and how far to trust that."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmft.reports import formatting as f
 from llmft.reports.arm_tables import (
@@ -20,10 +21,7 @@ from llmft.reports.fits import make_fits
 from llmft.reports.measures import make_gates, make_noise, make_rare_events, make_slices
 from llmft.reports.metric_tables import make_metric_table
 from llmft.reports.outline import Block, Section
-from llmft.reports.plots.decision import draw_gains
-from llmft.reports.plots.figures import Plot, use_style
-from llmft.reports.plots.latency import draw_latency
-from llmft.reports.rendering import SavedPlot, write_report
+from llmft.reports.rendering import SavedPlot, has_package, write_report
 from llmft.reports.rows import make_row_table
 from llmft.reports.sections import (
     Scene,
@@ -34,7 +32,9 @@ from llmft.reports.sections import (
     set_scene,
 )
 from llmft.reports.series import Series, is_higher_better, style_arm
-from llmft.reports.word import write_document
+
+if TYPE_CHECKING:
+    from llmft.reports.plots.figures import Plot
 
 _HEADLINES = {
     "WINNER": ("good", "{winner} wins"),
@@ -57,6 +57,8 @@ _MIXED_INTRO = (
 def write_comparison_report(results: dict[str, Any], *, folder: Path) -> Path:
     """Write `report.html`, `.md` and `.docx`, and `plots/*.png`, for the results of a comparison.
 
+    Without matplotlib there are no plots, without python-docx no `.docx`.
+
     Args:
         results: What `comparison.json` holds; shown as it is, nothing is added to it (D10).
         folder: Where to write.
@@ -66,11 +68,22 @@ def write_comparison_report(results: dict[str, Any], *, folder: Path) -> Path:
     """
     scene = _set_scene(results)
     mixed = _style_mixed(results, num_arms=len(scene.arms))
-    with use_style():
-        drawn = draw_sections(scene) | _draw_decision(results, scene.arms, mixed)
-        plots = save_plots(drawn, folder=folder)
-    content = _make_content(results, scene, mixed, plots)
-    write_document(folder / "report.docx", results=results, content=content, folder=folder)
+    plots: dict[str, list[SavedPlot]] = defaultdict(list)
+    is_drawn = has_package("matplotlib", needed_for="plots")
+    if is_drawn:
+        from llmft.reports.plots.figures import use_style
+
+        with use_style():
+            drawn = draw_sections(scene) | _draw_decision(results, scene.arms, mixed)
+            plots |= save_plots(drawn, folder=folder)
+    content = {"is_drawn": is_drawn, **_make_content(results, scene, mixed, plots)}
+    document = folder / "report.docx"
+    if has_package("python-docx", needed_for=document.name):
+        from llmft.reports.word import write_document
+
+        write_document(document, results=results, content=content, folder=folder)
+    else:
+        document.unlink(missing_ok=True)  # one of earlier results
     return write_report("comparison", folder=folder, results=results, content=content)
 
 
@@ -101,8 +114,11 @@ def _style_mixed(results: dict[str, Any], *, num_arms: int) -> list[Series]:
 
 def _draw_decision(
     results: dict[str, Any], arms: Sequence[Series], mixed: Sequence[Series]
-) -> dict[str, list[Plot]]:
+) -> "dict[str, list[Plot]]":
     """Draw the gains, and the metric against latency."""
+    from llmft.reports.plots.decision import draw_gains
+    from llmft.reports.plots.latency import draw_latency
+
     metric, pairs = results["metric"], results["pairs"]
     drawn: dict[str, list[Plot]] = {"gains": [], "latency": []}
     if pairs:

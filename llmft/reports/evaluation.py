@@ -1,5 +1,6 @@
 """The report of `llmft evaluate`: one page on whether a run may be deployed."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,7 @@ from llmft.config.gates import HIGHER_IS_BETTER
 from llmft.reports import formatting as f
 from llmft.reports.edge_cases import make_edge_cases
 from llmft.reports.metric_tables import make_metric_table
-from llmft.reports.plots.decision import draw_gates
-from llmft.reports.plots.figures import use_style
-from llmft.reports.rendering import name_file, write_report
+from llmft.reports.rendering import SavedPlot, has_package, name_file, write_report
 from llmft.reports.sections import (
     Scene,
     draw_sections,
@@ -32,6 +31,8 @@ _HEADLINES = {
 def write_evaluation_report(results: dict[str, Any], *, folder: Path) -> Path:
     """Write `report.html`, `report.md` and `plots/*.png` for the results of an evaluation.
 
+    Without matplotlib there are no plots.
+
     Args:
         results: What `evaluation/SPLIT.json` holds; shown as it is, nothing is added to it (D10).
         folder: Where to write. Results of another split in it lose their report, not their plots.
@@ -40,17 +41,23 @@ def write_evaluation_report(results: dict[str, Any], *, folder: Path) -> Path:
         Path of `report.html`.
     """
     name, gates, scene = results["name"], results["gates"], _set_scene(results)
-    with use_style():
-        drawn = draw_sections(scene)
-        drawn["gates"] = []
-        if gates:
-            drawn["gates"].append(draw_gates(gates, series=scene.series))
-        plots = save_plots(drawn, folder=folder, prefix=f"{name_file(results['data'])}-")
+    plots: dict[str, list[SavedPlot]] = defaultdict(list)
+    is_drawn = has_package("matplotlib", needed_for="plots")
+    if is_drawn:
+        from llmft.reports.plots.decision import draw_gates
+        from llmft.reports.plots.figures import use_style
+
+        with use_style():
+            drawn = draw_sections(scene)
+            if gates:
+                drawn["gates"] = [draw_gates(gates, series=scene.series)]
+            plots |= save_plots(drawn, folder=folder, prefix=f"{name_file(results['data'])}-")
     tone, headline = _HEADLINES[results["decision"]]
     content = {
         **make_sections(scene, plots),
         "tone": tone,
         "headline": headline.format(name=name),
+        "is_drawn": is_drawn,
         "plots": plots,
         "gates_table": _make_gates_table(gates, scene.baselines),
         "main_table": make_metric_table(

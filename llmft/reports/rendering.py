@@ -1,9 +1,11 @@
 """From a results file to pages: plots are saved, templates filled in, and text stays text."""
 
+import importlib.util
+import logging
 import re
 from io import StringIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -17,10 +19,26 @@ from llmft.reports.formatting import (
     make_breakable,
     shorten,
 )
-from llmft.reports.plots.figures import BAD, CARD, GOOD, GRID, INK, MUTED, Plot, lay_out
-from llmft.reports.series import GAP
+from llmft.reports.series import BAD, CARD, GAP, GOOD, GRID, INK, MUTED
+
+if TYPE_CHECKING:
+    from llmft.reports.plots.figures import Plot
+
+logger = logging.getLogger(__name__)
 
 _VARIABLES = {INK: "ink", MUTED: "muted", GRID: "line", CARD: "card", GOOD: "good", BAD: "bad"}
+
+
+def has_package(name: str, *, needed_for: str) -> bool:
+    """Return whether a package of the extra `report` is there; without it a report has less."""
+    module = {"matplotlib": "matplotlib", "python-docx": "docx"}[name]
+    if importlib.util.find_spec(module) is not None:
+        return True
+    logger.info(
+        "warning: without %s, since %s is not installed; `pip install 'llmft[report]'`",
+        needed_for, name,
+    )  # fmt: skip
+    return False
 
 
 class SavedPlot(NamedTuple):
@@ -34,8 +52,10 @@ class SavedPlot(NamedTuple):
     """Of the PNG, from the folder of the report."""
 
 
-def save_plot(plot: Plot, *, folder: Path, prefix: str = "") -> SavedPlot:
+def save_plot(plot: "Plot", *, folder: Path, prefix: str = "") -> SavedPlot:
     """Save a plot as PNG with its legend, and return it as SVG without: the page has its own."""
+    from llmft.reports.plots.figures import lay_out
+
     path = f"plots/{prefix}{plot.name}.png"
     buffer = StringIO()
     nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
@@ -93,7 +113,7 @@ def _make_environment(ending: str) -> Environment:
     return environment
 
 
-def _inline_svg(text: str, plot: Plot) -> Markup:
+def _inline_svg(text: str, plot: "Plot") -> Markup:
     """Return SVG to stand within HTML: unique ids, no namespaces, the colours of the page."""
     svg = text[text.index("<svg") :]
     svg = re.sub(r"<(metadata|style)\b.*?</\1>\s*", "", svg, flags=re.S)

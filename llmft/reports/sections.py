@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmft.reports.audit import group_findings
 from llmft.reports.fits import make_fits
@@ -16,20 +16,11 @@ from llmft.reports.metric_tables import (
     make_reliability_table,
 )
 from llmft.reports.outline import Block, Section
-from llmft.reports.plots.classes import (
-    MAX_COUNTED_CLASSES,
-    draw_confusion,
-    draw_label_confusions,
-    draw_reliability,
-    draw_tiers,
-)
-from llmft.reports.plots.curves import draw_curves
-from llmft.reports.plots.figures import Plot
-from llmft.reports.plots.parts import draw_parts
-from llmft.reports.plots.scores import MAX_POINTS, draw_predicted, draw_residuals, draw_strata
 from llmft.reports.rendering import SavedPlot, name_file, save_plot
 from llmft.reports.series import (
     GAP,
+    MAX_COUNTED_CLASSES,
+    MAX_POINTS,
     Parts,
     Series,
     choose_part_metric,
@@ -39,6 +30,9 @@ from llmft.reports.series import (
 )
 from llmft.reports.tables import Table
 from llmft.reports.worst_rows import list_worst_rows
+
+if TYPE_CHECKING:
+    from llmft.reports.plots.figures import Plot
 
 _KINDS = {"scores": "dimension", "class": "class", "multilabel": "label"}
 _PREDICTED = {
@@ -186,8 +180,8 @@ def _make_predicted(scene: Scene, plots: dict[str, list[SavedPlot]]) -> Section:
     if len(scene.arms) == 1:
         groups = [[plot for found in groups for plot in found]]
     blocks = [Block(plots=found, titled=True) for found in groups if found]
-    confused = _tabulate_confused(scene)
-    if blocks and confused and confused.heads:
+    confused = _tabulate_confused(scene, is_drawn=bool(blocks))
+    if confused and confused.heads:
         blocks.append(Block(confused))
     return Section("Predicted against true", _PREDICTED[scene.label_type], blocks)
 
@@ -201,11 +195,14 @@ def _make_calibration(scene: Scene, plots: list[SavedPlot]) -> Section:
     else:
         table = make_reliability_table(found, arms)
         blocks = [Block(table), Block(plots=plots, legend=scene.arms, titled=True)]
-    return Section("Calibration", _CALIBRATED[scene.label_type], blocks if plots else [])
+    return Section("Calibration", _CALIBRATED[scene.label_type], blocks if found else [])
 
 
-def draw_sections(scene: Scene) -> dict[str, list[Plot]]:
-    """Return the plots."""
+def draw_sections(scene: Scene) -> "dict[str, list[Plot]]":
+    """Return the plots; who draws needs matplotlib."""
+    from llmft.reports.plots.curves import draw_curves
+    from llmft.reports.plots.parts import draw_parts
+
     drawn: dict[str, list[Plot]] = {"parts": [], "residuals": [], "tiers": []}
     if any(s.parts for s in scene.series):
         drawn["parts"] = [draw_parts(scene.series, metric=scene.metric, kind=scene.kind)]
@@ -215,7 +212,7 @@ def draw_sections(scene: Scene) -> dict[str, list[Plot]]:
 
 
 def save_plots(
-    drawn: dict[str, list[Plot]], *, folder: Path, prefix: str = ""
+    drawn: "dict[str, list[Plot]]", *, folder: Path, prefix: str = ""
 ) -> dict[str, list[SavedPlot]]:
     """Save the plots of every section."""
     return {
@@ -229,7 +226,10 @@ def _find_label_type(results: dict[str, Any]) -> str:
     return known or ("class" if results.get("per_class") else "scores")
 
 
-def _draw_scores(scene: Scene) -> dict[str, list[Plot]]:
+def _draw_scores(scene: Scene) -> "dict[str, list[Plot]]":
+    from llmft.reports.plots.classes import draw_tiers
+    from llmft.reports.plots.scores import draw_predicted, draw_residuals, draw_strata
+
     names, rows = scene.results["label_names"], scene.results["rows"]
     rows = rows[:: -(-len(rows) // MAX_POINTS) or 1]
     seen = {arm.name: [row for row in rows if arm.name in row["outputs"]] for arm in scene.arms}
@@ -249,7 +249,13 @@ def _draw_scores(scene: Scene) -> dict[str, list[Plot]]:
     }
 
 
-def _draw_classes(scene: Scene) -> dict[str, list[Plot]]:
+def _draw_classes(scene: Scene) -> "dict[str, list[Plot]]":
+    from llmft.reports.plots.classes import (
+        draw_confusion,
+        draw_label_confusions,
+        draw_reliability,
+    )
+
     if scene.label_type == "class":
         found = scene.collect("confusion_matrix")
         draw: Any = partial(draw_confusion, label_names=scene.results["label_names"])
@@ -264,8 +270,8 @@ def _draw_classes(scene: Scene) -> dict[str, list[Plot]]:
 
 
 def _draw_each(
-    scene: Scene, section: str, found: Mapping[str, Any], draw: Callable[..., Plot]
-) -> list[Plot]:
+    scene: Scene, section: str, found: Mapping[str, Any], draw: "Callable[..., Plot]"
+) -> "list[Plot]":
     """Draw a plot for each arm of which something was found."""
     return [
         draw(found[arm.name], arm, name=f"{section}-{i}-{name_file(arm.name)}")
@@ -274,9 +280,9 @@ def _draw_each(
     ]
 
 
-def _tabulate_confused(scene: Scene) -> Table | None:
-    """Return what was confused most; None where the confusion matrix says it."""
+def _tabulate_confused(scene: Scene, *, is_drawn: bool) -> Table | None:
+    """Return what was confused most; None where the confusion matrix that is drawn says it."""
     found, names = scene.collect("confusion_matrix"), scene.results["label_names"]
-    if not found or len(names) <= MAX_COUNTED_CLASSES:
+    if not found or (is_drawn and len(names) <= MAX_COUNTED_CLASSES):
         return None
     return make_confused_table(found, scene.pick(found), names=names)

@@ -14,7 +14,13 @@ MAX_PARTS = 20
 NUM_WORST, NUM_BEST = 15, 5
 GAP = "⋯"
 """What stands for the dimensions, classes or labels that are left out."""
+MAX_POINTS = 2000
+"""Of more rows, so many are drawn: a fuller cloud shows no more."""
+MAX_COUNTED_CLASSES = 12
+"""With more, the cells of a confusion matrix are too small for their counts."""
 
+INK, MUTED, GRID, CARD = "#1c2026", "#667080", "#e3e6eb", "#fefefe"
+GOOD, BAD = "#2e7d4f", "#b3261e"
 # After Okabe and Ito, without the tones that fade on white or on black; the marker says it again.
 LOOKS = (
     ("#0072b2", "o", "●"),

@@ -1,8 +1,6 @@
 """What a recipe feeds its model: encoded rows of every split, and whether the budget holds."""
 
-import importlib.util
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,12 +14,13 @@ from llmft.data.encoding import Encoder
 from llmft.data.fields import RowFaultError
 from llmft.data.files import hash_text
 from llmft.data.prepared import PreparedData, Row
-from llmft.data.prompts import Prompt, read_prompt
+from llmft.data.prompts import Prompt
 from llmft.data.splitting import SPLITS
 from llmft.data.tokenised import TOKENS_FOLDER, TokenisedRows, open_tokens
 from llmft.errors import UserError
-from llmft.models.bases import load_tokenizer, read_config, read_limits
+from llmft.models.bases import read_config
 from llmft.models.shared_prompt import find_obstacle
+from llmft.training.encoder import open_encoder
 from llmft.training.losses import read_row_weights
 
 
@@ -51,43 +50,6 @@ class Inputs(NamedTuple):
             num_shared = len(self.encoder.shared_ids)
             return f"the {num_shared} tokens that all rows begin with are computed once a batch"
         return f"the prompt is computed anew in every row: {self.obstacle}"
-
-
-class OpenedEncoder(NamedTuple):
-    """How a recipe encodes its rows."""
-
-    tokenizer: Any
-    prompt: Prompt
-    encoder: Encoder
-
-
-def open_encoder(recipe: Recipe) -> OpenedEncoder:
-    """Return tokenizer, prompt and encoder of a recipe.
-
-    Raises:
-        UserError: If prompt or base cannot be read, or the base takes shorter inputs only.
-    """
-    config = recipe.config
-    prompt = read_prompt(recipe.prompt_path, fields=recipe.task.fields)
-    positions, has_segments = read_limits(config.base)
-    if positions is not None and config.tokens.max_length > positions:
-        raise UserError(
-            f"tokens.max_length: found {config.tokens.max_length}, but {config.base.model} takes "
-            f"at most {positions} tokens; lower it or choose a base for longer inputs"
-        )
-    tokenizer = load_tokenizer(config.base)
-    if has_segments and recipe.task.fields.text_pair is not None:
-        # So that other tools that open the saved tokenizer give the segments to the model too (H5).
-        names = list(dict.fromkeys([*tokenizer.model_input_names, "token_type_ids"]))
-        tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = names
-    encoder = Encoder(
-        tokenizer,
-        prompt=prompt,
-        fields=recipe.task.fields,
-        tokens=config.tokens,
-        has_segments=has_segments,
-    )
-    return OpenedEncoder(tokenizer, prompt, encoder)
 
 
 def open_inputs(recipe: Recipe, data: PreparedData, *, keep_tokens: bool = True) -> Inputs:
@@ -202,17 +164,3 @@ def refuse_schedule(config: TrainConfig, plan: BatchPlan) -> None:
             f"({len(plan)} batches an epoch, {length}); lower "
             "train.warmup_steps or train.warmup_ratio, or train longer"
         )
-
-
-def refuse_absent_trackers(names: Sequence[str]) -> None:
-    """Stop if a tracker of `train.report_to` is not installed.
-
-    Raises:
-        UserError: Naming the first one.
-    """
-    for name in names:
-        if importlib.util.find_spec(name) is None:
-            raise UserError(
-                f"train.report_to: {name} is not installed; `pip install 'llmft[{name}]'`, or "
-                "leave it out, since TensorBoard files are always written"
-            )

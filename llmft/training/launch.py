@@ -1,12 +1,11 @@
-"""How the processes of a training share it: what launcher and recipe say, and what cannot work."""
+"""How a training is launched: what launcher and recipe say of it, and what cannot work."""
 
 import importlib.util
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
-
-import torch
 
 from llmft.config.recipe import RecipeConfig
 from llmft.data.files import read_json
@@ -159,6 +158,20 @@ def read_deepspeed(path: Path, *, key: str) -> dict[str, Any]:
     return found
 
 
+def refuse_absent_trackers(names: Sequence[str]) -> None:
+    """Stop if a tracker of `train.report_to` is not installed.
+
+    Raises:
+        UserError: Naming the first one.
+    """
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            raise UserError(
+                f"train.report_to: {name} is not installed; `pip install 'llmft[{name}]'`, or "
+                "leave it out, since TensorBoard files are always written"
+            )
+
+
 def _stage(deepspeed: dict[str, Any]) -> int:
     return int(deepspeed.get("zero_optimization", {}).get("stage", 0))
 
@@ -208,6 +221,8 @@ def _refuse_impossible(launch: Launch, config: RecipeConfig) -> None:
 
 
 def _has_gpu() -> bool:
+    import torch
+
     return torch.cuda.is_available() or os.environ.get("DS_ACCELERATOR") == "cpu"  # for tests (L7)
 
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from llmft.benchmarks.article_only import Plan, measure_base
+from llmft.benchmarks.article_only import measure_base
+from llmft.benchmarks.plans import Plan
 from llmft.models.device import list_precisions
 from tests.benchmarks.test_article_arms import make_course
 

@@ -1,6 +1,7 @@
 """Measuring a shared prompt: what is told of a shape, its ceilings, and how a step grows."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ from transformers import Qwen2ForSequenceClassification
 
 from llmft.bench import main
 from llmft.benchmarks import prompt_arms, prompt_growth, shared_prompt
-from llmft.benchmarks.prompt_arms import PromptArms, Shape
+from llmft.benchmarks.plans import Shape
+from llmft.benchmarks.prompt_arms import PromptArms
 from llmft.benchmarks.shared_prompt import count_ceilings, measure_shape
 from llmft.benchmarks.small_qwen2 import make_small_qwen2_config
+from llmft.errors import UserError
 from llmft.models.device import list_precisions
 
 KEYS = {
@@ -102,3 +105,11 @@ def test_growth_is_measured_and_drawn(workspace: Path, tiny_builds: None) -> Non
     assert found[1]["flops_plain"] > found[1]["flops_shared"]
     assert found[0]["model_seconds_plain"] == found[0]["model_seconds_shared"]
     assert Path("plots/growth.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_plot_needs_matplotlib_before_anything_is_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(UserError, match=r"--plot: needs matplotlib.*llmft.report"):
+        main(["prompt-growth", "--plot", "growth.png"])

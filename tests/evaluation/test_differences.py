@@ -321,13 +321,29 @@ def test_mcnemar_is_the_exact_binomial() -> None:
     theirs = np.array([right] * 20 + [wrong] * 9 + [right] * 1 + [wrong] * 10)
     found = compare_classes(labels, reference=[theirs], challenger=[ours])
     assert found == (20, 9, 1, 10, pytest.approx(22 / 1024))  # 2 (1 + 10) / 2^10
-    assert found.p_value == pytest.approx(mcnemar([[20, 9], [1, 10]], exact=True).pvalue)
     right_often = np.tile([0.9, 0.1], (40, 1))  # averaged with another run it would be right
     same = compare_classes(labels, reference=[ours], challenger=[ours, right_often])
     assert (same.only_challenger, same.p_value) == (0, 1)
     assert (
         compare_classes(labels, reference=[ours], challenger=[ours], is_clustered=True)[-1] is None
     )
+
+
+@pytest.mark.parametrize(
+    ("only_ours", "only_theirs"), [(0, 0), (0, 1), (0, 6), (1, 9), (7, 7), (30, 12), (500, 430)]
+)
+def test_mcnemar_is_statsmodels(only_ours: int, only_theirs: int) -> None:
+    num_rows = only_ours + only_theirs + 5
+    ours_right = np.arange(num_rows) < only_ours
+    theirs_right = np.arange(num_rows) >= only_ours + 5
+    found = compare_classes(
+        np.ones(num_rows, dtype=int),
+        reference=[np.stack([~theirs_right, theirs_right], axis=1).astype(float)],
+        challenger=[np.stack([~ours_right, ours_right], axis=1).astype(float)],
+    )
+    assert found[:4] == (0, only_ours, only_theirs, 5)
+    known = mcnemar([[0, only_ours], [only_theirs, 5]], exact=True).pvalue
+    assert found.p_value == pytest.approx(known, rel=1e-12)
 
 
 # Parts.

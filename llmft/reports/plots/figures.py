@@ -14,10 +14,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from llmft.reports.formatting import shorten
-from llmft.reports.series import Interval, Series
+from llmft.reports.series import CARD, GRID, INK, MUTED, Interval, Series
 
-INK, MUTED, GRID, CARD = "#1c2026", "#667080", "#e3e6eb", "#fefefe"
-GOOD, BAD = "#2e7d4f", "#b3261e"
 WIDTH = 340  # pixels, those of a phone less its margins
 _FALLBACK_FONTS = ("Noto Sans CJK SC", "Microsoft YaHei", "PingFang SC", "Arial Unicode MS")
 

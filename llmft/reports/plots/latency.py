@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from llmft.reports.formatting import format_metric, format_quantity, shorten
-from llmft.reports.plots.figures import GRID, INK, MUTED, Plot, add_legend, make_figure
-from llmft.reports.series import Series, is_higher_better
+from llmft.reports.plots.figures import Plot, add_legend, make_figure
+from llmft.reports.series import GRID, INK, MUTED, Series, is_higher_better
 
 
 def draw_latency(series: Sequence[Series], times_ms: Mapping[str, float], *, metric: str) -> Plot:

@@ -5,15 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from llmft.reports.formatting import shorten
-from llmft.reports.plots.figures import (
-    GRID,
-    INK,
-    Plot,
-    add_legend,
-    draw_interval,
-    make_figure,
-)
-from llmft.reports.series import Series, choose_parts, is_higher_better
+from llmft.reports.plots.figures import Plot, add_legend, draw_interval, make_figure
+from llmft.reports.series import GRID, INK, Series, choose_parts, is_higher_better
 
 _MAY_BE_NEGATIVE = ("skill", "r2", "spearman")
 

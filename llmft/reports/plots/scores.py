@@ -7,17 +7,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from llmft.reports.plots.figures import (
-    INK,
-    Plot,
-    add_legend,
-    label_squares,
-    make_squares,
-)
-from llmft.reports.series import Series
+from llmft.reports.plots.figures import Plot, add_legend, label_squares, make_squares
+from llmft.reports.series import INK, Series
 
-MAX_POINTS = 2000
-"""Of more rows, so many are drawn: a fuller cloud shows no more."""
 _MAX_VECTOR_POINTS = 300
 _LINE: Any = {"color": INK, "lw": 0.8, "ls": "--", "zorder": 3}  # seen through a cloud of dots
 
