@@ -14,6 +14,10 @@ from llmft.data.encoding import EncodedRow
 from llmft.data.tokenised import TokenisedRows
 from llmft.errors import UserError
 
+_SHORTEST = 0.8
+"""Where nothing is shuffled, rows of a batch that is not small differ in length by up to 20 %."""
+_SMALL_BATCH = 1_024
+"""Tokens below which a batch is small: padding costs less than one more batch."""
 _BIN_WIDTH = 1.1
 """Lengths in a bin differ by up to 10 %, and by that much a batch may be padding."""
 
@@ -198,7 +202,7 @@ def sort_into_batches(
         rank: Which of them.
     """
     order_N = np.argsort(-lengths_N, kind="stable")
-    starts = _cut_batches(lengths_N[order_N], limits, num_shares=world_size)
+    starts = _cut_batches(lengths_N[order_N], limits, num_shares=world_size, shortest=_SHORTEST)
     batches = [batch.tolist() for batch in np.split(order_N, starts[1:])] if starts else []
     for batch in batches:
         batch += [batch[-1]] * (-len(batch) % world_size)
@@ -206,15 +210,22 @@ def sort_into_batches(
 
 
 def _cut_batches(
-    lengths_N: NDArray[np.int64], limits: BatchLimits, *, num_shares: int
+    lengths_N: NDArray[np.int64], limits: BatchLimits, *, num_shares: int, shortest: float = 0.0
 ) -> list[int]:
-    """Return where batches of so many shares start, among rows from longest to shortest."""
+    """Return where batches of so many shares start, among rows from longest to shortest.
+
+    A batch of some size ends before rows that are shorter than this part of its longest row.
+    """
     starts, end = [], 0
     while end < len(lengths_N):
         starts.append(end)
         num_rows = len(lengths_N) if limits.num_rows is None else limits.num_rows
         if limits.num_tokens is not None:
             num_rows = min(num_rows, max(1, limits.num_tokens // int(lengths_N[end])))
+        if shortest > 0:
+            next_start = np.searchsorted(-lengths_N, -shortest * lengths_N[end], side="right")
+            num_similar = -(-(int(next_start) - end) // num_shares)
+            num_rows = min(num_rows, max(num_similar, _SMALL_BATCH // int(lengths_N[end])))
         end += num_rows * num_shares
     # A change of the weights for a few rows that were left over would weigh as much as any other.
     if len(starts) > 1 and len(lengths_N) - starts[-1] < starts[-1] - starts[-2]:

@@ -3,12 +3,15 @@
 import os
 import platform
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import torch
 
 Precision = Literal["float32", "bfloat16"]
+_MAX_CPU_TOKENS = 1_024
+"""More do not fit into a processor's cache, and are padded more (docs/benchmarks.md)."""
+_MAX_GPU_TOKENS = 16_384
 
 
 def choose_device() -> "torch.device":
@@ -31,6 +34,32 @@ def choose_precision(wanted: Literal["auto", "float32", "bfloat16"]) -> Precisio
 def list_precisions() -> list[Precision]:
     """Return the precisions that the hardware computes in, the default first."""
     return ["bfloat16", "float32"] if _computes_in_bfloat16() else ["float32"]
+
+
+def choose_max_tokens(config: Any, device: "torch.device") -> int:
+    """Return how many tokens to compute at once without gradients, padding counted.
+
+    They are as many as run fastest, if a quarter of the device's memory surely suffices. That is
+    told from all memory and not from what is free, so that a prediction that is taken up again
+    makes the same batches and writes the same bytes.
+
+    Args:
+        config: Configuration of the base.
+        device: Where the model lies.
+    """
+    if device.type == "cpu":
+        num_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    else:
+        import torch
+
+        num_bytes = torch.cuda.get_device_properties(device).total_memory
+    width, num_heads = config.hidden_size, config.num_attention_heads
+    # In float32: a layer's inputs, outputs and what lies between, and what its MLP is widened to.
+    per_token = 4 * (8 * width + 3 * getattr(config, "intermediate_size", 4 * width))
+    if config._attn_implementation == "eager":  # scores, weights and a copy, for every other token
+        per_token += 12 * num_heads * config.max_position_embeddings
+    most = _MAX_CPU_TOKENS if device.type == "cpu" else _MAX_GPU_TOKENS
+    return int(min(most, max(1, num_bytes / 4 / per_token)))
 
 
 def name_device() -> str:

@@ -1,7 +1,6 @@
 """Run a saved model over rows, in batches of similar length."""
 
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,7 +17,7 @@ from llmft.data.encoding import EncodedRow, Encoder
 from llmft.data.prompts import NO_PROMPT
 from llmft.errors import UserError
 from llmft.models.bases import has_segments
-from llmft.models.device import Precision, autocast, choose_device
+from llmft.models.device import Precision, autocast, choose_device, choose_max_tokens
 from llmft.models.heads import compute_head_in_float32, to_outputs
 from llmft.models.precision import cast_frozen_weights
 from llmft.models.quantised import is_quantised
@@ -26,9 +25,6 @@ from llmft.models.saved import ModelCard, SavedModel, load_saved
 from llmft.models.shared_prompt import SharedPrompt, find_obstacle
 
 logger = logging.getLogger(__name__)
-
-_MAX_TOKENS = 16_384
-"""Of a batch; more are not faster."""
 
 
 class Predictions(NamedTuple):
@@ -160,25 +156,3 @@ def prepare_for_prediction(model: Any, precision: Precision) -> Any:
         model = model.merge_and_unload()
         compute_head_in_float32(model)
     return model
-
-
-def choose_max_tokens(config: Any, device: torch.device) -> int:
-    """Return the tokens of a batch for which a quarter of the device's memory surely suffices.
-
-    It is told from all memory and not from what is free, so that a prediction that is taken up
-    again makes the same batches and writes the same bytes.
-
-    Args:
-        config: Configuration of the base.
-        device: Where the model lies.
-    """
-    if device.type == "cuda":
-        num_bytes = torch.cuda.get_device_properties(device).total_memory
-    else:
-        num_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    width, num_heads = config.hidden_size, config.num_attention_heads
-    # In float32: a layer's inputs, outputs and what lies between, and what its MLP is widened to.
-    per_token = 4 * (8 * width + 3 * getattr(config, "intermediate_size", 4 * width))
-    if config._attn_implementation == "eager":  # scores, weights and a copy, for every other token
-        per_token += 12 * num_heads * config.max_position_embeddings
-    return int(min(_MAX_TOKENS, max(1, num_bytes / 4 / per_token)))

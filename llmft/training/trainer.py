@@ -29,7 +29,7 @@ from llmft.data.batches import (
 )
 from llmft.data.files import explain_disk
 from llmft.errors import UserError
-from llmft.models.device import autocast, choose_precision
+from llmft.models.device import autocast, choose_max_tokens, choose_precision
 from llmft.models.dropout import fast_dropout
 from llmft.models.initial import load_weights
 from llmft.models.shared_prompt import SharedPrompt
@@ -184,15 +184,14 @@ class _PlannedTrainer(Trainer):  # type: ignore[misc]
 
     def get_eval_dataloader(self, eval_dataset: object = None) -> DataLoader[Example]:
         """Return the validation rows of this process; without gradients twice the tokens fit in."""
-        return self._load(
-            self.eval_dataset,
-            sort_into_batches(
-                self.eval_dataset.lengths,
-                BatchLimits(num_tokens=2 * self.plan.largest.num_tokens),
-                world_size=get_world_size(),
-                rank=get_rank(),
-            ),
+        fastest = choose_max_tokens(self.model.config, self.args.device)
+        batches = sort_into_batches(
+            self.eval_dataset.lengths,
+            BatchLimits(num_tokens=min(fastest, 2 * self.plan.largest.num_tokens)),
+            world_size=get_world_size(),
+            rank=get_rank(),
         )
+        return self._load(self.eval_dataset, batches)
 
     def _load(self, rows: Examples, batches: Iterable[list[int]]) -> DataLoader[Example]:
         loader = DataLoader(

@@ -228,3 +228,12 @@ def test_r3_rows_without_gradients_are_all_there_longest_first_within_bounds(
 
 def test_no_rows_make_no_batches() -> None:
     assert sort_into_batches(np.zeros(0, dtype=np.int64), BatchLimits(num_tokens=9)) == []
+
+
+def test_short_rows_do_not_wait_for_long_ones_unless_they_are_few() -> None:
+    lengths = np.array([500] * 4 + [20] * 300 + [19] * 300 + [8])
+    batches = sort_into_batches(lengths, BatchLimits(num_tokens=16_384))
+    found = [(len(batch), int(lengths[batch].max())) for batch in batches]
+    assert found == [(4, 500), (301, 20), (300, 19)], "the last two share what is left over"
+    batches = sort_into_batches(lengths[3:44], BatchLimits(num_tokens=2_048))
+    assert [len(batch) for batch in batches] == [2, 39], "a batch of few tokens is filled up"

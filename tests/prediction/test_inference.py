@@ -1,13 +1,11 @@
 """A row scores the same alone, in any batch, at any padding, in any order (H3, D11)."""
 
-import os
 import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from transformers import Qwen2Config
 
 from llmft.config.recipe import BaseConfig, LoraConfig
 from llmft.config.task import FieldsConfig
@@ -19,11 +17,7 @@ from llmft.models.device import Precision, autocast
 from llmft.models.heads import LabelSpace
 from llmft.models.loading import load_model
 from llmft.models.saved import SavedModel
-from llmft.prediction.inference import (
-    Predictor,
-    choose_max_tokens,
-    prepare_for_prediction,
-)
+from llmft.prediction.inference import Predictor, prepare_for_prediction
 from tests.conftest import make_card, make_text
 
 FIELDS = FieldsConfig()
@@ -158,15 +152,3 @@ def test_a_batch_that_memory_does_not_suffice_for_is_halved(predictor, rows, mon
     monkeypatch.setattr(predictor._model, "forward", always_fail)
     with pytest.raises(UserError, match=r"memory does not suffice for a single row of \d+ tokens"):
         predictor.predict(rows)
-
-
-def test_larger_models_get_smaller_batches_where_memory_is_short(monkeypatch) -> None:
-    def choose(gib: float, **config) -> int:
-        monkeypatch.setattr(os, "sysconf", lambda name: gib * 2**30 if "PHYS" in name else 1)
-        return choose_max_tokens(Qwen2Config(**config), torch.device("cpu"))
-
-    small = {"hidden_size": 384, "intermediate_size": 1_536, "num_attention_heads": 12}
-    large = {"hidden_size": 3_584, "intermediate_size": 18_944, "num_attention_heads": 28}
-    assert choose(24, **small) == choose(24, **large) == 16_384
-    assert 1_000 < choose(4, **large) < 4_000
-    assert choose(4, **small, attn_implementation="eager") < choose(4, **small)
