@@ -14,8 +14,8 @@ from llmft.benchmarks.prompt_growth import measure_growth
 from llmft.benchmarks.shared_prompt import SHAPES, measure_shared_prompt
 from llmft.config.task import FieldsConfig
 from llmft.data.fields import RowFaultError, assemble_text, list_fields, refuse_absent_fields
-from llmft.data.files import replace_file, write_json
 from llmft.errors import UserError
+from llmft.files import replace_file, write_json
 from llmft.prediction.tables import check_ending, read_input
 from llmft.reports.plots.figures import use_style
 from llmft.reports.plots.growth import draw_growth

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 from llmft import __version__
 from llmft.config.gates import lay_over_defaults
 from llmft.config.suite import Suite, load_suite
-from llmft.data.files import write_json
 from llmft.data.preparation import prepare_task
 from llmft.data.prepared import PreparedData, is_prepared, open_prepared
 from llmft.evaluation.arms import Arms, open_arms
@@ -39,6 +38,7 @@ from llmft.evaluation.scored import Scored, open_scored
 from llmft.evaluation.slices import slice_rows
 from llmft.evaluation.variants import describe_arms
 from llmft.evaluation.verdict import find_valid_arms, is_provisional, reach_verdict
+from llmft.files import write_json
 from llmft.prediction.inference import Predictor
 from llmft.prediction.stored import StoredPredictions
 from llmft.reports.comparison import write_comparison_report

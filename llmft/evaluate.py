@@ -16,7 +16,6 @@ from llmft.config.gates import GateConfig, lay_over_defaults
 from llmft.config.head import SELECTION_METRIC, Head
 from llmft.config.suite import LatencyConfig, Suite, load_suite
 from llmft.console import run_verb
-from llmft.data.files import write_json
 from llmft.data.splitting import SPLITS
 from llmft.errors import UserError
 from llmft.evaluation.arms import Run
@@ -46,6 +45,7 @@ from llmft.evaluation.tables import (
     pick_worst,
 )
 from llmft.evaluation.variants import describe_runs
+from llmft.files import write_json
 from llmft.prediction.fits import Fit, read_fit
 from llmft.prediction.inference import Predictor
 from llmft.prediction.stored import StoredPredictions, load_or_predict

@@ -22,10 +22,10 @@ from llmft.config.recipe import Recipe, load_recipe
 from llmft.console import run_verb
 from llmft.data.batches import make_targets, pad_inputs
 from llmft.data.budget import refuse_budget
-from llmft.data.files import write_json, write_text
 from llmft.data.prepared import open_prepared
 from llmft.errors import UserError
 from llmft.evaluation.metrics import measure
+from llmft.files import write_json, write_text
 from llmft.models.heads import TargetScale, to_outputs
 from llmft.models.peak_memory import measure_peak_memory, reset_peak_memory
 from llmft.models.quantised import refuse_absent_quantiser

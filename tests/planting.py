@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmft.cli import main
-from llmft.data.files import hash_file, hash_text
+from llmft.files import hash_file, hash_text
 
 
 def load(path: str | Path) -> Any:

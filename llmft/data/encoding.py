@@ -9,9 +9,9 @@ from typing import Any, Literal, NamedTuple
 from llmft import __version__
 from llmft.config.recipe import TokensConfig
 from llmft.config.task import FieldsConfig
-from llmft.data.files import hash_text
 from llmft.data.prompts import Prompt, RowText, fill_prompt, strip_fields
 from llmft.errors import UserError
+from llmft.files import hash_text
 
 HEAD_SHARE = 0.7
 """Of what is kept of an article with `head_tail`."""

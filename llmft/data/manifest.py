@@ -12,11 +12,11 @@ import numpy as np
 from llmft import __version__
 from llmft.config.labels import ClassConfig, MultilabelConfig, ScoresConfig
 from llmft.config.task import Split, TaskConfig
-from llmft.data.files import hash_file, hash_text
 from llmft.data.labels import assign_tiers, compute_overall, list_scores
 from llmft.data.reading import Rejection
 from llmft.data.sources import Source
 from llmft.data.splitting import SPLITS
+from llmft.files import hash_file, hash_text
 
 Record = dict[str, Any]
 Dates = dict[Split, list[tuple[str, float] | None]]

@@ -10,7 +10,6 @@ from llmft.config.task import BalanceConfig, Split, TaskConfig
 from llmft.data.balancing import plan_balance
 from llmft.data.duplicates import cluster_texts
 from llmft.data.fields import join_pair
-from llmft.data.files import find_staged, stage_files, write_json, write_jsonl
 from llmft.data.manifest import make_manifest
 from llmft.data.reading import Accepted, Rejection, read_task
 from llmft.data.sources import Source, find_sources
@@ -24,6 +23,7 @@ from llmft.data.splitting import (
 from llmft.data.strata import find_gaps, list_strata, refuse_constant_labels
 from llmft.data.tokenised import TOKENS_FOLDER, remove_tokens
 from llmft.errors import UserError
+from llmft.files import find_staged, stage_files, write_json, write_jsonl
 
 Record = dict[str, Any]
 Splits = dict[Split, list[Accepted]]

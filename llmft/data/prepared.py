@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from llmft.config.metrics import list_metrics
 from llmft.config.task import TaskConfig
-from llmft.data.files import hash_file, read_json
 from llmft.errors import UserError
+from llmft.files import hash_file, read_json
 
 Row = dict[str, Any]
 _MANIFEST_KEYS = {"fingerprint", "files", "counts", "label_names"}

@@ -8,10 +8,10 @@ from llmft.config.labels import ClassConfig, ScoresConfig
 from llmft.config.task import FilterConfig, TaskConfig
 from llmft.data.dates import read_date
 from llmft.data.fields import RowFaultError, as_text, assemble_text, refuse_absent_fields
-from llmft.data.files import hash_text
 from llmft.data.filters import apply_filters
 from llmft.data.labels import parse_labels
 from llmft.data.sources import Source, SourceRow, find_sources, read_rows
+from llmft.files import hash_text
 
 
 class Rejection(NamedTuple):

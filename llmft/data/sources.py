@@ -14,9 +14,9 @@ from llmft.config.loading import FaultList
 from llmft.config.task import SourceConfig, Split
 from llmft.data.columnar import HUB, Skips, hash_hub, read_hub, read_parquet
 from llmft.data.encodings import check_encoding
-from llmft.data.files import hash_file
 from llmft.data.splitting import rank_given
 from llmft.errors import UserError
+from llmft.files import hash_file
 
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a long article is no error
 

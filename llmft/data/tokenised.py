@@ -20,8 +20,8 @@ from tqdm.auto import tqdm
 
 from llmft.data.budget import TokenBudget, measure_budget
 from llmft.data.encoding import EncodedRow, Encoder
-from llmft.data.files import find_staged, hash_file, read_json
 from llmft.errors import UserError
+from llmft.files import find_staged, hash_file, read_json
 
 TOKENS_FOLDER = "tokens"
 """Folder within the prepared data; it may be deleted at any time."""

@@ -12,12 +12,12 @@ from llmft.config.fits import FITS, FitConfig, FitMethod
 from llmft.config.labels import LabelsConfig
 from llmft.config.task import TaskConfig
 from llmft.data.batches import make_targets
-from llmft.data.files import write_json
 from llmft.data.prepared import PreparedData, Row, open_prepared
 from llmft.errors import UserError
 from llmft.evaluation.audit import Finding
 from llmft.evaluation.metrics import Floats, average, is_better, measure
 from llmft.evaluation.thresholds import fit_class_thresholds, fit_curves, fit_label_thresholds
+from llmft.files import write_json
 from llmft.models.saved import ModelCard, read_card
 from llmft.prediction.fits import FIT_NAME, Fit
 from llmft.prediction.stored import load_or_predict

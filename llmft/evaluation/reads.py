@@ -5,8 +5,8 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
-from llmft.data.files import write_json
 from llmft.errors import UserError
+from llmft.files import write_json
 
 
 def record_test_read(run: Path, *, by: Literal["evaluate", "compare"], report: str) -> int:

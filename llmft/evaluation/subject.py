@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 
 from llmft.config.labels import LabelsConfig
 from llmft.config.task import SourceConfig
-from llmft.data.files import hash_file
 from llmft.data.prepared import PreparedData, Row
 from llmft.data.reading import read_labelled
 from llmft.errors import UserError
 from llmft.evaluation.fitting import open_trained_data
+from llmft.files import hash_file
 
 
 class Subject(NamedTuple):

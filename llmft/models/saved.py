@@ -14,10 +14,10 @@ from llmft.config.head import Head
 from llmft.config.labels import LabelsConfig
 from llmft.config.recipe import BaseConfig, Recipe, TokensConfig
 from llmft.config.task import FieldsConfig
-from llmft.data.files import hash_file, hash_text, read_json, write_json
 from llmft.data.prepared import PreparedData
 from llmft.data.prompts import Prompt
 from llmft.errors import UserError
+from llmft.files import hash_file, hash_text, read_json, write_json
 from llmft.models.bases import hash_base, was_pretrained
 from llmft.models.device import Precision, autocast, choose_precision
 from llmft.models.heads import LabelSpace, compute_head_in_float32

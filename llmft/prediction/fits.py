@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from llmft.config.fits import FITS, FitMethod
 from llmft.config.head import Head
-from llmft.data.files import hash_text, read_json
 from llmft.errors import UserError
+from llmft.files import hash_text, read_json
 from llmft.models.saved import read_card
 
 FIT_NAME = "fit.json"

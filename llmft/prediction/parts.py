@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from llmft import __version__
 from llmft.data.columnar import Skips
-from llmft.data.files import read_json, write_json
 from llmft.errors import UserError
+from llmft.files import read_json, write_json
 from llmft.models.saved import ModelCard
 from llmft.prediction.columns import make_schema
 from llmft.prediction.surveys import STATE_NAME, ChangedError, Survey

@@ -12,8 +12,8 @@ from accelerate.utils import gather_object
 from numpy.typing import NDArray
 
 from llmft.data.fields import RowFaultError
-from llmft.data.files import hash_text, replace_file
 from llmft.errors import UserError
+from llmft.files import hash_text, replace_file
 from llmft.models.saved import hash_model, read_card
 from llmft.prediction.columns import name_columns
 from llmft.prediction.inference import Predictor

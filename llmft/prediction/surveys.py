@@ -9,9 +9,9 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from llmft.data.fields import RowFaultError, refuse_absent_fields
-from llmft.data.files import hash_file, read_json, write_json
 from llmft.data.prompts import NO_PROMPT, fill_prompt
 from llmft.errors import UserError
+from llmft.files import hash_file, read_json, write_json
 from llmft.models.saved import ModelCard
 from llmft.prediction.columns import make_schema
 from llmft.prediction.tables import Row, find_types, read_input, read_types, refuse_no_unicode

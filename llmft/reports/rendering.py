@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from llmft.data.files import replace_file, write_text
+from llmft.files import replace_file, write_text
 from llmft.reports.formatting import (
     MISSING,
     escape_markdown,

@@ -13,7 +13,7 @@ from docx.enum.text import WD_ALIGN_PARAGRAPH
 from docx.oxml import OxmlElement
 from docx.shared import Cm, Length, Pt
 
-from llmft.data.files import replace_file
+from llmft.files import replace_file
 from llmft.reports.audit import Bar
 from llmft.reports.formatting import MISSING
 from llmft.reports.outline import Section

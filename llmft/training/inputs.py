@@ -14,12 +14,12 @@ from llmft.data.batches import BatchPlan, Examples
 from llmft.data.budget import BudgetFindings, TokenBudget, judge_budget
 from llmft.data.encoding import Encoder
 from llmft.data.fields import RowFaultError
-from llmft.data.files import hash_text
 from llmft.data.prepared import PreparedData, Row
 from llmft.data.prompts import Prompt, read_prompt
 from llmft.data.splitting import SPLITS
 from llmft.data.tokenised import TOKENS_FOLDER, TokenisedRows, open_tokens
 from llmft.errors import UserError
+from llmft.files import hash_text
 from llmft.models.bases import load_tokenizer, read_config, read_limits
 from llmft.models.shared_prompt import find_obstacle
 from llmft.training.losses import read_row_weights

@@ -9,8 +9,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from llmft.config.recipe import RecipeConfig
-from llmft.data.files import read_json
 from llmft.errors import UserError
+from llmft.files import read_json
 from llmft.processes import get_world_size, has_launcher
 
 logger = logging.getLogger(__name__)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llmft.config.recipe import Recipe, RecipeConfig
-from llmft.data.files import hash_text, read_json, write_json
 from llmft.data.prepared import PreparedData
 from llmft.data.prompts import Prompt
 from llmft.errors import UserError
+from llmft.files import hash_text, read_json, write_json
 from llmft.models.device import choose_precision
 from llmft.models.initial import refuse_unfit_run
 from llmft.models.saved import hash_model

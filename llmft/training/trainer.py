@@ -20,8 +20,8 @@ from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import EvalPrediction
 
 from llmft.data.batches import BatchPlan, Collator, Example, Examples
-from llmft.data.files import explain_disk
 from llmft.errors import UserError
+from llmft.files import explain_disk
 from llmft.models.device import autocast, choose_precision
 from llmft.models.dropout import fast_dropout
 from llmft.models.initial import load_weights

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from llmft.data.files import (
+from llmft.errors import UserError
+from llmft.files import (
     hash_file,
     hash_text,
     read_json,
@@ -18,7 +19,6 @@ from llmft.data.files import (
     write_jsonl,
     write_text,
 )
-from llmft.errors import UserError
 from tests.data.conftest import number_rows
 
 

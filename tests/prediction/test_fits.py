@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from llmft.config.recipe import BaseConfig
-from llmft.data.files import write_json
 from llmft.errors import UserError
+from llmft.files import write_json
 from llmft.models.heads import LabelSpace
 from llmft.prediction.columns import make_columns
 from llmft.prediction.fits import Fit, apply_fit, read_fit

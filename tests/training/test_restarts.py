@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from llmft.cli import main
-from llmft.data.files import read_json, write_json
+from llmft.files import read_json, write_json
 from llmft.training.trainer import GuardedLoss
 
 PROMPT = "Judge the risk.\n\n{article}\n"

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from llmft.data.files import read_json, write_json
 from llmft.errors import StoppedError, UserError
+from llmft.files import read_json, write_json
 from llmft.training.checkpoints import seal_checkpoint
 from llmft.training.launch import Launch
 from llmft.training.run_folder import (
