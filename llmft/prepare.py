@@ -18,7 +18,7 @@ def main(arguments: list[str]) -> int:
     args = parser.parse_args(arguments)
     task = load_task(args.task, overrides=args.set)
     manifest = prepare_task(task, report=logger.info)
-    for kind, count in manifest["rejected"].items():
+    for kind, count in manifest.rejected.items():
         logger.info("  rejected %d: %s", count, kind)
     logger.info("wrote %s", Path(task.output) / "manifest.json")
     return 0

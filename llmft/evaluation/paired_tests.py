@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,22 +10,12 @@ from statsmodels.stats.contingency_tables import mcnemar
 
 from llmft.evaluation.moments import Moments
 from llmft.evaluation.resampling import Clusters
+from llmft.results.comparison import McNemar
 
 Floats = NDArray[np.floating[Any]]
 _NUM_SWAPS = 9_999
 _MAX_EXACT_CLUSTERS = 15
 """All 2^15 swaps of so few are soon tried."""
-
-
-class McNemar(NamedTuple):
-    """Two arms on the same rows, by who is right."""
-
-    both_right: int
-    only_challenger: int
-    only_reference: int
-    both_wrong: int
-    p_value: float | None
-    """Exact, two-sided, of equal accuracy; None where rows are clustered, so not independent."""
 
 
 def permute_moments(
@@ -132,7 +122,13 @@ def compare_classes(
     )
     p_value = None if is_clustered else float(mcnemar(table, exact=True).pvalue)
     (both, only_ours), (only_theirs, neither) = table.tolist()
-    return McNemar(both, only_ours, only_theirs, neither, p_value)
+    return McNemar(
+        both_right=both,
+        only_challenger=only_ours,
+        only_reference=only_theirs,
+        both_wrong=neither,
+        p_value=p_value,
+    )
 
 
 def _pair_runs(one: Sequence[Any], other: Sequence[Any]) -> list[tuple[Any, Any]]:

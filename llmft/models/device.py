@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-Precision = Literal["float32", "bfloat16"]
+from llmft.config.recipe import Precision as Precision
 
 
 def choose_device() -> torch.device:

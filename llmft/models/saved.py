@@ -2,14 +2,13 @@
 
 import shutil
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from llmft import __version__
 from llmft.config.head import Head
 from llmft.config.labels import LabelsConfig
 from llmft.config.recipe import BaseConfig, Recipe, TokensConfig
@@ -17,23 +16,21 @@ from llmft.config.task import FieldsConfig
 from llmft.data.prepared import PreparedData
 from llmft.data.prompts import Prompt
 from llmft.errors import UserError
-from llmft.files import hash_file, hash_text, read_json, write_json
+from llmft.files import hash_file, hash_text
 from llmft.models.bases import hash_base, was_pretrained
 from llmft.models.device import Precision, autocast, choose_precision
 from llmft.models.heads import LabelSpace, compute_head_in_float32
 from llmft.models.loading import load_base_for_adapter
 from llmft.models.quantised import count_weights
+from llmft.results.files import ResultFile, read_result, write_result
 
 CARD_NAME = "llmft.json"
 
 
-class ModelCard(BaseModel):
+class ModelCard(ResultFile):
     """All that prediction needs beside the weights; `model/llmft.json`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    format_version: int = 1
-    llmft_version: str
+    schema_version: Literal[1] = 1
     name: str
     """Name of the recipe."""
     task: str
@@ -75,7 +72,6 @@ def make_card(
     """Return the card of a model that is trained from a recipe, its base pinned to a commit."""
     config = recipe.config
     return ModelCard(
-        llmft_version=__version__,
         name=config.name,
         task=recipe.task.name,
         base=base,
@@ -119,7 +115,7 @@ def save_model(model: Any, *, tokenizer: Any, card: ModelCard, folder: Path) -> 
         else:
             model.save_pretrained(building)
         tokenizer.save_pretrained(building)
-        write_json(building / CARD_NAME, card.model_dump(mode="json", by_alias=True))
+        write_result(building / CARD_NAME, card)
         _refuse_empty_tensors(building)
         shutil.rmtree(folder, ignore_errors=True)
         building.rename(folder)
@@ -208,14 +204,7 @@ def read_card(folder: Path) -> ModelCard:
             f"{path}: not there, so {folder.parent} is no finished run; train it with "
             "`llmft train RECIPE`"
         )
-    try:
-        return ModelCard.model_validate(read_json(path))
-    except ValidationError as error:
-        fault = error.errors()[0]
-        where = ".".join(map(str, fault["loc"]))
-        raise UserError(
-            f"{path}: {where}: {fault['msg']}; was it written by another version of llmft?"
-        ) from error
+    return read_result(path, ModelCard, mend="restore the file, or train again")
 
 
 def hash_model(folder: Path) -> str:

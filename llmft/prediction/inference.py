@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from llmft.data.batches import pad_inputs
 from llmft.data.encoding import EncodedRow, Encoder
+from llmft.data.fields import Row
 from llmft.data.prompts import NO_PROMPT
 from llmft.models.bases import has_segments
 from llmft.models.device import Precision, autocast, choose_device
@@ -82,7 +83,7 @@ class Predictor:
         sizes = {t.data_ptr(): t.numel() * t.element_size() for t in tensors}
         return float(sum(sizes.values())) / 2**30
 
-    def predict(self, rows: Sequence[dict[str, Any]], *, show_progress: bool = True) -> Predictions:
+    def predict(self, rows: Sequence[Row], *, show_progress: bool = True) -> Predictions:
         """Predict rows.
 
         Raises:

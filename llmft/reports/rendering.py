@@ -19,6 +19,7 @@ from llmft.reports.formatting import (
 )
 from llmft.reports.plots.figures import BAD, CARD, GOOD, GRID, INK, MUTED, Plot, lay_out
 from llmft.reports.series import GAP
+from llmft.results.variant import Judgement
 
 _VARIABLES = {INK: "ink", MUTED: "muted", GRID: "line", CARD: "card", GOOD: "good", BAD: "bad"}
 
@@ -46,15 +47,13 @@ def save_plot(plot: Plot, *, folder: Path, prefix: str = "") -> SavedPlot:
     return SavedPlot(plot.title, plot.alt, _inline_svg(buffer.getvalue(), plot), path)
 
 
-def write_report(
-    name: str, *, folder: Path, results: dict[str, Any], content: dict[str, Any]
-) -> Path:
+def write_report(name: str, *, folder: Path, result: Judgement, content: dict[str, Any]) -> Path:
     """Fill in the HTML and the Markdown template of a report.
 
     Args:
         name: `comparison` or `evaluation`.
         folder: Where to write `report.html` and `report.md`.
-        results: The results file.
+        result: What is reported.
         content: What was made of it: tables, saved plots, words.
 
     Returns:
@@ -62,7 +61,7 @@ def write_report(
     """
     for ending in ("html", "md"):
         template = _make_environment(ending).get_template(f"{name}.{ending}.j2")
-        text = template.render(r=results, **content)
+        text = template.render(r=result, **content)
         write_text(folder / f"report.{ending}", re.sub(r"\n{3,}", "\n\n", text))
     return folder / "report.html"
 

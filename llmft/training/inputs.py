@@ -11,10 +11,10 @@ from torch import Tensor
 from llmft.config.head import LossConfig
 from llmft.config.recipe import Recipe, TrainConfig
 from llmft.data.batches import BatchPlan, Examples
-from llmft.data.budget import BudgetFindings, TokenBudget, judge_budget
+from llmft.data.budget import BudgetFindings, judge_budget
 from llmft.data.encoding import Encoder
-from llmft.data.fields import RowFaultError
-from llmft.data.prepared import PreparedData, Row
+from llmft.data.fields import Row, RowFaultError
+from llmft.data.prepared import PreparedData
 from llmft.data.prompts import Prompt, read_prompt
 from llmft.data.splitting import SPLITS
 from llmft.data.tokenised import TOKENS_FOLDER, TokenisedRows, open_tokens
@@ -22,6 +22,7 @@ from llmft.errors import UserError
 from llmft.files import hash_text
 from llmft.models.bases import load_tokenizer, read_config, read_limits
 from llmft.models.shared_prompt import find_obstacle
+from llmft.results.run import TokenBudget
 from llmft.training.losses import read_row_weights
 
 

@@ -14,7 +14,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from llmft.reports.formatting import shorten
-from llmft.reports.series import Interval, Series
+from llmft.reports.series import Series
+from llmft.results.variant import Interval
 
 INK, MUTED, GRID, CARD = "#1c2026", "#667080", "#e3e6eb", "#fefefe"
 GOOD, BAD = "#2e7d4f", "#b3261e"
@@ -100,7 +101,13 @@ def draw_marker(axes: Axes, x: float, y: float, series: Series) -> None:
 
 
 def draw_interval(
-    axes: Axes, y: float, value: float, interval: Interval, series: Series, *, height: float = 6
+    axes: Axes,
+    y: float,
+    value: float,
+    interval: Interval | None,
+    series: Series,
+    *,
+    height: float = 6,
 ) -> None:
     """Draw a value, and its interval where there is one."""
     if interval is not None:
