@@ -11,8 +11,8 @@ from typing import Any
 from llmft.benchmarks.plans import SHAPES, SHORT_TEXTS, SIZES, Plan, Shape
 from llmft.config.task import FieldsConfig
 from llmft.data.fields import RowFaultError, assemble_text, list_fields, refuse_absent_fields
-from llmft.data.files import replace_file, write_json
 from llmft.errors import UserError
+from llmft.files import replace_file, write_json
 from llmft.sample.articles import make_articles
 
 logger = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from llmft.config.labels import ClassConfig
 from llmft.config.loading import suggest
 from llmft.config.recipe import Recipe, load_recipe
-from llmft.data.fields import shorten_list
-from llmft.data.prepared import PreparedData, Row, open_prepared
+from llmft.data.fields import Row, shorten_list
+from llmft.data.prepared import PreparedData, open_prepared
 from llmft.data.prompts import find_strange_placeholders, list_placeholders, read_prompt
 from llmft.errors import UserError
 
@@ -170,7 +170,7 @@ def _check_inputs(recipe: Recipe, *, show: str | None, gpu_gib: float | None) ->
 def _report_data(data: PreparedData, inputs: "Inputs") -> None:
     from llmft.reports.terminal import describe_labels
 
-    counts = data.manifest["counts"]
+    counts = data.manifest.counts
     logger.info(
         "data %s: %s of %s rows used, fingerprint %s",
         data.task.output, counts["input"] - counts["rejected"], counts["input"],
@@ -186,7 +186,7 @@ def _report_data(data: PreparedData, inputs: "Inputs") -> None:
         logger.info("labels %s", line)
     for split, budget in inputs.budgets.items():
         logger.info("tokens %5s: %s", split, budget.describe())
-    for warning in (*data.manifest["warnings"], *inputs.findings.warnings):
+    for warning in (*data.manifest.warnings, *inputs.findings.warnings):
         logger.info("warning: %s", warning)
 
 

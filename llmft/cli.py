@@ -15,7 +15,7 @@ VERBS = {
     "compare": "judge the variants of a suite on the same rows, and name the winner",
     "predict": "score new articles with a trained run",
     "bench": "measure llmft against plain ways to do the same",
-    "schema": "print the JSON Schema of tasks, recipes and suites, for editors",
+    "schema": "print the JSON Schema of tasks, recipes, suites and results files",
 }
 
 

@@ -6,8 +6,8 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-from llmft.data.files import write_jsonl, write_text
 from llmft.errors import UserError
+from llmft.files import write_jsonl, write_text
 from llmft.sample.articles import make_articles
 
 logger = logging.getLogger(__name__)

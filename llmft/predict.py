@@ -7,10 +7,10 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from llmft.console import run_verb
-from llmft.data.fields import RowFaultError
+from llmft.data.fields import Row, RowFaultError
 from llmft.errors import UserError
 from llmft.models.saved import ModelCard, hash_model, read_card
 from llmft.prediction.columns import make_columns, make_schema
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from llmft.prediction.inference import Predictor
 
 logger = logging.getLogger("llmft.predict")  # `python -m` calls this module __main__
-
-Row = dict[str, Any]
 
 
 def main(arguments: list[str]) -> int:

@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> int:
     from llmft.data.preparation import prepare_task
 
     manifest = prepare_task(task, report=logger.info)
-    for kind, count in manifest["rejected"].items():
+    for kind, count in manifest.rejected.items():
         logger.info("  rejected %d: %s", count, kind)
     logger.info("wrote %s", Path(task.output) / "manifest.json")
     return 0

@@ -1,4 +1,4 @@
-"""`llmft schema [KIND]`: print what a file may say, as JSON Schema for editors."""
+"""`llmft schema [KIND]`: print what YAMLs may say and results files hold, as JSON Schema."""
 
 import argparse
 import json
@@ -12,6 +12,11 @@ from llmft.config.loading import Section
 from llmft.config.recipe import RecipeConfig
 from llmft.config.suite import SuiteConfig
 from llmft.config.task import TaskConfig
+from llmft.results.comparison import ComparisonResult
+from llmft.results.evaluation import EvaluationResult
+from llmft.results.files import ResultFile
+from llmft.results.manifest import Manifest
+from llmft.results.run import LearningCurve, ReadLog, RunRecord
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +25,17 @@ SECTIONS: dict[str, type[Section]] = {
     "recipe": RecipeConfig,
     "suite": SuiteConfig,
 }
-"""Kind of file -> what it holds."""
+"""Kind of YAML -> what it may say."""
+RESULTS: dict[str, type[ResultFile]] = {
+    "manifest": Manifest,
+    "training_metadata": RunRecord,
+    "training_history": LearningCurve,
+    "test_reads": ReadLog,
+    "evaluation": EvaluationResult,
+    "comparison": ComparisonResult,
+}
+"""Kind of results file -> what it holds."""
+KINDS = [*SECTIONS, *RESULTS]
 _EXTENDS = {
     "type": ["string", "null"],
     "description": "File whose values hold where this one says nothing, looked up beside it first.",
@@ -33,11 +48,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "kind",
         nargs="?",
-        choices=list(SECTIONS),
+        choices=KINDS,
         help="kind of file; without it, all in one object",
     )
     args = parser.parse_args(arguments)
-    schemas = {kind: make_schema(kind) for kind in SECTIONS}
+    schemas = {kind: make_schema(kind) for kind in KINDS}
     logger.info("%s", json.dumps(schemas[args.kind] if args.kind else schemas, indent=2))
     return 0
 
@@ -45,11 +60,19 @@ def main(arguments: list[str]) -> int:
 def make_schema(kind: str) -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of a kind of file.
 
-    A file that extends another may leave out at every depth what the other one says.
+    A YAML that extends another may leave out at every depth what the other one says.
     """
-    return {
+    head = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": f"llmft {kind}",
+    }
+    if kind in RESULTS:
+        described = RESULTS[kind].model_json_schema(
+            mode="serialization", schema_generator=_WholeGenerator
+        )
+        return {**head, **described}
+    return {
+        **head,
         "if": {"required": ["extends"]},
         "then": _describe(SECTIONS[kind], _PartGenerator, place="then"),
         "else": _describe(SECTIONS[kind], _WholeGenerator, place="else"),

@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any
 from llmft.config.loading import dump_yaml
 from llmft.config.recipe import Recipe, load_recipe
 from llmft.console import run_verb
-from llmft.data.files import write_json, write_text
 from llmft.errors import UserError
+from llmft.files import write_text
 from llmft.processes import ask_main, is_main, main_first
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from torch import nn
 
     from llmft.models.heads import TargetScale
     from llmft.models.saved import ModelCard
@@ -79,8 +78,8 @@ def train(recipe: Recipe, *, resume: str = "auto") -> Path:
     )
     from llmft.training.launch import read_launch, refuse_absent_trackers
     from llmft.training.run_folder import (
-        RunIdentity,
         claim_run_folder,
+        identify_run,
         log_to_file,
         refuse_unfit_init,
     )
@@ -101,7 +100,7 @@ def train(recipe: Recipe, *, resume: str = "auto") -> Path:
     refuse_unfit_init(config, label_names=data.label_names)
 
     folder = Path(config.output_dir)
-    identity = RunIdentity.of(recipe, data, inputs.prompt)
+    identity = identify_run(recipe, data, inputs.prompt)
     start = ask_main(lambda: claim_run_folder(folder, identity, launch=launch, resume=resume))
     if start.is_finished:
         logger.info("%s: already trained, nothing to do", folder)
@@ -115,49 +114,35 @@ def train(recipe: Recipe, *, resume: str = "auto") -> Path:
 
 def _train(run: "Run", start: "Start") -> None:
     from llmft.models.peak_memory import measure_peak_memory, reset_peak_memory
-    from llmft.training.record import (
-        describe_environment,
-        describe_launch,
-        describe_model,
-        describe_result,
-    )
+    from llmft.results.files import write_result
+    from llmft.results.run import LearningCurve
+    from llmft.training.record import make_record
     from llmft.training.run_folder import HISTORY_NAME, METADATA_NAME
 
-    config, launch = run.recipe.config, run.launch
+    config = run.recipe.config
     started = time.time()
     reset_peak_memory()
     if is_main():
         write_text(run.folder / "recipe.resolved.yaml", dump_yaml(config))
-    model, card, result, plan = _fit_in_memory(run, start)
+    fitted = _fit_in_memory(run, start)
     peak_memory_gib = measure_peak_memory()
     if not is_main():
         return
-    model_hash = _save(model, card, result, run)
-    write_json(run.folder / HISTORY_NAME, {"metric": run.recipe.metric, "epochs": result.history})
-    write_json(
-        run.folder / METADATA_NAME,
-        {
-            "status": "finished",
-            **run.identity._asdict(),
-            "name": config.name,
-            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
-            **describe_launch(launch, plan, config.train),
-            **describe_result(result, run.recipe, run.inputs),
-            "best_metric_name": f"val_{run.recipe.metric}",
-            "peak_memory_gib": round(peak_memory_gib, 3),
-            **describe_model(card),
-            "model_hash": model_hash,
-            **describe_environment(),
-        },
+    result, model_hash = fitted.result, _save(fitted, run)
+    curve = LearningCurve(metric=run.recipe.metric, epochs=result.history)
+    write_result(run.folder / HISTORY_NAME, curve)
+    record = make_record(
+        run, fitted, started=started, peak_memory_gib=peak_memory_gib, model_hash=model_hash
     )
+    write_result(run.folder / METADATA_NAME, record)
     logger.info(
         "%s: best val %s %.4f at epoch %.2f, trained in %.0f s; wrote %s",
-        config.name, run.recipe.metric, result.best_metric, result.best["epoch"],
+        config.name, run.recipe.metric, result.best_metric, result.best.epoch,
         result.train_seconds, run.folder / "model",
     )  # fmt: skip
 
 
-def _save(model: "nn.Module", card: "ModelCard", result: "FitResult", run: "Run") -> str:
+def _save(fitted: "Fitted", run: "Run") -> str:
     """Save the model, make sure that it is what was trained, and return its hash.
 
     Where processes divided the weights, the model came from the chosen checkpoint, and only the
@@ -169,6 +154,7 @@ def _save(model: "nn.Module", card: "ModelCard", result: "FitResult", run: "Run"
     from llmft.prediction.stored import predict_and_store
     from llmft.training.inputs import describe_limit
 
+    model, card, result, _ = fitted
     inputs, folder = run.inputs, run.folder
     save_model(model, tokenizer=inputs.tokenizer, card=card, folder=folder / "model")
     few = pad_inputs(inputs.encoded["val"][:4], pad_token_id=inputs.tokenizer.pad_token_id)
@@ -243,7 +229,7 @@ def _make_measure(
         if scale is not None:
             outputs_NC = scale.to_labels(outputs_NC)
         names = card.label_names
-        overall = measure(labels, outputs_NC.numpy(), names=names, config=card.labels).overall
+        overall = measure(labels, outputs_NC.numpy(), names=names, config=card.labels).metrics
         if metric != "loss" and overall.get(metric) is None:
             raise UserError(
                 f"train.metric: {metric} is not defined on the {len(labels)} validation rows, so "
@@ -268,7 +254,7 @@ def _refuse_other_epoch(
 
     labels = make_targets(inputs.rows["val"], label_names=card.label_names).numpy()
     found = _make_measure(labels, None, card, "mae")(stored.outputs)["mae"]
-    expected = result.best["val_mae"]
+    expected = result.best.val["mae"]
     if abs(found - expected) > 0.05 * max(1.0, expected):
         raise UserError(
             f"the saved model has val mae {found:.4f}, but {expected:.4f} was measured in "

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmft.cli import main
-from llmft.data.files import hash_file, hash_text
+from llmft.files import hash_file, hash_text
 
 
 def load(path: str | Path) -> Any:
@@ -78,7 +78,7 @@ def compare_folders(*, extra: str = "", others: str = _OTHERS) -> dict[str, Any]
 def find(results: dict[str, Any], check: str, arm: str | None = None) -> dict[str, Any]:
     """Return the only finding of a check, of an arm if one is named."""
     found = [
-        f for f in results["audit"] if f["check"] == check and (arm is None or arm in f["arms"])
+        f for f in results["audit"] if f["check"] == check and (arm is None or arm in f["variants"])
     ]
     assert len(found) == 1, found
     return found[0]

@@ -37,17 +37,18 @@ def test_d13_a_comparison_says_more_than_its_verdict(copy: Path) -> None:
     write_second_scores(added=1)
     results = compare("--require", "deploy", extra="noise: {repeated: again.jsonl}\n", status=1)
     (noise,) = results["noise"]
-    assert (noise["kind"], noise["num_rows"], noise["mae"]) == ("repeated", 6, 1)
-    assert set(noise["arms"]) == {"plain", "prompted", "bert"}
+    assert (noise["kind"], noise["num_rows"]) == ("repeated", 6)
+    assert (noise["metric"], noise["oracle"]["value"]) == ("mae", 1)
+    assert set(noise["variants"]) == {"plain", "prompted", "bert"}
 
-    ensemble = results["mixed"]["mean ensemble"]
+    ensemble = results["ensembles"]["mean ensemble"]
     assert ensemble["made_of"] == ["plain", "prompted", "bert"]
     assert not ensemble["recommended"]  # six rows prove nothing
     parts = [results["latency"][arm]["single_p50_ms"] for arm in ensemble["made_of"]]
-    assert ensemble["single_p50_ms"] == pytest.approx(sum(parts))
+    assert ensemble["cost"]["single_p50_ms"] == pytest.approx(sum(parts))
 
     assert results["rare"]["num_high"] > 0
-    assert results["rare"]["arms"]["bert"]["at_k"][0]["k"] == 2
+    assert results["rare"]["variants"]["bert"]["at_k"][0]["k"] == 2
 
     for variant in results["variants"].values():
         gates = {gate["name"]: gate for gate in variant["gates"]}
@@ -109,4 +110,4 @@ def test_a_comparison_of_trials_mixes_the_validation_rows_that_all_arms_saw(copy
     Path("own.yaml").write_text(text + waive)
     assert main(["compare", "own.yaml"]) == 0
     results = json.loads(Path("reports/risk/comparison.json").read_text())
-    assert results["mixed"]["mean ensemble"]["made_of"] == ["plain", "prompted", "short"]
+    assert results["ensembles"]["mean ensemble"]["made_of"] == ["plain", "prompted", "short"]

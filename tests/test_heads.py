@@ -130,7 +130,7 @@ def test_a_head_goes_the_whole_way(head: str, capsys: pytest.CaptureFixture[str]
     assert METRICS[head] <= set(found["intervals"])
     main_metric = DECIDING.get(head, "f1_macro")
     better = -1 if head == "regression" else 1
-    gain = found["metrics"][main_metric] - found["baselines"]["constant"][main_metric]
+    gain = found["metrics"][main_metric] - found["baselines"]["constant"]["metrics"][main_metric]
     assert better * gain > 0, "it learned something"
     assert set(found[PARTS.get(head, "per_class")]) == set(found["label_names"])
     assert Path("runs/arm/evaluation/report.html").is_file()
@@ -140,7 +140,7 @@ def test_a_head_goes_the_whole_way(head: str, capsys: pytest.CaptureFixture[str]
     assert comparison["verdict"] == "CONFOUNDED"
     assert "limit_rows" in comparison["why"]
     trials = [f for f in comparison["audit"] if f["check"] == "trial"]
-    assert [f["arms"] for f in trials] == [["short"]]
+    assert [f["variants"] for f in trials] == [["short"]]
     assert "20 rows" in Path("reports/report.md").read_text()
     assert "Traceback" not in capsys.readouterr().err
 

@@ -74,7 +74,7 @@ def test_evaluate_leaves_results_with_baselines_gates_and_a_decision(copy: Path)
     results = load("runs/bert/seed-1/evaluation/test.json")
     assert results["num_rows"] == 6
     assert {"mae", "rmse", "r2", "spearman", "skill"} <= set(results["metrics"])
-    assert results["baselines"]["constant"]["mae"] > 0
+    assert results["baselines"]["constant"]["metrics"]["mae"] > 0
     assert results["baselines"]["tfidf"]["per_dimension"]["risk"]["mae"] > 0
     assert results["decision"] in ("DEPLOY", "REVIEW", "FAIL")
     gates = {gate["name"]: gate for gate in results["gates"]}
@@ -101,7 +101,7 @@ def test_suite_gates_take_the_place_of_the_defaults(copy: Path) -> None:
     assert results["decision"] == "REVIEW"  # six test rows deploy nothing (D14)
     assert any("6 rows are fewer than 20" in reason for reason in results["reasons"])
     assert results["latency"]["bert"]["num_singles"] == 59
-    assert results["edge_cases"]["bert"]["num_cases"] == 1
+    assert results["edge_cases"]["num_cases"] == 1
     assert main(["evaluate", "runs/bert/seed-1", *arguments, "deploy"]) == 1
 
 
@@ -114,7 +114,7 @@ def test_gaps_come_from_predictions_that_are_made_once(copy: Path) -> None:
     assert pq.read_table(sample).num_rows == 48
     written = sample.stat().st_mtime_ns
     history = load(run / "training_history.json")["epochs"]
-    on_val = min(entry["val_mae"] for entry in history)
+    on_val = min(entry["val"]["mae"] for entry in history)
     on_test = before["mae"]["value"]
     assert before["val_test_gap"]["value"] == pytest.approx(on_test - on_val, abs=1e-3)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llmft.config.recipe import load_recipe
-from llmft.data.files import read_json
+from llmft.files import read_json
 from llmft.predict import predict_file
 from llmft.prepare import main as prepare
 from llmft.train import train

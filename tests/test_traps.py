@@ -350,11 +350,12 @@ def test_d8_test_reads_are_counted_in_every_report(copy: Path) -> None:
     assert finding["status"] == "note"
     assert "the test rows of bert were read 2 times" in finding["message"]
     path = BERT / "evaluation/test_reads.json"
-    reads = load(path)
+    log = load(path)
+    reads = log["reads"]
     assert [(r["by"], r["report"]) for r in reads] == [
         ("compare", "reports/risk/comparison.json")
     ] * 2
-    path.write_text(json.dumps(reads * 5))
+    path.write_text(json.dumps({**log, "reads": reads * 5}))
     assert find(compare_folders(), "test reads", "bert")["status"] == "warning"
 
 
@@ -470,7 +471,7 @@ def test_a_quick_trial_is_compared_by_the_validation_rows_that_it_saw(copy: Path
     for run in find_runs():
         rewrite_metadata(run, lambda m: m["recipe"]["train"].update(limit_rows=4))
     results = compare_folders(others="prompted: runs/prompted/seed-1")
-    assert "mean ensemble" in results["mixed"]
+    assert "mean ensemble" in results["ensembles"]
     assert find(results, "trial", "plain")["status"] == "warning"
 
 

@@ -13,6 +13,8 @@ from llmft.config.task import TaskConfig, check_name, load_task
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """What every random generator takes."""
+Precision = Literal["float32", "bfloat16"]
+"""Of matrix products; head and loss stay in float32."""
 BUILTIN_BASES = ("builtin:minilm", "builtin:tiny-qwen2")
 _BATCH_BOUNDS = ("batch_size", "max_tokens_per_batch")
 

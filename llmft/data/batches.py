@@ -1,7 +1,7 @@
 """Which rows form a batch, and the batch as tensors, padded to its longest row."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from llmft.config.recipe import TrainConfig
 from llmft.data.encoding import EncodedRow
+from llmft.data.fields import Row
 from llmft.data.tokenised import TokenisedRows
 from llmft.errors import UserError
 
@@ -291,7 +292,7 @@ def pad_inputs(rows: Sequence[EncodedRow], *, pad_token_id: int) -> dict[str, Te
     return inputs
 
 
-def make_targets(rows: Sequence[dict[str, Any]], *, label_names: list[str]) -> Tensor:
+def make_targets(rows: Sequence[Row], *, label_names: list[str]) -> Tensor:
     """Return labels as float32 scores [N, D], int64 classes [N] or bool labels [N, L]."""
     labels = [row["labels"] for row in rows]
     if isinstance(labels[0], list):

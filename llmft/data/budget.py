@@ -4,45 +4,19 @@ import hashlib
 from array import array
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from llmft.config.recipe import TokensConfig
 from llmft.data.encoding import EncodedRow, Encoder
+from llmft.data.fields import Row
 from llmft.errors import UserError
+from llmft.results.run import TokenBudget
 
 ENOUGH_KEPT = 0.99
 """Share of the article tokens from which on cut rows are no warning."""
 _MAX_BETWEEN_TOKENS = 64  # enough for labels such as "Title:" and "Published:"
-
-
-class TokenBudget(NamedTuple):
-    """The token budget of one split."""
-
-    num_rows: int
-    prompt_tokens: int
-    """Prompt and tail, without special tokens."""
-    article_tokens_median: float
-    article_tokens_p95: float
-    article_tokens_max: int
-    num_cut: int
-    """Rows whose article lost tokens."""
-    share_kept: float
-    """Part of all article tokens that the model sees, in [0, 1]."""
-    share_kept_median: float
-    """The same for the median row."""
-    num_identical: int
-    """Rows whose input equals that of a row with a different text."""
-
-    def describe(self) -> str:
-        """Return one line for a terminal."""
-        return (
-            f"prompt {self.prompt_tokens}, article median {self.article_tokens_median:.0f} "
-            f"p95 {self.article_tokens_p95:.0f} max {self.article_tokens_max}, "
-            f"cut {self.num_cut} of {self.num_rows} rows, kept {self.share_kept:.1%}, "
-            f"identical inputs {self.num_identical}"
-        )
 
 
 class BudgetFindings(NamedTuple):
@@ -55,7 +29,7 @@ class BudgetFindings(NamedTuple):
 
 
 def measure_budget(
-    rows: Sequence[dict[str, Any]], encoded: Sequence[EncodedRow], *, encoder: Encoder
+    rows: Sequence[Row], encoded: Sequence[EncodedRow], *, encoder: Encoder
 ) -> TokenBudget:
     """Measure the budget of encoded rows; `rows[i]` gave `encoded[i]`."""
     whole, kept, inputs = np.zeros(len(rows), int), np.zeros(len(rows), int), []

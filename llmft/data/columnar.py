@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from llmft.data.fields import Row
 from llmft.errors import UserError
 
 HUB = "hf://"
@@ -19,7 +20,7 @@ Skips = Callable[[int], bool]
 """Tells of a row's position, counted from 0, whether the row may be left out."""
 
 
-def read_parquet(path: Path, *, skips: Skips = lambda position: False) -> Iterator[dict[str, Any]]:
+def read_parquet(path: Path, *, skips: Skips = lambda position: False) -> Iterator[Row]:
     """Read the rows of a Parquet file, little of it in memory at a time.
 
     Args:
@@ -41,9 +42,7 @@ def read_parquet(path: Path, *, skips: Skips = lambda position: False) -> Iterat
         raise UserError(f"{path}: cannot be read as Parquet: {error}") from error
 
 
-def _read_wanted(
-    file: pq.ParquetFile, group: int, positions: range, skips: Skips
-) -> Iterator[dict[str, Any]]:
+def _read_wanted(file: pq.ParquetFile, group: int, positions: range, skips: Skips) -> Iterator[Row]:
     """Read the wanted rows of a row group; the others are decoded but made into no objects."""
     for batch in file.iter_batches(_BATCH, row_groups=[group]):
         wanted = [not skips(position) for position in positions[: len(batch)]]
@@ -52,7 +51,7 @@ def _read_wanted(
             yield from batch.filter(pa.array(wanted)).to_pylist()
 
 
-def read_hub(path: str, *, subset: str | None, rows: str | None) -> Iterator[dict[str, Any]]:
+def read_hub(path: str, *, subset: str | None, rows: str | None) -> Iterator[Row]:
     """Read the rows of `hf://owner/name@revision`, classes by their names.
 
     Args:

@@ -9,9 +9,10 @@ from typing import Any, Literal, NamedTuple
 from llmft import __version__
 from llmft.config.recipe import TokensConfig
 from llmft.config.task import FieldsConfig
-from llmft.data.files import hash_text
+from llmft.data.fields import Row
 from llmft.data.prompts import Prompt, RowText, fill_prompt, strip_fields
 from llmft.errors import UserError
+from llmft.files import hash_text
 
 HEAD_SHARE = 0.7
 """Of what is kept of an article with `head_tail`."""
@@ -138,7 +139,7 @@ class Encoder:
         ]  # fmt: skip
         return hash_text(json.dumps(parts))
 
-    def encode(self, rows: Sequence[dict[str, Any]]) -> list[EncodedRow]:
+    def encode(self, rows: Sequence[Row]) -> list[EncodedRow]:
         """Encode rows.
 
         Raises:
@@ -147,7 +148,7 @@ class Encoder:
         """
         return [self._join(pieces) for pieces in self.dissect(rows)]
 
-    def dissect(self, rows: Sequence[dict[str, Any]]) -> list[list[Piece]]:
+    def dissect(self, rows: Sequence[Row]) -> list[list[Piece]]:
         """Return the pieces of each row's input, in order, with what is cut away.
 
         Raises:
@@ -165,7 +166,7 @@ class Encoder:
         pairs = self._tokenize([t.pair for t in texts]) if has_pair else [[] for _ in texts]
         return [self._cut(*ids) for ids in zip(articles, pairs, strict=True)]
 
-    def fill(self, row: dict[str, Any]) -> RowText:
+    def fill(self, row: Row) -> RowText:
         """Return the text of a row's parts."""
         return fill_prompt(self._prompt, row, fields=self._fields)
 

@@ -9,12 +9,15 @@ from llmft.config.loading import suggest
 from llmft.config.task import FieldsConfig
 from llmft.errors import UserError
 
+Row = dict[str, Any]
+"""A row of data: field -> value."""
+
 
 class RowFaultError(ValueError):
     """A row that cannot be used; the message is `kind: detail`."""
 
 
-def assemble_text(values: dict[str, Any], fields: FieldsConfig) -> str:
+def assemble_text(values: Row, fields: FieldsConfig) -> str:
     """Join the text fields of a row by a blank line.
 
     A row that lacks all of them but has a prepared `text` gives that.
@@ -32,7 +35,7 @@ def assemble_text(values: dict[str, Any], fields: FieldsConfig) -> str:
     return text
 
 
-def join_pair(row: dict[str, Any], fields: FieldsConfig) -> str:
+def join_pair(row: Row, fields: FieldsConfig) -> str:
     """Return all text of a prepared row: the article, and the text pair behind a blank line."""
     pair = f"\n\n{row[fields.text_pair]}" if fields.text_pair else ""
     return f"{row['text']}{pair}"
@@ -70,7 +73,7 @@ def write_value(value: Any) -> str:
     return json.dumps(value) if isinstance(value, bool) else str(value)
 
 
-def list_fields(rows: Iterable[dict[str, Any]]) -> list[str]:
+def list_fields(rows: Iterable[Row]) -> list[str]:
     """Return the fields that any row has, in the order in which they turn up."""
     found: dict[str, None] = {}
     for row in rows:

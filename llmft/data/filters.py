@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from llmft.config.task import FilterConfig
-from llmft.data.fields import RowFaultError, as_text, is_missing, write_value
+from llmft.data.fields import Row, RowFaultError, as_text, is_missing, write_value
 
 
-def apply_filters(values: dict[str, Any], filters: Sequence[FilterConfig]) -> None:
+def apply_filters(values: Row, filters: Sequence[FilterConfig]) -> None:
     """Check a source row against every filter.
 
     Raises:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmft.config.labels import ClassConfig, LabelsConfig, MultilabelConfig, ScoresConfig
-from llmft.data.fields import RowFaultError, as_text, is_missing, write_value
+from llmft.data.fields import Row, RowFaultError, as_text, is_missing, write_value
 
 Labels = dict[str, float] | str | list[str]
 """Scores by dimension, a class, or the labels that apply: what a prepared row holds."""
@@ -19,7 +19,7 @@ LABEL_THRESHOLD = 0.5
 Floats = NDArray[np.floating[Any]]
 
 
-def parse_labels(values: dict[str, Any], config: LabelsConfig) -> Labels:
+def parse_labels(values: Row, config: LabelsConfig) -> Labels:
     """Return the labels of a row.
 
     Raises:
@@ -34,7 +34,7 @@ def parse_labels(values: dict[str, Any], config: LabelsConfig) -> Labels:
             return parse_multilabel(values, config)
 
 
-def parse_scores(values: dict[str, Any], config: ScoresConfig) -> dict[str, float]:
+def parse_scores(values: Row, config: ScoresConfig) -> dict[str, float]:
     """Return {dimension: score} from any of the three shapes of the task file.
 
     Raises:
@@ -52,7 +52,7 @@ def parse_scores(values: dict[str, Any], config: ScoresConfig) -> dict[str, floa
     return {name: _parse_score(found, name, config.range) for name in config.dimensions}
 
 
-def parse_class(values: dict[str, Any], config: ClassConfig) -> str:
+def parse_class(values: Row, config: ClassConfig) -> str:
     """Return the name of the row's class.
 
     Raises:
@@ -80,7 +80,7 @@ def parse_class(values: dict[str, Any], config: ClassConfig) -> str:
     return name
 
 
-def parse_multilabel(values: dict[str, Any], config: MultilabelConfig) -> list[str]:
+def parse_multilabel(values: Row, config: MultilabelConfig) -> list[str]:
     """Return the labels that apply to the row; there may be none.
 
     Raises:
@@ -90,7 +90,7 @@ def parse_multilabel(values: dict[str, Any], config: MultilabelConfig) -> list[s
     return [name for name, mark in zip(config.names, marks, strict=True) if mark]
 
 
-def list_scores(rows: Sequence[dict[str, Any]], config: ScoresConfig) -> NDArray[np.float64]:
+def list_scores(rows: Sequence[Row], config: ScoresConfig) -> NDArray[np.float64]:
     """Return the scores of prepared rows, shape [N, D]."""
     return np.array([[row["labels"][name] for name in config.dimensions] for row in rows])
 
@@ -114,7 +114,7 @@ def assign_tiers(overall_N: Floats, config: ScoresConfig) -> NDArray[np.int64]:
     return np.asarray(np.maximum(found, 0))
 
 
-def _find_marked(values: dict[str, Any], fields: list[str], *, otherwise: str | None) -> str:
+def _find_marked(values: Row, fields: list[str], *, otherwise: str | None) -> str:
     """Return the one field that holds 1."""
     marked = [field for field in fields if _parse_mark(values, field)]
     if len(marked) > 1:
@@ -126,7 +126,7 @@ def _find_marked(values: dict[str, Any], fields: list[str], *, otherwise: str | 
     return otherwise
 
 
-def _parse_mark(values: dict[str, Any], field: str) -> bool:
+def _parse_mark(values: Row, field: str) -> bool:
     found = _get_label(values, field)
     text = found.strip() if isinstance(found, str) else write_value(found)
     if text.lower() not in ("0", "1", "0.0", "1.0", "false", "true"):
@@ -150,13 +150,13 @@ def _parse_cell(text: str, config: ScoresConfig) -> Any:
         raise RowFaultError(f"label missing: {config.from_} is not an object") from error
 
 
-def _get_label(values: dict[str, Any], name: str) -> Any:
+def _get_label(values: Row, name: str) -> Any:
     if values.get(name) is None:
         raise RowFaultError(f"label missing: {name}")
     return values[name]
 
 
-def _parse_score(scores: dict[str, Any], name: str, limits: list[float]) -> float:
+def _parse_score(scores: Row, name: str, limits: list[float]) -> float:
     score = scores.get(name)
     if isinstance(score, dict):
         score = score.get("score")

@@ -2,35 +2,34 @@
 
 import datetime
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from llmft import __version__
 from llmft.config.labels import ClassConfig, MultilabelConfig, ScoresConfig
 from llmft.config.task import Split, TaskConfig
-from llmft.data.files import hash_file, hash_text
+from llmft.data.fields import Row
 from llmft.data.labels import assign_tiers, compute_overall, list_scores
-from llmft.data.reading import Rejection
+from llmft.data.reading import Accepted, Rejection
 from llmft.data.sources import Source
 from llmft.data.splitting import SPLITS
-
-Record = dict[str, Any]
-Dates = dict[Split, list[tuple[str, float] | None]]
+from llmft.files import hash_file, hash_text
+from llmft.results.manifest import LabelStats, Manifest, NearDuplicates, ScoreStats, SplitSummary
 
 
 def make_manifest(
     task: TaskConfig,
     sources: Sequence[Source],
-    by_split: dict[Split, list[Record]],
+    by_split: Mapping[Split, Sequence[Accepted]],
     rejected: Sequence[Rejection],
-    dates: Dates,
+    *,
     num_repeated: int,
+    near_duplicates: NearDuplicates,
+    warnings: list[str],
     folder: Path,
-) -> dict[str, Any]:
+) -> Manifest:
     """Describe splits that are on disk.
 
     Args:
@@ -38,43 +37,46 @@ def make_manifest(
         sources: Where the rows came from.
         by_split: The rows of each split.
         rejected: The rows that went into none.
-        dates: Per split the dates of its rows, if the split goes by date.
         num_repeated: How many rows of train are copies of others.
+        near_duplicates: What was found of them.
+        warnings: What a person ought to look at.
         folder: Where the splits are.
     """
     hashes = {name: hash_file(folder / f"{name}.jsonl") for name in SPLITS}
-    label_names = _name_outputs(task, by_split)
-    counts = {name: len(rows) for name, rows in by_split.items()}
+    records = {name: [row.record for row in rows] for name, rows in by_split.items()}
+    label_names = _name_outputs(task, records)
+    counts: dict[str, int] = {name: len(rows) for name, rows in records.items()}
     kinds = Counter(r.reason.partition(":")[0] for r in rejected)
-    return {
-        "llmft_version": __version__,
-        "fingerprint": hash_text("\n".join([*hashes.values(), *label_names])),
-        "files": hashes,
-        "task": task.model_dump(mode="json", by_alias=True),
-        "sources": {source.name: source.compute_hash() for source in sources},
-        "counts": {
+    return Manifest(
+        fingerprint=hash_text("\n".join([*hashes.values(), *label_names])),
+        files=hashes,
+        task=task,
+        sources={source.name: source.compute_hash() for source in sources},
+        counts={
             "input": sum(counts.values()) + len(rejected) - num_repeated,
             "repeated": num_repeated,
             **counts,
             "rejected": len(rejected),
         },
-        "rejected": dict(kinds.most_common()),
-        "label_names": label_names,
-        "label_stats": {
-            name: describe_labels(rows, task, names=label_names) for name, rows in by_split.items()
+        rejected=dict(kinds.most_common()),
+        label_names=label_names,
+        label_stats={
+            name: describe_labels(rows, task, names=label_names) for name, rows in records.items()
         },
-        "split": {
-            **task.split.model_dump(),
-            "group": task.fields.group,
-            "strata": _describe_strata(task),
-            "ranges": {name: _describe_range(found) for name, found in dates.items()},
-        },
-    }
+        split=SplitSummary(
+            **dict(task.split),
+            group=task.fields.group,
+            strata=_describe_strata(task),
+            ranges={
+                name: _describe_range([row.date for row in rows]) for name, rows in by_split.items()
+            },
+        ),
+        near_duplicates=near_duplicates,
+        warnings=warnings,
+    )
 
 
-def describe_labels(
-    rows: Sequence[Record], task: TaskConfig, *, names: Sequence[str]
-) -> dict[str, Any]:
+def describe_labels(rows: Sequence[Row], task: TaskConfig, *, names: Sequence[str]) -> LabelStats:
     """Return how often each class, label or tier occurs, or how the scores are spread."""
     labels = task.labels
     if not isinstance(labels, ScoresConfig):
@@ -82,14 +84,14 @@ def describe_labels(
         counts = Counter(found if isinstance(labels, ClassConfig) else chain.from_iterable(found))
         return {name: counts[name] for name in names}
     scores = list_scores(rows, labels)
-    described = {
-        name: {
-            "mean": round(float(column.mean()), 4),
-            "sd": round(float(column.std()), 4),
-            "median": round(float(np.median(column)), 4),
-            "min": float(column.min()),
-            "max": float(column.max()),
-        }
+    described: LabelStats = {
+        name: ScoreStats(
+            mean=round(float(column.mean()), 4),
+            sd=round(float(column.std()), 4),
+            median=round(float(np.median(column)), 4),
+            min=float(column.min()),
+            max=float(column.max()),
+        )
         for name, column in zip(labels.dimensions, scores.T, strict=True)
     }
     if labels.tiers is None:
@@ -100,7 +102,7 @@ def describe_labels(
     return {**described, "tiers": dict(zip(labels.tiers, map(int, tiers), strict=True))}
 
 
-def _name_outputs(task: TaskConfig, by_split: dict[Split, list[Record]]) -> list[str]:
+def _name_outputs(task: TaskConfig, by_split: dict[Split, list[Row]]) -> list[str]:
     """Return what a model's outputs stand for, in order: part of what the data is."""
     match task.labels:
         case ScoresConfig(dimensions=names):

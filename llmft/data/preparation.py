@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 from llmft.config.task import BalanceConfig, Split, TaskConfig
 from llmft.data.balancing import plan_balance
 from llmft.data.duplicates import cluster_texts
-from llmft.data.fields import join_pair
-from llmft.data.files import find_staged, stage_files, write_json, write_jsonl
+from llmft.data.fields import Row, join_pair
 from llmft.data.manifest import make_manifest
 from llmft.data.reading import Accepted, Rejection, read_task
 from llmft.data.sources import Source, find_sources
@@ -24,8 +23,10 @@ from llmft.data.splitting import (
 from llmft.data.strata import find_gaps, list_strata, refuse_constant_labels
 from llmft.data.tokenised import TOKENS_FOLDER, remove_tokens
 from llmft.errors import UserError
+from llmft.files import find_staged, stage_files, write_jsonl
+from llmft.results.files import write_result
+from llmft.results.manifest import Manifest, NearDuplicates
 
-Record = dict[str, Any]
 Splits = dict[Split, list[Accepted]]
 
 
@@ -48,7 +49,7 @@ class _Rows(NamedTuple):
         )
 
 
-def prepare_task(task: TaskConfig, *, report: Callable[[str], None]) -> dict[str, Any]:
+def prepare_task(task: TaskConfig, *, report: Callable[[str], None]) -> Manifest:
     """Read, check, clean, split, balance and write a task's data.
 
     Args:
@@ -73,8 +74,8 @@ def prepare_task(task: TaskConfig, *, report: Callable[[str], None]) -> dict[str
 
     rows, near = _clean(accepted, task, rejected)
     report(
-        f"{near['num_rows']} rows repeat each other; dropped {near['num_dropped']}"
-        + (f", and {near['num_leaks']} that repeat a given split" if near["num_leaks"] else "")
+        f"{near.num_rows} rows repeat each other; dropped {near.num_dropped}"
+        + (f", and {near.num_leaks} that repeat a given split" if near.num_leaks else "")
     )
     try:
         refuse_constant_labels([a.record for a in rows.accepted], task)
@@ -84,9 +85,14 @@ def prepare_task(task: TaskConfig, *, report: Callable[[str], None]) -> dict[str
         raise UserError(f"{error}" + (f"; {_summarise(rejected)}" if rejected else "")) from error
     num_repeated = _balance(by_split, task, rejected)
     with stage_files(Path(task.output)) as staged:
-        manifest = _write(staged, task, sources, by_split, rejected, num_repeated)
-        manifest |= {"near_duplicates": near, "warnings": warnings}
-        write_json(staged / "manifest.json", manifest)
+        for name, found in by_split.items():
+            write_jsonl(staged / f"{name}.jsonl", (row.record for row in found))
+        write_jsonl(staged / "rejected.jsonl", (r._asdict() for r in rejected))
+        manifest = make_manifest(
+            task, sources, by_split, rejected,
+            num_repeated=num_repeated, near_duplicates=near, warnings=warnings, folder=staged,
+        )  # fmt: skip
+        write_result(staged / "manifest.json", manifest)
         _put_in_place(staged, Path(task.output))
     report(", ".join(f"{name} {len(found)}" for name, found in by_split.items()) + " rows")
     for warning in warnings:
@@ -118,7 +124,7 @@ def _check_output(output: Path, sources: list[Source]) -> None:
 
 def _clean(
     accepted: list[Accepted], task: TaskConfig, rejected: list[Rejection]
-) -> tuple[_Rows, dict[str, Any]]:
+) -> tuple[_Rows, NearDuplicates]:
     """Drop repeats and what would leak into a given split; return what was found."""
     texts = [join_pair(a.record, task.fields) for a in accepted]
     clusters = alike = cluster_texts(texts, threshold=task.clean.near_duplicates)
@@ -136,13 +142,13 @@ def _clean(
     repeats = _find_repeats(rows, task)
     rejected += repeats.values()
     sizes = Counter(clusters)
-    near = {
-        "threshold": task.clean.near_duplicates,
-        "num_clusters": sum(1 for n in sizes.values() if n > 1),
-        "num_rows": sum(n for n in sizes.values() if n > 1),
-        "num_dropped": len(repeats),
-        "num_leaks": len(leaks),
-    }
+    near = NearDuplicates(
+        threshold=task.clean.near_duplicates,
+        num_clusters=sum(1 for n in sizes.values() if n > 1),
+        num_rows=sum(n for n in sizes.values() if n > 1),
+        num_dropped=len(repeats),
+        num_leaks=len(leaks),
+    )
     return rows.drop(repeats), near
 
 
@@ -227,23 +233,6 @@ def _balance(by_split: Splits, task: TaskConfig, rejected: list[Rejection]) -> i
     return len(repeated)
 
 
-def _write(
-    folder: Path,
-    task: TaskConfig,
-    sources: list[Source],
-    by_split: Splits,
-    rejected: list[Rejection],
-    num_repeated: int,
-) -> dict[str, Any]:
-    """Write rows and rejections; return the manifest."""
-    records = _take_records(by_split)
-    for name, rows in records.items():
-        write_jsonl(folder / f"{name}.jsonl", rows)
-    write_jsonl(folder / "rejected.jsonl", (r._asdict() for r in rejected))
-    dates = {name: [a.date for a in found] for name, found in by_split.items()}
-    return make_manifest(task, sources, records, rejected, dates, num_repeated, folder)
-
-
 def _put_in_place(staged: Path, output: Path) -> None:
     """Move the files over older ones; in between there is no manifest, so no prepared data."""
     place = output
@@ -258,7 +247,7 @@ def _put_in_place(staged: Path, output: Path) -> None:
         raise UserError(f"{place}: cannot be written: {error.strerror}") from error
 
 
-def _take_records(by_split: Splits) -> dict[Split, list[Record]]:
+def _take_records(by_split: Splits) -> dict[Split, list[Row]]:
     return {name: [a.record for a in found] for name, found in by_split.items()}
 
 

@@ -3,10 +3,10 @@
 import re
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from llmft.config.task import FieldsConfig
-from llmft.data.fields import RowFaultError, as_text, assemble_text
+from llmft.data.fields import Row, RowFaultError, as_text, assemble_text
 from llmft.errors import UserError
 
 _BRACED_NAME = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -90,7 +90,7 @@ def find_strange_placeholders(text: str, *, fields: FieldsConfig) -> list[str]:
     return sorted({m for m in _BRACED_NAME.findall(text) if m not in names})
 
 
-def fill_prompt(prompt: Prompt, row: dict[str, Any], *, fields: FieldsConfig) -> RowText:
+def fill_prompt(prompt: Prompt, row: Row, *, fields: FieldsConfig) -> RowText:
     """Put a row's fields into the article part of a prompt.
 
     Raises:

@@ -2,16 +2,16 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from llmft.config.labels import ClassConfig, ScoresConfig
 from llmft.config.task import FilterConfig, TaskConfig
 from llmft.data.dates import read_date
-from llmft.data.fields import RowFaultError, as_text, assemble_text, refuse_absent_fields
-from llmft.data.files import hash_text
+from llmft.data.fields import Row, RowFaultError, as_text, assemble_text, refuse_absent_fields
 from llmft.data.filters import apply_filters
 from llmft.data.labels import parse_labels
 from llmft.data.sources import Source, SourceRow, find_sources, read_rows
+from llmft.files import hash_text
 
 
 class Rejection(NamedTuple):
@@ -31,7 +31,7 @@ class Accepted(NamedTuple):
     line: int
     date: tuple[str, float] | None
     """Kind and value of the field that the split goes by."""
-    record: dict[str, Any]
+    record: Row
     """The prepared row."""
 
     def reject(self, reason: str) -> Rejection:
@@ -100,7 +100,7 @@ def read_task(
     return ReadRows(accepted, rejected, warnings)
 
 
-def read_labelled(task: TaskConfig) -> tuple[list[dict[str, Any]], list[Rejection]]:
+def read_labelled(task: TaskConfig) -> tuple[list[Row], list[Rejection]]:
     """Read a task's sources as prepared rows, without cleaning or splitting them."""
     accepted, rejected, _ = read_task(
         find_sources(task.sources), task, date=None, requires_kept=False
@@ -119,14 +119,14 @@ def _read_id(row: SourceRow, task: TaskConfig) -> str | None:
     return row_id
 
 
-def _make_record(values: dict[str, Any], task: TaskConfig) -> dict[str, Any]:
+def _make_record(values: Row, task: TaskConfig) -> Row:
     fields, clean = task.fields, task.clean
     text = assemble_text(values, fields)
     if len(text) < clean.min_chars:
         raise RowFaultError(f"too short: {len(text)} characters, below {clean.min_chars}")
     if clean.max_chars is not None and len(text) > clean.max_chars:
         raise RowFaultError(f"too long: {len(text)} characters, above {clean.max_chars}")
-    record: dict[str, Any] = {"text": text, "labels": parse_labels(values, task.labels)}
+    record: Row = {"text": text, "labels": parse_labels(values, task.labels)}
     record |= {name: as_text(values.get(name), name=name) for name in fields.carried}
     if fields.text_pair is not None and not record[fields.text_pair]:
         raise RowFaultError(f"empty text: nothing in {fields.text_pair}")

@@ -8,15 +8,16 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import count, filterfalse
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from llmft.config.loading import FaultList
 from llmft.config.task import SourceConfig, Split
 from llmft.data.columnar import HUB, Skips, hash_hub, read_hub, read_parquet
 from llmft.data.encodings import check_encoding
-from llmft.data.files import hash_file
+from llmft.data.fields import Row
 from llmft.data.splitting import rank_given
 from llmft.errors import UserError
+from llmft.files import hash_file
 
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a long article is no error
 
@@ -56,7 +57,7 @@ class SourceRow(NamedTuple):
     source: Source
     line: int
     """Line on which the row starts, or number of the row in a table; counted from 1."""
-    values: dict[str, Any]
+    values: Row
     """Empty if the row is broken."""
     fault: str | None
     """Why the row cannot be used, or None."""
@@ -136,9 +137,7 @@ def _match_files(config: SourceConfig) -> list[str]:
     return [str(path) for path in paths]
 
 
-def _number_rows(
-    rows: Iterator[dict[str, Any]], source: Source, *, skips: Skips
-) -> Iterator[SourceRow]:
+def _number_rows(rows: Iterator[Row], source: Source, *, skips: Skips) -> Iterator[SourceRow]:
     positions = filterfalse(skips, count())
     for values, position in zip(rows, positions, strict=False):
         yield SourceRow(source, position + 1, values, None)

@@ -6,15 +6,13 @@ from typing import Any
 
 from llmft.config.labels import ClassConfig, MultilabelConfig, ScoresConfig
 from llmft.config.task import Split, TaskConfig
-from llmft.data.fields import shorten_list
+from llmft.data.fields import Row, shorten_list
 from llmft.data.labels import assign_tiers, compute_overall, list_scores
 from llmft.data.splitting import SPLITS, bin_scores
 from llmft.errors import UserError
 
-Record = dict[str, Any]
 
-
-def list_strata(records: Sequence[Record], task: TaskConfig) -> Sequence[Any]:
+def list_strata(records: Sequence[Row], task: TaskConfig) -> Sequence[Any]:
     """Return per row what is to be equally frequent in every split: class, tier, score bin."""
     labels = task.labels
     match labels:
@@ -30,7 +28,7 @@ def list_strata(records: Sequence[Record], task: TaskConfig) -> Sequence[Any]:
             return bin_scores(overall)
 
 
-def refuse_constant_labels(records: Sequence[Record], task: TaskConfig) -> None:
+def refuse_constant_labels(records: Sequence[Row], task: TaskConfig) -> None:
     """Stop if there is nothing to learn, or too little of a class to share it out.
 
     Raises:
@@ -67,7 +65,7 @@ def refuse_constant_labels(records: Sequence[Record], task: TaskConfig) -> None:
                 )
 
 
-def find_gaps(by_split: dict[Split, list[Record]], task: TaskConfig) -> list[str]:
+def find_gaps(by_split: dict[Split, list[Row]], task: TaskConfig) -> list[str]:
     """Return what the splits lack of the labels, as lines for a reader.
 
     Raises:
@@ -102,7 +100,7 @@ def find_gaps(by_split: dict[Split, list[Record]], task: TaskConfig) -> list[str
     ]
 
 
-def _iterate_names(records: Sequence[Record]) -> Iterator[str]:
+def _iterate_names(records: Sequence[Row]) -> Iterator[str]:
     for record in records:
         labels = record["labels"]
         yield from [labels] if isinstance(labels, str) else labels

@@ -11,17 +11,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
-from typing import IO, Any, NamedTuple, overload
+from typing import IO, NamedTuple, overload
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from llmft.data.budget import TokenBudget, measure_budget
+from llmft.data.budget import measure_budget
 from llmft.data.encoding import EncodedRow, Encoder
-from llmft.data.files import find_staged, hash_file, read_json
+from llmft.data.fields import Row
 from llmft.errors import UserError
+from llmft.files import find_staged, hash_file, read_json
+from llmft.results.run import TokenBudget
 
 TOKENS_FOLDER = "tokens"
 """Folder within the prepared data; it may be deleted at any time."""
@@ -103,7 +105,7 @@ class Tokens(NamedTuple):
 
 
 def open_tokens(
-    rows: Mapping[str, Sequence[dict[str, Any]]], *, encoder: Encoder, folder: Path, keep: bool
+    rows: Mapping[str, Sequence[Row]], *, encoder: Encoder, folder: Path, keep: bool
 ) -> Tokens:
     """Return tokenised rows, from a folder if it holds them.
 
@@ -140,7 +142,7 @@ def remove_tokens(folder: Path) -> None:
 
 
 def _read(
-    folder: Path, rows: Mapping[str, Sequence[dict[str, Any]]], encoder: Encoder, *, keep: bool
+    folder: Path, rows: Mapping[str, Sequence[Row]], encoder: Encoder, *, keep: bool
 ) -> Tokens | None:
     """Return what a folder holds; None if it is not there or cannot be used.
 
@@ -164,7 +166,7 @@ def _read(
             expected = encoder.encode([split_rows[i] for i in probes])
             if [encoded[split][i] for i in probes] != expected:
                 raise ValueError(f"{split} was tokenised in another way")
-        budgets = {split: TokenBudget(**manifest["budgets"][split]) for split in rows}
+        budgets = {split: TokenBudget.model_validate(manifest["budgets"][split]) for split in rows}
     except (UserError, OSError, pa.ArrowException, ValueError, LookupError, TypeError) as error:
         logger.info("%s: cannot be used (%s); tokenising again", folder, error)
         if keep:
@@ -173,7 +175,7 @@ def _read(
     return Tokens(encoded, budgets)
 
 
-def _write(folder: Path, rows: Mapping[str, Sequence[dict[str, Any]]], encoder: Encoder) -> None:
+def _write(folder: Path, rows: Mapping[str, Sequence[Row]], encoder: Encoder) -> None:
     """Write rows in one go; a disk that takes none, or loses them again, is no error."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -191,7 +193,7 @@ def _write(folder: Path, rows: Mapping[str, Sequence[dict[str, Any]]], encoder: 
             manifest = {
                 "format": _FORMAT,
                 "files": {split: hash_file(_name_file(staged, split)) for split in rows},
-                "budgets": {split: budget._asdict() for split, budget in budgets.items()},
+                "budgets": {split: budget.model_dump() for split, budget in budgets.items()},
             }
             with _open_synced(staged / _MANIFEST) as file:
                 file.write(json.dumps(manifest, indent=2).encode())
@@ -211,7 +213,7 @@ def _write(folder: Path, rows: Mapping[str, Sequence[dict[str, Any]]], encoder: 
 
 
 def _map_files(
-    folder: Path, rows: Mapping[str, Sequence[dict[str, Any]]], encoder: Encoder
+    folder: Path, rows: Mapping[str, Sequence[Row]], encoder: Encoder
 ) -> dict[str, TokenisedRows]:
     files = {
         split: pa.ipc.open_file(pa.memory_map(str(_name_file(folder, split)))) for split in rows
@@ -226,7 +228,7 @@ def _map_files(
 
 
 def _measure_budgets(
-    rows: Mapping[str, Sequence[dict[str, Any]]],
+    rows: Mapping[str, Sequence[Row]],
     encoded: dict[str, TokenisedRows],
     encoder: Encoder,
 ) -> dict[str, TokenBudget]:
@@ -236,7 +238,7 @@ def _measure_budgets(
     }
 
 
-def _encode_chunks(rows: Sequence[dict[str, Any]], encoder: Encoder) -> Iterator[pa.RecordBatch]:
+def _encode_chunks(rows: Sequence[Row], encoder: Encoder) -> Iterator[pa.RecordBatch]:
     """Encode rows a chunk at a time, since their ids as lists take ten times the memory."""
     if len(rows) > _ROWS_PER_CHUNK:
         logger.info("tokenising %s rows", f"{len(rows):,}")

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from llmft.config.audit import WaiverConfig
 from llmft.data.batches import make_targets
-from llmft.data.prepared import PreparedData, Row
+from llmft.data.fields import Row
+from llmft.data.prepared import PreparedData
 from llmft.errors import UserError
 from llmft.evaluation.audit import (
-    Finding,
     RunFacts,
     apply_waivers,
     check_data,
@@ -31,14 +31,16 @@ from llmft.evaluation.verdict import find_valid_arms
 from llmft.models.saved import read_card
 from llmft.prediction.fits import Fit, FittedOutputs, apply_fit, read_fit
 from llmft.prediction.stored import ChangedModelError, StoredPredictions, load_or_predict
-from llmft.training.run_folder import read_metadata
+from llmft.results.run import RunRecord
+from llmft.results.variant import Finding
+from llmft.training.run_folder import read_record
 
 
 class Run(NamedTuple):
     """One finished run of an arm."""
 
     path: Path
-    metadata: dict[str, Any]
+    record: RunRecord
     seen: StoredPredictions | None
     """Test predictions in the order of the test rows; None if the run is invalid."""
     fit: Fit | None = None
@@ -103,11 +105,11 @@ def open_arms(
     fits: dict[str, Fit | None] = {}
     facts: dict[str, list[RunFacts]] = {arm: [] for arm in paths}
     for arm, path in ((arm, path) for arm, runs in paths.items() for path in runs):
-        metadata = read_metadata(path)
-        fit = fits[str(path)] = read_fit(path, model_hash=metadata["model_hash"])
+        record = read_record(path)
+        fit = fits[str(path)] = read_fit(path, model_hash=record.model_hash)
         card = read_card(path / "model")
         weights = card.base_hash or card.base.revision
-        facts[arm].append(RunFacts(arm, str(path), metadata, name_fit(fit), weights))
+        facts[arm].append(RunFacts(arm, str(path), record, name_fit(fit), weights))
     every = [run for runs in facts.values() for run in runs]
     audit = check_data(every, fingerprint=data.fingerprint)
     audit += check_treatment(every, reference=reference, treatment=treatment)
@@ -125,11 +127,11 @@ def open_arms(
                 seen, found = _open_predictions(run, data=data, rows=rows, report=report)
                 audit += [f for f in found if f not in audit]
             seen = seen and seen.take(scored)
-            arms[arm].append(Run(Path(run.run), run.metadata, seen, fits[run.run]))
+            arms[arm].append(Run(Path(run.run), run.record, seen, fits[run.run]))
         audit += check_run(runs[0])
         if all(run.seen is not None for run in arms[arm]):
             labels = make_targets([rows[i] for i in scored], label_names=data.label_names)
-            by_seed = {r.metadata["recipe"]["train"]["seed"]: r.outputs for r in arms[arm]}
+            by_seed = {r.record.recipe.train.seed: r.outputs for r in arms[arm]}
             audit += check_variation(arm, labels.numpy(), by_seed)
     return OpenedArms(arms, apply_waivers(audit, waivers), [rows[i] for i in scored])
 
@@ -139,16 +141,22 @@ def _open_predictions(
 ) -> tuple[StoredPredictions | None, list[Finding]]:
     """Return the test predictions of a run in the order of the rows; None if they are of others."""
     path, texts = Path(run.run), [row["text"] for row in rows]
-    source = {"model": run.metadata["model_hash"], "data": data.fingerprint}
+    source = {"model": run.record.model_hash, "data": data.fingerprint}
     stored = path / "predictions" / "test.parquet"
     try:
         seen = load_or_predict(path, rows, path=stored, source=source)
     except ChangedModelError as error:
-        return None, [Finding("same model", "invalid", [run.arm], str(error))]
+        return None, [
+            Finding(check="same model", status="invalid", variants=[run.arm], message=str(error))
+        ]
     try:
         seen = seen.align([row["id"] for row in rows])
     except UserError as error:
-        return None, [Finding("same rows", "invalid", [run.arm], f"{path}: {error}")]
+        return None, [
+            Finding(
+                check="same rows", status="invalid", variants=[run.arm], message=f"{path}: {error}"
+            )
+        ]
     num_reads = record_test_read(path, by="compare", report=report)
     return seen, [
         *check_inputs(run, seen, texts),

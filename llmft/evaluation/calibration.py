@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from llmft.evaluation.intervals import bootstrap_mean
 from llmft.evaluation.metrics import find_label_type
 from llmft.evaluation.resampling import Groups
+from llmft.results.variant import Reliability, ReliabilityBin, ScoreCalibration, Stratum
 
 Floats = NDArray[np.floating[Any]]
 _NUM_STRATA = 5
@@ -15,69 +16,80 @@ _NUM_BINS = 10
 _NUM_DRAWS = 4_000
 
 
-def describe_calibration(
-    labels: NDArray[Any],
-    outputs_NC: Floats,
-    *,
-    names: list[str],
-    groups: Groups | None = None,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Return how outputs relate to what is true.
+def calibrate_scores(
+    labels_ND: Floats, outputs_ND: Floats, *, names: list[str]
+) -> dict[str, ScoreCalibration]:
+    """Return how predicted scores follow the true ones, per dimension (D12)."""
+    return {
+        name: _describe_scores(labels_ND[:, i], outputs_ND[:, i]) for i, name in enumerate(names)
+    }
+
+
+def measure_reliability(
+    labels: NDArray[Any], outputs_NC: Floats, *, groups: Groups | None = None, seed: int = 0
+) -> Reliability:
+    """Return whether the probabilities of classes or labels come true.
+
+    The expected calibration error is that of the probability of the last of two classes, of the
+    most probable class, or of all labels together. The Brier score is 0 to 1 for the last of two
+    classes and for labels, for several classes summed over them, 0 to 2, as scikit-learn's
+    `brier_score_loss` does.
+
+    On few rows even true probabilities have an `ece` far above 0, and no bootstrap interval of it
+    holds what it promises. `ece_by_chance` is the value that it would stay below in 95 % of all
+    cases if these very probabilities were true and rows independent: only an `ece` above it shows
+    a fault.
 
     Args:
-        labels: Scores float [N, D], classes int [N], or labels bool [N, L].
-        outputs_NC: Scores, probabilities of the classes, or of each label for itself.
-        names: Of the dimensions, classes or labels.
+        labels: Classes int [N], or labels bool [N, L].
+        outputs_NC: Probabilities of the classes, or of each label for itself.
         groups: The cluster of each row, [N]; None if rows are independent.
         seed: Seed of the resampling.
-
-    Returns:
-        For scores per dimension (D12): `slope` and `intercept` of the line that gives the predicted
-        from the true score by least squares (a slope below 1: the range is compressed; None if all
-        true scores are equal), `bias` (mean of predicted minus true), and `strata` of equal width
-        in the true score. For classes and labels: the expected calibration error `ece`, a fraction,
-        and its `bins`: of the probability of the last of two classes, of the most probable class,
-        or of all labels together; and the Brier score `brier`, the mean squared error of the
-        probabilities, 0 to 1 for the last of two classes and for labels, for several classes summed
-        over them, 0 to 2, as scikit-learn's `brier_score_loss` does; `brier_interval` is its 95 %
-        interval over rows. Strata and bins without rows are left out.
-
-        On few rows even true probabilities have an `ece` far above 0, and no bootstrap interval of
-        it holds what it promises. `ece_by_chance` is the value that it would stay below in 95 % of
-        all cases if these very probabilities were true and rows independent: only an `ece` above it
-        shows a fault.
 
     Source:
         Guo et al. 2017, arXiv:1706.04599, eq. 3, for the expected calibration error; Broecker and
         Smith 2007, Weather and Forecasting 22, for what chance alone gives; Brier 1950, Monthly
         Weather Review 78, for the Brier score.
     """
-    match find_label_type(labels):
-        case "scores":
-            return {
-                name: _describe_scores(labels[:, i], outputs_NC[:, i])
-                for i, name in enumerate(names)
-            }
-        case "multilabel":
-            true_NM, predicted_NM = labels, outputs_NC
-            squares_N = ((outputs_NC - labels) ** 2).mean(axis=1, dtype=np.float64)
-        case "class" if len(names) == 2:
-            true_NM, predicted_NM = labels[:, None] == 1, outputs_NC[:, 1:]
-            squares_N = ((predicted_NM - true_NM) ** 2)[:, 0]
-        case "class":
-            true_NM = (labels == outputs_NC.argmax(axis=1))[:, None]
-            predicted_NM = outputs_NC.max(axis=1, keepdims=True)
-            all_true_NC = np.eye(len(names), dtype=bool)[labels]
-            squares_N = ((outputs_NC - all_true_NC) ** 2).sum(axis=1, dtype=np.float64)
-    return {
-        **_describe_probabilities(true_NM.ravel(), predicted_NM.ravel(), seed=seed),
-        "brier": float(squares_N.mean(dtype=np.float64)),
-        "brier_interval": bootstrap_mean(squares_N, groups=groups, seed=seed),
-    }
+    num_classes = outputs_NC.shape[1]
+    if find_label_type(labels) == "multilabel":
+        true_NM, predicted_NM = labels, outputs_NC
+        squares_N = ((outputs_NC - labels) ** 2).mean(axis=1, dtype=np.float64)
+    elif num_classes == 2:
+        true_NM, predicted_NM = labels[:, None] == 1, outputs_NC[:, 1:]
+        squares_N = ((predicted_NM - true_NM) ** 2)[:, 0]
+    else:
+        true_NM = (labels == outputs_NC.argmax(axis=1))[:, None]
+        predicted_NM = outputs_NC.max(axis=1, keepdims=True)
+        all_true_NC = np.eye(num_classes, dtype=bool)[labels]
+        squares_N = ((outputs_NC - all_true_NC) ** 2).sum(axis=1, dtype=np.float64)
+    true_M, predicted_M = true_NM.ravel(), predicted_NM.ravel().astype(np.float64)
+    filled = _list_bins(predicted_M, np.arange(_NUM_BINS + 1) / _NUM_BINS)
+    bins = [
+        ReliabilityBin(
+            low=float(low),
+            high=float(high),
+            num_rows=int(inside_M.sum()),
+            mean_predicted=float(predicted_M[inside_M].mean()),
+            share_true=float(true_M[inside_M].mean()),
+        )
+        for low, high, inside_M in filled
+    ]
+    gaps = [b.num_rows * abs(b.mean_predicted - b.share_true) for b in bins]
+    # Were the probabilities true, the gaps would be sums of independent errors: all but normal.
+    variances = [(predicted_M * (1 - predicted_M))[inside_M].sum() for *_, inside_M in filled]
+    drawn_RB = np.random.default_rng(seed).normal(size=(_NUM_DRAWS, len(bins)))
+    chance_R = np.abs(drawn_RB * np.sqrt(np.maximum(variances, 0))).sum(axis=1)
+    return Reliability(
+        ece=float(sum(gaps) / len(true_M)),
+        ece_by_chance=float(np.quantile(chance_R, 0.95) / len(true_M)),
+        bins=bins,
+        brier=float(squares_N.mean(dtype=np.float64)),
+        brier_interval=bootstrap_mean(squares_N, groups=groups, seed=seed),
+    )
 
 
-def _describe_scores(true_N: Floats, predicted_N: Floats) -> dict[str, Any]:
+def _describe_scores(true_N: Floats, predicted_N: Floats) -> ScoreCalibration:
     true_N, predicted_N = true_N.astype(np.float64), predicted_N.astype(np.float64)
     variance = true_N.var()
     slope = intercept = None
@@ -86,48 +98,21 @@ def _describe_scores(true_N: Floats, predicted_N: Floats) -> dict[str, Any]:
         slope = float(covariance / variance)
         intercept = float(predicted_N.mean() - slope * true_N.mean())
     edges = np.linspace(true_N.min(), true_N.max(), _NUM_STRATA + 1)
-    return {
-        "slope": slope,
-        "intercept": intercept,
-        "bias": float((predicted_N - true_N).mean()),
-        "strata": [
-            {
-                "low": float(low),
-                "high": float(high),
-                "num_rows": int(inside_N.sum()),
-                "mean_true": float(true_N[inside_N].mean()),
-                "mean_predicted": float(predicted_N[inside_N].mean()),
-            }
+    return ScoreCalibration(
+        slope=slope,
+        intercept=intercept,
+        bias=float((predicted_N - true_N).mean()),
+        strata=[
+            Stratum(
+                low=float(low),
+                high=float(high),
+                num_rows=int(inside_N.sum()),
+                mean_true=float(true_N[inside_N].mean()),
+                mean_predicted=float(predicted_N[inside_N].mean()),
+            )
             for low, high, inside_N in _list_bins(true_N, edges)
         ],
-    }
-
-
-def _describe_probabilities(
-    true_M: NDArray[np.bool_], predicted_M: Floats, *, seed: int
-) -> dict[str, Any]:
-    predicted_M = predicted_M.astype(np.float64)
-    filled = _list_bins(predicted_M, np.arange(_NUM_BINS + 1) / _NUM_BINS)
-    bins = [
-        {
-            "low": float(low),
-            "high": float(high),
-            "num_rows": int(inside_M.sum()),
-            "mean_predicted": float(predicted_M[inside_M].mean()),
-            "share_true": float(true_M[inside_M].mean()),
-        }
-        for low, high, inside_M in filled
-    ]
-    gaps = [b["num_rows"] * abs(b["mean_predicted"] - b["share_true"]) for b in bins]
-    # Were the probabilities true, the gaps would be sums of independent errors: all but normal.
-    variances = [(predicted_M * (1 - predicted_M))[inside_M].sum() for *_, inside_M in filled]
-    drawn_RB = np.random.default_rng(seed).normal(size=(_NUM_DRAWS, len(bins)))
-    chance_R = np.abs(drawn_RB * np.sqrt(np.maximum(variances, 0))).sum(axis=1)
-    return {
-        "ece": float(sum(gaps) / len(true_M)),
-        "ece_by_chance": float(np.quantile(chance_R, 0.95) / len(true_M)),
-        "bins": bins,
-    }
+    )
 
 
 def _list_bins(values_M: Floats, edges: Floats) -> list[tuple[float, float, NDArray[np.bool_]]]:

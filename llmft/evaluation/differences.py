@@ -11,17 +11,19 @@ from scipy.special import stdtr, stdtrit
 
 from llmft.config.labels import LabelsConfig
 from llmft.config.metrics import METRICS
-from llmft.evaluation.estimates import Estimate, Interval, find_quantile, find_tail, weigh_arms
+from llmft.evaluation.estimates import Estimate, find_quantile, find_tail, weigh_arms
 from llmft.evaluation.intervals import MIN_ROWS, resample_metric
 from llmft.evaluation.metrics import compute_metric
 from llmft.evaluation.moments import find_moments
 from llmft.evaluation.paired_tests import permute_moments, permute_outputs
-from llmft.evaluation.power import Needed, Power, estimate_power, find_needed
+from llmft.evaluation.power import estimate_power, find_needed
 from llmft.evaluation.resampling import MAX_CLUSTERS, Clusters, Groups, find_clusters
+from llmft.results.comparison import Needed, Pair
+from llmft.results.variant import Interval
 
 Floats = NDArray[np.floating[Any]]
-Arms = dict[str, list[Floats]]
-"""Arm -> outputs [N, C] of each of its runs (seeds)."""
+Outputs = dict[str, list[Floats]]
+"""Arm -> what decides, [N, C], of each of its runs (seeds)."""
 MIN_GROUPS = 10
 """In fewer clusters of rows nothing is found: their number, not that of the rows, is the size."""
 ERROR_RATE = 0.05
@@ -44,42 +46,15 @@ class Rules(NamedTuple):
     """What matters: the effect that power is stated for, and the least difference of a part."""
 
 
-class Difference(NamedTuple):
-    """By how much a challenger is better than the reference; negative if it is worse."""
-
-    estimate: float
-    interval: Interval
-    """95 %, two-sided."""
-    lower: float
-    """95 %, one-sided."""
-    upper: float
-    """95 %, one-sided."""
-    p_value: float
-    """Two-sided, of no difference at all, by permutation; of several seeds it is Student's, which
-    knows of their luck, where that is larger."""
-    p_margin: float
-    """One-sided, of a gain that is not above the margin: below 0.05 if, and only if, `lower` is
-    above it."""
-    p_margin_adjusted: float
-    """By Holm over the challengers."""
-    finding: Literal["better", "not better", "unresolved"]
-    """Better: the adjusted p is below 0.05. Not better: `upper` is not above the margin."""
-    power: Power | None
-    needed: Needed | None
-    """Where unresolved."""
-    is_small: bool
-    """Too few rows or clusters to find anything."""
-
-
 def compare_with_reference(
-    arms: Arms,
+    arms: Outputs,
     labels: NDArray[Any],
     *,
     rules: Rules,
     groups: Groups | None = None,
     config: LabelsConfig | None = None,
     seed: int = 0,
-) -> dict[str, Difference]:
+) -> dict[str, Pair]:
     """Compare every challenger with the reference on the same rows, by Holm over challengers.
 
     Rows are resampled in pairs, so what makes a row hard for both arms cancels out. The value of an
@@ -115,14 +90,15 @@ def compare_with_reference(
     adjusted = adjust_by_holm([find_margin_p(e, rules.margin) for e in estimates.values()])
     found = {}
     for (arm, estimate), p_adjusted in zip(estimates.items(), adjusted, strict=True):
-        pair = _Pair(arms[rules.reference], arms[arm])
+        runs = _Runs(arms[rules.reference], arms[arm])
         found[arm] = _judge(
+            arm,
             estimate,
             rules,
-            p_value=_test_equality(rules.metric, pair, estimate, rows),
+            p_value=_test_equality(rules.metric, runs, estimate, rows),
             p_adjusted=p_adjusted,
             num_challengers=len(estimates),
-            pair=pair,
+            runs=runs,
             rows=rows,
         )
     return found
@@ -182,17 +158,19 @@ class _Rows(NamedTuple):
     seed: int
 
 
-class _Pair(NamedTuple):
+class _Runs(NamedTuple):
     """The runs of two arms."""
 
     reference: list[Floats]
     challenger: list[Floats]
 
 
-def _test_equality(metric: str, pair: _Pair, estimate: Estimate, rows: _Rows) -> float:
+def _test_equality(metric: str, runs: _Runs, estimate: Estimate, rows: _Rows) -> float:
     """Return the two-sided p-value of no difference."""
     labels, clusters, config, seed = rows
-    moments = [[find_moments(metric, labels, o, config=config) for o in runs] for runs in pair]
+    moments = [
+        [find_moments(metric, labels, o, config=config) for o in outputs] for outputs in runs
+    ]
     theirs, ours = ([m for m in found if m is not None] for found in moments)
     if theirs and ours:
         p_value = float(permute_moments(theirs, ours, clusters=clusters, seed=seed)[0])
@@ -200,7 +178,7 @@ def _test_equality(metric: str, pair: _Pair, estimate: Estimate, rows: _Rows) ->
     if len(labels) > MAX_CLUSTERS:  # swapping would take minutes; here Student's t is as good
         return find_equality_p(estimate)
     compute = partial(compute_metric, metric, labels, config=config)
-    p_value = permute_outputs(compute, *pair, clusters=clusters, seed=seed)
+    p_value = permute_outputs(compute, *runs, clusters=clusters, seed=seed)
     return respect_seeds(p_value, estimate)
 
 
@@ -210,15 +188,16 @@ def is_small(clusters: Clusters) -> bool:
 
 
 def _judge(
+    challenger: str,
     estimate: Estimate,
     rules: Rules,
     *,
     p_value: float,
     p_adjusted: float,
     num_challengers: int,
-    pair: _Pair,
+    runs: _Runs,
     rows: _Rows,
-) -> Difference:
+) -> Pair:
     """Say what is found, and with how much power."""
     lower, upper = bound_gain(estimate, tail=ERROR_RATE)
     too_few = is_small(rows.clusters)
@@ -235,22 +214,24 @@ def _judge(
             margin=rules.margin,
             tail=tail if estimate.value > rules.margin else ERROR_RATE / _CAUTION,
             num_rows=len(rows.labels),
-            num_seeds=min(len(runs) for runs in pair),
+            num_seeds=min(len(outputs) for outputs in runs),
         )
     if needed is not None and too_few:
         num_rows, num_clusters = len(rows.labels), len(rows.clusters.sizes_G)
         least = math.ceil(max(MIN_ROWS, num_rows * MIN_GROUPS / num_clusters))
-        needed = Needed(max(least, needed.rows or 0), needed.seeds)
-    return Difference(
-        estimate.value,
-        Interval(*bound_gain(estimate, tail=ERROR_RATE / 2)),
-        lower,
-        upper,
-        p_value,
-        find_margin_p(estimate, rules.margin),
-        p_adjusted,
-        finding,
-        estimate_power(estimate, effect=rules.min_difference, tail=tail),
-        needed,
-        too_few,
+        needed = Needed(rows=max(least, needed.rows or 0), seeds=needed.seeds)
+    return Pair(
+        challenger=challenger,
+        reference=rules.reference,
+        gain=estimate.value,
+        interval=Interval(*bound_gain(estimate, tail=ERROR_RATE / 2)),
+        lower=lower,
+        upper=upper,
+        p_value=p_value,
+        p_margin=find_margin_p(estimate, rules.margin),
+        p_margin_adjusted=p_adjusted,
+        finding=finding,
+        power=estimate_power(estimate, effect=rules.min_difference, tail=tail),
+        needed=needed,
+        is_small=too_few,
     )

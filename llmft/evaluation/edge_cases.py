@@ -14,13 +14,14 @@ from llmft.config.labels import ClassConfig, LabelsConfig, ScoresConfig
 from llmft.config.loading import suggest
 from llmft.config.suite import Suite
 from llmft.config.task import FieldsConfig, TaskConfig
-from llmft.data.fields import RowFaultError, assemble_text
+from llmft.data.fields import Row, RowFaultError, assemble_text
 from llmft.data.labels import LABEL_THRESHOLD
 from llmft.data.prompts import list_placeholders
 from llmft.errors import UserError
 from llmft.evaluation.intervals import bound_share
 from llmft.prediction.fits import Fit, apply_fit
 from llmft.prediction.inference import Predictor
+from llmft.results.variant import EdgeCaseResult, EdgeCases, PassCount
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -55,22 +56,11 @@ Expectation = dict[str, ScoreBounds] | ExpectedClass | ExpectedLabels
 class EdgeCase(NamedTuple):
     """One case."""
 
-    row: dict[str, Any]
+    row: Row
     """The fields of the article, and `id`."""
     expect: Expectation
     must_pass: bool
     category: str
-
-
-class EdgeCaseResult(NamedTuple):
-    """What came of one case."""
-
-    id: str
-    category: str
-    must_pass: bool
-    passed: bool
-    failures: list[str]
-    """What was expected and what was found, per failed expectation."""
 
 
 def read_suite_cases(suite: Suite, *, label_names: list[str]) -> list[EdgeCase]:
@@ -127,7 +117,7 @@ def read_edge_cases(path: Path, *, label_names: list[str], task: TaskConfig) -> 
 
 def run_cases(
     predictor: Predictor, cases: Sequence[EdgeCase], *, name: str, fit: Fit | None = None
-) -> dict[str, Any]:
+) -> EdgeCases:
     """Return what `summarise_cases` says of a model and its fit.
 
     Of an arm with several runs take the first. A case is one article with one answer, and what
@@ -156,35 +146,36 @@ def check_cases(
         failures = _list_failures(case.expect, found)
         results.append(
             EdgeCaseResult(
-                str(case.row["id"]), case.category, case.must_pass, not failures, failures
+                id=str(case.row["id"]),
+                category=case.category,
+                must_pass=case.must_pass,
+                passed=not failures,
+                failures=failures,
             )
         )
     return results
 
 
-def summarise_cases(results: Sequence[EdgeCaseResult]) -> dict[str, Any]:
+def summarise_cases(results: Sequence[EdgeCaseResult]) -> EdgeCases:
     """Count passes, over all and by category, with exact 95 % intervals (`bound_share`)."""
-    num_passed, num_cases, interval = _count_passes(results)
+    overall = _count_passes(results)
     by_category: dict[str, list[EdgeCaseResult]] = {}
     for result in results:
         by_category.setdefault(result.category, []).append(result)
-    keys = ("num_passed", "num_cases", "interval")
-    return {
-        "num_passed": num_passed,
-        "num_cases": num_cases,
-        "pass_rate_interval": interval,
-        "must_pass_failed": [r.id for r in results if r.must_pass and not r.passed],
-        "by_category": {
-            category: dict(zip(keys, _count_passes(own), strict=True))
-            for category, own in by_category.items()
-        },
-        "cases": [r._asdict() for r in results],
-    }
+    return EdgeCases(
+        num_passed=overall.num_passed,
+        num_cases=overall.num_cases,
+        pass_rate_interval=overall.interval,
+        must_pass_failed=[r.id for r in results if r.must_pass and not r.passed],
+        by_category={category: _count_passes(own) for category, own in by_category.items()},
+        cases=list(results),
+    )
 
 
-def _count_passes(results: Sequence[EdgeCaseResult]) -> tuple[int, int, list[float]]:
-    num_passed = sum(r.passed for r in results)
-    return num_passed, len(results), list(bound_share(num_passed, len(results)))
+def _count_passes(results: Sequence[EdgeCaseResult]) -> PassCount:
+    num_passed, num_cases = sum(r.passed for r in results), len(results)
+    interval = bound_share(num_passed, num_cases)
+    return PassCount(num_passed=num_passed, num_cases=num_cases, interval=interval)
 
 
 def _parse(data: Any, label_names: list[str], task: TaskConfig) -> EdgeCase:
@@ -202,7 +193,7 @@ def _parse(data: Any, label_names: list[str], task: TaskConfig) -> EdgeCase:
     return EdgeCase(data, parsed, must_pass, str(category))
 
 
-def _refuse_misspelt(data: dict[str, Any], fields: FieldsConfig) -> None:
+def _refuse_misspelt(data: Row, fields: FieldsConfig) -> None:
     """Stop for a key close to one that the case lacks; it may hold more fields than the task."""
     lacking = [key for key in ("id", "expect", "must_pass") if key not in data]
     for key in data:
@@ -212,7 +203,7 @@ def _refuse_misspelt(data: dict[str, Any], fields: FieldsConfig) -> None:
                 raise ValueError(f"unknown key `{key}`.{hint}")
 
 
-def _refuse_half_articles(row: dict[str, Any], fields: FieldsConfig) -> None:
+def _refuse_half_articles(row: Row, fields: FieldsConfig) -> None:
     """Stop for a case without a field that texts are made of; a joined `text` stands for them."""
     is_joined = "text" in row and not any(name in row for name in fields.text)
     wanted = ["text"] if is_joined else list(fields.text)

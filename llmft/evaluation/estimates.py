@@ -8,17 +8,11 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 from llmft.evaluation.resampling import Resampled, draw_seed_weights
+from llmft.results.variant import Interval
 
 Floats = NDArray[np.floating[Any]]
 _ROUNDING = 1e-9
 """Of a metric; a standard error below this part of it is none."""
-
-
-class Interval(NamedTuple):
-    """A confidence interval."""
-
-    low: float
-    high: float
 
 
 class Estimate(NamedTuple):

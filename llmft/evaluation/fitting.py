@@ -1,29 +1,29 @@
 """Fit a run's outputs on validation, and say what that did to the rows that are judged."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from llmft import __version__
 from llmft.config.fits import FITS, FitConfig, FitMethod
 from llmft.config.labels import LabelsConfig
-from llmft.config.task import TaskConfig
 from llmft.data.batches import make_targets
-from llmft.data.files import write_json
-from llmft.data.prepared import PreparedData, Row, open_prepared
+from llmft.data.fields import Row
+from llmft.data.prepared import PreparedData, open_prepared
 from llmft.errors import UserError
-from llmft.evaluation.audit import Finding
 from llmft.evaluation.metrics import Floats, average, is_better, measure
 from llmft.evaluation.thresholds import fit_class_thresholds, fit_curves, fit_label_thresholds
 from llmft.models.saved import ModelCard, read_card
 from llmft.prediction.fits import FIT_NAME, Fit
 from llmft.prediction.stored import load_or_predict
 from llmft.processes import get_world_size, is_main, main_first
+from llmft.results.files import write_result
+from llmft.results.run import RunRecord
+from llmft.results.variant import Finding, FitEffect, VariantResult
 from llmft.training.inputs import describe_limit, limit_rows
-from llmft.training.run_folder import read_metadata
+from llmft.training.run_folder import read_record
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def change_fit(
             raise UserError("--min-recall: goes with --fit precision only")
         return
     with main_first():
-        metadata, card = read_metadata(run), read_card(run / "model")
+        record, card = read_record(run), read_card(run / "model")
         if method == "none":
             (run / FIT_NAME).unlink(missing_ok=True)
             return
@@ -68,40 +68,39 @@ def change_fit(
                 f"{split} away"
             )
         config = _check_method(method, min_recall, card)
-        data = open_trained_data(metadata)
-        rows = limit_rows(data.read_split("val"), metadata["recipe"]["train"]["limit_rows"])
-    outputs_NC = _load_outputs(run, rows, metadata)
+        data = open_trained_data(record)
+        rows = limit_rows(data.read_split("val"), record.recipe.train.limit_rows)
+    outputs_NC = _load_outputs(run, rows, record)
     if not is_main():
         return
     labels = make_targets(rows, label_names=card.label_names).numpy()
     fit = Fit(
-        llmft_version=__version__,
         method=method,
         head=card.head,
         num_rows=len(rows),
-        model_hash=metadata["model_hash"],
+        model_hash=record.model_hash,
         data_fingerprint=data.fingerprint,
         min_recall=config.min_recall,
         **_fit_outputs(config, card, labels, outputs_NC),
     )
-    write_json(run / FIT_NAME, fit.model_dump(mode="json", exclude_none=True))
+    write_result(run / FIT_NAME, fit)
     logger.info("%s: %s, fitted on %d rows of val", run / FIT_NAME, method, len(rows))
 
 
-def open_trained_data(metadata: dict[str, Any]) -> PreparedData:
+def open_trained_data(record: RunRecord) -> PreparedData:
     """Open the prepared data that a run was trained on.
 
     Args:
-        metadata: `training_metadata.json` of the run.
+        record: That of the run.
 
     Raises:
         UserError: If it is not there any more, or was prepared anew.
     """
-    task = TaskConfig.model_validate(metadata["task"])
+    task = record.task
     data = open_prepared(
-        task, mend=f"train again, or restore what {metadata['recipe']['task']} said at that time"
+        task, mend=f"train again, or restore what {record.recipe.task} said at that time"
     )
-    if data.fingerprint != metadata["data_fingerprint"]:
+    if data.fingerprint != record.data_fingerprint:
         raise UserError(
             f"{task.output}: prepared anew since this run was trained, so rows may have moved "
             "between the splits; train again, or prepare from the same sources and seed"
@@ -109,12 +108,12 @@ def open_trained_data(metadata: dict[str, Any]) -> PreparedData:
     return data
 
 
-def _load_outputs(run: Path, rows: list[Row], metadata: dict[str, Any]) -> Floats:
+def _load_outputs(run: Path, rows: list[Row], record: RunRecord) -> Floats:
     """Return what the model says of the validation rows, as the training left it, [N, C]."""
     source = {
-        "model": metadata["model_hash"],
-        "data": metadata["data_fingerprint"],
-        **describe_limit(metadata["recipe"]["train"]["limit_rows"]),
+        "model": record.model_hash,
+        "data": record.data_fingerprint,
+        **describe_limit(record.recipe.train.limit_rows),
     }
     path, across = run / "predictions" / "val.parquet", get_world_size() > 1
     stored = load_or_predict(run, rows, path=path, source=source, across_processes=across)
@@ -154,8 +153,8 @@ def describe_fit(
     *,
     names: list[str],
     config: LabelsConfig,
-) -> dict[str, Any] | None:
-    """Return what the results file says of an arm's fit; None if it has none.
+) -> FitEffect | None:
+    """Return what an arm's fit does to its metrics; None if it has none.
 
     Args:
         fit: The fit of its first run; those of the others are by the same method.
@@ -163,42 +162,38 @@ def describe_fit(
         runs: What each run's model says of them without the fit, [N, C].
         names: Of the dimensions, classes or labels.
         config: What the task says of its labels.
-
-    Returns:
-        `method`, `split` (that it was fitted on), `num_rows` of that, and `metrics_before`, the
-        mean over the runs.
     """
     if fit is None:
         return None
-    before = [measure(labels, outputs, names=names, config=config).overall for outputs in runs]
-    return {
-        "method": fit.method,
-        "split": fit.split,
-        "num_rows": fit.num_rows,
-        "metrics_before": {name: average([m[name] for m in before]) for name in before[0]},
-    }
+    before = [measure(labels, outputs, names=names, config=config).metrics for outputs in runs]
+    return FitEffect(
+        method=fit.method,
+        split=fit.split,
+        num_rows=fit.num_rows,
+        metrics_before={name: average([m[name] for m in before]) for name in before[0]},
+    )
 
 
-def check_fit(arm: str, variant: Mapping[str, Any], metric: str) -> list[Finding]:
+def check_fit(arm: str, variant: VariantResult, metric: str) -> list[Finding]:
     """Say so where a fit makes worse what it was to better (D12).
 
     Args:
         arm: Whose fit it is.
-        variant: What the results say of the arm: `fit` and `metrics`.
+        variant: What was measured of it.
         metric: The metric that decides.
     """
-    fit = variant["fit"]
+    fit = variant.fit
     if fit is None:
         return []
-    before, after = fit["metrics_before"].get(metric), variant["metrics"].get(metric)
+    before, after = fit.metrics_before.get(metric), variant.metrics.get(metric)
     if before is None or after is None or not is_better(metric, before, after):
         return []
     message = (
-        f"the post-hoc fit of {arm} ({fit['method']}, on {fit['num_rows']} rows of {fit['split']}) "
+        f"the post-hoc fit of {arm} ({fit.method}, on {fit.num_rows} rows of {fit.split}) "
         f"makes {metric} worse on test, {before:.3f} before and {after:.3f} after; `llmft evaluate "
         "RUN --fit none` removes it"
     )
-    return [Finding("post-hoc fit", "warning", [arm], message)]
+    return [Finding(check="post-hoc fit", status="warning", variants=[arm], message=message)]
 
 
 def choose_fit(fit: Fit | None, *, split: str) -> tuple[Fit | None, list[Finding]]:
@@ -212,7 +207,7 @@ def choose_fit(fit: Fit | None, *, split: str) -> tuple[Fit | None, list[Finding
         f"the post-hoc fit ({fit.method}) was made on {fit.split}, so on {split} the model's own "
         "outputs are measured; what the fit does shows on test"
     )
-    return None, [Finding("post-hoc fit", "note", [], message)]
+    return None, [Finding(check="post-hoc fit", status="note", variants=[], message=message)]
 
 
 def name_fit(fit: Fit | None) -> str | None:

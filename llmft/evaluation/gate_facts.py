@@ -11,25 +11,21 @@ from scipy.stats import norm
 
 from llmft.config.labels import LabelsConfig
 from llmft.config.metrics import METRICS
+from llmft.config.task import Split
 from llmft.data.batches import make_targets
-from llmft.data.prepared import PreparedData, Row
-from llmft.evaluation.intervals import Interval, bound_share, estimate_interval
-from llmft.evaluation.latency import Latency
+from llmft.data.fields import Row
+from llmft.data.prepared import PreparedData
+from llmft.evaluation.intervals import bound_share, estimate_interval
 from llmft.evaluation.metrics import average, compute_metric, compute_parts, find_label_type
 from llmft.prediction.inference import Predictor
 from llmft.prediction.stored import StoredPredictions, load_or_predict
+from llmft.results.run import LearningCurve, RunRecord
+from llmft.results.variant import EdgeCases, Interval, Latency, MetricValue
 from llmft.training.inputs import describe_limit, limit_rows
 
 Floats = NDArray[np.floating[Any]]
 _MAX_TRAIN_ROWS = 500
 _Z = float(norm.ppf(0.975))
-
-
-class Estimate(NamedTuple):
-    """A value with its 95 % interval over rows; None where it is undefined."""
-
-    value: float | None
-    interval: Interval | None
 
 
 class GateFacts(NamedTuple):
@@ -40,16 +36,15 @@ class GateFacts(NamedTuple):
     """The leading metric, which the gaps compare."""
     metrics: Mapping[str, float | None]
     intervals: Mapping[str, Interval | None]
-    parts: Mapping[str, Mapping[str, Estimate]]
+    parts: Mapping[str, Mapping[str, MetricValue]]
     """`mae`, or `f1` and `recall` -> dimension, class or label -> its value (`estimate_parts`)."""
-    splits: Mapping[str, Estimate]
+    splits: Mapping[str, MetricValue]
     """The leading metric on `train`, `val` and `test`, without any fit, which knows `val` (D7);
     empty where the gaps mean nothing."""
-    histories: Sequence[dict[str, Any]]
+    histories: Sequence[LearningCurve]
     """Learning curve of each run."""
     latency: Latency | None = None
-    edge_cases: Mapping[str, Any] | None = None
-    """What `summarise_cases` returns."""
+    edge_cases: EdgeCases | None = None
 
 
 def estimate_parts(
@@ -59,7 +54,7 @@ def estimate_parts(
     names: list[str],
     intervals: Mapping[str, Interval | None],
     groups: NDArray[np.int64] | None = None,
-) -> dict[str, dict[str, Estimate]]:
+) -> dict[str, dict[str, MetricValue]]:
     """Return the mae of each dimension, or f1 and recall of each class or label.
 
     A class without rows has none. The interval of a recall is the exact one of a share, of the
@@ -79,30 +74,34 @@ def estimate_parts(
 
     if find_label_type(labels) == "scores":
         means = zip(names, average("mae").tolist(), strict=True)
-        return {"mae": {name: Estimate(mae, intervals[name]) for name, mae in means}}
+        return {
+            "mae": {name: MetricValue(value=mae, interval=intervals[name]) for name, mae in means}
+        }
     support_C, f1_C, recall_C = average("support"), average("f1"), average("recall")
     units_N = np.arange(len(labels)) if groups is None else groups
-    found: dict[str, dict[str, Estimate]] = {"f1": {}, "recall": {}}
+    found: dict[str, dict[str, MetricValue]] = {"f1": {}, "recall": {}}
     for i, name in enumerate(names):
         if support_C[i] == 0:
-            found["f1"][name] = found["recall"][name] = Estimate(None, None)
+            found["f1"][name] = found["recall"][name] = MetricValue(value=None, interval=None)
             continue
         has_it_N = labels[:, i] if labels.ndim == 2 else labels == i
         num_units = len(np.unique(units_N[has_it_N]))
         num_hits = int(recall_C[i] * num_units + 1e-9)
-        found["f1"][name] = Estimate(float(f1_C[i]), intervals[name])
-        found["recall"][name] = Estimate(float(recall_C[i]), bound_share(num_hits, num_units))
+        found["f1"][name] = MetricValue(value=float(f1_C[i]), interval=intervals[name])
+        found["recall"][name] = MetricValue(
+            value=float(recall_C[i]), interval=bound_share(num_hits, num_units)
+        )
     return found
 
 
 def predict_earlier(
     run: Path,
-    metadata: dict[str, Any],
+    record: RunRecord,
     data: PreparedData,
     *,
     open_predictor: Callable[[], Predictor] | None = None,
     across_processes: bool = False,
-) -> dict[str, StoredPredictions]:
+) -> dict[Split, StoredPredictions]:
     """Return predictions for the validation rows and a sample of the train rows of a run.
 
     Those for validation were left by the training, so that only the sample has to be predicted,
@@ -110,7 +109,7 @@ def predict_earlier(
 
     Args:
         run: Run folder.
-        metadata: Its `training_metadata.json`.
+        record: What it says of itself.
         data: The prepared data that it was trained on.
         open_predictor: Opens its model, where that is open already.
         across_processes: Whether all processes of the launch call this and share the work.
@@ -118,14 +117,15 @@ def predict_earlier(
     Raises:
         UserError: If the model changed since, or a row cannot be predicted.
     """
-    limit = metadata["recipe"]["train"]["limit_rows"]
+    limit = record.recipe.train.limit_rows
     source = {
-        "model": metadata["model_hash"],
+        "model": record.model_hash,
         "data": data.fingerprint,
         **describe_limit(limit),
     }
-    found = {}
-    for split, file in (("val", "val"), ("train", "train-sample")):
+    found: dict[Split, StoredPredictions] = {}
+    files: dict[Split, str] = {"val": "val", "train": "train-sample"}
+    for split, file in files.items():
         rows = pick_earlier(data, split, limit=limit)
         found[split] = load_or_predict(
             run,
@@ -138,22 +138,23 @@ def predict_earlier(
     return found
 
 
-def pick_earlier(data: PreparedData, split: str, *, limit: int | None) -> list[Row]:
+def pick_earlier(data: PreparedData, split: Split, *, limit: int | None) -> list[Row]:
     """Return the rows of `val`, or at most 500 of `train`, that a run with this limit saw."""
     rows = limit_rows(data.read_split(split), limit)
     return limit_rows(rows, _MAX_TRAIN_ROWS) if split == "train" else rows
 
 
 def measure_earlier(
-    runs: Sequence[dict[str, StoredPredictions]],
+    runs: Sequence[Mapping[Split, StoredPredictions]],
     data: PreparedData,
     *,
     metric: str,
     limit: int | None,
-) -> dict[str, Estimate]:
+) -> dict[Split, MetricValue]:
     """Return a metric on `val` and `train`, the mean over runs, from what they predicted there."""
-    found = {}
-    for split in ("val", "train"):
+    found: dict[Split, MetricValue] = {}
+    splits: tuple[Split, ...] = ("val", "train")
+    for split in splits:
         rows = pick_earlier(data, split, limit=limit)
         labels = make_targets(rows, label_names=data.label_names).numpy()
         outputs = [run[split].outputs for run in runs]
@@ -168,26 +169,26 @@ def estimate_metric(
     *,
     config: LabelsConfig | None,
     groups: NDArray[np.int64] | None = None,
-) -> Estimate:
+) -> MetricValue:
     """Return an overall metric, the mean over runs with outputs [N, C], and its interval."""
     values = [compute_metric(metric, labels, outputs, config=config) for outputs in runs]
     value = average(values)
     interval = estimate_interval(metric, labels, runs, groups=groups, config=config)
-    return Estimate(value, interval)
+    return MetricValue(value=value, interval=interval)
 
 
-def estimate_gap(before: Estimate, after: Estimate, *, higher_is_better: bool) -> Estimate:
+def estimate_gap(before: MetricValue, after: MetricValue, *, higher_is_better: bool) -> MetricValue:
     """Return by how much a value is worse on the later of two splits of other rows.
 
     The interval is the normal one, from the standard errors that the intervals of the two show.
     """
     if before.value is None or after.value is None:
-        return Estimate(None, None)
+        return MetricValue(value=None, interval=None)
     gap = before.value - after.value if higher_is_better else after.value - before.value
     if before.interval is None or after.interval is None:
-        return Estimate(gap, None)
+        return MetricValue(value=gap, interval=None)
     error = math.hypot(find_standard_error(before.interval), find_standard_error(after.interval))
-    return Estimate(gap, Interval(gap - _Z * error, gap + _Z * error))
+    return MetricValue(value=gap, interval=Interval(gap - _Z * error, gap + _Z * error))
 
 
 def find_standard_error(interval: Interval | None) -> float:
@@ -195,20 +196,20 @@ def find_standard_error(interval: Interval | None) -> float:
     return 0.0 if interval is None else (interval.high - interval.low) / (2 * _Z)
 
 
-def find_last_improvement(history: dict[str, Any]) -> float | None:
+def find_last_improvement(curve: LearningCurve) -> float | None:
     """Return by what part the last epoch bettered the validation metric; 0 where it did not.
 
     Compared with the best evaluation that lies an epoch or more before the last one.
 
     Args:
-        history: `metric`, and `epochs` with one entry for each evaluation.
+        curve: Of a run.
 
     Returns:
         None if there is no such evaluation.
     """
-    metric, entries = history["metric"], history["epochs"]
+    metric = curve.metric
     sign = 1.0 if metric in METRICS and METRICS[metric].higher_is_better else -1.0
-    points = [(e["epoch"], sign * e[f"val_{metric}"]) for e in entries if f"val_{metric}" in e]
+    points = [(p.epoch, sign * p.val[metric]) for p in curve.epochs if metric in p.val]
     if not points:
         return None
     last = points[-1][0]

@@ -2,40 +2,18 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from llmft.config.gates import HIGHER_IS_BETTER, GateConfig
 from llmft.config.metrics import METRICS
-from llmft.evaluation.audit import Finding
 from llmft.evaluation.gate_facts import (
-    Estimate,
     GateFacts,
     estimate_gap,
     find_last_improvement,
     find_standard_error,
 )
-from llmft.evaluation.intervals import MIN_ROWS, Interval
-
-Decision = Literal["DEPLOY", "REVIEW", "FAIL"]
-_SEVERITY: list[Decision] = ["FAIL", "REVIEW", "DEPLOY"]
-
-
-class GateResult(NamedTuple):
-    """What one gate says."""
-
-    name: str
-    value: float | None
-    """None if it is undefined for these rows, or cannot be told."""
-    interval: Interval | None
-    """95 %, over rows."""
-    bound: float | None
-    """What has to pass `deploy`: the worse end of the interval, where the gate has one."""
-    deploy: float
-    review: float | None
-    """A value beyond it fails; None: nothing does."""
-    result: Decision
-    reason: str
-    """One sentence with value, bound and threshold."""
+from llmft.evaluation.intervals import MIN_ROWS
+from llmft.results.variant import DECISIONS, Decision, Finding, GateResult, Interval, MetricValue
 
 
 class Ruling(NamedTuple):
@@ -44,12 +22,6 @@ class Ruling(NamedTuple):
     decision: Decision
     reasons: list[str]
     """Why it is no better, the gravest first; where it is DEPLOY, what every gate says."""
-
-
-def meets(decision: str, required: str | None) -> bool:
-    """Return whether a decision is what `--require` asks for, or better."""
-    order = [str(step) for step in _SEVERITY]
-    return required is None or order.index(decision) >= order.index(required.upper())
 
 
 def apply_gates(gates: Mapping[str, GateConfig], facts: GateFacts) -> list[GateResult]:
@@ -90,7 +62,7 @@ def decide(
         "provisional: fewer than 3 seeds do not tell the luck of training": provisional,
     }
     said += [("REVIEW", doubt) for doubt, holds in doubts.items() if holds]
-    said.sort(key=lambda pair: _SEVERITY.index(pair[0]))
+    said.sort(key=lambda pair: DECISIONS.index(pair[0]))
     decision = said[0][0]
     return Ruling(decision, [why for one, why in said if one != "DEPLOY" or decision == "DEPLOY"])
 
@@ -129,7 +101,16 @@ def _judge(
     if value is not None and review is not None and sign * value < sign * review:
         result, ending = "FAIL", f"{ending}, and a value beyond {review:.4g} fails"
     reason = "; ".join(part for part in (what, ending, doubt) if part)
-    return GateResult(name, value, interval, bound, deploy, review, result, f"{name}: {reason}")
+    return GateResult(
+        name=name,
+        value=value,
+        interval=interval,
+        bound=bound,
+        deploy=deploy,
+        review=review,
+        result=result,
+        reason=f"{name}: {reason}",
+    )
 
 
 def _apply_metric(name: str, gate: GateConfig, facts: GateFacts) -> GateResult:
@@ -166,10 +147,10 @@ def _apply_dimensions(name: str, gate: GateConfig, facts: GateFacts) -> GateResu
     if gate.review is None or value is None or value <= gate.review:
         return result
     reason = f"{result.reason}; {worst} has {_show(value)}, beyond {gate.review:.4g}, which fails"
-    return result._replace(result="FAIL", reason=reason)
+    return result.replace(result="FAIL", reason=reason)
 
 
-def _bound_above(estimate: Estimate) -> float:
+def _bound_above(estimate: MetricValue) -> float:
     return math.inf if estimate.interval is None else estimate.interval.high
 
 
@@ -247,18 +228,18 @@ def _apply_latency(name: str, gate: GateConfig, facts: GateFacts) -> GateResult 
 def _apply_edge_cases(name: str, gate: GateConfig, facts: GateFacts) -> GateResult | None:
     if facts.edge_cases is None:
         return None
-    num_passed, num_cases = facts.edge_cases["num_passed"], facts.edge_cases["num_cases"]
-    interval = Interval(*facts.edge_cases["pass_rate_interval"])
+    num_passed, num_cases = facts.edge_cases.num_passed, facts.edge_cases.num_cases
+    interval = facts.edge_cases.pass_rate_interval
     value = num_passed / num_cases
     what = f"{num_passed} of {num_cases} passed, {_show(value)}"
     result = _judge(
         name, gate, what=what, value=value, bound=interval.low, interval=interval
     )  # fmt: skip
-    missed = facts.edge_cases["must_pass_failed"]
+    missed = facts.edge_cases.must_pass_failed
     if not missed:
         return result
     reason = f"{result.reason}; {', '.join(missed)} must pass and did not"
-    return result._replace(result="FAIL", reason=reason)
+    return result.replace(result="FAIL", reason=reason)
 
 
 _Apply = Callable[[str, GateConfig, GateFacts], GateResult | None]
@@ -280,7 +261,7 @@ def _find_worse_end(metric: str, interval: Interval | None) -> float | None:
     return interval.low if METRICS[metric].higher_is_better else interval.high
 
 
-def _find_worst(found: Mapping[str, Estimate], *, higher: bool) -> str | None:
+def _find_worst(found: Mapping[str, MetricValue], *, higher: bool) -> str | None:
     """Return the dimension, class or label with the worst value."""
     known = {part: e.value for part, e in found.items() if e.value is not None}
     choose: Any = min if higher else max

@@ -1,7 +1,7 @@
 """Confidence intervals of the metrics of one arm."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +9,6 @@ from scipy.stats import binomtest
 
 from llmft.config.labels import LabelsConfig
 from llmft.config.metrics import METRICS
-from llmft.evaluation.estimates import Interval as Interval
 from llmft.evaluation.estimates import find_interval, weigh_arms
 from llmft.evaluation.metrics import compute_metric, find_label_type
 from llmft.evaluation.moments import Moments, find_moments, find_part_moments
@@ -21,17 +20,11 @@ from llmft.evaluation.resampling import (
     resample_moments,
     resample_rows,
 )
+from llmft.results.variant import Interval, PartIntervals
 
 Floats = NDArray[np.floating[Any]]
 MIN_ROWS = 20
 """On fewer rows no interval is believed: nothing is better and nothing is deployed."""
-
-
-class PartIntervals(NamedTuple):
-    """Intervals of one metric per dimension, class or label."""
-
-    metric: str
-    intervals: dict[str, Interval | None]
 
 
 def estimate_interval(
@@ -94,7 +87,8 @@ def estimate_part_intervals(
         for i, f1 in enumerate(arm.values_KP.mean(axis=0)):
             if f1 == 1:
                 found[i] = bound_flawless(count_clusters(support_NC[:, i], groups))
-    return PartIntervals("mae" if is_scores else "f1", dict(zip(names, found, strict=True)))
+    metric = "mae" if is_scores else "f1"
+    return PartIntervals(metric=metric, intervals=dict(zip(names, found, strict=True)))
 
 
 def resample_metric(

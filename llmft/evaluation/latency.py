@@ -3,15 +3,17 @@
 import itertools
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from llmft.config.suite import LatencyConfig
+from llmft.data.fields import Row
 from llmft.models.device import name_device
 from llmft.models.peak_memory import measure_peak_memory, reset_peak_memory
 from llmft.prediction.inference import Predictor
+from llmft.results.variant import Latency
 
 _NUM_WARM_UP = 3
 _NUM_SINGLES = 59
@@ -20,32 +22,6 @@ _NUM_BATCHES = 10
 _MIN_MEASURES = 5
 _MAX_SECONDS = 60.0
 """For each arm; beyond it only the fewest measures are taken."""
-
-
-class Latency(NamedTuple):
-    """Measured times of one model, tokenisation included, model already loaded."""
-
-    single_p50_ms: float
-    """Median time for one article alone, the prompt kept from earlier ones, as in production."""
-    single_p95_ms: float
-    single_p95_bound_ms: float | None
-    """The 95th percentile is not above this, with 95 % certainty; None: too few measures."""
-    batch_p50_ms: float | None
-    """Median time for a batch of the production's size; None if one alone takes too long."""
-    batch_p95_ms: float | None
-    batch_size: int
-    articles_per_second: float
-    """In batches, or one by one where no batch was timed."""
-    peak_memory_gib: float
-    """Weights and what a batch needs beside them."""
-    num_singles: int
-    num_batches: int
-    device: str
-    uncached_p50_ms: float | None
-    """Median time for one article alone where the prompt is computed anew; None without one."""
-    uncached_p95_ms: float | None
-    cost_per_million: float | None
-    """Of a million articles in batches, in the price's currency; None without a price."""
 
 
 class _Subject(NamedTuple):
@@ -60,7 +36,7 @@ class _Subject(NamedTuple):
 
 
 def measure_latencies(
-    predictors: Mapping[str, Predictor], rows: Sequence[dict[str, Any]], config: LatencyConfig
+    predictors: Mapping[str, Predictor], rows: Sequence[Row], config: LatencyConfig
 ) -> dict[str, Latency]:
     """Time every arm's predictions of single articles and of batches.
 
@@ -93,7 +69,7 @@ def measure_latencies(
     return {arm: _summarise(subject, config) for arm, subject in subjects.items()}
 
 
-def _warm_up(predictor: Predictor, rows: Sequence[dict[str, Any]], *, batch_size: int) -> _Subject:
+def _warm_up(predictor: Predictor, rows: Sequence[Row], *, batch_size: int) -> _Subject:
     """Run a model until it is at speed, and measure its memory on the way."""
     fastest = min(_time_predict(predictor, [row]) for row in rows[:_NUM_WARM_UP])
     can_batch = fastest * batch_size < _MAX_SECONDS
@@ -111,7 +87,7 @@ def _may_go_on(seconds: list[float], *, others: Sequence[float] = ()) -> bool:
     return len(seconds) < _MIN_MEASURES or sum(seconds) + sum(others) < _MAX_SECONDS / 2
 
 
-def _time_predict(predictor: Predictor, rows: Sequence[dict[str, Any]]) -> float:
+def _time_predict(predictor: Predictor, rows: Sequence[Row]) -> float:
     _wait_for_device()
     started = time.perf_counter()
     predictor.predict(rows, show_progress=False)

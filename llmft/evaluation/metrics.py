@@ -1,7 +1,7 @@
 """Metrics under scikit-learn's names, overall and per dimension, class or label."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,20 +15,11 @@ from llmft.evaluation.parts import (
     compute_class_parts,
     compute_score_parts,
 )
+from llmft.results.variant import LabelType, Measurement
 
 Floats = NDArray[np.floating[Any]]
-LabelType = Literal["scores", "class", "multilabel"]
 _PARTS = {"f1_macro": "f1", "balanced_accuracy": "recall"}
 """Overall metric -> the part that it is the mean of, where the names differ."""
-
-
-class Measured(NamedTuple):
-    """Metrics of one set of predictions."""
-
-    overall: dict[str, float | None]
-    """None where a metric is not defined, such as the rank correlation of a constant."""
-    parts: dict[str, dict[str, float | None]]
-    """Those of `evaluation.parts`, per dimension, class or label."""
 
 
 def find_label_type(labels: NDArray[Any]) -> LabelType:
@@ -57,7 +48,7 @@ def measure(
     *,
     names: list[str],
     config: LabelsConfig | None = None,
-) -> Measured:
+) -> Measurement:
     """Measure outputs against labels, overall and per dimension, class or label.
 
     Args:
@@ -75,12 +66,14 @@ def measure(
     metrics = list_metrics(label_type, config, num_outputs=len(names))
     keys = SCORE_PARTS if label_type == "scores" else CLASS_PARTS
     by_key = {key: compute_parts(key, labels, outputs_NC) for key in keys}
-    return Measured(
-        {metric: compute_metric(metric, labels, outputs_NC, config=config) for metric in metrics},
-        {
-            name: {key: _drop_nan(found_C[i]) for key, found_C in by_key.items()}
-            for i, name in enumerate(names)
-        },
+    parts = {
+        name: {key: _drop_nan(found_C[i]) for key, found_C in by_key.items()}
+        for i, name in enumerate(names)
+    }
+    return Measurement(
+        metrics={m: compute_metric(m, labels, outputs_NC, config=config) for m in metrics},
+        per_dimension=parts if label_type == "scores" else {},
+        per_class={} if label_type == "scores" else parts,
     )
 
 

@@ -3,21 +3,21 @@
 What they are made of is chosen on validation, and they are scored on test like any arm.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llmft.evaluation.differences import Difference
 from llmft.evaluation.metrics import compute_parts, find_label_type, is_better
+from llmft.results.comparison import Cost, Pair
 
 Floats = NDArray[np.floating[Any]]
 ENSEMBLE, ROUTING = "mean ensemble", "best arm by part"
 """Names of the rows; no arm can have them, since a variant's name holds no blank."""
 
 
-class MixedArm(NamedTuple):
+class Ensemble(NamedTuple):
     """Outputs that are made from those of several arms."""
 
     kind: Literal["ensemble", "routing"]
@@ -31,21 +31,13 @@ class MixedArm(NamedTuple):
     """Outputs [N, C] of each run: the first is made from the arms' first runs, and so on."""
 
 
-class Cost(NamedTuple):
-    """What one prediction takes; None where it is not known of a member."""
-
-    single_p50_ms: float | None
-    peak_memory_gib: float | None
-    num_parameters: int | None
-
-
 def mix_arms(
     arms: dict[str, list[Floats]],
     *,
     val_arms: dict[str, list[Floats]],
     val_labels: NDArray[Any],
     names: list[str],
-) -> dict[str, MixedArm]:
+) -> dict[str, Ensemble]:
     """Put arms together.
 
     The ensemble averages the scores or probabilities of all arms. The routing takes each dimension
@@ -66,7 +58,7 @@ def mix_arms(
         return {}
     by_run = list(zip(*arms.values(), strict=False))
     means = [np.asarray(np.mean(outputs, axis=0)) for outputs in by_run]
-    mixed = {ENSEMBLE: MixedArm("ensemble", list(arms), None, None, means)}
+    mixed = {ENSEMBLE: Ensemble("ensemble", list(arms), None, None, means)}
     routes = _choose_routes({arm: val_arms[arm] for arm in arms}, val_labels)
     used = [arm for arm in arms if arm in routes]
     if len(used) > 1:
@@ -76,7 +68,7 @@ def mix_arms(
             for outputs in by_run
         ]
         named = dict(zip(names, routes, strict=True))
-        mixed[ROUTING] = MixedArm("routing", used, named, "val", routed)
+        mixed[ROUTING] = Ensemble("routing", used, named, "val", routed)
     return mixed
 
 
@@ -109,14 +101,14 @@ def find_best_arm(metric: str, values: dict[str, float | None]) -> str:
     return best
 
 
-def recommend(differences: dict[str, Difference], *, best_arm: str) -> str:
+def recommend(pairs: Mapping[str, Pair], *, best_arm: str) -> str:
     """Return the mixed row to use, or the best single arm where no row is better by the margin.
 
     Args:
-        differences: Mixed row -> its gain over the best single arm, by the rules of any pair.
+        pairs: Mixed row -> its gain over the best single arm, by the rules of any pair.
         best_arm: The best single arm.
     """
-    gains = {name: d.estimate for name, d in differences.items() if d.finding == "better"}
+    gains = {name: pair.gain for name, pair in pairs.items() if pair.finding == "better"}
     return max(gains, key=lambda name: gains[name], default=best_arm)
 
 
@@ -127,6 +119,9 @@ def sum_costs(members: Sequence[Cost]) -> Cost:
         known = [value for value in values if value is not None]
         return sum(known) if len(known) == len(values) else None
 
-    times, memories, sizes = zip(*members, strict=True)
-    num_parameters = add(sizes)
-    return Cost(add(times), add(memories), None if num_parameters is None else int(num_parameters))
+    num_parameters = add([cost.num_parameters for cost in members])
+    return Cost(
+        single_p50_ms=add([cost.single_p50_ms for cost in members]),
+        peak_memory_gib=add([cost.peak_memory_gib for cost in members]),
+        num_parameters=None if num_parameters is None else int(num_parameters),
+    )

@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 
 from llmft.config.task import SourceConfig, TaskConfig
 from llmft.data.batches import make_targets
-from llmft.data.prepared import Row
+from llmft.data.fields import Row
 from llmft.data.reading import read_labelled
 from llmft.errors import UserError
-from llmft.evaluation.intervals import Interval, estimate_interval
+from llmft.evaluation.intervals import estimate_interval
 from llmft.evaluation.metrics import compute_metric, find_label_type
 from llmft.evaluation.resampling import Groups
+from llmft.results.comparison import NoiseKind, NoiseResult
+from llmft.results.variant import Interval, MetricValue
 
 Floats = NDArray[np.floating[Any]]
 
@@ -88,29 +90,23 @@ def measure_noise(
     labels: NDArray[Any],
     arms: dict[str, list[Floats]],
     *,
-    kind: str,
+    kind: NoiseKind,
     path: Path,
     names: list[str],
     groups: Groups | None = None,
     seed: int = 0,
-) -> dict[str, Any]:
-    """Return an entry of `noise` in the results file.
+) -> NoiseResult:
+    """Return how far second labels are from the first ones, and the arms on the same rows.
 
     Args:
         second: The second labels.
         labels: Scores [N, D], classes [N], or labels [N, L] of all rows.
         arms: Arm -> outputs [N, C] of each of its runs.
-        kind: Who gave them: `repeated` or `second oracle`.
+        kind: Who gave them.
         path: File of the second labels.
         names: Of the dimensions, classes or labels.
         groups: The cluster of each row, [N]; None if rows are independent.
         seed: Seed of the resampling.
-
-    Returns:
-        `metric` is `mae` for scores, else `disagreement`, the share of the rows with other classes
-        or labels; under its name the oracle's value against the labels, overall, `per_dimension`
-        (empty for classes), and that of each arm on the very same rows, each with its 95 %
-        `interval`.
     """
     first = labels[second.positions_M]
     if find_label_type(labels) == "class":
@@ -118,39 +114,39 @@ def measure_noise(
     else:
         outputs_MC = second.labels.astype(np.float64)
     by_part = {} if labels.ndim == 1 else dict(zip(names, range(len(names)), strict=True))
-    metric = "mae" if find_label_type(labels) == "scores" else "disagreement"
     of_rows = None if groups is None else groups[second.positions_M]
     measure = partial(_measure, groups=of_rows, seed=seed)
-    return {
-        "kind": kind,
-        "file": str(path),
-        "num_rows": len(first),
-        "num_left_out": second.num_left_out,
-        "metric": metric,
-        **measure(first, [outputs_MC]),
-        "per_dimension": {
+    return NoiseResult(
+        kind=kind,
+        file=str(path),
+        num_rows=len(first),
+        num_left_out=second.num_left_out,
+        metric="mae" if find_label_type(labels) == "scores" else "disagreement",
+        oracle=measure(first, [outputs_MC]),
+        parts={
             name: measure(first[:, i : i + 1], [outputs_MC[:, i : i + 1]])
             for name, i in by_part.items()
         },
-        "arms": {
+        variants={
             arm: measure(first, [outputs[second.positions_M] for outputs in runs])
             for arm, runs in arms.items()
         },
-    }
+    )
 
 
 def _measure(
     labels: NDArray[Any], runs: list[Floats], *, groups: Groups | None, seed: int
-) -> dict[str, Any]:
+) -> MetricValue:
+    """Return the `mae` of scores, or the share of rows with other classes or labels."""
     is_error = find_label_type(labels) == "scores"
     metric = "mae" if is_error else "accuracy"
     values = [compute_metric(metric, labels, outputs) for outputs in runs]
     value = float(np.mean([v for v in values if v is not None]))
     interval = estimate_interval(metric, labels, runs, groups=groups, seed=seed)
     if is_error:
-        return {"mae": value, "interval": interval}
+        return MetricValue(value=value, interval=interval)
     flipped = interval and Interval(1 - interval.high, 1 - interval.low)
-    return {"disagreement": 1 - value, "interval": flipped}
+    return MetricValue(value=1 - value, interval=flipped)
 
 
 def _is_known(labels: Any, names: list[str]) -> bool:

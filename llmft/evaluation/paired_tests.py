@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,22 +10,12 @@ from scipy import stats
 
 from llmft.evaluation.moments import Moments
 from llmft.evaluation.resampling import Clusters
+from llmft.results.comparison import McNemar
 
 Floats = NDArray[np.floating[Any]]
 _NUM_SWAPS = 9_999
 _MAX_EXACT_CLUSTERS = 15
 """All 2^15 swaps of so few are soon tried."""
-
-
-class McNemar(NamedTuple):
-    """Two arms on the same rows, by who is right."""
-
-    both_right: int
-    only_challenger: int
-    only_reference: int
-    both_wrong: int
-    p_value: float | None
-    """Exact, two-sided, of equal accuracy; None where rows are clustered, so not independent."""
 
 
 def permute_moments(

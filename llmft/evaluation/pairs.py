@@ -1,36 +1,25 @@
-"""By how much two arms differ in each dimension, class or label; and a pair as results hold it."""
+"""By how much two arms differ in each dimension, class or label."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from numpy.typing import NDArray
 
 from llmft.evaluation.differences import (
     ERROR_RATE,
-    Difference,
     Floats,
     adjust_by_holm,
     bound_gain,
     is_small,
     respect_seeds,
 )
-from llmft.evaluation.estimates import Interval, weigh_arms
+from llmft.evaluation.estimates import weigh_arms
 from llmft.evaluation.intervals import resample_parts
 from llmft.evaluation.metrics import find_label_type
 from llmft.evaluation.moments import find_part_moments
-from llmft.evaluation.paired_tests import McNemar, permute_moments
+from llmft.evaluation.paired_tests import permute_moments
 from llmft.evaluation.resampling import Groups, find_clusters
-
-
-class PartDifference(NamedTuple):
-    """A difference in one dimension, class or label."""
-
-    metric: str
-    gain: float
-    interval: Interval
-    p_value: float
-    p_adjusted: float
-    """By Holm over the parts."""
-    finding: Literal["challenger", "reference", "tie"]
+from llmft.results.comparison import PartGain
+from llmft.results.variant import Interval
 
 
 def compare_parts(
@@ -42,7 +31,7 @@ def compare_parts(
     min_difference: float,
     groups: Groups | None = None,
     seed: int = 0,
-) -> dict[str, PartDifference]:
+) -> dict[str, PartGain]:
     """Compare two arms in each dimension (mae), or in each class or label (f1).
 
     One of them is better in a part only if Holm's p is below 0.05 and the difference matters.
@@ -87,32 +76,12 @@ def compare_parts(
             finding = "challenger" if estimate.value > 0 else "reference"
         interval = Interval(*bound_gain(estimate, tail=ERROR_RATE / 2))
         metric = "mae" if is_error else "f1"
-        found[name] = PartDifference(metric, estimate.value, interval, p_value, p_adjusted, finding)
+        found[name] = PartGain(
+            metric=metric,
+            gain=estimate.value,
+            interval=interval,
+            p_value=p_value,
+            p_adjusted=p_adjusted,
+            finding=finding,
+        )
     return found
-
-
-def describe_pair(
-    challenger: str,
-    reference: str,
-    found: Difference,
-    *,
-    mcnemar: McNemar | None = None,
-    parts: dict[str, PartDifference] | None = None,
-) -> dict[str, Any]:
-    """Return a difference as the results file holds it."""
-    return {
-        "challenger": challenger,
-        "reference": reference,
-        "gain": found.estimate,
-        "interval": found.interval,
-        "lower": found.lower,
-        "upper": found.upper,
-        "p_value": found.p_value,
-        "p_margin": found.p_margin,
-        "p_margin_adjusted": found.p_margin_adjusted,
-        "finding": found.finding,
-        "mcnemar": mcnemar._asdict() if mcnemar is not None else None,
-        "power": found.power._asdict() if found.power is not None else None,
-        "needed": found.needed._asdict() if found.needed is not None else None,
-        "parts": {name: part._asdict() for name, part in (parts or {}).items()},
-    }

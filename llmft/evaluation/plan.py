@@ -9,7 +9,7 @@ from llmft.config.suite import Suite
 from llmft.data.prepared import PreparedData
 from llmft.data.prompts import read_prompt
 from llmft.errors import UserError
-from llmft.training.run_folder import RunIdentity, is_finished, list_differences, read_metadata
+from llmft.training.run_folder import identify_run, is_finished, list_differences, read_record
 
 
 class PlannedRun(NamedTuple):
@@ -74,11 +74,11 @@ def refuse_other_recipes(plan: Plan, data: PreparedData) -> None:
                 "finished run in the suite"
             )
         prompt = read_prompt(run.recipe.prompt_path, fields=run.recipe.task.fields)
-        identity = RunIdentity.of(run.recipe, data, prompt)
-        found = read_metadata(run.path)
+        identity = identify_run(run.recipe, data, prompt)
+        found = read_record(run.path)
         # Other data is for the audit to judge.
-        same_data = identity._replace(data_fingerprint=found["data_fingerprint"])
-        differing = list_differences({**found, "task": same_data.task}, same_data)
+        same_data = {"data_fingerprint": found.data_fingerprint, "task": found.task}
+        differing = list_differences(found, identity.replace(**same_data))
         if differing:
             raise UserError(
                 f"{run.path}: was not trained from the suite's recipe: it differs in "

@@ -1,30 +1,14 @@
 """What a pair of arms could have shown with its rows, and what would settle it."""
 
 import math
-from typing import NamedTuple
 
 from scipy.special import ndtr, stdtrit
 
 from llmft.evaluation.estimates import Estimate
+from llmft.results.comparison import Needed, Power
 
 _MOST = 1_000
 """Times as many rows or seeds as there are is no advice."""
-
-
-class Power(NamedTuple):
-    """Chance to find a gain."""
-
-    effect: float
-    """By which it exceeds the margin."""
-    power: float
-
-
-class Needed(NamedTuple):
-    """What would settle a pair, if the gain stays what it is; both None: no number would."""
-
-    rows: int | None
-    seeds: int | None
-    """An arm."""
 
 
 def estimate_power(estimate: Estimate, *, effect: float, tail: float) -> Power | None:
@@ -35,9 +19,9 @@ def estimate_power(estimate: Estimate, *, effect: float, tail: float) -> Power |
     if effect <= 0:
         return None
     if estimate.error == 0:
-        return Power(effect, 1.0)
+        return Power(effect=effect, power=1.0)
     quantile = stdtrit(estimate.degrees, 1 - tail)
-    return Power(effect, float(ndtr(effect / estimate.error - quantile)))
+    return Power(effect=effect, power=float(ndtr(effect / estimate.error - quantile)))
 
 
 def find_needed(
@@ -58,14 +42,14 @@ def find_needed(
     wanted = (abs(estimate.value - margin) / quantile) ** 2
     rows, seeds = estimate.row_variance, estimate.seed_variance
     if wanted * _MOST < rows + seeds or wanted == 0:
-        return Needed(None, None)
+        return Needed(rows=None, seeds=None)
     if seeds <= rows and seeds < wanted:
         factor = rows / (wanted - seeds)
         if factor <= _MOST:
-            return Needed(max(num_rows + 1, math.ceil(num_rows * factor)), None)
+            return Needed(rows=max(num_rows + 1, math.ceil(num_rows * factor)), seeds=None)
     if seeds > rows and rows < wanted:
         factor = seeds / (wanted - rows)
         if factor <= _MOST:
-            return Needed(None, max(num_seeds + 1, math.ceil(num_seeds * factor)))
+            return Needed(rows=None, seeds=max(num_seeds + 1, math.ceil(num_seeds * factor)))
     factor = (rows + seeds) / wanted
-    return Needed(math.ceil(num_rows * factor), math.ceil(num_seeds * factor))
+    return Needed(rows=math.ceil(num_rows * factor), seeds=math.ceil(num_seeds * factor))

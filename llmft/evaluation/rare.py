@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from llmft.config.labels import ClassConfig, LabelsConfig, ScoresConfig
 from llmft.data.labels import compute_overall
 from llmft.evaluation.intervals import bound_share
+from llmft.results.comparison import ListQuality, RareEvents, RareFindings, TopListQuality
 
 Floats = NDArray[np.floating[Any]]
 Bools = NDArray[np.bool_]
@@ -34,8 +35,8 @@ def measure_rare(
     config: LabelsConfig,
     high: float | None,
     top_k: Sequence[int],
-) -> dict[str, Any] | None:
-    """Return `rare` of the results file: how each arm finds the rows that are high.
+) -> RareEvents | None:
+    """Return how each arm finds the rows that are high.
 
     High are rows whose overall score reaches a bound; of two or of ordered classes it is the last
     one. `recall` and `precision` are those of the decision (predicted to reach the bound; the last
@@ -65,15 +66,15 @@ def measure_rare(
         return None
     num_rows, num_high = len(labels), int(event.true_N.sum())
     lengths = {k for k in top_k if k <= num_rows / 2} | ({num_high} if num_high else set())
-    return {
-        "what": event.what,
-        "num_rows": num_rows,
-        "num_high": num_high,
-        "arms": {
+    return RareEvents(
+        what=event.what,
+        num_rows=num_rows,
+        num_high=num_high,
+        variants={
             arm: _measure_arm(event, runs[0].astype(np.float64), ids, sorted(lengths))
             for arm, runs in arms.items()
         },
-    }
+    )
 
 
 def _find_event(
@@ -108,23 +109,23 @@ def _find_event(
 
 def _measure_arm(
     event: _Event, outputs_NC: Floats, ids: Sequence[str], lengths: list[int]
-) -> dict[str, Any]:
+) -> RareFindings:
     called_N, num_high = event.decide(outputs_NC), int(event.true_N.sum())
     order = np.lexsort((np.array(ids), -event.rank(outputs_NC)))
     num_found = int((called_N & event.true_N).sum())
     found_K = event.true_N[order].cumsum()
-    return {
-        **_describe(num_found, num_called=int(called_N.sum()), num_high=num_high),
-        "at_k": [
-            {"k": k, **_describe(int(found_K[k - 1]), num_called=k, num_high=num_high)}
-            for k in lengths
-        ],
-    }
+    quality = _count(num_found, num_called=int(called_N.sum()), num_high=num_high)
+    at_k = [
+        TopListQuality(k=k, **dict(_count(int(found_K[k - 1]), num_called=k, num_high=num_high)))
+        for k in lengths
+    ]
+    return RareFindings(at_k=at_k, **dict(quality))
 
 
-def _describe(num_found: int, *, num_called: int, num_high: int) -> dict[str, Any]:
-    described: dict[str, Any] = {}
-    for name, num_rows in (("precision", num_called), ("recall", num_high)):
-        described[name] = num_found / num_rows if num_rows else None
-        described[f"{name}_interval"] = bound_share(num_found, num_rows) if num_rows else None
-    return described
+def _count(num_found: int, *, num_called: int, num_high: int) -> ListQuality:
+    return ListQuality(
+        precision=num_found / num_called if num_called else None,
+        precision_interval=bound_share(num_found, num_called) if num_called else None,
+        recall=num_found / num_high if num_high else None,
+        recall_interval=bound_share(num_found, num_high) if num_high else None,
+    )

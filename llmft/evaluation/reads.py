@@ -1,12 +1,11 @@
 """How often the test rows of a run were looked at: `RUN/evaluation/test_reads.json` (D8)."""
 
-import json
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from llmft.data.files import write_json
-from llmft.errors import UserError
+from llmft.results.files import read_result, write_result
+from llmft.results.run import Read, ReadLog
 
 
 def record_test_read(run: Path, *, by: Literal["evaluate", "compare"], report: str) -> int:
@@ -24,8 +23,8 @@ def record_test_read(run: Path, *, by: Literal["evaluate", "compare"], report: s
         UserError: If the file is broken or cannot be written.
     """
     when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    reads = [*_list_reads(run), {"when": when, "by": by, "report": report}]
-    write_json(_find_file(run), reads)
+    reads = [*_list_reads(run), Read(when=when, by=by, report=report)]
+    write_result(_find_file(run), ReadLog(reads=reads))
     return len(reads)
 
 
@@ -38,14 +37,6 @@ def _find_file(run: Path) -> Path:
     return run / "evaluation" / "test_reads.json"
 
 
-def _list_reads(run: Path) -> list[dict[str, Any]]:
+def _list_reads(run: Path) -> list[Read]:
     path = _find_file(run)
-    if not path.is_file():
-        return []
-    try:
-        reads = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as JSON: {error}; restore it") from error
-    if not isinstance(reads, list):
-        raise UserError(f"{path}: expected a JSON list; restore it")
-    return reads
+    return read_result(path, ReadLog, mend="restore it").reads if path.is_file() else []

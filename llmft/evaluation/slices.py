@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmft.config.labels import ClassConfig, LabelsConfig, ScoresConfig
-from llmft.data.prepared import Row
+from llmft.data.fields import Row
 from llmft.evaluation.intervals import estimate_interval
 from llmft.evaluation.metrics import (
     average,
@@ -20,6 +20,8 @@ from llmft.evaluation.metrics import (
     find_tiers,
 )
 from llmft.evaluation.resampling import Groups
+from llmft.results.comparison import SliceTable, SliceValue
+from llmft.results.variant import MetricValue
 
 Floats = NDArray[np.floating[Any]]
 _MAX_VALUES = 8
@@ -94,8 +96,8 @@ def measure_slices(
     config: LabelsConfig,
     groups: Groups | None = None,
     seed: int = 0,
-) -> list[dict[str, Any]]:
-    """Return `slices` of the results file: a metric by slice and arm, with 95 % intervals.
+) -> list[SliceTable]:
+    """Return a metric by slice and arm, with 95 % intervals.
 
     Among rows that share their tier or class, an order, a correlation or a balance of classes says
     nothing; where the metric is none that is a mean over rows, such slices show `mae` or `accuracy`
@@ -131,9 +133,9 @@ def measure_slices(
             for arm, runs in arms.items():
                 of_slice = [outputs[rows_M] for outputs in runs]
                 value_of_arm = _average(shown, labels[rows_M], of_slice, config)
-                measured[arm] = {"value": value_of_arm, "interval": estimate(of_slice)}
-            values.append({"value": value, "num_rows": len(rows_M), "metrics": measured})
-        tables.append({"name": slicing.name, "metric": shown, "values": values})
+                measured[arm] = MetricValue(value=value_of_arm, interval=estimate(of_slice))
+            values.append(SliceValue(value=value, num_rows=len(rows_M), metrics=measured))
+        tables.append(SliceTable(name=slicing.name, metric=shown, values=values))
     return tables
 
 

@@ -4,12 +4,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llmft.config.labels import LabelsConfig
-from llmft.config.task import SourceConfig
-from llmft.data.files import hash_file
-from llmft.data.prepared import PreparedData, Row
+from llmft.config.task import SourceConfig, Split
+from llmft.data.fields import Row
+from llmft.data.prepared import PreparedData
 from llmft.data.reading import read_labelled
 from llmft.errors import UserError
 from llmft.evaluation.fitting import open_trained_data
+from llmft.files import hash_file
+from llmft.results.run import RunRecord
 
 
 class Subject(NamedTuple):
@@ -38,18 +40,18 @@ class Subject(NamedTuple):
         return self.data.task.labels
 
 
-def open_subject(metadata: dict[str, Any], *, split: str, data_file: Path | None) -> Subject:
+def open_subject(record: RunRecord, *, split: Split, data_file: Path | None) -> Subject:
     """Return the rows of a split, or of a file in the format of the task's sources.
 
     Args:
-        metadata: `training_metadata.json` of the run.
+        record: That of the run.
         split: Name of the split.
         data_file: Labelled rows that take the place of the split.
 
     Raises:
         UserError: If the data was prepared anew since, or no row of the file can be used.
     """
-    data = open_trained_data(metadata)
+    data = open_trained_data(record)
     train_rows = data.read_split("train")
     subject = Subject(
         name=split,

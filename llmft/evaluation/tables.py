@@ -9,36 +9,23 @@ from numpy.typing import NDArray
 from llmft.config.labels import LabelsConfig, ScoresConfig
 from llmft.config.task import TaskConfig
 from llmft.data.batches import make_targets
-from llmft.data.fields import join_pair
-from llmft.data.prepared import Row
+from llmft.data.fields import Row, join_pair
 from llmft.evaluation.baselines import predict_constant, predict_tfidf
-from llmft.evaluation.calibration import describe_calibration
 from llmft.evaluation.metrics import (
-    Measured,
     decide_labels,
-    find_label_type,
     find_tiers,
     measure,
 )
+from llmft.results.variant import Measurement, RowResult, TierConfusion
 
 Floats = NDArray[np.floating[Any]]
 _NUM_WORST = 15
 _MAX_TEXT = 2_000
 
 
-def describe_measured(measured: Measured, labels: NDArray[Any]) -> dict[str, Any]:
-    """Return the overall metrics, and those per part, as one JSON object."""
-    return {**measured.overall, name_parts(labels): measured.parts}
-
-
-def name_parts(labels: NDArray[Any]) -> str:
-    """Return `per_dimension` for scores, `per_class` for classes and for several labels."""
-    return "per_dimension" if find_label_type(labels) == "scores" else "per_class"
-
-
 def measure_baselines(
     train_rows: list[Row], rows: list[Row], *, names: list[str], task: TaskConfig
-) -> dict[str, Measured]:
+) -> dict[str, Measurement]:
     """Measure what a constant and a TF-IDF model, fitted on train, do on these rows."""
     texts = [join_pair(row, task.fields) for row in rows]
     train_texts = [join_pair(row, task.fields) for row in train_rows]
@@ -70,90 +57,72 @@ def describe_rows(
     arms: dict[str, list[Floats]],
     *,
     slices: Sequence[dict[str, str]] | None = None,
-) -> list[dict[str, Any]]:
+) -> list[RowResult]:
     """Return for each row its id, labels, text, slices, and every arm's outputs and error.
 
     Outputs are the mean over the runs of an arm; errors are so too, and larger than that of the
     mean outputs, as the arm's `mae` is.
     """
-    outputs = {arm: np.mean(runs, axis=0) for arm, runs in arms.items()}
+    outputs = {arm: _to_list(np.mean(runs, axis=0)) for arm, runs in arms.items()}
     errors = {
-        arm: np.mean([compute_row_errors(labels, found) for found in runs], axis=0)
+        arm: _to_list(np.mean([compute_row_errors(labels, found) for found in runs], axis=0))
         for arm, runs in arms.items()
     }
     return [
-        {
-            "id": row["id"],
-            "labels": row["labels"],
-            "outputs": {arm: [round(float(v), 4) for v in o[i]] for arm, o in outputs.items()},
-            "errors": {arm: round(float(e[i]), 4) for arm, e in errors.items()},
-            "text": row["text"][:_MAX_TEXT],
-            "slices": slices[i] if slices is not None else {},
-        }
+        RowResult(
+            id=row["id"],
+            labels=row["labels"],
+            outputs={arm: [round(v, 4) for v in o[i]] for arm, o in outputs.items()},
+            errors={arm: round(e[i], 4) for arm, e in errors.items()},
+            text=row["text"][:_MAX_TEXT],
+            slices=slices[i] if slices is not None else {},
+        )
         for i, row in enumerate(rows)
     ]
 
 
-def pick_worst(described: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows with the largest mean error over the arms."""
-    errors_N = np.array([np.mean(list(d["errors"].values())) for d in described])
+def _to_list(values: NDArray[Any]) -> list[Any]:
+    found: list[Any] = values.astype(np.float64).tolist()
+    return found
+
+
+def pick_worst(rows: Sequence[RowResult]) -> list[RowResult]:
+    """Return the rows with the largest mean error over the arms; none if no arm was measured."""
+    if not rows or not rows[0].errors:
+        return []
+    errors_N = np.array([list(row.errors.values()) for row in rows]).mean(axis=1)
     worst = np.argsort(-errors_N, kind="stable")[:_NUM_WORST]
-    return [described[i] for i in worst]
+    return [rows[i] for i in worst]
 
 
-def describe_outputs(
-    labels: NDArray[Any],
-    runs: Sequence[Floats],
-    *,
-    names: list[str],
-    config: LabelsConfig,
-    shown: Sequence[Floats] | None = None,
-    groups: NDArray[np.int64] | None = None,
-) -> dict[str, Any]:
-    """Return what is confused with what, summed over runs, and the calibration of the first.
+def count_confusions(
+    labels: NDArray[Any], runs: Sequence[Floats], *, num_classes: int
+) -> list[list[int]]:
+    """Return which classes were taken for which, summed over runs with outputs [N, C]."""
+    predicted = [outputs.argmax(axis=1) for outputs in runs]
+    return _sum_confusions(labels, predicted, num_classes=num_classes)
 
-    The mean of several runs is an ensemble, with a calibration that none of them has.
 
-    `confusion_matrix` is for classes, `label_confusions` for several labels, `tiers` for scores
-    whose task has tiers; the others are None.
-
-    Args:
-        labels: Scores [N, D], classes [N], or labels [N, L].
-        runs: What decides, of each run, [N, C].
-        names: Of the dimensions, classes or labels.
-        config: What the task says of its labels.
-        shown: What is shown of each run, if that is something else, for the calibration.
-        groups: The cluster of each row, [N]; None if rows are independent.
-    """
-    label_type = find_label_type(labels)
-    matrix = confusions = None
-    if label_type == "class":
-        predicted = [outputs.argmax(axis=1) for outputs in runs]
-        matrix = _sum_confusions(labels, predicted, num_classes=len(names))
-    elif label_type == "multilabel":
-        decided = [decide_labels(outputs) for outputs in runs]
-        confusions = {
-            name: _sum_confusions(labels[:, i], [d[:, i] for d in decided], num_classes=2)
-            for i, name in enumerate(names)
-        }
+def count_label_confusions(
+    labels_NL: NDArray[Any], runs: Sequence[Floats], *, names: list[str]
+) -> dict[str, list[list[int]]]:
+    """Return per label whether it applies against whether it was predicted, summed over runs."""
+    decided = [decide_labels(outputs) for outputs in runs]
     return {
-        "confusion_matrix": matrix,
-        "label_confusions": confusions,
-        "tiers": _describe_tiers(labels, runs, config)
-        if isinstance(config, ScoresConfig)
-        else None,
-        "calibration": describe_calibration(labels, (shown or runs)[0], names=names, groups=groups),
+        name: _sum_confusions(labels_NL[:, i], [d[:, i] for d in decided], num_classes=2)
+        for i, name in enumerate(names)
     }
 
 
-def _describe_tiers(
-    labels_ND: Floats, runs: Sequence[Floats], config: ScoresConfig
-) -> dict[str, Any] | None:
-    if config.tiers is None:
+def count_tier_confusions(
+    labels_ND: Floats, runs: Sequence[Floats], config: LabelsConfig
+) -> TierConfusion | None:
+    """Return which tiers were taken for which, summed over runs; None where there are no tiers."""
+    if not isinstance(config, ScoresConfig) or config.tiers is None:
         return None
     found = [find_tiers(outputs, config) for outputs in runs]
     matrix = _sum_confusions(find_tiers(labels_ND, config), found, num_classes=len(config.tiers))
-    return {"names": list(config.tiers), "confusion_matrix": matrix}
+    return TierConfusion(names=list(config.tiers), confusion_matrix=matrix)
 
 
 def _sum_confusions(

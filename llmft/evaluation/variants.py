@@ -1,113 +1,151 @@
-"""What the results file says of every arm: measured, and how it was made."""
+"""One variant, for `evaluate` and `compare` alike: measured, and held against its gates."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from llmft.data.prepared import PreparedData
-from llmft.evaluation.arms import Arms, Run
+from llmft.config.gates import GateConfig
+from llmft.config.task import Split
+from llmft.evaluation.arms import Run
+from llmft.evaluation.calibration import calibrate_scores, measure_reliability
 from llmft.evaluation.fitting import describe_fit
+from llmft.evaluation.gate_facts import GateFacts, estimate_metric, estimate_parts
+from llmft.evaluation.gates import apply_gates, decide
 from llmft.evaluation.intervals import estimate_part_intervals
-from llmft.evaluation.metrics import Measured, find_label_type
+from llmft.evaluation.metrics import find_label_type, is_better
 from llmft.evaluation.reads import count_test_reads
-from llmft.evaluation.scored import Scored, average_metrics
-from llmft.evaluation.slices import Slicing, list_row_slices
+from llmft.evaluation.rows import Rows, average_metrics, average_parts
 from llmft.evaluation.tables import (
-    describe_measured,
-    describe_outputs,
-    describe_rows,
-    measure_baselines,
-    name_parts,
-    pick_worst,
+    count_confusions,
+    count_label_confusions,
+    count_tier_confusions,
 )
-from llmft.training.run_folder import read_history
+from llmft.results.variant import Finding, MetricValue, RunResult, VariantResult
+from llmft.training.run_folder import read_curve
 
 
-def describe_arms(
-    arms: Arms,
-    valid: Sequence[str],
-    scored: Scored,
-    *,
-    data: PreparedData,
-    metric: str,
-    slicings: Sequence[Slicing],
-) -> dict[str, Any]:
-    """Return `variants`, `baselines`, the table by dimension, class or label, and the rows."""
-    measured = {arm: scored.measure([run.outputs for run in arms[arm]]) for arm in valid}
-    variants = {arm: {"valid": arm in valid, **_describe_making(arms[arm])} for arm in arms}
-    for arm in valid:
-        variants[arm] |= describe_runs(arms[arm], measured[arm], scored, metric=metric)
-    baselines = measure_baselines(
-        data.read_split("train"), scored.rows, names=scored.names, task=data.task
+def measure_variant(runs: Sequence[Run], rows: Rows, *, valid: bool = True) -> VariantResult:
+    """Return what a variant's runs come to on the rows that count, its gates still to be applied.
+
+    Metrics are means over the runs, confusions their sums. Calibration is that of the first run:
+    the mean of several would be an ensemble, with a calibration that none of them has.
+
+    Args:
+        runs: One for each seed.
+        rows: The rows that count.
+        valid: Whether the audit left the variant in; else nothing of it is measured.
+
+    Raises:
+        UserError: If a learning curve or a count of test reads is broken.
+    """
+    told = [
+        RunResult(
+            path=str(run.path),
+            record=run.record,
+            curve=read_curve(run.path),
+            num_test_reads=count_test_reads(run.path),
+        )
+        for run in runs
+    ]
+    result = VariantResult(
+        valid=valid,
+        runs=told,
+        train_seconds=float(np.mean([run.record.train_seconds for run in runs])),
+        peak_memory_gib=max(run.record.peak_memory_gib for run in runs),
+        test_reads=max(run.num_test_reads for run in told),
     )
-    by_part = {
-        name: {
-            arm: average_metrics([m.parts[name] for m in found]) for arm, found in measured.items()
-        }
-        | {key: m.parts[name] for key, m in baselines.items()}
-        for name in scored.names
-    }
-    shown = {arm: [run.shown for run in arms[arm]] for arm in valid}
-    slices = list_row_slices(slicings, num_rows=len(scored.rows))
-    described = describe_rows(scored.rows, scored.labels, shown, slices=slices)
-    return {
-        "label_type": find_label_type(scored.labels),
-        "variants": variants,
-        "baselines": {k: describe_measured(m, scored.labels) for k, m in baselines.items()},
-        "per_dimension": {},
-        name_parts(scored.labels): by_part,
-        "rows": described,
-        "worst_rows": pick_worst(described) if valid else [],
-    }
-
-
-def describe_runs(
-    runs: list[Run], measured: list[Measured], scored: Scored, *, metric: str
-) -> dict[str, Any]:
-    """Return what the outputs of an arm's runs come to on the rows."""
-    outputs = [run.outputs for run in runs]
-    overall = [m.overall for m in measured]
-    intervals = scored.estimate_intervals(outputs)
-    labels, names, config = scored.labels, scored.names, scored.config
-    by_part = estimate_part_intervals(labels, outputs, names=names, groups=scored.groups)
-    return {
-        "metrics": average_metrics(overall),
-        "metrics_per_run": overall,
-        "interval": intervals.get(metric),
-        "intervals": intervals,
-        "part_intervals": by_part._asdict(),
-        **describe_outputs(
-            labels, outputs, names=names, config=config, shown=[run.shown for run in runs],
-            groups=scored.groups,
-        ),
-        "fit": describe_fit(
+    if not valid:
+        return result
+    labels, names, config, groups = rows.labels, rows.names, rows.config, rows.groups
+    label_type = find_label_type(labels)
+    is_scores = label_type == "scores"
+    outputs, shown = [run.outputs for run in runs], runs[0].shown
+    measured = rows.measure(outputs)
+    return result.replace(
+        metrics=average_metrics([m.metrics for m in measured]),
+        per_dimension=average_parts([m.per_dimension for m in measured]),
+        per_class=average_parts([m.per_class for m in measured]),
+        metrics_per_run=[m.metrics for m in measured],
+        intervals=rows.estimate_intervals(outputs),
+        part_intervals=estimate_part_intervals(labels, outputs, names=names, groups=groups),
+        confusion_matrix=count_confusions(labels, outputs, num_classes=len(names))
+        if label_type == "class"
+        else None,
+        label_confusions=count_label_confusions(labels, outputs, names=names)
+        if label_type == "multilabel"
+        else {},
+        tiers=count_tier_confusions(labels, outputs, config),
+        calibration=calibrate_scores(labels, shown, names=names) if is_scores else {},
+        reliability=None if is_scores else measure_reliability(labels, shown, groups=groups),
+        fit=describe_fit(
             runs[0].fit, labels, [run.raw for run in runs], names=names, config=config
         ),
-    }  # fmt: skip
+    )
 
 
-def _describe_making(runs: list[Run]) -> dict[str, Any]:
-    first = runs[0].metadata
-    recipe = first["recipe"]
-    return {
-        "runs": [str(run.path) for run in runs],
-        "seeds": [run.metadata["recipe"]["train"]["seed"] for run in runs],
-        "base": recipe["base"]["model"],
-        "base_pretrained": first["base_pretrained"],
-        "tuning": recipe["base"]["tuning"],
-        "prompt_mode": recipe["prompt"]["mode"],
-        "training_mode": first["training_mode"],
-        "max_length": recipe["tokens"]["max_length"],
-        "num_parameters": first["num_parameters"],
-        "num_trainable": first["num_trainable"],
-        "train_seconds": float(np.mean([run.metadata["train_seconds"] for run in runs])),
-        "peak_memory_gib": max(run.metadata["peak_memory_gib"] for run in runs),
-        "token_budget": first["token_budget"]["test"],
-        "device": first["device"],
-        "packages": first["packages"],
-        "git_revision": first["git_revision"],
-        "precision": first["precision"],
-        "test_reads": max(count_test_reads(run.path) for run in runs),
-        "histories": [read_history(run.path) for run in runs],
-    }
+class Criteria(NamedTuple):
+    """By what variants are judged."""
+
+    gates: Mapping[str, GateConfig]
+    metric: str
+    """The one that decides."""
+    findings: Sequence[Finding]
+    """Of the audit, of whatever variant."""
+    constant: float | None
+    """The metric of the constant baseline (D9)."""
+
+
+def judge_variant(
+    name: str,
+    variant: VariantResult,
+    runs: Sequence[Run],
+    rows: Rows,
+    *,
+    criteria: Criteria,
+    splits: Mapping[Split, MetricValue],
+    provisional: bool,
+) -> VariantResult:
+    """Return a variant with `gates`, `decision` and `reasons`.
+
+    Args:
+        name: What findings call it.
+        variant: What was measured of it.
+        runs: Its runs.
+        rows: The rows that it was measured on.
+        criteria: By what it is judged.
+        splits: The metric on `train` and `val`; empty where the gaps mean nothing.
+        provisional: Whether it has too few seeds to be deployed.
+    """
+    assert variant.part_intervals is not None, "nothing is judged that was not measured"
+    metric, labels, groups = criteria.metric, rows.labels, rows.groups
+    on_splits: dict[str, MetricValue] = {name: found for name, found in splits.items()}
+    if on_splits:
+        raw = [run.raw for run in runs]
+        on_splits["test"] = estimate_metric(metric, labels, raw, config=rows.config, groups=groups)
+    facts = GateFacts(
+        num_rows=len(rows.rows),
+        metric=metric,
+        metrics=variant.metrics,
+        intervals=variant.intervals,
+        parts=estimate_parts(
+            labels,
+            [run.outputs for run in runs],
+            names=rows.names,
+            intervals=variant.part_intervals.intervals,
+            groups=groups,
+        ),
+        splits=on_splits,
+        histories=[run.curve for run in variant.runs],
+        latency=variant.latency,
+        edge_cases=variant.edge_cases,
+    )
+    gates = apply_gates(criteria.gates, facts)
+    ruling = decide(
+        gates,
+        findings=[f for f in criteria.findings if not f.variants or name in f.variants],
+        beats_constant=is_better(metric, variant.metrics.get(metric), criteria.constant),
+        num_rows=len(rows.rows),
+        provisional=provisional,
+    )
+    return variant.replace(gates=gates, decision=ruling.decision, reasons=ruling.reasons)

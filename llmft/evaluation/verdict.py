@@ -1,13 +1,13 @@
-"""From the differences between arms to one verdict."""
+"""From pairs of arms, and what the audit says of them, to one verdict."""
 
-from typing import Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-from llmft.evaluation.audit import Finding
-from llmft.evaluation.differences import MIN_GROUPS, Difference
+from llmft.evaluation.differences import MIN_GROUPS
 from llmft.evaluation.intervals import MIN_ROWS
-from llmft.evaluation.power import Needed
+from llmft.results.comparison import Needed, Pair, VerdictName
+from llmft.results.variant import Finding
 
-VerdictName = Literal["INVALID", "CONFOUNDED", "WINNER", "REFERENCE_HOLDS", "UNRESOLVED"]
 _FEWEST_SEEDS = 3
 _MAX_LISTED = 2
 
@@ -21,12 +21,12 @@ class Verdict(NamedTuple):
     why: str
 
 
-def find_valid_arms(arms: list[str], findings: list[Finding]) -> list[str]:
+def find_valid_arms(arms: list[str], findings: Sequence[Finding]) -> list[str]:
     """Return the arms that the audit did not strike out; a finding without arms strikes all.
 
     A finding that the suite waives strikes nobody.
     """
-    struck = {arm for f in findings if _counts(f, "invalid") for arm in f.arms or arms}
+    struck = {arm for f in findings if _counts(f, "invalid") for arm in f.variants or arms}
     return [arm for arm in arms if arm not in struck]
 
 
@@ -36,10 +36,10 @@ def is_provisional(num_seeds: int) -> bool:
 
 
 def reach_verdict(
-    differences: dict[str, Difference],
+    pairs: Mapping[str, Pair],
     *,
     valid_arms: list[str],
-    findings: list[Finding],
+    findings: Sequence[Finding],
     reference: str,
     metric: str,
     margin: float,
@@ -47,7 +47,7 @@ def reach_verdict(
     """Decide.
 
     Args:
-        differences: Challenger -> its gain over the reference, for valid challengers for which
+        pairs: Challenger -> its gain over the reference, for valid challengers for which
             the metric is defined.
         valid_arms: Arms that are left after the audit.
         findings: What the audit said.
@@ -61,7 +61,7 @@ def reach_verdict(
     confounded = [
         f.message
         for f in findings
-        if _counts(f, "confounded") and (not f.arms or set(f.arms) & set(valid_arms))
+        if _counts(f, "confounded") and (not f.variants or set(f.variants) & set(valid_arms))
     ]
     if confounded:
         listed = "; ".join(confounded[:_MAX_LISTED])
@@ -70,14 +70,14 @@ def reach_verdict(
         return Verdict(
             "CONFOUNDED", None, f"more than the treatment differs, so nobody can tell why: {listed}"
         )
-    better = {arm: d for arm, d in differences.items() if d.finding == "better"}
+    better = {arm: d for arm, d in pairs.items() if d.finding == "better"}
     if better:
-        winner = max(better, key=lambda arm: better[arm].estimate)
-        why = f"{winner} beats {reference} by {better[winner].estimate:.3f} {metric}"
-        sure = _assure(better[winner], margin=margin, num_challengers=len(differences))
+        winner = max(better, key=lambda arm: better[arm].gain)
+        why = f"{winner} beats {reference} by {better[winner].gain:.3f} {metric}"
+        sure = _assure(better[winner], margin=margin, num_challengers=len(pairs))
         return Verdict("WINNER", winner, f"{why} {sure}")
-    undefined = [arm for arm in valid_arms if arm not in (reference, *differences)]
-    unresolved = {arm: d for arm, d in differences.items() if d.finding == "unresolved"}
+    undefined = [arm for arm in valid_arms if arm not in (reference, *pairs)]
+    unresolved = {arm: d for arm, d in pairs.items() if d.finding == "unresolved"}
     if undefined:
         why = (
             f"{metric}, or its interval, is not defined for {reference} or {undefined[0]} on these "
@@ -85,13 +85,13 @@ def reach_verdict(
         )
         return Verdict("UNRESOLVED", None, why)
     if unresolved:
-        arm = max(unresolved, key=lambda arm: unresolved[arm].estimate)
-        gain = unresolved[arm]
-        verb, onto = ("gains", "over") if gain.estimate >= 0 else ("loses", "to")
-        why = f"{arm} {verb} {abs(gain.estimate):.3f} {metric} {onto} {reference}"
-        doubt = _doubt(gain, margin=margin, num_challengers=len(differences))
-        return Verdict("UNRESOLVED", None, f"{why}{doubt}; {_advise(gain.needed)}")
-    most = max(d.upper for d in differences.values())
+        arm = max(unresolved, key=lambda arm: unresolved[arm].gain)
+        pair = unresolved[arm]
+        verb, onto = ("gains", "over") if pair.gain >= 0 else ("loses", "to")
+        why = f"{arm} {verb} {abs(pair.gain):.3f} {metric} {onto} {reference}"
+        doubt = _doubt(pair, margin=margin, num_challengers=len(pairs))
+        return Verdict("UNRESOLVED", None, f"{why}{doubt}; {_advise(pair.needed)}")
+    most = max(d.upper for d in pairs.values())
     why = (
         f"no challenger beats {reference} by more than the margin {margin:g} {metric}: the upper "
         f"bounds of their gains (one-sided, 95 %) end at {most:.3f}"
@@ -99,29 +99,29 @@ def reach_verdict(
     return Verdict("REFERENCE_HOLDS", reference, why)
 
 
-def _assure(gain: Difference, *, margin: float, num_challengers: int) -> str:
+def _assure(pair: Pair, *, margin: float, num_challengers: int) -> str:
     """Say why a gain is better."""
     return (
-        f"(95 % interval {gain.interval.low:.3f} to {gain.interval.high:.3f}), more than the "
-        f"margin {margin:g} (one-sided p = {gain.p_margin_adjusted:.2g}"
+        f"(95 % interval {pair.interval.low:.3f} to {pair.interval.high:.3f}), more than the "
+        f"margin {margin:g} (one-sided p = {pair.p_margin_adjusted:.2g}"
         f"{_name_holm(num_challengers)})"
     )
 
 
-def _doubt(gain: Difference, *, margin: float, num_challengers: int) -> str:
+def _doubt(pair: Pair, *, margin: float, num_challengers: int) -> str:
     """Say why a gain is neither better nor not."""
-    p_value = f"p = {gain.p_margin_adjusted:.2g}{_name_holm(num_challengers)}"
-    if gain.is_small:
+    p_value = f"p = {pair.p_margin_adjusted:.2g}{_name_holm(num_challengers)}"
+    if pair.is_small:
         return (
             f", but fewer than {MIN_ROWS} test rows, or {MIN_GROUPS} groups of them, prove nothing"
         )
-    if gain.lower > margin:
+    if pair.lower > margin:
         return (
-            f", and its lower one-sided 95 % bound of {gain.lower:.3f} is above the margin "
+            f", and its lower one-sided 95 % bound of {pair.lower:.3f} is above the margin "
             f"{margin:g}, but not after the correction for several challengers ({p_value})"
         )
     return (
-        f": with one-sided 95 % bounds of the gain of {gain.lower:.3f} and {gain.upper:.3f} it may "
+        f": with one-sided 95 % bounds of the gain of {pair.lower:.3f} and {pair.upper:.3f} it may "
         f"be more or less than the margin {margin:g} ({p_value})"
     )
 
@@ -129,11 +129,11 @@ def _doubt(gain: Difference, *, margin: float, num_challengers: int) -> str:
 def _advise(needed: Needed | None) -> str:
     """Say what would settle it."""
     match needed:
-        case Needed(int(rows), int(seeds)):
+        case Needed(rows=int(rows), seeds=int(seeds)):
             more = f"about {rows} test rows and {seeds} seeds an arm"
-        case Needed(int(rows), None):
+        case Needed(rows=int(rows), seeds=None):
             more = f"about {rows} test rows"
-        case Needed(None, int(seeds)):
+        case Needed(rows=None, seeds=int(seeds)):
             more = f"about {seeds} seeds an arm"
         case _:
             return "the gain is so near the margin that no number of rows or seeds will settle it"

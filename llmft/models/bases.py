@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from transformers.utils import logging as transformers_logging
 
 from llmft.config.recipe import BaseConfig
-from llmft.data.files import hash_file, hash_text
 from llmft.errors import UserError
+from llmft.files import hash_file, hash_text
 
 # A table of every new head and a bar per file would bury what a run has to say.
 transformers_logging.set_verbosity_error()

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     import torch
 
-Precision = Literal["float32", "bfloat16"]
+from llmft.config.recipe import Precision as Precision
+
 _MAX_CPU_TOKENS = 1_024
 """More do not fit into a processor's cache, and are padded more (docs/benchmarks.md)."""
 _MAX_GPU_TOKENS = 16_384

@@ -2,20 +2,20 @@
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from llmft import __version__
 from llmft.config.head import Head
 from llmft.config.labels import LabelsConfig
 from llmft.config.recipe import BaseConfig, Recipe, TokensConfig
 from llmft.config.task import FieldsConfig
-from llmft.data.files import hash_file, hash_text, read_json, write_json
 from llmft.data.prepared import PreparedData
 from llmft.data.prompts import Prompt
 from llmft.errors import UserError
+from llmft.files import hash_file, hash_text
 from llmft.models.device import Precision, autocast, choose_precision
+from llmft.results.files import ResultFile, read_result, write_result
 
 # A card is read without torch, which takes seconds: what a model is, and whether it is there at
 # all, is known before any weights are wanted.
@@ -27,13 +27,10 @@ if TYPE_CHECKING:
 CARD_NAME = "llmft.json"
 
 
-class ModelCard(BaseModel):
+class ModelCard(ResultFile):
     """All that prediction needs beside the weights; `model/llmft.json`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    format_version: int = 1
-    llmft_version: str
+    schema_version: Literal[1] = 1
     name: str
     """Name of the recipe."""
     task: str
@@ -80,7 +77,6 @@ def make_card(
 
     config = recipe.config
     return ModelCard(
-        llmft_version=__version__,
         name=config.name,
         task=recipe.task.name,
         base=base,
@@ -126,7 +122,7 @@ def save_model(model: Any, *, tokenizer: Any, card: ModelCard, folder: Path) -> 
         else:
             model.save_pretrained(building)
         tokenizer.save_pretrained(building)
-        write_json(building / CARD_NAME, card.model_dump(mode="json", by_alias=True))
+        write_result(building / CARD_NAME, card)
         _refuse_empty_tensors(building)
         shutil.rmtree(folder, ignore_errors=True)
         building.rename(folder)
@@ -221,14 +217,7 @@ def read_card(folder: Path) -> ModelCard:
             f"{path}: not there, so {folder.parent} is no finished run; train it with "
             "`llmft train RECIPE`"
         )
-    try:
-        return ModelCard.model_validate(read_json(path))
-    except ValidationError as error:
-        fault = error.errors()[0]
-        where = ".".join(map(str, fault["loc"]))
-        raise UserError(
-            f"{path}: {where}: {fault['msg']}; was it written by another version of llmft?"
-        ) from error
+    return read_result(path, ModelCard, mend="restore the file, or train again")
 
 
 def hash_model(folder: Path) -> str:

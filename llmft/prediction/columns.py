@@ -7,6 +7,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from llmft.config.labels import ScoresConfig
+from llmft.data.fields import Row
 from llmft.data.labels import LABEL_THRESHOLD, assign_tiers, compute_overall
 from llmft.models.saved import ModelCard
 from llmft.prediction.fits import FittedOutputs
@@ -30,7 +31,7 @@ def make_schema(card: ModelCard) -> pa.Schema:
     return pa.schema(fields + [(name, pa.float64()) for name in name_columns(card)])
 
 
-def make_columns(outputs: FittedOutputs, card: ModelCard) -> list[dict[str, Any]]:
+def make_columns(outputs: FittedOutputs, card: ModelCard) -> list[Row]:
     """Return for each row its prediction columns.
 
     `prediction` is the overall score, the most probable class, or the list of labels that are
@@ -47,10 +48,10 @@ def make_columns(outputs: FittedOutputs, card: ModelCard) -> list[dict[str, Any]
     return rows
 
 
-def _decide(outputs_NC: Floats, card: ModelCard) -> list[dict[str, Any]]:
+def _decide(outputs_NC: Floats, card: ModelCard) -> list[Row]:
     if isinstance(card.labels, ScoresConfig):
         overall_N = compute_overall(outputs_NC, card.labels)
-        decided: list[dict[str, Any]] = [{"prediction": round(float(v), 4)} for v in overall_N]
+        decided: list[Row] = [{"prediction": round(float(v), 4)} for v in overall_N]
         if card.labels.tiers is not None:
             tiers = list(card.labels.tiers)
             for row, tier in zip(decided, assign_tiers(overall_N, card.labels), strict=True):

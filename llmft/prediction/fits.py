@@ -5,22 +5,21 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from llmft.config.fits import FITS, FitMethod
 from llmft.config.head import Head
-from llmft.data.files import hash_text, read_json
 from llmft.errors import UserError
+from llmft.files import hash_text
 from llmft.models.saved import read_card
+from llmft.results.files import Result, ResultFile, read_result
 
 FIT_NAME = "fit.json"
 Floats = NDArray[np.floating[Any]]
 
 
-class Curve(BaseModel):
+class Curve(Result):
     """A rising line through knots, level beyond the first and the last."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     x: list[float] = Field(min_length=1)
     """What the model puts out, rising."""
@@ -36,13 +35,10 @@ class Curve(BaseModel):
         return self
 
 
-class Fit(BaseModel):
+class Fit(ResultFile):
     """What was fitted to a model's outputs, and on which rows; `fit.json` beside the model."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    format_version: Literal[1] = 1
-    llmft_version: str
+    schema_version: Literal[1] = 1
     method: FitMethod
     head: Head
     """Of the model; it says what the thresholds mean."""
@@ -110,12 +106,7 @@ def read_fit(run: Path, *, model_hash: str) -> Fit | None:
         f"`llmft evaluate {run} --fit METHOD` makes a new one, `llmft evaluate {run} --fit none` "
         "removes it"
     )
-    try:
-        fit = Fit.model_validate(read_json(path))
-    except ValidationError as error:
-        fault = error.errors()[0]
-        where = ".".join(map(str, fault["loc"]))
-        raise UserError(f"{path}: {where}: {fault['msg']}; {mend}") from error
+    fit = read_result(path, Fit, mend=mend)
     card = read_card(run / "model")
     if fit.model_hash != model_hash:
         raise UserError(f"{path}: was fitted to another model than the one in this run; {mend}")

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from llmft.data.batches import BatchLimits, pad_inputs, sort_into_batches
 from llmft.data.encoding import EncodedRow, Encoder
+from llmft.data.fields import Row
 from llmft.data.prompts import NO_PROMPT
 from llmft.errors import UserError
 from llmft.models.bases import has_segments
@@ -94,7 +95,7 @@ class Predictor:
         sizes = {t.data_ptr(): t.numel() * t.element_size() for t in tensors}
         return float(sum(sizes.values())) / 2**30
 
-    def predict(self, rows: Sequence[dict[str, Any]], *, show_progress: bool = True) -> Predictions:
+    def predict(self, rows: Sequence[Row], *, show_progress: bool = True) -> Predictions:
         """Predict rows.
 
         Raises:

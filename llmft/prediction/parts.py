@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 
 from llmft import __version__
 from llmft.data.columnar import Skips
-from llmft.data.files import read_json, write_json
+from llmft.data.fields import Row
 from llmft.errors import UserError
+from llmft.files import read_json, write_json
 from llmft.models.saved import ModelCard
 from llmft.prediction.columns import make_schema
 from llmft.prediction.surveys import STATE_NAME, ChangedError, Survey
-from llmft.prediction.tables import Layout, Row, read_input, write_table
+from llmft.prediction.tables import Layout, read_input, write_table
 from llmft.processes import get_rank, get_world_size
 
 # Readers of a folder of tables pass over names that begin with an underscore.

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 from accelerate.utils import gather_object
 from numpy.typing import NDArray
 
-from llmft.data.fields import RowFaultError
-from llmft.data.files import hash_text, replace_file
+from llmft.data.fields import Row, RowFaultError
 from llmft.errors import UserError
+from llmft.files import hash_text, replace_file
 from llmft.models.saved import hash_model, read_card
 from llmft.prediction.columns import name_columns
 from llmft.prediction.inference import Predictor
@@ -73,7 +73,7 @@ class StoredPredictions(NamedTuple):
 
 def load_or_predict(
     run: Path,
-    rows: list[dict[str, Any]],
+    rows: list[Row],
     *,
     path: Path,
     source: dict[str, str],
@@ -126,7 +126,7 @@ def refuse_changed_model(run: Path, *, model_hash: str) -> None:
 
 def predict_and_store(
     predictor: Predictor,
-    rows: list[dict[str, Any]],
+    rows: list[Row],
     *,
     path: Path,
     source: dict[str, str],
@@ -194,7 +194,7 @@ def read_stored(
     )
 
 
-def _predict(predictor: Predictor, rows: list[dict[str, Any]]) -> StoredPredictions:
+def _predict(predictor: Predictor, rows: list[Row]) -> StoredPredictions:
     outputs, encoded = predictor.predict(rows, show_progress=is_main())
     return StoredPredictions(
         ids=[row["id"] for row in rows],
@@ -205,7 +205,7 @@ def _predict(predictor: Predictor, rows: list[dict[str, Any]]) -> StoredPredicti
     )
 
 
-def _predict_across(predictor: Predictor, rows: list[dict[str, Any]]) -> StoredPredictions:
+def _predict_across(predictor: Predictor, rows: list[Row]) -> StoredPredictions:
     """Predict every n-th row in each of n processes, and give all rows to all (R3)."""
     for row in rows:  # where a row is faulty all stop, none waits for another
         predictor.encoder.fill(row)

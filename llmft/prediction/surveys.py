@@ -4,18 +4,19 @@ import base64
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal
 
 import pyarrow as pa
 
-from llmft.data.fields import RowFaultError, refuse_absent_fields
-from llmft.data.files import hash_file, read_json, write_json
+from llmft.data.fields import Row, RowFaultError, refuse_absent_fields
 from llmft.data.prompts import NO_PROMPT, fill_prompt
 from llmft.errors import UserError
+from llmft.files import hash_file
 from llmft.models.saved import ModelCard
 from llmft.prediction.columns import make_schema
-from llmft.prediction.tables import Row, find_types, read_input, read_types, refuse_no_unicode
+from llmft.prediction.tables import find_types, read_input, read_types, refuse_no_unicode
 from llmft.processes import get_rank, get_world_size
+from llmft.results.files import ResultFile, read_result, write_result
 
 STATE_NAME = "_state"
 _ROWS_AT_ONCE = 1_000
@@ -25,9 +26,10 @@ class ChangedError(UserError):
     """The folder holds parts of another model, or of other inputs."""
 
 
-class Survey(NamedTuple):
+class Survey(ResultFile):
     """An input file that has been read to its end, and can be predicted."""
 
+    schema_version: Literal[1] = 1
     name: str
     """Name of the file, without its folder."""
     num_bytes: int
@@ -76,7 +78,8 @@ def survey_inputs(
     surveys: dict[Path, Survey] = {}
     for path in (*inputs[first:], *inputs[:first]):
         kept = folder / STATE_NAME / f"{path.name}.json"
-        known = Survey(**read_json(kept)) if kept.is_file() else None
+        mend = f"remove it, and {folder}/{path.stem}-*, to predict this input again"
+        known = read_result(kept, Survey, mend=mend) if kept.is_file() else None
         if known is not None and known.is_of(path):
             surveys[path] = known
             continue
@@ -87,7 +90,7 @@ def survey_inputs(
                 f"new folder, or remove {kept} and {folder}/{path.stem}-*{ending or path.suffix} "
                 "to predict this input anew"
             )
-        write_json(kept, survey._asdict())
+        write_result(kept, survey)
         surveys[path] = survey
     return [surveys[path] for path in inputs]
 
@@ -130,9 +133,16 @@ def survey_input(path: Path, *, card: ModelCard, ending: str) -> Survey:
     refuse_absent_fields(_list_wanted(card, list(fields)), list(fields), where=str(path))
     coded = base64.b64encode(types.serialize()).decode() if ending == ".parquet" else None
     return Survey(
-        path.name, num_bytes, modified_ns, sha256, num_rows, num_empty,
-        first_fault, list(fields), coded,
-    )  # fmt: skip
+        name=path.name,
+        num_bytes=num_bytes,
+        modified_ns=modified_ns,
+        sha256=sha256,
+        num_rows=num_rows,
+        num_empty=num_empty,
+        first_fault=first_fault,
+        fields=list(fields),
+        types=coded,
+    )
 
 
 def _stamp(path: Path) -> tuple[int, int]:

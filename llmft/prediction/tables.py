@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmft.data.columnar import Skips
-from llmft.data.files import replace_file
+from llmft.data.fields import Row
 from llmft.data.sources import Source, read_rows
 from llmft.errors import UserError
+from llmft.files import replace_file
 
-Row = dict[str, Any]
 _ENDINGS = (".jsonl", ".csv", ".parquet")
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from llmft.reports import formatting as f
 from llmft.reports.arm_tables import (
     describe_data,
-    describe_mixed,
+    describe_ensembles,
     describe_versions,
     make_costs_table,
     make_head,
@@ -26,12 +26,12 @@ from llmft.reports.rows import make_row_table
 from llmft.reports.sections import (
     Scene,
     draw_sections,
-    find_parts_key,
     make_sections,
     save_plots,
     set_scene,
 )
-from llmft.reports.series import Series, is_higher_better, style_arm
+from llmft.reports.series import Series, is_higher_better, style_ensemble
+from llmft.results.comparison import ComparisonResult
 
 if TYPE_CHECKING:
     from llmft.reports.plots.figures import Plot
@@ -48,154 +48,135 @@ _SIDE_INTRO = (
     "Means over the runs of an arm; ↑ higher is better, ↓ lower is better, the best value of a row "
     "is marked. The interval with a value is 95 %."
 )
-_MIXED_INTRO = (
+_ENSEMBLE_INTRO = (
     " Mixed columns combine arms, by routes that validation chose; one is recommended only if it "
     "beats the best single arm on test by the rule of the verdict."
 )
 
 
-def write_comparison_report(results: dict[str, Any], *, folder: Path) -> Path:
-    """Write `report.html`, `.md` and `.docx`, and `plots/*.png`, for the results of a comparison.
+def write_comparison_report(result: ComparisonResult, *, folder: Path) -> Path:
+    """Write `report.html`, `.md` and `.docx`, and `plots/*.png`, for a comparison.
 
     Without matplotlib there are no plots, without python-docx no `.docx`.
 
     Args:
-        results: What `comparison.json` holds; shown as it is, nothing is added to it (D10).
+        result: Shown as it is, nothing is added to it (D10).
         folder: Where to write.
 
     Returns:
         Path of `report.html`.
     """
-    scene = _set_scene(results)
-    mixed = _style_mixed(results, num_arms=len(scene.arms))
+    scene = set_scene(result, result.variants)
+    ensembles = [
+        style_ensemble(len(scene.arms) + i, name=name, found=found)
+        for i, (name, found) in enumerate(result.ensembles.items())
+    ]
     plots: dict[str, list[SavedPlot]] = defaultdict(list)
     is_drawn = has_package("matplotlib", needed_for="plots")
     if is_drawn:
         from llmft.reports.plots.figures import use_style
 
         with use_style():
-            drawn = draw_sections(scene) | _draw_decision(results, scene.arms, mixed)
+            drawn = draw_sections(scene) | _draw_decision(result, scene.arms, ensembles)
             plots |= save_plots(drawn, folder=folder)
-    content = {"is_drawn": is_drawn, **_make_content(results, scene, mixed, plots)}
+    content = {"is_drawn": is_drawn, **_make_content(result, scene, ensembles, plots)}
     document = folder / "report.docx"
     if has_package("python-docx", needed_for=document.name):
         from llmft.reports.word import write_document
 
-        write_document(document, results=results, content=content, folder=folder)
+        write_document(document, result=result, content=content, folder=folder)
     else:
         document.unlink(missing_ok=True)  # one of earlier results
-    return write_report("comparison", folder=folder, results=results, content=content)
-
-
-def _set_scene(results: dict[str, Any]) -> Scene:
-    metric, by_part = results["metric"], results.get(find_parts_key(results)) or {}
-    variants = {
-        name: {
-            **variant,
-            "intervals": {metric: variant.get("interval"), **(variant.get("intervals") or {})},
-        }
-        for name, variant in results["variants"].items()
-    }
-    parts = {
-        name: {part: found[name] for part, found in by_part.items() if name in found}
-        for name in variants
-    }
-    return set_scene(results, variants, parts=parts, leading=metric)
-
-
-def _style_mixed(results: dict[str, Any], *, num_arms: int) -> list[Series]:
-    """Return the mixed rows, with looks that the arms do not have."""
-    mixed = results.get("mixed") or {}
-    return [
-        style_arm(num_arms + i, name=name, found=found, parts={}, metric=results["metric"])
-        for i, (name, found) in enumerate(mixed.items())
-    ]
+    return write_report("comparison", folder=folder, result=result, content=content)
 
 
 def _draw_decision(
-    results: dict[str, Any], arms: Sequence[Series], mixed: Sequence[Series]
+    result: ComparisonResult, arms: Sequence[Series], ensembles: Sequence[Series]
 ) -> "dict[str, list[Plot]]":
     """Draw the gains, and the metric against latency."""
     from llmft.reports.plots.decision import draw_gains
     from llmft.reports.plots.latency import draw_latency
 
-    metric, pairs = results["metric"], results["pairs"]
+    metric = result.metric
     drawn: dict[str, list[Plot]] = {"gains": [], "latency": []}
-    if pairs:
-        drawn["gains"] = [draw_gains(pairs, arms, metric=metric, margin=results["margin"])]
-    timed = {**(results.get("latency") or {}), **(results.get("mixed") or {})}
-    times = {name: found["single_p50_ms"] for name, found in timed.items()
-             if found.get("single_p50_ms")}  # fmt: skip
-    shown = [s for s in (*arms, *mixed) if s.name in times and s.metrics.get(metric) is not None]
+    if result.pairs:
+        drawn["gains"] = [draw_gains(result.pairs, arms, metric=metric, margin=result.margin)]
+    times = {name: v.latency.single_p50_ms for name, v in result.variants.items() if v.latency}
+    for name, found in result.ensembles.items():
+        if found.cost.single_p50_ms is not None:
+            times[name] = found.cost.single_p50_ms
+    shown = [
+        s for s in (*arms, *ensembles) if s.name in times and s.metrics.get(metric) is not None
+    ]
     if shown:
         drawn["latency"] = [draw_latency(shown, times, metric=metric)]
     return drawn
 
 
 def _make_content(
-    results: dict[str, Any], scene: Scene, mixed: list[Series], plots: dict[str, list[SavedPlot]]
+    result: ComparisonResult,
+    scene: Scene,
+    ensembles: list[Series],
+    plots: dict[str, list[SavedPlot]],
 ) -> dict[str, Any]:
     """Return what all three formats are filled in with."""
-    tone, headline = _HEADLINES[results["verdict"]]
+    tone, headline = _HEADLINES[result.verdict]
     made = make_sections(scene, plots)
-    series = [*scene.arms, *mixed, *scene.baselines]
-    heads = [make_head(s, results)._replace(note="") for s in series]
+    series = [*scene.arms, *ensembles, *scene.baselines]
+    heads = [make_head(s, result)._replace(note="") for s in series]
     return {
         **made,
         "tone": tone,
-        "headline": headline.format(winner=results["winner"], reference=results["reference"]),
-        "decision": results.get("decision"),
-        "provisional": results.get("provisional"),
-        "reasons": results.get("reasons") or [],
-        "reasons_lead": _LEADS.get(results.get("decision") or "", ""),
-        "facts": _list_facts(results),
+        "headline": headline.format(winner=result.winner, reference=result.reference),
+        "reasons_lead": _LEADS.get(result.decision, ""),
+        "facts": _list_facts(result),
         "plots": plots,
-        "side_intro": _SIDE_INTRO + (_MIXED_INTRO if mixed else ""),
+        "side_intro": _SIDE_INTRO + (_ENSEMBLE_INTRO if ensembles else ""),
         "main_table": make_metric_table(
             heads, series, caption="The arms and the baselines on the same test rows"
         ),
-        "explained": [*describe_mixed(results), *made["explained"]],
-        "costs_table": make_costs_table(results, [*scene.arms, *mixed]),
-        "sections": _list_sections(results, scene, mixed, made["shared"], plots),
-        "row_table": make_row_table(results, scene.arms),
-        "making": describe_data(results["data"]),
-        "versions": describe_versions(results["variants"], scene.arms),
-        "making_table": make_making_table(results["variants"], scene.arms),
+        "explained": [*describe_ensembles(result.ensembles), *made["explained"]],
+        "costs_table": make_costs_table(result, [*scene.arms, *ensembles]),
+        "sections": _list_sections(result, scene, ensembles, made["shared"], plots),
+        "row_table": make_row_table(result, scene.arms),
+        "making": describe_data(result.data),
+        "versions": describe_versions(result.variants, scene.arms),
+        "making_table": make_making_table(result.variants, scene.arms),
     }
 
 
 def _list_sections(
-    results: dict[str, Any],
+    result: ComparisonResult,
     scene: Scene,
-    mixed: list[Series],
+    ensembles: list[Series],
     shared: dict[str, Section],
     plots: dict[str, list[SavedPlot]],
 ) -> list[Section]:
     """Return the sections between the table of the arms and that of the rows, in their order."""
-    arms, variants, both = scene.arms, results["variants"], [*scene.arms, *mixed]
+    arms, variants, both = scene.arms, result.variants, [*scene.arms, *ensembles]
     latency = Section(
         "Latency",
-        f"{results['metric']} against the time of one article. The dashed line joins the filled "
+        f"{result.metric} against the time of one article. The dashed line joins the filled "
         "markers, which no other beats in both. p50 and p95: half, and 95 %, of the times are "
         "below; prompt not kept: what it takes where the prompt has to be read again.",
         [
             Block(
-                make_latency_table(results, arms),
+                make_latency_table(variants, arms),
                 plots=plots["latency"],
                 legend=both if plots["latency"] else [],
             )
         ],
     )
     found = [
-        make_differences(results, both, kind=scene.kind),
+        make_differences(result, both, kind=scene.kind),
         shared["parts"],
         shared["curves"],
         latency,
         make_gates(variants, arms),
-        make_slices(results, both),
-        make_rare_events(results, both),
-        make_noise(results, both),
-        make_edge_cases(results.get("edge_cases") or {}, arms),
+        make_slices(result, arms),
+        make_rare_events(result.rare, arms),
+        make_noise(result.noise, arms),
+        make_edge_cases(variants, arms),
         make_fits(variants, arms),
         shared["predicted"],
         shared["calibration"],
@@ -211,20 +192,19 @@ class _Fact(NamedTuple):
     note: str
 
 
-def _list_facts(results: dict[str, Any]) -> list[_Fact]:
-    metric = results["metric"]
-    direction = "higher" if is_higher_better(metric) else "lower"
+def _list_facts(result: ComparisonResult) -> list[_Fact]:
+    direction = "higher" if is_higher_better(result.metric) else "lower"
     scored = "the same for all arms"
-    if results.get("num_dropped"):
-        scored += f"; {results['num_dropped']} dropped, too like rows of training"
-    if results.get("num_groups"):
-        scored += f"; in {results['num_groups']} groups"
+    if result.num_dropped:
+        scored += f"; {result.num_dropped} dropped, too like rows of training"
+    if result.num_groups is not None:
+        scored += f"; in {result.num_groups} groups"
     facts = [
-        _Fact("metric", metric, f"{direction} is better"),
-        _Fact("margin", f.format_threshold(results["margin"]), "a switch has to gain more"),
-        _Fact("test rows", str(results["num_rows"]), scored),
-        _Fact("reference", results["reference"], "the arm to beat"),
+        _Fact("metric", result.metric, f"{direction} is better"),
+        _Fact("margin", f.format_threshold(result.margin), "a switch has to gain more"),
+        _Fact("test rows", str(result.num_rows), scored),
+        _Fact("reference", result.reference, "the arm to beat"),
     ]
-    if results.get("recommended"):
-        facts.append(_Fact("recommended", results["recommended"], "the arm or mix to use"))
+    if result.recommended is not None:
+        facts.append(_Fact("recommended", result.recommended, "the arm or mix to use"))
     return facts

@@ -1,18 +1,19 @@
 """Edge cases: how many each arm passed, and which ones it failed."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from llmft.reports.formatting import format_share_interval
 from llmft.reports.outline import Block, Section
 from llmft.reports.series import Series
 from llmft.reports.tables import Cell, Column, Head, Table, make_columns
+from llmft.results.variant import EdgeCases, PassCount, VariantResult
 
 
-def make_edge_cases(edge_cases: dict[str, Any], arms: Sequence[Series]) -> Section:
+def make_edge_cases(variants: Mapping[str, VariantResult], arms: Sequence[Series]) -> Section:
     """Return the section on edge cases: counts, overall and by category, and what failed."""
-    shown = [arm for arm in arms if arm.name in edge_cases]
-    found = [edge_cases[arm.name] for arm in shown]
+    pairs = [(arm, variants[arm.name].edge_cases) for arm in arms]
+    shown = [arm for arm, cases in pairs if cases]
+    found = [cases for _, cases in pairs if cases]
     blocks = [
         Block(_make_table(found, shown)),
         Block(_make_category_table(found, shown)),
@@ -25,18 +26,18 @@ def make_edge_cases(edge_cases: dict[str, Any], arms: Sequence[Series]) -> Secti
     )
 
 
-def _make_table(found: Sequence[dict[str, Any]], arms: Sequence[Series]) -> Table:
+def _make_table(found: Sequence[EdgeCases], arms: Sequence[Series]) -> Table:
     texts = {
         "passed": [_count(f) for f in found],
-        "pass rate, 95 % interval": [format_share_interval(f["pass_rate_interval"]) for f in found],
-        "must-pass cases failed": [", ".join(f["must_pass_failed"]) or "none" for f in found],
+        "pass rate, 95 % interval": [format_share_interval(f.pass_rate_interval) for f in found],
+        "must-pass cases failed": [", ".join(f.must_pass_failed) or "none" for f in found],
     }
     columns = make_columns(texts, words=["must-pass cases failed"])
     return Table("Edge cases passed", "arm", [Head(s.name, s) for s in arms], columns)
 
 
-def _make_category_table(found: Sequence[dict[str, Any]], arms: Sequence[Series]) -> Table:
-    names = list(dict.fromkeys(name for f in found for name in f.get("by_category") or {}))
+def _make_category_table(found: Sequence[EdgeCases], arms: Sequence[Series]) -> Table:
+    names = list(dict.fromkeys(name for f in found for name in f.by_category))
     columns = [
         Column(Head(arm.name, arm), [_show_category(f, name) for name in names])
         for arm, f in zip(arms, found, strict=True)
@@ -46,31 +47,28 @@ def _make_category_table(found: Sequence[dict[str, Any]], arms: Sequence[Series]
     )
 
 
-def _show_category(found: dict[str, Any], name: str) -> Cell:
-    counts = (found.get("by_category") or {}).get(name)
-    if not counts:
+def _show_category(found: EdgeCases, name: str) -> Cell:
+    counts = found.by_category.get(name)
+    if counts is None:
         return Cell("")
-    return Cell(_count(counts), note=format_share_interval(counts.get("interval")))
+    return Cell(_count(counts), note=format_share_interval(counts.interval))
 
 
-def _make_failed_table(found: Sequence[dict[str, Any]], arms: Sequence[Series]) -> Table:
+def _make_failed_table(found: Sequence[EdgeCases], arms: Sequence[Series]) -> Table:
     """Return a row per case that some arm failed, those that must pass first, and why it did."""
-    failed = {
-        case["id"]: case for f in found for case in f.get("cases") or [] if not case["passed"]
-    }
-    cases = sorted(failed.values(), key=lambda case: not case["must_pass"])
+    failed = {case.id: case for f in found for case in f.cases if not case.passed}
+    cases = sorted(failed.values(), key=lambda case: not case.must_pass)
     heads = [
-        Head(case["id"], note=case["category"] or "",
-             tags=("must pass",) if case["must_pass"] else ())
+        Head(case.id, note=case.category, tags=("must pass",) if case.must_pass else ())
         for case in cases
     ]  # fmt: skip
     columns = []
     for arm, f in zip(arms, found, strict=True):
-        own = {case["id"]: case["failures"] for case in f.get("cases") or [] if not case["passed"]}
-        cells = [Cell("; ".join(own.get(case["id"], ["passed"]))) for case in cases]
+        own = {case.id: case.failures for case in f.cases if not case.passed}
+        cells = [Cell("; ".join(own.get(case.id, ["passed"]))) for case in cases]
         columns.append(Column(Head(arm.name, arm), cells, is_number=False))
     return Table("Cases that failed", "case", heads, columns)
 
 
-def _count(found: dict[str, Any]) -> str:
-    return f"{found['num_passed']} of {found['num_cases']}"
+def _count(found: EdgeCases | PassCount) -> str:
+    return f"{found.num_passed} of {found.num_cases}"

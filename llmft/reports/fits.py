@@ -1,12 +1,12 @@
 """The table of post-hoc fits: every metric before and after."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from llmft.reports.formatting import format_metric
 from llmft.reports.outline import Block, Section
 from llmft.reports.series import Series, is_higher_better, list_metrics
 from llmft.reports.tables import Column, Head, Table, make_cells
+from llmft.results.variant import VariantResult
 
 _METHODS = {
     "isotonic": "scores bent by isotonic regression, one curve a dimension",
@@ -15,22 +15,21 @@ _METHODS = {
 }
 
 
-def make_fits(variants: Mapping[str, dict[str, Any]], arms: Sequence[Series]) -> Section:
+def make_fits(variants: Mapping[str, VariantResult], arms: Sequence[Series]) -> Section:
     """Return every metric of each fitted arm before and after its fit.
 
     Args:
-        variants: Arm -> what the results file says of it.
+        variants: All of them.
         arms: The arms.
     """
-    found = {arm.name: variants[arm.name].get("fit") for arm in arms}
-    fits = {name: fit for name, fit in found.items() if fit}
+    fits = {arm.name: fit for arm in arms if (fit := variants[arm.name].fit)}
     fitted = [arm for arm in arms if arm.name in fits]
     metrics = list_metrics(fitted)
     columns = []
     for arm in fitted:
         pairs = [
             make_cells(
-                [fits[arm.name]["metrics_before"].get(metric), arm.metrics.get(metric)],
+                [fits[arm.name].metrics_before.get(metric), arm.metrics.get(metric)],
                 show=format_metric,
                 higher_is_better=is_higher_better(metric),
             )
@@ -40,9 +39,7 @@ def make_fits(variants: Mapping[str, dict[str, Any]], arms: Sequence[Series]) ->
             columns.append(Column(Head(title), [cells[i] for cells in pairs], arm.name))
     names = [f"{m}\N{NO-BREAK SPACE}{'↑' if is_higher_better(m) else '↓'}" for m in metrics]
     table = Table("Before and after the fit", "metric", [Head(name) for name in names], columns)
-    lines = [
-        f"{name}: {_METHODS[fit['method']]}; fitted on {fit['split']}" for name, fit in fits.items()
-    ]
+    lines = [f"{name}: {_METHODS[fit.method]}; fitted on {fit.split}" for name, fit in fits.items()]
     return Section(
         "Post-hoc fits",
         "Calibration or thresholds that predictions go through. They were fitted on other rows "

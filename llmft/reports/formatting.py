@@ -6,6 +6,8 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from llmft.results.variant import Interval, Labels
+
 MISSING = "–"
 """What stands where a results file has no value."""
 
@@ -69,21 +71,26 @@ def format_seconds(value: float | None) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def format_interval(interval: list[float] | None) -> str:
+def format_interval(interval: Interval | None) -> str:
     """Return both ends of an interval of a metric."""
     if interval is None:
         return MISSING
-    return f"{format_metric(interval[0])} to {format_metric(interval[1])}"
+    return f"{format_metric(interval.low)} to {format_metric(interval.high)}"
 
 
-def format_share_interval(interval: list[float] | None) -> str:
+def note_interval(interval: Interval | None) -> str:
+    """Return what stands small beneath a value; nothing without an interval."""
+    return format_interval(interval) if interval else ""
+
+
+def format_share_interval(interval: Interval | None) -> str:
     """Return both ends of an interval of a fraction as percentages."""
     if interval is None:
         return MISSING
     return " to ".join(format_share(end) for end in interval)
 
 
-def format_labels(labels: dict[str, float] | str | list[str]) -> str:
+def format_labels(labels: Labels) -> str:
     """Return the labels of a row: a class, the labels that apply, or scores by dimension."""
     match labels:
         case str():

@@ -1,12 +1,9 @@
 """The tables of metrics: overall, by dimension or class, calibration, and what was confused."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-from llmft.reports.formatting import format_count, format_interval, format_metric
+from llmft.reports.formatting import format_count, format_metric, note_interval
 from llmft.reports.series import (
-    Interval,
-    Metrics,
     Series,
     choose_parts,
     is_higher_better,
@@ -17,10 +14,10 @@ from llmft.reports.tables import (
     Column,
     Head,
     Table,
-    keep_known_columns,
     make_cells,
     make_columns,
 )
+from llmft.results.variant import Interval, Matrix, Metrics, Reliability, ScoreCalibration
 
 _EXPLAINED = {
     "mae": "how far a score is from its label on average",
@@ -79,7 +76,7 @@ def make_parts_table(series: Sequence[Series], *, metric: str, kind: str) -> Tab
     rows = [
         _make_row(
             metric,
-            [s.parts.get(part, {}).get(metric) for s in series],
+            [s.get_part(part, metric) for s in series],
             [s.part_intervals.get(part) for s in series],
         )
         for part in parts
@@ -112,44 +109,39 @@ def make_all_parts_table(series: Sequence[Series], *, kind: str) -> Table:
 
 
 def make_calibration_table(
-    calibrations: dict[str, dict[str, Any]], arms: Sequence[Series], *, names: Sequence[str]
+    calibrations: Mapping[str, Mapping[str, ScoreCalibration]],
+    arms: Sequence[Series],
+    *,
+    names: Sequence[str],
 ) -> Table:
     """Return slope and bias of every arm by dimension."""
     columns = []
     for arm in arms:
-        found = [calibrations[arm.name].get(name) or {} for name in names]
-        for key in ("slope", "bias"):
-            cells = make_cells([values.get(key) for values in found], show=format_metric)
-            columns.append(Column(Head(key), cells, arm.name))
+        found = [calibrations[arm.name][name] for name in names]
+        for key, values in (
+            ("slope", [calibration.slope for calibration in found]),
+            ("bias", [calibration.bias for calibration in found]),
+        ):
+            columns.append(Column(Head(key), make_cells(values, show=format_metric), arm.name))
     return Table("Slope and bias", "dimension", [Head(name) for name in names], columns)
 
 
-def make_reliability_table(
-    calibrations: dict[str, dict[str, Any]], arms: Sequence[Series]
-) -> Table:
+def make_reliability_table(found: Mapping[str, Reliability], arms: Sequence[Series]) -> Table:
     """Return how far the probabilities of every arm are from what comes true."""
-    found = [calibrations[arm.name] for arm in arms]
-    chance = [c.get("ece_by_chance") for c in found]
+    shown = [found[arm.name] for arm in arms]
     ece = [
-        Cell(format_metric(c.get("ece")), note=f"chance alone: up to {format_metric(limit)}")
-        if limit is not None
-        else Cell(format_metric(c.get("ece")))
-        for c, limit in zip(found, chance, strict=True)
+        Cell(format_metric(r.ece), note=f"chance alone: up to {format_metric(r.ece_by_chance)}")
+        for r in shown
     ]
-    brier = [
-        Cell(format_metric(c.get("brier")), note=format_interval(c["brier_interval"]))
-        if c.get("brier_interval")
-        else Cell(format_metric(c.get("brier")))
-        for c in found
-    ]
+    brier = [Cell(format_metric(r.brier), note=note_interval(r.brier_interval)) for r in shown]
     columns = [Column(Head("ece\N{NO-BREAK SPACE}↓"), ece),
                Column(Head("Brier\N{NO-BREAK SPACE}↓"), brier)]  # fmt: skip
     heads = [Head(arm.name, arm) for arm in arms]
-    return keep_known_columns(Table("Errors of the probabilities", "arm", heads, columns))
+    return Table("Errors of the probabilities", "arm", heads, columns)
 
 
 def make_confused_table(
-    matrices: dict[str, list[list[int]]], arms: Sequence[Series], *, names: Sequence[str]
+    matrices: Mapping[str, Matrix], arms: Sequence[Series], *, names: Sequence[str]
 ) -> Table:
     """Return the pairs of classes that were confused most often, and how often by each arm."""
     pairs = [(i, j) for i in range(len(names)) for j in range(len(names)) if i != j]
@@ -164,10 +156,10 @@ def make_confused_table(
 
 
 def _make_row(
-    metric: str, values: Sequence[float | None], intervals: Sequence[Interval]
+    metric: str, values: Sequence[float | None], intervals: Sequence[Interval | None]
 ) -> list[Cell]:
     cells = make_cells(values, show=format_metric, higher_is_better=is_higher_better(metric))
     return [
-        cell._replace(note=format_interval(interval)) if interval else cell
+        cell._replace(note=note_interval(interval))
         for cell, interval in zip(cells, intervals, strict=True)
     ]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from llmft.data.files import replace_file, write_text
+from llmft.files import replace_file, write_text
 from llmft.reports.formatting import (
     MISSING,
     escape_markdown,
@@ -20,6 +20,7 @@ from llmft.reports.formatting import (
     shorten,
 )
 from llmft.reports.series import BAD, CARD, GAP, GOOD, GRID, INK, MUTED
+from llmft.results.variant import Judgement
 
 if TYPE_CHECKING:
     from llmft.reports.plots.figures import Plot
@@ -66,15 +67,13 @@ def save_plot(plot: "Plot", *, folder: Path, prefix: str = "") -> SavedPlot:
     return SavedPlot(plot.title, plot.alt, _inline_svg(buffer.getvalue(), plot), path)
 
 
-def write_report(
-    name: str, *, folder: Path, results: dict[str, Any], content: dict[str, Any]
-) -> Path:
+def write_report(name: str, *, folder: Path, result: Judgement, content: dict[str, Any]) -> Path:
     """Fill in the HTML and the Markdown template of a report.
 
     Args:
         name: `comparison` or `evaluation`.
         folder: Where to write `report.html` and `report.md`.
-        results: The results file.
+        result: What is reported.
         content: What was made of it: tables, saved plots, words.
 
     Returns:
@@ -82,7 +81,7 @@ def write_report(
     """
     for ending in ("html", "md"):
         template = _make_environment(ending).get_template(f"{name}.{ending}.j2")
-        text = template.render(r=results, **content)
+        text = template.render(r=result, **content)
         write_text(folder / f"report.{ending}", re.sub(r"\n{3,}", "\n\n", text))
     return folder / "report.html"
 

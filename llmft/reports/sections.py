@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from llmft.reports.audit import group_findings
 from llmft.reports.fits import make_fits
@@ -21,15 +21,17 @@ from llmft.reports.series import (
     GAP,
     MAX_COUNTED_CLASSES,
     MAX_POINTS,
-    Parts,
     Series,
     choose_part_metric,
     list_baselines,
     list_metrics,
-    style_arm,
+    style_variant,
 )
 from llmft.reports.tables import Table
 from llmft.reports.worst_rows import list_worst_rows
+from llmft.results.variant import Judgement, VariantResult
+
+Found = TypeVar("Found")
 
 if TYPE_CHECKING:
     from llmft.reports.plots.figures import Plot
@@ -69,12 +71,10 @@ _CALIBRATED = {
 class Scene(NamedTuple):
     """Who is shown on a page, and by what."""
 
-    results: dict[str, Any]
-    variants: Mapping[str, dict[str, Any]]
-    """Arm -> what the file says of it."""
+    result: Judgement
+    variants: Mapping[str, VariantResult]
     arms: list[Series]
     baselines: list[Series]
-    label_type: str
     metric: str
     """The one that is shown by dimension, class or label."""
 
@@ -86,11 +86,11 @@ class Scene(NamedTuple):
     @property
     def kind(self) -> str:
         """What the metric is shown by."""
-        return _KINDS[self.label_type]
+        return _KINDS[self.result.label_type]
 
-    def collect(self, key: str) -> dict[str, Any]:
-        """Return what the file holds under a key of every arm that has it."""
-        found = {arm.name: self.variants[arm.name].get(key) for arm in self.arms}
+    def collect(self, read: Callable[[VariantResult], Found | None]) -> dict[str, Found]:
+        """Return what was found of every arm that has it."""
+        found = {arm.name: read(self.variants[arm.name]) for arm in self.arms}
         return {name: value for name, value in found.items() if value}
 
     def pick(self, found: Mapping[str, Any]) -> list[Series]:
@@ -98,34 +98,16 @@ class Scene(NamedTuple):
         return [arm for arm in self.arms if arm.name in found]
 
 
-def find_parts_key(results: dict[str, Any]) -> str:
-    """Return `per_class` if the results are of classes or labels, else `per_dimension`."""
-    return "per_dimension" if _find_label_type(results) == "scores" else "per_class"
-
-
-def set_scene(
-    results: dict[str, Any],
-    variants: Mapping[str, dict[str, Any]],
-    *,
-    parts: Mapping[str, Parts],
-    leading: str,
-) -> Scene:
-    """Return who is shown.
-
-    Args:
-        results: The results file.
-        variants: Arm -> what the file says of it.
-        parts: Arm -> its metrics by dimension, class or label.
-        leading: The metric that matters most.
-    """
-    label_type = _find_label_type(results)
-    baselines = list_baselines(results, parts_key=find_parts_key(results))
-    metric = choose_part_metric(leading, parts=list(parts.values()), label_type=label_type)
+def set_scene(result: Judgement, variants: Mapping[str, VariantResult]) -> Scene:
+    """Return who is shown."""
+    metric = choose_part_metric(
+        result.metric, parts=[v.parts for v in variants.values()], label_type=result.label_type
+    )
     arms = [
-        style_arm(i, name=name, found=variant, parts=parts[name], metric=metric)
-        for i, (name, variant) in enumerate(variants.items())
+        style_variant(i, name=name, found=found, metric=metric)
+        for i, (name, found) in enumerate(variants.items())
     ]
-    return Scene(results, variants, arms, baselines, label_type, metric)
+    return Scene(result, variants, arms, list_baselines(result.baselines), metric)
 
 
 def make_sections(scene: Scene, plots: dict[str, list[SavedPlot]]) -> dict[str, Any]:
@@ -137,7 +119,7 @@ def make_sections(scene: Scene, plots: dict[str, list[SavedPlot]]) -> dict[str, 
     """
     series, kind = scene.series, scene.kind
     return {
-        "audit": group_findings(scene.results["audit"]),
+        "audit": group_findings(scene.result.audit),
         "arms": scene.arms,
         "series": series,
         "kind": kind,
@@ -154,7 +136,7 @@ def make_sections(scene: Scene, plots: dict[str, list[SavedPlot]]) -> dict[str, 
                 [Block(plots=plots["curves"], legend=scene.arms)],
             ),
         },
-        "worst_rows": list_worst_rows(scene.results, scene.arms),
+        "worst_rows": list_worst_rows(scene.result, scene.arms),
     }
 
 
@@ -183,19 +165,21 @@ def _make_predicted(scene: Scene, plots: dict[str, list[SavedPlot]]) -> Section:
     confused = _tabulate_confused(scene, is_drawn=bool(blocks))
     if confused and confused.heads:
         blocks.append(Block(confused))
-    return Section("Predicted against true", _PREDICTED[scene.label_type], blocks)
+    return Section("Predicted against true", _PREDICTED[scene.result.label_type], blocks)
 
 
 def _make_calibration(scene: Scene, plots: list[SavedPlot]) -> Section:
-    found = scene.collect("calibration")
-    arms, names = scene.pick(found), scene.results["label_names"]
-    if scene.label_type == "scores":
-        table = make_calibration_table(found, arms, names=names)
+    scores = scene.collect(lambda v: v.calibration)
+    probabilities = scene.collect(lambda v: v.reliability)
+    if scores:
+        names = scene.result.label_names
+        table = make_calibration_table(scores, scene.pick(scores), names=names)
         blocks = [Block(table, plots=plots, legend=scene.arms)]
     else:
-        table = make_reliability_table(found, arms)
+        table = make_reliability_table(probabilities, scene.pick(probabilities))
         blocks = [Block(table), Block(plots=plots, legend=scene.arms, titled=True)]
-    return Section("Calibration", _CALIBRATED[scene.label_type], blocks if found else [])
+    found = scores or probabilities
+    return Section("Calibration", _CALIBRATED[scene.result.label_type], blocks if found else [])
 
 
 def draw_sections(scene: Scene) -> "dict[str, list[Plot]]":
@@ -206,9 +190,9 @@ def draw_sections(scene: Scene) -> "dict[str, list[Plot]]":
     drawn: dict[str, list[Plot]] = {"parts": [], "residuals": [], "tiers": []}
     if any(s.parts for s in scene.series):
         drawn["parts"] = [draw_parts(scene.series, metric=scene.metric, kind=scene.kind)]
-    drawn |= _draw_scores(scene) if scene.label_type == "scores" else _draw_classes(scene)
-    histories = [(arm, scene.variants[arm.name]["histories"]) for arm in scene.arms]
-    return {**drawn, "curves": draw_curves(histories)}
+    drawn |= _draw_scores(scene) if scene.result.label_type == "scores" else _draw_classes(scene)
+    curves = [(arm, [run.curve for run in scene.variants[arm.name].runs]) for arm in scene.arms]
+    return {**drawn, "curves": draw_curves(curves)}
 
 
 def save_plots(
@@ -221,20 +205,15 @@ def save_plots(
     }
 
 
-def _find_label_type(results: dict[str, Any]) -> str:
-    known: str | None = results.get("label_type")
-    return known or ("class" if results.get("per_class") else "scores")
-
-
 def _draw_scores(scene: Scene) -> "dict[str, list[Plot]]":
     from llmft.reports.plots.classes import draw_tiers
     from llmft.reports.plots.scores import draw_predicted, draw_residuals, draw_strata
 
-    names, rows = scene.results["label_names"], scene.results["rows"]
+    names, rows = scene.result.label_names, scene.result.rows
     rows = rows[:: -(-len(rows) // MAX_POINTS) or 1]
-    seen = {arm.name: [row for row in rows if arm.name in row["outputs"]] for arm in scene.arms}
+    seen = {arm.name: [row for row in rows if arm.name in row.outputs] for arm in scene.arms}
     seen = {name: found for name, found in seen.items() if found}
-    calibrations = scene.collect("calibration")
+    calibrations = scene.collect(lambda v: v.calibration)
     return {
         "predicted": _draw_each(
             scene, "predicted", seen, partial(draw_predicted, label_names=names)
@@ -242,7 +221,7 @@ def _draw_scores(scene: Scene) -> "dict[str, list[Plot]]":
         "residuals": _draw_each(
             scene, "residuals", seen, partial(draw_residuals, label_names=names)
         ),
-        "tiers": _draw_each(scene, "tiers", scene.collect("tiers"), draw_tiers),
+        "tiers": _draw_each(scene, "tiers", scene.collect(lambda v: v.tiers), draw_tiers),
         "calibration": [draw_strata(calibrations, scene.pick(calibrations), names=names)]
         if calibrations
         else [],
@@ -256,16 +235,15 @@ def _draw_classes(scene: Scene) -> "dict[str, list[Plot]]":
         draw_reliability,
     )
 
-    if scene.label_type == "class":
-        found = scene.collect("confusion_matrix")
-        draw: Any = partial(draw_confusion, label_names=scene.results["label_names"])
-    else:
-        found = scene.collect("label_confusions")
-        draw = draw_label_confusions
-    calibrations = scene.collect("calibration")
+    matrices = scene.collect(lambda v: v.confusion_matrix)
+    confusions = scene.collect(lambda v: v.label_confusions)
+    draw = partial(draw_confusion, label_names=scene.result.label_names)
     return {
-        "predicted": _draw_each(scene, "predicted", found, draw),
-        "calibration": _draw_each(scene, "calibration", calibrations, draw_reliability),
+        "predicted": _draw_each(scene, "predicted", matrices, draw)
+        + _draw_each(scene, "predicted", confusions, draw_label_confusions),
+        "calibration": _draw_each(
+            scene, "calibration", scene.collect(lambda v: v.reliability), draw_reliability
+        ),
     }
 
 
@@ -282,7 +260,7 @@ def _draw_each(
 
 def _tabulate_confused(scene: Scene, *, is_drawn: bool) -> Table | None:
     """Return what was confused most; None where the confusion matrix that is drawn says it."""
-    found, names = scene.collect("confusion_matrix"), scene.results["label_names"]
+    found, names = scene.collect(lambda v: v.confusion_matrix), scene.result.label_names
     if not found or (is_drawn and len(names) <= MAX_COUNTED_CLASSES):
         return None
     return make_confused_table(found, scene.pick(found), names=names)

@@ -1,14 +1,11 @@
 """Who is shown: the arms and the baselines, each with one look in every table and plot."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from llmft.config.metrics import METRICS
-
-Metrics = dict[str, float | None]
-Parts = dict[str, Metrics]
-"""Dimension, class or label -> its metrics."""
-Interval = list[float] | None
+from llmft.results.comparison import EnsembleResult
+from llmft.results.variant import Interval, LabelType, Measurement, Metrics, Parts, VariantResult
 
 MAX_PARTS = 20
 NUM_WORST, NUM_BEST = 15, 5
@@ -50,11 +47,15 @@ class Series(NamedTuple):
     """Matplotlib's sign for the marker."""
     glyph: str
     """The same marker as a character."""
-    intervals: dict[str, Interval]
+    intervals: dict[str, Interval | None]
     """Metric -> its interval, as far as it was measured."""
-    part_intervals: dict[str, Interval]
+    part_intervals: dict[str, Interval | None]
     """Dimension, class or label -> the interval of the metric that is shown of it."""
     is_baseline: bool = False
+
+    def get_part(self, part: str, metric: str) -> float | None:
+        """Return a metric of a dimension, class or label; None where there is none."""
+        return self.parts[part].get(metric) if part in self.parts else None
 
 
 def is_higher_better(metric: str) -> bool:
@@ -62,35 +63,38 @@ def is_higher_better(metric: str) -> bool:
     return METRICS[metric].higher_is_better if metric in METRICS else True
 
 
-def style_arm(index: int, *, name: str, found: dict[str, Any], parts: Parts, metric: str) -> Series:
-    """Return an arm with the look of its place in the suite.
+def style_variant(index: int, *, name: str, found: VariantResult, metric: str) -> Series:
+    """Return a variant with the look of its place in the suite.
 
     Args:
         index: Its place.
         name: Its name.
-        found: Its `metrics`, `intervals` and `part_intervals`, each of which may be absent.
-        parts: Its metrics by dimension, class or label.
-        metric: The one of them that is shown.
+        found: What was measured of it.
+        metric: The one that is shown by dimension, class or label.
     """
-    by_part = found.get("part_intervals") or {}
+    by_part = found.part_intervals
     return Series(
         name,
-        found.get("metrics") or {},
-        parts,
+        found.metrics,
+        found.parts,
         *LOOKS[index % len(LOOKS)],
-        intervals=found.get("intervals") or {},
-        part_intervals=by_part["intervals"] if by_part.get("metric") == metric else {},
+        intervals=found.intervals,
+        part_intervals=by_part.intervals if by_part and by_part.metric == metric else {},
     )
 
 
-def list_baselines(results: dict[str, Any], *, parts_key: str) -> list[Series]:
-    """Return the baselines of a results file."""
+def style_ensemble(index: int, *, name: str, found: EnsembleResult) -> Series:
+    """Return an ensemble with a look that no variant has."""
+    look = LOOKS[index % len(LOOKS)]
+    return Series(name, found.metrics, {}, *look, intervals=found.intervals, part_intervals={})
+
+
+def list_baselines(baselines: Mapping[str, Measurement]) -> list[Series]:
+    """Return the baselines, with their looks."""
     series = []
-    for key, found in results["baselines"].items():
+    for key, found in baselines.items():
         name, colour, marker, glyph = _BASELINES.get(key, (key, "#8b929c", "d", "◇"))
-        metrics = {k: v for k, v in found.items() if k != parts_key}
-        parts = found.get(parts_key) or {}
-        series.append(Series(name, metrics, parts, colour, marker, glyph, {}, {}, is_baseline=True))
+        series.append(Series(name, found.metrics, found.parts, colour, marker, glyph, {}, {}, True))
     return series
 
 
@@ -99,7 +103,7 @@ def list_metrics(series: Sequence[Series]) -> list[str]:
     return list(dict.fromkeys(key for s in series for key in s.metrics))
 
 
-def choose_part_metric(leading: str, *, parts: Sequence[Parts], label_type: str) -> str:
+def choose_part_metric(leading: str, *, parts: Sequence[Parts], label_type: LabelType) -> str:
     """Return the metric to show by dimension or class: a class has an f1, and no f1_macro."""
     if any(leading in metrics for found in parts for metrics in found.values()):
         return leading
@@ -119,7 +123,7 @@ def choose_parts(series: Sequence[Series], *, metric: str) -> list[str]:
     judges = [s for s in series if not s.is_baseline] or series
     ranks: dict[str, float] = {}
     for part in parts:
-        found = [s.parts.get(part, {}).get(metric) for s in judges]
+        found = [s.get_part(part, metric) for s in judges]
         known = [value if higher else -value for value in found if value is not None]
         if known:
             ranks[part] = min(known)

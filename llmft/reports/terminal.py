@@ -2,12 +2,16 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from llmft.data.encoding import Encoder
-from llmft.data.fields import shorten_list
+from llmft.data.fields import Row, shorten_list
 from llmft.reports.formatting import format_share, format_threshold
+from llmft.results.comparison import ComparisonResult
+from llmft.results.evaluation import EvaluationResult
+from llmft.results.manifest import Manifest, ScoreStats
+from llmft.results.variant import Finding, Metrics
 
 _COLOURS = {
     "special": "2",
@@ -27,78 +31,83 @@ _EXPLAINED = {
 }
 
 
-def describe_labels(manifest: dict[str, Any]) -> Iterator[str]:
+def describe_labels(manifest: Manifest) -> Iterator[str]:
     """Yield lines on how the labels of each split are spread, classes as a share of the rows."""
-    label_stats = manifest["label_stats"]
-    for split, found in label_stats.items():
-        counts = found if not _is_scores(found) else found.get("tiers", {})
-        num_rows = manifest["counts"][split]
-        shares = [f"{name} {n} ({format_share(n / num_rows)})" for name, n in counts.items()]
+    for split, found in manifest.label_stats.items():
+        is_scores = any(isinstance(stats, ScoreStats) for stats in found.values())
+        tiers = found.get("tiers")
+        counts = (tiers if isinstance(tiers, dict) else {}) if is_scores else found
+        num_rows = manifest.counts[split]
+        shares = [
+            f"{name} {n} ({format_share(n / num_rows)})"
+            for name, n in counts.items()
+            if isinstance(n, int)
+        ]
         if shares:
             yield f"{split}: {shorten_list(shares)}"
-    for name, stats in label_stats["train"].items():
-        if isinstance(stats, dict) and name != "tiers":
+    for name, stats in manifest.label_stats["train"].items():
+        if isinstance(stats, ScoreStats):
             yield (
-                f"train: {name} mean {stats['mean']:.2f}, SD {stats['sd']:.2f}, "
-                f"{format_threshold(stats['min'])} to {format_threshold(stats['max'])}"
+                f"train: {name} mean {stats.mean:.2f}, SD {stats.sd:.2f}, "
+                f"{format_threshold(stats.min)} to {format_threshold(stats.max)}"
             )
 
 
-def describe_evaluation(results: dict[str, Any]) -> Iterator[str]:
+def describe_evaluation(result: EvaluationResult) -> Iterator[str]:
     """Yield lines on what `evaluate` found."""
-    fit = results["fit"]
-    shown = {fit["method"] if fit else "model": results["metrics"], **results["baselines"]}
-    yield f"{results['name']} on {results['num_rows']} rows of {results['data']}"
-    if fit:
-        shown = {"unfitted": fit["metrics_before"], **shown}
+    fit = result.fit
+    shown: dict[str, Metrics] = {"unfitted": fit.metrics_before} if fit else {}
+    shown[fit.method if fit else "model"] = result.metrics
+    shown |= {name: baseline.metrics for name, baseline in result.baselines.items()}
+    yield f"{result.name} on {result.num_rows} rows of {result.data}"
     for name, metrics in shown.items():
-        numbers = [f"{k} {v:z.3f}" for k, v in metrics.items() if isinstance(v, float)]
+        numbers = [f"{k} {v:z.3f}" for k, v in metrics.items() if v is not None]
         yield f"  {name:<9} {', '.join(numbers)}"
-    for gate in results["gates"]:
-        yield f"  gate {gate['result']}: {gate['reason']}"
-    yield from _describe_audit(results)
-    yield f"decision: {results['decision']}"
-    said = [gate["reason"] for gate in results["gates"]]
-    yield from (f"  {reason}" for reason in results["reasons"] if reason not in said)
+    for gate in result.gates:
+        yield f"  gate {gate.result}: {gate.reason}"
+    yield from _describe_audit(result.audit)
+    yield f"decision: {result.decision}"
+    said = [gate.reason for gate in result.gates]
+    yield from (f"  {reason}" for reason in result.reasons if reason not in said)
 
 
-def describe_comparison(results: dict[str, Any]) -> Iterator[str]:
+def describe_comparison(result: ComparisonResult) -> Iterator[str]:
     """Yield lines on what `compare` found."""
     metrics = {
-        **{arm: v["metrics"] for arm, v in results["variants"].items() if v["valid"]},
-        **{name: mixed["metrics"] for name, mixed in results["mixed"].items()},
-        **results["baselines"],
+        **{arm: variant.metrics for arm, variant in result.variants.items() if variant.valid},
+        **{name: ensemble.metrics for name, ensemble in result.ensembles.items()},
+        **{name: baseline.metrics for name, baseline in result.baselines.items()},
     }
-    keys = [k for k, v in next(iter(metrics.values())).items() if not isinstance(v, dict)]
+    keys = list(next(iter(metrics.values())))
     width = max(14, *map(len, metrics))
-    yield f"{results['num_rows']} test rows of {results['task']}"
+    yield f"{result.num_rows} test rows of {result.task}"
     yield f"  {'':<{width}} " + " ".join(f"{key:>9}" for key in keys)
     for name, found in metrics.items():
-        numbers = ["-" if found[key] is None else f"{found[key]:z.3f}" for key in keys]
+        numbers = ["-" if (value := found[key]) is None else f"{value:z.3f}" for key in keys]
         aligned = [f"{n:>{max(9, len(key))}}" for n, key in zip(numbers, keys, strict=True)]
         yield f"  {name:<{width}} " + " ".join(aligned)
-    for pair in results["pairs"]:
-        low, high = pair["interval"]
+    for pair in result.pairs:
+        low, high = pair.interval
         yield (
-            f"  {pair['challenger']} against {pair['reference']}: gain {pair['gain']:z.3f} "
-            f"{results['metric']}, 95 % interval {low:z.3f} to {high:z.3f}: {pair['finding']}"
+            f"  {pair.challenger} against {pair.reference}: gain {pair.gain:z.3f} "
+            f"{result.metric}, 95 % interval {low:z.3f} to {high:z.3f}: {pair.finding}"
         )
-    yield from _describe_audit(results)
-    yield f"verdict: {results['verdict']} ({results['why']})"
-    of = f" for {results['winner']}" if results["winner"] else ""
-    yield f"decision{of}: {results['decision']}"
-    if results["decision"] != "DEPLOY":
-        yield from (f"  {reason}" for reason in results["reasons"])
+    yield from _describe_audit(result.audit)
+    yield f"verdict: {result.verdict} ({result.why})"
+    of = f" for {result.winner}" if result.winner else ""
+    yield f"decision{of}: {result.decision}"
+    if result.decision != "DEPLOY":
+        yield from (f"  {reason}" for reason in result.reasons)
 
 
-def _describe_audit(results: dict[str, Any]) -> Iterator[str]:
-    for finding in results["audit"]:
-        if finding["status"] != "ok":
-            waived = f" (waived: {finding['waived']})" if finding["waived"] else ""
-            yield f"  {finding['status']}: {finding['message']}{waived}"
+def _describe_audit(audit: Sequence[Finding]) -> Iterator[str]:
+    for finding in audit:
+        if finding.status != "ok":
+            waived = f" (waived: {finding.waived})" if finding.waived else ""
+            yield f"  {finding.status}: {finding.message}{waived}"
 
 
-def show_row(row: dict[str, Any], *, split: str, encoder: Encoder, tokenizer: Any) -> Iterator[str]:
+def show_row(row: Row, *, split: str, encoder: Encoder, tokenizer: Any) -> Iterator[str]:
     """Yield lines that show what the tokenizer makes of a row: every piece in its colour.
 
     Without a terminal, or with NO_COLOR set, the pieces are named in brackets.
@@ -117,10 +126,6 @@ def show_row(row: dict[str, Any], *, split: str, encoder: Encoder, tokenizer: An
         _paint(_decode(tokenizer, piece.ids), piece.kind, name=f"{piece.kind} {len(piece.ids)}")
         for piece in present
     )
-
-
-def _is_scores(found: dict[str, Any]) -> bool:
-    return any(isinstance(stats, dict) for stats in found.values())
 
 
 def _decode(tokenizer: Any, ids: list[int]) -> str:

@@ -13,12 +13,13 @@ from docx.enum.text import WD_ALIGN_PARAGRAPH
 from docx.oxml import OxmlElement
 from docx.shared import Cm, Length, Pt
 
-from llmft.data.files import replace_file
+from llmft.files import replace_file
 from llmft.reports.audit import Bar
 from llmft.reports.formatting import MISSING
 from llmft.reports.outline import Section
 from llmft.reports.rendering import SavedPlot
 from llmft.reports.tables import Cell, Column, Head, Table
+from llmft.results.comparison import ComparisonResult
 
 _MAX_COLUMNS = 8
 """A wider table is continued beneath."""
@@ -39,47 +40,47 @@ _METHOD = (
 
 
 def write_document(
-    path: Path, *, results: dict[str, Any], content: dict[str, Any], folder: Path
+    path: Path, *, result: ComparisonResult, content: dict[str, Any], folder: Path
 ) -> None:
     """Write the DOCX report: summary, method, results, decision, and an appendix of plots.
 
     Args:
         path: Where to write.
-        results: The results file.
+        result: What is reported.
         content: What the other formats are filled in with.
         folder: In which the plots were saved.
     """
     document = docx.Document()
-    _set_style(document, results, content)
-    _add_summary(document, results, content, folder)
+    _set_style(document, result, content)
+    _add_summary(document, result, content, folder)
     _add_method(document, content)
     _add_results(document, content)
-    _add_decision(document, results, content)
+    _add_decision(document, result, content)
     _add_appendix(document, content["plots"], folder)
-    note = f"llmft {results['llmft_version']}, {results['created']}"
+    note = f"llmft {result.llmft_version}, {result.created}"
     _add_text(document, f"{note}; every number stands in comparison.json.")
     with replace_file(path) as file:
         document.save(file)
 
 
-def _set_style(document: Document, results: dict[str, Any], content: dict[str, Any]) -> None:
+def _set_style(document: Document, result: ComparisonResult, content: dict[str, Any]) -> None:
     font = document.styles["Normal"].font
     font.name, font.size = "Calibri", Pt(10.5)
     properties = document.core_properties
     properties.author, properties.comments = "llmft", ""
-    properties.title = _clean(f"{results['verdict']}: {content['headline']}")[:255]
-    properties.created = properties.modified = datetime.fromisoformat(results["created"])
+    properties.title = _clean(f"{result.verdict}: {content['headline']}")[:255]
+    properties.created = properties.modified = datetime.fromisoformat(result.created)
     _set_page(document, wide=False)
 
 
 def _add_summary(
-    document: Document, results: dict[str, Any], content: dict[str, Any], folder: Path
+    document: Document, result: ComparisonResult, content: dict[str, Any], folder: Path
 ) -> None:
-    document.add_heading(_clean(f"{results['verdict']}: {content['headline']}"), level=0)
-    _add_text(document, f"Comparison of {results['task']}, {results['suite']}")
+    document.add_heading(_clean(f"{result.verdict}: {content['headline']}"), level=0)
+    _add_text(document, f"Comparison of {result.task}, {result.suite}")
     document.add_heading("Executive summary", level=1)
-    _add_text(document, results["why"])
-    _add_judgement(document, results, content)
+    _add_text(document, result.why)
+    _add_judgement(document, result, content)
     for fact in content["facts"]:
         _add_item(document, f"{fact.value} ({fact.note})", bold=f"{fact.term}: ")
     _add_audit(document, [bar for bar in content["audit"] if bar.status not in ("note", "ok")])
@@ -87,13 +88,12 @@ def _add_summary(
         _add_plots(document, [plot], folder, width=Cm(12))
 
 
-def _add_judgement(document: Document, results: dict[str, Any], content: dict[str, Any]) -> None:
-    if content["decision"]:
-        provisional = " (provisional: too few seeds)" if content["provisional"] else ""
-        _add_text(document, f"{content['decision']}{provisional}", bold="Decision: ")
-    if content["reasons"] and content["reasons_lead"]:
+def _add_judgement(document: Document, result: ComparisonResult, content: dict[str, Any]) -> None:
+    provisional = " (provisional: too few seeds)" if result.provisional else ""
+    _add_text(document, f"{result.decision}{provisional}", bold="Decision: ")
+    if result.reasons and content["reasons_lead"]:
         _add_text(document, content["reasons_lead"])
-    for reason in content["reasons"]:
+    for reason in result.reasons:
         _add_item(document, reason)
 
 
@@ -135,13 +135,13 @@ def _add_results(document: Document, content: dict[str, Any]) -> None:
         _add_item(document, description, bold=f"{term}: ")
 
 
-def _add_decision(document: Document, results: dict[str, Any], content: dict[str, Any]) -> None:
+def _add_decision(document: Document, result: ComparisonResult, content: dict[str, Any]) -> None:
     _set_page(document, wide=False)
     document.add_heading("Decision", level=1)
-    _add_text(document, f"{results['verdict']}: {content['headline']}. {results['why']}")
-    _add_judgement(document, results, content)
-    if results.get("recommended"):
-        _add_text(document, results["recommended"], bold="Recommended: ")
+    _add_text(document, f"{result.verdict}: {content['headline']}. {result.why}")
+    _add_judgement(document, result, content)
+    if result.recommended is not None:
+        _add_text(document, result.recommended, bold="Recommended: ")
 
 
 def _add_appendix(document: Document, plots: dict[str, list[SavedPlot]], folder: Path) -> None:
@@ -176,9 +176,9 @@ def _add_item(document: Document, text: str, *, bold: str = "") -> None:
 
 def _add_audit(document: Document, bars: Sequence[Bar]) -> None:
     for finding in (finding for bar in bars for finding in bar.findings):
-        waived = f"; waived by the suite: {finding['waived']}" if finding.get("waived") else ""
-        name = f"{finding['status']} ({finding['check']}): "
-        _add_item(document, f"{finding['message']}{waived}", bold=name)
+        waived = f"; waived by the suite: {finding.waived}" if finding.waived else ""
+        name = f"{finding.status} ({finding.check}): "
+        _add_item(document, f"{finding.message}{waived}", bold=name)
 
 
 def _add_plots(

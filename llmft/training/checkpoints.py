@@ -14,8 +14,8 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from llmft.config.recipe import TrainConfig
-from llmft.data.files import read_json, write_json
 from llmft.errors import StoppedError, UserError
+from llmft.files import read_json, write_json
 from llmft.processes import is_any, is_main, is_orphan, wait_for_all
 
 logger = logging.getLogger(__name__)

@@ -29,10 +29,11 @@ from llmft.models.precision import cast_frozen_weights
 from llmft.models.saved import ModelCard, make_card
 from llmft.models.shared_prompt import SharedPrompt
 from llmft.processes import is_main
+from llmft.results.run import RunIdentity
 from llmft.training.inputs import Inputs, make_examples
 from llmft.training.launch import Launch
 from llmft.training.losses import make_loss
-from llmft.training.run_folder import RunIdentity, Start
+from llmft.training.run_folder import Start
 from llmft.training.schedule import make_schedule
 from llmft.training.sharing import choose_rows
 from llmft.training.trainer import Fit, FitResult, Measure, fit_model

@@ -4,15 +4,14 @@ from typing import Any
 
 import numpy as np
 
+from llmft.results.run import CurvePoint
 
-def summarise_history(log: list[dict[str, Any]]) -> list[dict[str, float]]:
-    """Return one entry per evaluation.
+_TIMING = ("runtime", "samples_per_second", "steps_per_second")
 
-    Each has epoch, step, train_loss, learning_rate, seconds, val_loss and the metrics as val_*.
 
-    `train_loss` is the mean over the steps since the evaluation before.
-    """
-    entries: list[dict[str, float]] = []
+def summarise_history(log: list[dict[str, Any]]) -> list[CurvePoint]:
+    """Return one point per evaluation."""
+    points: list[CurvePoint] = []
     losses: list[float] = []
     steps: list[int] = []
     rate, last_step = 0.0, 0
@@ -22,21 +21,20 @@ def summarise_history(log: list[dict[str, Any]]) -> list[dict[str, float]]:
             steps.append(record["step"] - last_step)
             rate, last_step = record["learning_rate"], record["step"]
         elif "eval_loss" in record:
-            timing = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
             measured = {
-                "val_" + key.removeprefix("eval_"): value
+                key.removeprefix("eval_"): value
                 for key, value in record.items()
-                if key.startswith("eval_") and key not in timing
+                if key.startswith("eval_")
             }
-            entries.append(
-                {
-                    "epoch": record["epoch"],
-                    "step": record["step"],
-                    "train_loss": float(np.average(losses, weights=steps)),
-                    "learning_rate": rate,
-                    "seconds": record["seconds"],
-                    **measured,
-                }
+            points.append(
+                CurvePoint(
+                    epoch=record["epoch"],
+                    step=record["step"],
+                    train_loss=float(np.average(losses, weights=steps)),
+                    learning_rate=rate,
+                    seconds=record["seconds"],
+                    val={key: value for key, value in measured.items() if key not in _TIMING},
+                )
             )
             losses, steps = [], []
-    return entries
+    return points

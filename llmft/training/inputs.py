@@ -9,17 +9,18 @@ from torch import Tensor
 from llmft.config.head import LossConfig
 from llmft.config.recipe import Recipe, TrainConfig
 from llmft.data.batches import BatchPlan, Examples
-from llmft.data.budget import BudgetFindings, TokenBudget, judge_budget
+from llmft.data.budget import BudgetFindings, judge_budget
 from llmft.data.encoding import Encoder
-from llmft.data.fields import RowFaultError
-from llmft.data.files import hash_text
-from llmft.data.prepared import PreparedData, Row
+from llmft.data.fields import Row, RowFaultError
+from llmft.data.prepared import PreparedData
 from llmft.data.prompts import Prompt
 from llmft.data.splitting import SPLITS
 from llmft.data.tokenised import TOKENS_FOLDER, TokenisedRows, open_tokens
 from llmft.errors import UserError
+from llmft.files import hash_text
 from llmft.models.bases import read_config
 from llmft.models.shared_prompt import find_obstacle
+from llmft.results.run import TokenBudget
 from llmft.training.encoder import open_encoder
 from llmft.training.losses import read_row_weights
 

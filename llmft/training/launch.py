@@ -5,12 +5,13 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from llmft.config.recipe import RecipeConfig
-from llmft.data.files import read_json
 from llmft.errors import UserError
+from llmft.files import read_json
 from llmft.processes import get_world_size, has_launcher
+from llmft.results.run import Sharing
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +23,6 @@ _OWNED = {
 }
 """What the recipe says, by DeepSpeed's names."""
 _PRECISIONS = ("fp16", "bf16", "torch_autocast")
-Sharing = Literal["none", "ddp", "zero", "zero3", "fsdp"]
 
 
 class Launch(NamedTuple):

@@ -10,6 +10,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from llmft.config.head import HeadConfig
 from llmft.data.batches import Examples
+from llmft.data.fields import Row
 from llmft.errors import UserError
 
 
@@ -134,9 +135,7 @@ def _take_weights(weights: list[float], names: list[str], *, key: str) -> Tensor
     return torch.tensor(weights)
 
 
-def read_row_weights(
-    rows: Sequence[dict[str, Any]], *, field: str, train_rows: Sequence[dict[str, Any]]
-) -> list[float]:
+def read_row_weights(rows: Sequence[Row], *, field: str, train_rows: Sequence[Row]) -> list[float]:
     """Return the weights of rows, scaled to a mean of 1 over the training rows.
 
     Args:
@@ -153,7 +152,7 @@ def read_row_weights(
     return [_read_weight(row, field) / mean for row in rows]
 
 
-def _read_weight(row: dict[str, Any], field: str) -> float:
+def _read_weight(row: Row, field: str) -> float:
     try:
         weight = float(row[field])
     except ValueError:

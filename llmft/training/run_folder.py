@@ -6,15 +6,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llmft.config.recipe import Recipe, RecipeConfig
-from llmft.data.files import hash_text, read_json, write_json
+from llmft.config.recipe import Precision, Recipe, RecipeConfig
 from llmft.data.prepared import PreparedData
 from llmft.data.prompts import Prompt
 from llmft.errors import UserError
+from llmft.files import hash_text, read_json
 from llmft.models.device import choose_precision
 from llmft.models.initial import refuse_unfit_run
 from llmft.models.saved import hash_model
 from llmft.processes import is_main
+from llmft.results.files import read_result, write_result
+from llmft.results.run import LearningCurve, RunIdentity, RunRecord, UnfinishedRun
 from llmft.training.checkpoints import (
     find_last_checkpoint,
     open_checkpoint,
@@ -40,30 +42,19 @@ _IN_WORDS = {
 }
 
 _WORDS = ("auto", "never")
-_SPLITS = "num_splits"
+_MEND = "restore the file, or remove the folder of the run and train again"
 
 
-class RunIdentity(NamedTuple):
-    """What a run was asked to learn: recipe, task, rows and prompt."""
-
-    recipe: dict[str, Any]
-    task: dict[str, Any]
-    data_fingerprint: str
-    prompt_sha256: str | None
-    init_hash: str | None
-    """Of the run that the weights come from."""
-
-    @classmethod
-    def of(cls, recipe: Recipe, data: PreparedData, prompt: Prompt) -> "RunIdentity":
-        """Return the identity of what a recipe would train now."""
-        init_from = recipe.config.init_from
-        return cls(
-            recipe.config.model_dump(mode="json", by_alias=True),
-            recipe.task.model_dump(mode="json", by_alias=True),
-            data.fingerprint,
-            hash_text("\0".join(prompt)) if recipe.prompt_path else None,
-            None if init_from is None else hash_model(Path(init_from) / "model"),
-        )
+def identify_run(recipe: Recipe, data: PreparedData, prompt: Prompt) -> RunIdentity:
+    """Return the identity of what a recipe would train now."""
+    init_from = recipe.config.init_from
+    return RunIdentity(
+        recipe=recipe.config,
+        task=recipe.task,
+        data_fingerprint=data.fingerprint,
+        prompt_sha256=hash_text("\0".join(prompt)) if recipe.prompt_path else None,
+        init_hash=None if init_from is None else hash_model(Path(init_from) / "model"),
+    )
 
 
 @contextmanager
@@ -126,27 +117,27 @@ def claim_run_folder(run_dir: Path, identity: RunIdentity, *, launch: Launch, re
             )
         _write_unfinished(run_dir, identity, launch)
         return Start(is_finished=False)
-    found = read_json(path)
-    is_finished = found.get("status") == "finished"
+    found = _read_run(run_dir)
+    has_finished = isinstance(found, RunRecord)
     last = find_last_checkpoint(checkpoints)
     differing = list_differences(found, identity)
-    if differing and (is_finished or last is not None):  # else nothing was learned yet
+    if differing and (has_finished or last is not None):  # else nothing was learned yet
         raise UserError(
             f"{run_dir}: holds another run, which differs in "
             f"{', '.join(_IN_WORDS.get(name, name) for name in differing)}; choose another "
             "output_dir (--set output_dir=...) or remove the folder"
         )
-    if is_finished and resume == "auto":
+    if has_finished and resume == "auto":
         return Start(is_finished=True)
     if resume == "never":
         last = None
     elif resume != "auto":
         last = open_checkpoint(Path(resume), run_dir=run_dir)
-    before = Launch(found["world_size"], found["sharing"], None)
+    before = Launch(found.world_size, found.sharing, None)
     precision = _choose_precision(identity)
-    if last is not None and found.get("precision", precision) != precision:
+    if last is not None and found.precision != precision:
         raise UserError(
-            f"{run_dir}: holds a run that began in {found['precision']}, but this machine computes "
+            f"{run_dir}: holds a run that began in {found.precision}, but this machine computes "
             f"in {precision}; go on on such a machine as before, or begin anew with --resume never"
         )
     if last is not None and before.describe() != launch.describe():
@@ -155,8 +146,8 @@ def claim_run_folder(run_dir: Path, identity: RunIdentity, *, launch: Launch, re
             "cannot go on with it; launch it as before, or begin anew with --resume never"
         )
     remove_other_checkpoints(checkpoints, last=last)
-    begins_anew = is_finished or bool(differing) or resume == "never"
-    num_splits = 1 if begins_anew else found.get(_SPLITS, 1)
+    goes_on = not differing and resume != "never"
+    num_splits = found.num_splits if goes_on and isinstance(found, UnfinishedRun) else 1
     _write_unfinished(run_dir, identity, launch, num_splits)
     return Start(is_finished=False, resume_from=last, num_splits=num_splits)
 
@@ -179,60 +170,76 @@ def refuse_unfit_init(config: RecipeConfig, *, label_names: list[str]) -> None:
 
 def split_batches(run_dir: Path, num_splits: int) -> None:
     """Note into how many parts micro-batches are split from now on; any process may do it."""
-    found = read_json(run_dir / METADATA_NAME)
-    write_json(run_dir / METADATA_NAME, {**found, _SPLITS: num_splits})
+    found = _read_run(run_dir)
+    assert isinstance(found, UnfinishedRun)
+    write_result(run_dir / METADATA_NAME, found.replace(num_splits=num_splits))
 
 
 def _write_unfinished(
     run_dir: Path, identity: RunIdentity, launch: Launch, num_splits: int = 1
 ) -> None:
-    record = {
-        "status": "unfinished",
-        **identity._asdict(),
-        "world_size": launch.world_size,
-        "sharing": launch.sharing,
-        "precision": _choose_precision(identity),
-        _SPLITS: num_splits,
-    }
-    write_json(run_dir / METADATA_NAME, record)
+    record = UnfinishedRun(
+        **dict(identity),
+        world_size=launch.world_size,
+        sharing=launch.sharing,
+        precision=_choose_precision(identity),
+        num_splits=num_splits,
+    )
+    write_result(run_dir / METADATA_NAME, record)
 
 
-def list_differences(metadata: dict[str, Any], identity: RunIdentity) -> list[str]:
+def list_differences(found: RunIdentity, wanted: RunIdentity) -> list[str]:
     """Return the dotted names in which a recorded run differs from what would be trained now."""
-    return [
-        name
-        for key, wanted in identity._asdict().items()
-        for name in _list_differences(metadata.get(key), wanted, key)
-    ]
+    keys = set(RunIdentity.model_fields)
+    then, now = (
+        one.model_dump(mode="json", by_alias=True, include=keys) for one in (found, wanted)
+    )
+    return [name for key in now for name in _list_differences(then[key], now[key], key)]
 
 
 def is_finished(run_dir: Path) -> bool:
-    """Return whether a finished run lies in the folder."""
-    path = run_dir / METADATA_NAME
-    return path.is_file() and read_json(path).get("status") == "finished"
+    """Return whether a finished run lies in the folder.
+
+    Raises:
+        UserError: If its record is broken or of another version.
+    """
+    return (run_dir / METADATA_NAME).is_file() and isinstance(_read_run(run_dir), RunRecord)
 
 
-def read_metadata(run_dir: Path) -> dict[str, Any]:
+def read_record(run_dir: Path) -> RunRecord:
     """Return the record of a finished run.
 
     Raises:
-        UserError: If there is none.
+        UserError: If there is none, or it is broken or of another version.
     """
-    if not is_finished(run_dir):
-        inside = sorted(path.parent for path in run_dir.glob(f"*/{METADATA_NAME}"))
-        near = " or ".join(str(path) for path in inside if is_finished(path))
-        mend = f"did you mean {near}?" if near else "train it with `llmft train RECIPE`"
-        raise UserError(f"{run_dir}: holds no finished run; {mend}")
-    return read_json(run_dir / METADATA_NAME)
+    if (run_dir / METADATA_NAME).is_file():
+        found = _read_run(run_dir)
+        if isinstance(found, RunRecord):
+            return found
+    inside = sorted(path.parent for path in run_dir.glob(f"*/{METADATA_NAME}"))
+    near = " or ".join(str(path) for path in inside if is_finished(path))
+    mend = f"did you mean {near}?" if near else "train it with `llmft train RECIPE`"
+    raise UserError(f"{run_dir}: holds no finished run; {mend}")
 
 
-def read_history(run_dir: Path) -> dict[str, Any]:
-    """Return the learning curve: `metric`, and `epochs` with one entry each."""
-    return read_json(run_dir / HISTORY_NAME)
+def read_curve(run_dir: Path) -> LearningCurve:
+    """Return the learning curve of a run.
+
+    Raises:
+        UserError: If it is missing, broken or of another version.
+    """
+    return read_result(run_dir / HISTORY_NAME, LearningCurve, mend=_MEND)
 
 
-def _choose_precision(identity: RunIdentity) -> str:
-    return choose_precision(identity.recipe.get("train", {}).get("precision", "auto"))
+def _read_run(run_dir: Path) -> RunRecord | UnfinishedRun:
+    path = run_dir / METADATA_NAME
+    if read_json(path, mend=_MEND).get("status") == "unfinished":
+        return read_result(path, UnfinishedRun, mend=_MEND)
+    return read_result(path, RunRecord, mend=_MEND)
+
+
+def _choose_precision(identity: RunIdentity) -> Precision:
+    return choose_precision(identity.recipe.train.precision)
 
 
 def _list_differences(found: Any, wanted: Any, name: str) -> list[str]:

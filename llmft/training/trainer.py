@@ -27,13 +27,14 @@ from llmft.data.batches import (
     Examples,
     sort_into_batches,
 )
-from llmft.data.files import explain_disk
 from llmft.errors import UserError
+from llmft.files import explain_disk
 from llmft.models.device import autocast, choose_max_tokens, choose_precision
 from llmft.models.dropout import fast_dropout
 from llmft.models.initial import load_weights
 from llmft.models.shared_prompt import SharedPrompt
 from llmft.processes import get_rank, get_world_size, is_main
+from llmft.results.run import CurvePoint
 from llmft.training.checkpoints import Checkpointing, read_step
 from llmft.training.history import summarise_history
 from llmft.training.inputs import count_steps
@@ -49,10 +50,10 @@ Measure = Callable[[NDArray[np.float32]], dict[str, float]]
 class FitResult(NamedTuple):
     """How a fit went. The model that was passed in holds the weights of the best checkpoint."""
 
-    history: list[dict[str, float]]
-    """One entry per validation."""
-    best: dict[str, float]
-    """The entry that was chosen."""
+    history: list[CurvePoint]
+    """One point per validation."""
+    best: CurvePoint
+    """The one that was chosen."""
     best_metric: float
     best_checkpoint: Path
     num_steps: int
@@ -158,12 +159,12 @@ def _take_ended(fit: Fit, schedule: Schedule, checkpoint: Path) -> FitResult:
 def _describe(state: TrainerState, schedule: Schedule, resume_from: Path | None) -> FitResult:
     arguments = schedule.arguments
     history = summarise_history(state.log_history)
-    key = f"val_{arguments.metric_for_best_model}"
-    best = (max if arguments.greater_is_better else min)(history, key=lambda e: e[key])
+    key = str(arguments.metric_for_best_model)
+    best = (max if arguments.greater_is_better else min)(history, key=lambda point: point.val[key])
     return FitResult(
         history=history,
         best=best,
-        best_metric=best[key],
+        best_metric=best.val[key],
         best_checkpoint=Path(arguments.output_dir, Path(state.best_model_checkpoint).name),
         num_steps=state.global_step,
         num_epochs=float(state.epoch or 0),

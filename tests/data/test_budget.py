@@ -50,11 +50,12 @@ def judge(encoder: Encoder, *texts: str, min_article: int = 1) -> BudgetFindings
 
 def test_a_budget_on_three_rows(open_encoder) -> None:
     budget = measure(open_encoder(), "bank rate oil", "oil gas bank tax debt", "bank " * 8)
-    assert budget == TokenBudget(
+    assert budget.article_tokens_p95 == pytest.approx(7.7)
+    assert budget.replace(article_tokens_p95=7.7) == TokenBudget(
         num_rows=3,
         prompt_tokens=3,
         article_tokens_median=5.0,
-        article_tokens_p95=pytest.approx(7.7),
+        article_tokens_p95=7.7,
         article_tokens_max=8,
         num_cut=1,
         share_kept=13 / 16,

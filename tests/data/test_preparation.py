@@ -1,8 +1,10 @@
 """`llmft prepare`, from rows to splits: every row is accounted for and nothing leaks."""
 
 import contextlib
+import errno
 import io
 import json
+import os
 import random
 import tempfile
 from collections import Counter
@@ -377,3 +379,14 @@ def test_one_class_only_is_nothing_to_learn(
     assert main(["prepare", "task.yaml"]) == 2
     assert "all 2 usable rows are of the class '1'" in capsys.readouterr().err
     assert not Path("out").exists()
+
+
+def test_a_full_disk_ends_prepare_with_status_2(prepare, monkeypatch) -> None:
+    def fail(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    outcome = prepare(number_rows(30))
+    assert outcome.status == 2
+    assert "No space left on device" in outcome.message
+    assert list(outcome.folder.iterdir()) == []

@@ -5,9 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from llmft.evaluation.differences import Difference, Rules, compare_with_reference
-from llmft.evaluation.estimates import Interval, find_interval, weigh_arms
+from llmft.evaluation.differences import Rules, compare_with_reference
+from llmft.evaluation.estimates import find_interval, weigh_arms
 from llmft.evaluation.resampling import find_clusters, resample_rows
+from llmft.results.comparison import Pair
+from llmft.results.variant import Interval
 
 
 def compare_runs(
@@ -18,7 +20,7 @@ def compare_runs(
     challenger: list[np.ndarray],
     margin: float,
     **options: Any,
-) -> Difference | None:
+) -> Pair | None:
     """Compare two arms only."""
     found = compare_with_reference(
         {"reference": reference, "challenger": challenger},

@@ -25,44 +25,39 @@ from llmft.evaluation.audit import (
 )
 from llmft.evaluation.verdict import find_valid_arms
 from llmft.prediction.stored import StoredPredictions
+from tests.results.made_up import make_budget, make_recipe, make_record
 
-METADATA: dict[str, Any] = {
-    "recipe": {
-        "name": "plain",
-        "task": "t.yaml",
-        "base": {"model": "bert", "tuning": "full"},
-        "head": {"type": "regression"},
-        "prompt": {"mode": "exclude", "file": None, "share": True},
-        "tokens": {"max_length": 256, "min_article": 64, "article": "head", "waive": None},
-        "train": {
-            "epochs": 3, "batch_size": 8, "gradient_accumulation_steps": 1, "learning_rate": 1e-4,
-            "warmup_ratio": 0.1, "weight_decay": 0.01, "seed": 1, "precision": "auto",
-            "steps": None, "metric": None, "limit_rows": None, "report_to": [],
-            "save_total_limit": 1, "gradient_checkpointing": False,
-        },
-        "output_dir": "runs/plain",
+SECTIONS: dict[str, dict[str, Any]] = {
+    "base": {"model": "bert"},
+    "head": {"type": "regression"},
+    "prompt": {"mode": "exclude"},
+    "tokens": {"max_length": 256, "min_article": 64},
+    "train": {
+        "batch_size": 8, "learning_rate": 1e-4, "warmup_ratio": 0.1, "weight_decay": 0.01,
+        "seed": 1,
     },
-    "data_fingerprint": "f",
-    "prompt_sha256": None,
-    "global_batch_size": 8,
-    "precision": "float32",
-    "budget_warnings": [],
-    "base_pretrained": True,
-    "best_metric_name": "val_mae",
-    "token_budget": {"test": {"prompt_tokens": 240}},
 }  # fmt: skip
+RECORD = make_record(
+    global_batch_size=8,
+    precision="float32",
+    token_budget={"test": make_budget(prompt_tokens=240)},
+    git_revision="rev",
+)
 
 
 def make_run(arm: str, **changes: Any) -> RunFacts:
-    """Return a run; `train__epochs=4` changes the recipe, `precision="x"` the metadata."""
-    metadata = copy.deepcopy(METADATA)
+    """Return a run; `train__epochs=4` changes the recipe, `precision="x"` the record."""
+    sections, others = copy.deepcopy(SECTIONS), {}
     for key, value in changes.items():
         section, _, name = key.partition("__")
         if name:
-            metadata["recipe"][section][name] = value
+            sections[section][name] = value
         else:
-            metadata[key] = value
-    return RunFacts(arm, f"runs/{arm}", metadata)
+            others[key] = value
+    if sections["prompt"]["mode"] == "include":
+        sections["prompt"].setdefault("file", "p.md")
+    recipe = make_recipe(name="plain", output_dir="runs/plain", **sections)
+    return RunFacts(arm, f"runs/{arm}", RECORD.replace(recipe=recipe, **others))
 
 
 def judge(*runs: RunFacts) -> set[str]:
@@ -115,7 +110,8 @@ def test_d2_a_declared_treatment_takes_the_place_of_the_default() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"global_batch_size": 16}, {"train__metric": "rmse"}, {"tokens__article": "tail"}]
+    "changes",
+    [{"global_batch_size": 16}, {"train__metric": "rmse"}, {"tokens__article": "head_tail"}],
 )
 def test_d2_some_things_have_to_agree_whatever_the_treatment(changes: dict[str, Any]) -> None:
     runs = [make_run("ref"), make_run("other", **changes)]
@@ -157,14 +153,14 @@ def test_what_hardly_matters_is_a_note(changes: dict[str, Any]) -> None:
 def test_a_quick_trial_is_marked() -> None:
     assert check_run(make_run("arm")) == []
     (found,) = check_run(make_run("arm", train__limit_rows=200))
-    assert (found.check, found.status, found.arms) == ("trial", "warning", ["arm"])
+    assert (found.check, found.status, found.variants) == ("trial", "warning", ["arm"])
     assert "at most 200 rows (train.limit_rows)" in found.message
 
 
 def test_d2_an_arm_trained_on_other_data_is_invalid() -> None:
     runs = [make_run("ref"), make_run("other", data_fingerprint="g")]
-    findings = check_data(runs, fingerprint="f")
-    assert [(f.status, f.arms) for f in findings] == [("invalid", ["other"])]
+    findings = check_data(runs, fingerprint="0123abcd")
+    assert [(f.status, f.variants) for f in findings] == [("invalid", ["other"])]
     assert find_valid_arms(["ref", "other"], findings) == ["ref"]
 
 
@@ -259,7 +255,7 @@ def test_d9_scores_that_hardly_vary_are_a_constant() -> None:
     assert check_variation("arm", SCORES, {1: middle}) == []  # a skill of 0.1 is no constant
     noise = 5 + 0.01 * np.roll(SCORES, 5, axis=0)
     (found,) = check_variation("arm", SCORES, {1: noise, 2: noise})
-    assert (found.status, found.arms) == ("invalid", ["arm"])
+    assert (found.status, found.variants) == ("invalid", ["arm"])
     assert "arm answers with a constant (seed 1, 2): its predictions spread 1%" in found.message
     (found,) = check_variation("arm", SCORES, {1: SCORES, 2: noise})
     assert (found.status, "seed 2" in found.message) == ("warning", True)
@@ -312,14 +308,18 @@ def test_d2_runs_of_one_arm_may_differ_in_the_seed_only() -> None:
     seeds = [make_run("arm", train__seed=1), make_run("arm", train__seed=2)]
     assert check_seeds(seeds) == []
     mixed = [make_run("arm"), make_run("arm", train__seed=2, base__model="qwen")]
-    assert [(f.status, f.arms) for f in check_seeds(mixed)] == [("invalid", ["arm"])]
+    assert [(f.status, f.variants) for f in check_seeds(mixed)] == [("invalid", ["arm"])]
     assert "one seed only" in check_seeds([make_run("arm")])[0].message
 
 
 def test_d2_a_copy_of_a_run_is_no_further_seed() -> None:
     copied = make_run("arm")._replace(run="runs/copy")
     (found,) = check_seeds([make_run("arm"), copied, make_run("arm", train__seed=2)])
-    assert (found.check, found.status, found.arms) == ("runs of an arm agree", "invalid", ["arm"])
+    assert (found.check, found.status, found.variants) == (
+        "runs of an arm agree",
+        "invalid",
+        ["arm"],
+    )
     assert "runs/copy has the seed 1 of runs/arm" in found.message
 
 
@@ -335,6 +335,6 @@ def test_d2_another_rank_does_not_free_the_learning_rate() -> None:
 def test_d9_an_arm_that_a_baseline_beats_is_warned_of() -> None:
     baselines = {"constant": 2.0, "tfidf": 1.0}
     found = check_baselines("mae", {"good": 0.9, "bad": 1.5}, baselines)
-    assert [(f.status, f.arms) for f in found] == [("warning", ["bad"])]
+    assert [(f.status, f.variants) for f in found] == [("warning", ["bad"])]
     assert "tfidf" in found[0].message
     assert check_baselines("accuracy", {"a": 3.0}, baselines)[0].status == "ok"

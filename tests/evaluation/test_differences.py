@@ -17,14 +17,15 @@ from llmft.evaluation.estimates import Estimate, find_interval, weigh_arms
 from llmft.evaluation.metrics import compute_metric
 from llmft.evaluation.moments import Moments, find_moments
 from llmft.evaluation.paired_tests import compare_classes, permute_moments, permute_outputs
-from llmft.evaluation.pairs import compare_parts, describe_pair
-from llmft.evaluation.power import Needed, estimate_power, find_needed
+from llmft.evaluation.pairs import compare_parts
+from llmft.evaluation.power import estimate_power, find_needed
 from llmft.evaluation.resampling import (
     Clusters,
     find_clusters,
     resample_moments,
     resample_rows,
 )
+from llmft.results.comparison import Needed
 from tests.evaluation.shortcuts import compare_runs
 from tests.evaluation.test_intervals import EVERY, make_arms
 
@@ -190,7 +191,7 @@ def test_pairing_cancels_what_makes_a_row_hard() -> None:
     labels = np.zeros((100, 1))
     hard = np.abs(RNG.normal(0, 5, size=(100, 1)))
     found = compare_runs("mae", labels, reference=[hard + 0.5], challenger=[hard], margin=0.2)
-    assert found.estimate == pytest.approx(0.5)
+    assert found.gain == pytest.approx(0.5)
     assert found.interval == pytest.approx((0.5, 0.5))
     assert found.finding == "better"
 
@@ -204,7 +205,7 @@ def test_every_metric_tells_the_better_arm(metric, label_type, is_clustered) -> 
         metric, labels, reference=[bad], challenger=[good], margin=0, groups=groups, config=config
     )
     assert better.finding == "better"
-    assert better.interval.low < better.lower < better.estimate < better.upper
+    assert better.interval.low < better.lower < better.gain < better.upper
     assert max(better.p_value, better.p_margin) < 0.05
     if is_clustered:
         return
@@ -212,14 +213,14 @@ def test_every_metric_tells_the_better_arm(metric, label_type, is_clustered) -> 
         metric, labels, reference=[good], challenger=[bad, bad], margin=0, config=config
     )
     assert worse.finding == "not better"
-    assert worse.estimate == pytest.approx(-better.estimate)
+    assert worse.gain == pytest.approx(-better.gain)
     assert worse.p_value < 0.05 < worse.p_margin
 
 
 def test_d14_few_rows_or_clusters_resolve_nothing() -> None:
     labels = np.zeros((19, 1))
     found = compare_runs("mae", labels, reference=[labels + 5], challenger=[labels], margin=0)
-    assert (found.estimate, found.finding, found.is_small) == (5.0, "unresolved", True)
+    assert (found.gain, found.finding, found.is_small) == (5.0, "unresolved", True)
     assert found.needed.rows >= 20
     labels, groups = np.zeros((90, 1)), np.arange(90) // 10
     found = compare_runs(
@@ -232,7 +233,7 @@ def test_several_runs_count_by_their_mean() -> None:
     labels = np.zeros((10, 1))
     one, two = np.full((10, 1), 1.0), np.full((10, 1), 3.0)
     found = compare_runs("mae", labels, reference=[two], challenger=[one, two], margin=0)
-    assert found.estimate == pytest.approx(1.0)  # 3 against the mean of 1 and 3
+    assert found.gain == pytest.approx(1.0)  # 3 against the mean of 1 and 3
 
 
 @pytest.mark.parametrize("seed", [0, 2, 32, 36])
@@ -251,7 +252,7 @@ def test_seeds_that_scatter_take_a_winner_back() -> None:
     lucky = {"reference": [rows + 1.0] * 3, "challenger": [rows, rows + 0.1, rows + 1.4]}
     assert compare_runs("mae", labels, margin=0.1, **steady).finding == "better"
     found = compare_runs("mae", labels, margin=0.1, **lucky)
-    assert found.estimate == pytest.approx(0.5)
+    assert found.gain == pytest.approx(0.5)
     assert found.finding == "unresolved"
     assert found.needed.seeds > 3
     assert found.needed.rows is None
@@ -272,9 +273,8 @@ def test_several_challengers_are_adjusted_together() -> None:
     assert alone["a0"].p_margin == found["a0"].p_margin
     assert alone["a0"].power.power > found["a0"].power.power
     assert found == compare_with_reference(arms, labels, rules=rules)
-    pair = describe_pair("a0", "ref", found["a0"])
-    assert pair["power"] == {"effect": 0.05, "power": found["a0"].power.power}
-    assert (pair["mcnemar"], pair["parts"]) == (None, {})
+    assert (found["a0"].challenger, found["a0"].reference) == ("a0", "ref")
+    assert found["a0"].power.effect == 0.05
 
 
 # Permutation and McNemar.
@@ -320,13 +320,14 @@ def test_mcnemar_is_the_exact_binomial() -> None:
     ours = np.array([right] * 20 + [right] * 9 + [wrong] * 1 + [wrong] * 10)
     theirs = np.array([right] * 20 + [wrong] * 9 + [right] * 1 + [wrong] * 10)
     found = compare_classes(labels, reference=[theirs], challenger=[ours])
-    assert found == (20, 9, 1, 10, pytest.approx(22 / 1024))  # 2 (1 + 10) / 2^10
+    counts = (found.both_right, found.only_challenger, found.only_reference, found.both_wrong)
+    assert counts == (20, 9, 1, 10)
+    assert found.p_value == pytest.approx(22 / 1024)  # 2 (1 + 10) / 2^10
     right_often = np.tile([0.9, 0.1], (40, 1))  # averaged with another run it would be right
     same = compare_classes(labels, reference=[ours], challenger=[ours, right_often])
     assert (same.only_challenger, same.p_value) == (0, 1)
-    assert (
-        compare_classes(labels, reference=[ours], challenger=[ours], is_clustered=True)[-1] is None
-    )
+    clustered = compare_classes(labels, reference=[ours], challenger=[ours], is_clustered=True)
+    assert clustered.p_value is None
 
 
 @pytest.mark.parametrize(
@@ -341,7 +342,8 @@ def test_mcnemar_is_statsmodels(only_ours: int, only_theirs: int) -> None:
         reference=[np.stack([~theirs_right, theirs_right], axis=1).astype(float)],
         challenger=[np.stack([~ours_right, ours_right], axis=1).astype(float)],
     )
-    assert found[:4] == (0, only_ours, only_theirs, 5)
+    assert (found.only_challenger, found.only_reference) == (only_ours, only_theirs)
+    assert (found.both_right, found.both_wrong) == (0, 5)
     known = mcnemar([[0, only_ours], [only_theirs, 5]], exact=True).pvalue
     assert found.p_value == pytest.approx(known, rel=1e-12)
 
@@ -405,9 +407,13 @@ def test_power_is_the_normal_one() -> None:
 def test_what_dominates_the_error_is_asked_for() -> None:
     ask = {"margin": 0.0, "tail": 0.05, "num_rows": 100, "num_seeds": 3}
     # The error 0.1 has to be 0.1 / 1.645 instead: 1.645^2 = 2.706 times the rows.
-    assert find_needed(make_estimate(0.1, rows=0.01), **ask) == Needed(271, None)
-    assert find_needed(make_estimate(-0.1, rows=0.01), **ask) == Needed(271, None)
-    assert find_needed(make_estimate(0.1, rows=1e-9, seeds=0.01), **ask) == Needed(None, 9)
-    assert find_needed(make_estimate(0.1, rows=0.006, seeds=0.004), **ask) == Needed(271, 9)
-    assert find_needed(make_estimate(0.001, rows=0.01), **ask) == Needed(None, None)
-    assert find_needed(make_estimate(0.0, rows=0.01), **ask) == Needed(None, None)
+    assert find_needed(make_estimate(0.1, rows=0.01), **ask) == Needed(rows=271, seeds=None)
+    assert find_needed(make_estimate(-0.1, rows=0.01), **ask) == Needed(rows=271, seeds=None)
+    assert find_needed(make_estimate(0.1, rows=1e-9, seeds=0.01), **ask) == Needed(
+        rows=None, seeds=9
+    )
+    assert find_needed(make_estimate(0.1, rows=0.006, seeds=0.004), **ask) == Needed(
+        rows=271, seeds=9
+    )
+    assert find_needed(make_estimate(0.001, rows=0.01), **ask) == Needed(rows=None, seeds=None)
+    assert find_needed(make_estimate(0.0, rows=0.01), **ask) == Needed(rows=None, seeds=None)

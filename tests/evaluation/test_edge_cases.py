@@ -52,8 +52,8 @@ def test_edge_cases_say_what_was_expected_and_found(tmp_path: Path) -> None:
     assert [r.passed for r in found] == [False, True]
     assert found[0].failures == ["risk: expected at most 3, found 4.50"]
     summary = summarise_cases(found)
-    assert summary["num_passed"] == 1
-    assert summary["must_pass_failed"] == ["loud"]
+    assert summary.num_passed == 1
+    assert summary.must_pass_failed == ["loud"]
 
 
 def test_cases_are_counted_by_category_with_exact_intervals() -> None:
@@ -63,18 +63,18 @@ def test_cases_are_counted_by_category_with_exact_intervals() -> None:
     cases = [make("wording"), make("wording"), make("time")]
     outputs = [[0.9, 0.1], [0.1, 0.9], [0.9, 0.1]]
     found = summarise_cases(check_cases(cases, outputs, label_names=["yes", "no"]))
-    assert list(found["by_category"]) == ["wording", "time"]
-    wording, time = found["by_category"].values()
-    assert (wording["num_passed"], wording["num_cases"]) == (1, 2)
+    assert list(found.by_category) == ["wording", "time"]
+    wording, time = found.by_category.values()
+    assert (wording.num_passed, wording.num_cases) == (1, 2)
     # Clopper and Pearson, 1 of 2: 1 - sqrt(0.975) and sqrt(0.975).
-    assert wording["interval"] == pytest.approx([1 - 0.975**0.5, 0.975**0.5])
-    assert time["interval"] == pytest.approx([0.025, 1.0])
+    assert wording.interval == pytest.approx([1 - 0.975**0.5, 0.975**0.5])
+    assert time.interval == pytest.approx([0.025, 1.0])
 
 
 def test_d14_27_of_27_does_not_prove_3_percent() -> None:
     case = EdgeCase({"id": "c", "text": "x"}, ExpectedClass("yes"), must_pass=False, category="")
     results = check_cases([case] * 27, [[0.9, 0.1]] * 27, label_names=["yes", "no"])
-    low, high = summarise_cases(results)["pass_rate_interval"]
+    low, high = summarise_cases(results).pass_rate_interval
     assert high == 1.0
     assert 1 - low == pytest.approx(0.128, abs=0.001)  # two-sided; one-sided it is 10.5 %
 

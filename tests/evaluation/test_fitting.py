@@ -119,8 +119,8 @@ def test_precision_keeps_its_recall_on_val(home: Path) -> None:
     chosen = stored["prob_good"].to_numpy() > fit["thresholds"]["good"]
     assert chosen[true].mean() >= 0.9
     results = load("runs/ordered/evaluation/test.json")
-    assert results["calibration"]["ece"] == load("runs/ordered-again/evaluation/test.json")[
-        "calibration"
+    assert results["reliability"]["ece"] == load("runs/ordered-again/evaluation/test.json")[
+        "reliability"
     ]["ece"]  # fmt: skip
     found = predict("ordered")
     assert list(found["prediction"] == "good") == list(
@@ -235,7 +235,7 @@ def test_arms_are_compared_as_they_would_be_deployed(home: Path) -> None:
     gained = one["metrics"]["f1_micro"] - two["metrics"]["f1_micro"]
     assert gained > 0.2
     assert found["pairs"][0]["gain"] == pytest.approx(-gained)
-    assert one["calibration"] == two["calibration"]
+    assert one["reliability"] == two["reliability"]
     assert all(row["outputs"]["one"] == row["outputs"]["two"] for row in found["rows"])
     passed = {arm: cases["num_passed"] for arm, cases in found["edge_cases"].items()}
     assert passed == {"one": 1, "two": 0}

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from llmft.evaluation.gate_facts import Estimate, estimate_metric, estimate_parts
-from llmft.evaluation.intervals import Interval
+from llmft.evaluation.gate_facts import estimate_metric, estimate_parts
+from llmft.results.variant import Interval, MetricValue
 
 NAMES = ["a", "b", "c"]
 WIDE = dict.fromkeys(NAMES, Interval(0.0, 1.0))
@@ -20,17 +20,26 @@ def test_recall_has_the_exact_interval_of_the_rows_of_its_class() -> None:
     labels = np.array([0] * 10 + [1] * 20)
     predicted = np.array([0] * 7 + [1] * 3 + [1] * 20)
     found = estimate_parts(labels, [np.eye(3)[predicted]], names=NAMES, intervals=WIDE)
-    assert found["recall"]["a"] == (pytest.approx(0.7), pytest.approx(exact(7, 10)))
-    assert found["recall"]["b"] == (1.0, pytest.approx(exact(20, 20)))
+    assert (found["recall"]["a"].value, found["recall"]["a"].interval) == (
+        pytest.approx(0.7),
+        pytest.approx(exact(7, 10)),
+    )
+    assert (found["recall"]["b"].value, found["recall"]["b"].interval) == (
+        1.0,
+        pytest.approx(exact(20, 20)),
+    )
     assert found["f1"]["a"].value == pytest.approx(14 / 17)
-    assert found["f1"]["c"] == found["recall"]["c"] == Estimate(None, None)
+    assert found["f1"]["c"] == found["recall"]["c"] == MetricValue(value=None, interval=None)
 
 
 def test_more_seeds_are_no_more_rows() -> None:
     labels = np.array([0] * 10 + [1] * 20)
     runs = [np.eye(2)[[0] * hits + [1] * (30 - hits)] for hits in (7, 8)]
     found = estimate_parts(labels, runs, names=NAMES[:2], intervals=WIDE)
-    assert found["recall"]["a"] == (pytest.approx(0.75), pytest.approx(exact(7, 10)))
+    assert (found["recall"]["a"].value, found["recall"]["a"].interval) == (
+        pytest.approx(0.75),
+        pytest.approx(exact(7, 10)),
+    )
 
 
 def test_rows_of_one_cluster_count_once() -> None:
@@ -46,8 +55,14 @@ def test_labels_and_scores_have_parts_too() -> None:
     labels = np.array([[True, False], [True, True], [False, False]])
     outputs = np.array([[0.9, 0.1], [0.2, 0.8], [0.1, 0.9]])
     found = estimate_parts(labels, [outputs], names=NAMES[:2], intervals=WIDE)
-    assert found["recall"]["a"] == (0.5, pytest.approx(exact(1, 2)))
-    assert found["recall"]["b"] == (1.0, pytest.approx(exact(1, 1)))
+    assert (found["recall"]["a"].value, found["recall"]["a"].interval) == (
+        0.5,
+        pytest.approx(exact(1, 2)),
+    )
+    assert (found["recall"]["b"].value, found["recall"]["b"].interval) == (
+        1.0,
+        pytest.approx(exact(1, 1)),
+    )
     scores = np.zeros((4, 2))
     errors = estimate_parts(
         scores,
@@ -55,7 +70,12 @@ def test_labels_and_scores_have_parts_too() -> None:
         names=NAMES[:2],
         intervals=WIDE,
     )
-    assert errors == {"mae": {"a": Estimate(2.0, WIDE["a"]), "b": Estimate(2.0, WIDE["b"])}}
+    assert errors == {
+        "mae": {
+            "a": MetricValue(value=2.0, interval=WIDE["a"]),
+            "b": MetricValue(value=2.0, interval=WIDE["b"]),
+        }
+    }
 
 
 def test_a_metric_is_the_mean_over_runs_or_undefined() -> None:
@@ -63,7 +83,5 @@ def test_a_metric_is_the_mean_over_runs_or_undefined() -> None:
     found = estimate_metric("mae", labels, [labels + 1, labels + 3], config=None)
     assert found.value == pytest.approx(2.0)
     one_class = np.zeros(30, dtype=int)
-    assert estimate_metric("roc_auc", one_class, [np.eye(2)[one_class]], config=None) == (
-        None,
-        None,
-    )
+    undefined = estimate_metric("roc_auc", one_class, [np.eye(2)[one_class]], config=None)
+    assert undefined == MetricValue(value=None, interval=None)

@@ -9,13 +9,22 @@ import pytest
 from llmft.config.gates import GateConfig, get_default_gates, list_gates
 from llmft.config.labels import ScoresConfig
 from llmft.config.metrics import METRICS
-from llmft.evaluation.audit import Finding
-from llmft.evaluation.edge_cases import EdgeCaseResult, summarise_cases
-from llmft.evaluation.gate_facts import Estimate, GateFacts
-from llmft.evaluation.gates import GateResult, Ruling, apply_gates, decide
-from llmft.evaluation.intervals import Interval, estimate_interval
-from llmft.evaluation.latency import Latency
+from llmft.evaluation.edge_cases import summarise_cases
+from llmft.evaluation.gate_facts import GateFacts
+from llmft.evaluation.gates import Ruling, apply_gates, decide
+from llmft.evaluation.intervals import estimate_interval
 from llmft.evaluation.metrics import compute_metric
+from llmft.results.run import LearningCurve
+from llmft.results.variant import (
+    EdgeCaseResult,
+    EdgeCases,
+    Finding,
+    GateResult,
+    Interval,
+    Latency,
+    MetricValue,
+)
+from tests.results.made_up import make_curve
 
 MAE = GateConfig(deploy=1.0, review=1.2)
 Z = 1.959964
@@ -119,7 +128,9 @@ def test_without_review_a_gate_fails_nobody_and_reasons_give_all_numbers() -> No
 def make_dimensions(*means: float, half_width: float = 0.1) -> dict[str, Any]:
     return {
         "mae": {
-            f"d{i}": Estimate(mean, Interval(mean - half_width, mean + half_width))
+            f"d{i}": MetricValue(
+                value=mean, interval=Interval(mean - half_width, mean + half_width)
+            )
             for i, mean in enumerate(means)
         }
     }
@@ -147,7 +158,12 @@ def test_so_many_dimensions_have_to_pass(means, share, expected: str, bound: flo
 
 
 def test_a_dimension_without_an_interval_does_not_pass() -> None:
-    parts = {"mae": {"a": Estimate(0.1, None), "b": Estimate(0.1, Interval(0.0, 0.2))}}
+    parts = {
+        "mae": {
+            "a": MetricValue(value=0.1, interval=None),
+            "b": MetricValue(value=0.1, interval=Interval(0.0, 0.2)),
+        }
+    }
     gate = GateConfig(deploy=1.1, review=2.0)
     result = apply_one("dimensions", gate, make_facts(parts=parts))
     assert (result.bound, result.result) == (None, "REVIEW")
@@ -161,30 +177,35 @@ def test_a_dimension_without_an_interval_does_not_pass() -> None:
 def test_the_worst_class_decides(name: str) -> None:
     metric, gate = name.removeprefix("class_"), GateConfig(deploy=0.5, review=0.3)
 
-    def apply(**classes: Estimate) -> GateResult:
+    def apply(**classes: MetricValue) -> GateResult:
         return apply_one(name, gate, make_facts(parts={metric: classes}))
 
-    good, wide = Estimate(0.9, Interval(0.8, 1.0)), Estimate(0.8, Interval(0.45, 1.0))
-    poor = Estimate(0.29, Interval(0.2, 0.4))
-    assert apply(a=good, b=Estimate(0.6, Interval(0.5, 0.7))).result == "DEPLOY"
-    found = apply(a=Estimate(0.6, Interval(0.55, 0.65)), b=wide)
+    good, wide = (
+        MetricValue(value=0.9, interval=Interval(0.8, 1.0)),
+        MetricValue(value=0.8, interval=Interval(0.45, 1.0)),
+    )
+    poor = MetricValue(value=0.29, interval=Interval(0.2, 0.4))
+    assert apply(a=good, b=MetricValue(value=0.6, interval=Interval(0.5, 0.7))).result == "DEPLOY"
+    found = apply(a=MetricValue(value=0.6, interval=Interval(0.55, 0.65)), b=wide)
     assert (found.result, found.value, found.bound) == ("REVIEW", 0.6, 0.45)  # b's bound
     assert apply(a=good, b=poor).result == "FAIL"
     assert "b is worst with 0.290" in apply(a=good, b=poor).reason
-    absent = apply(a=good, rare=Estimate(None, None))
+    absent = apply(a=good, rare=MetricValue(value=None, interval=None))
     assert (absent.result, absent.value) == ("REVIEW", 0.9)
     assert "no row to judge rare by" in absent.reason
-    assert apply(a=good, b=Estimate(0.9, None)).result == "REVIEW"
-    assert apply(a=Estimate(None, None)).value is None
+    assert apply(a=good, b=MetricValue(value=0.9, interval=None)).result == "REVIEW"
+    assert apply(a=MetricValue(value=None, interval=None)).value is None
 
 
-def apply_gap(before: Estimate, after: Estimate, *, metric: str = "mae", **gate) -> GateResult:
+def apply_gap(
+    before: MetricValue, after: MetricValue, *, metric: str = "mae", **gate
+) -> GateResult:
     facts = make_facts(metric=metric, splits={"val": before, "test": after})
     return apply_one("val_test_gap", GateConfig(**{"deploy": 0.05, "review": 0.2, **gate}), facts)
 
 
-def around(value: float, error: float) -> Estimate:
-    return Estimate(value, Interval(value - Z * error, value + Z * error))
+def around(value: float, error: float) -> MetricValue:
+    return MetricValue(value=value, interval=Interval(value - Z * error, value + Z * error))
 
 
 @pytest.mark.parametrize(
@@ -219,40 +240,37 @@ def test_a_gap_without_its_facts_is_left_out_or_for_review() -> None:
     (gap,) = apply_gates(gates, make_facts(splits=splits))
     assert (gap.name, gap.result, gap.review) == ("train_val_gap", "REVIEW", None)
     assert gap.value == pytest.approx(0.1)
-    undefined = apply_gap(Estimate(None, None), around(0.5, 0.1))
+    undefined = apply_gap(MetricValue(value=None, interval=None), around(0.5, 0.1))
     assert (undefined.value, undefined.result) == (None, "REVIEW")
-    unknown = apply_gap(Estimate(0.5, None), around(0.5, 9.0))  # nothing widens the threshold
+    unknown = apply_gap(
+        MetricValue(value=0.5, interval=None), around(0.5, 9.0)
+    )  # nothing widens the threshold
     assert (unknown.interval, unknown.deploy, unknown.result) == (None, 0.05, "DEPLOY")
-
-
-def make_history(*values: float, metric: str = "mae", step: float = 1.0) -> dict[str, Any]:
-    epochs = [{"epoch": step * (i + 1), f"val_{metric}": v} for i, v in enumerate(values)]
-    return {"metric": metric, "epochs": epochs}
 
 
 @pytest.mark.parametrize(
     ("histories", "value", "expected"),
     [
-        ([make_history(1.0, 0.98)], 0.02, "DEPLOY"),
-        ([make_history(1.0, 0.97)], 0.03, "REVIEW"),
-        ([make_history(1.0, 0.5, 0.6)], 0.0, "DEPLOY"),  # the last epoch was not the best
-        ([make_history(0.5, 0.9, 0.4)], 0.2, "REVIEW"),  # against the best before it
-        ([make_history(0.5, 0.6, metric="f1_macro")], 0.2, "REVIEW"),
-        ([make_history(0.6, 0.5, metric="f1_macro")], 0.0, "DEPLOY"),
-        ([make_history(2.0, 1.0, metric="loss")], 0.5, "REVIEW"),
-        ([make_history(-0.5, 0.0, metric="skill")], 1.0, "REVIEW"),
-        ([make_history(0.0, 0.4, metric="f1_macro")], 1.0, "REVIEW"),  # from nothing at all
-        ([make_history(0.0, 0.0)], 0.0, "DEPLOY"),
-        ([make_history(1.0, 0.9, 0.9, 0.85, step=0.5)], 0.15 / 0.9 - 0.1 / 0.9, "REVIEW"),
-        ([make_history(1.0, 1.0), make_history(1.0, 0.9)], 0.1, "REVIEW"),  # the worse run
-        ([make_history(1.0)], None, "REVIEW"),
-        ([make_history(1.0, 0.9), make_history(1.0)], None, "REVIEW"),
-        ([make_history(1.0, 0.9, step=0.5)], None, "REVIEW"),  # one epoch, looked at twice
-        ([make_history()], None, "REVIEW"),
+        ([make_curve(1.0, 0.98)], 0.02, "DEPLOY"),
+        ([make_curve(1.0, 0.97)], 0.03, "REVIEW"),
+        ([make_curve(1.0, 0.5, 0.6)], 0.0, "DEPLOY"),  # the last epoch was not the best
+        ([make_curve(0.5, 0.9, 0.4)], 0.2, "REVIEW"),  # against the best before it
+        ([make_curve(0.5, 0.6, metric="f1_macro")], 0.2, "REVIEW"),
+        ([make_curve(0.6, 0.5, metric="f1_macro")], 0.0, "DEPLOY"),
+        ([make_curve(2.0, 1.0, metric="loss")], 0.5, "REVIEW"),
+        ([make_curve(-0.5, 0.0, metric="skill")], 1.0, "REVIEW"),
+        ([make_curve(0.0, 0.4, metric="f1_macro")], 1.0, "REVIEW"),  # from nothing at all
+        ([make_curve(0.0, 0.0)], 0.0, "DEPLOY"),
+        ([make_curve(1.0, 0.9, 0.9, 0.85, step=0.5)], 0.15 / 0.9 - 0.1 / 0.9, "REVIEW"),
+        ([make_curve(1.0, 1.0), make_curve(1.0, 0.9)], 0.1, "REVIEW"),  # the worse run
+        ([make_curve(1.0)], None, "REVIEW"),
+        ([make_curve(1.0, 0.9), make_curve(1.0)], None, "REVIEW"),
+        ([make_curve(1.0, 0.9, step=0.5)], None, "REVIEW"),  # one epoch, looked at twice
+        ([make_curve()], None, "REVIEW"),
     ],
 )
 def test_a_run_that_still_learned_has_not_converged(
-    histories: Sequence[dict], value: float | None, expected: str
+    histories: Sequence[LearningCurve], value: float | None, expected: str
 ) -> None:
     gate = GateConfig(deploy=0.0201)
     result = apply_one("convergence", gate, make_facts(histories=histories))
@@ -285,9 +303,15 @@ def test_d14_latency_passes_by_its_bound(p95: float, bound: float | None, expect
     assert apply_one("p95_ms", gate, facts).result == expected
 
 
-def summarise(passed: int, failed: int, *, must_pass: bool = False) -> dict[str, Any]:
+def summarise(passed: int, failed: int, *, must_pass: bool = False) -> EdgeCases:
     results = [
-        EdgeCaseResult(f"c{i}", "", must_pass and i >= passed, i < passed, [])
+        EdgeCaseResult(
+            id=f"c{i}",
+            category="",
+            must_pass=must_pass and i >= passed,
+            passed=i < passed,
+            failures=[],
+        )
         for i in range(passed + failed)
     ]
     return summarise_cases(results)
@@ -336,8 +360,31 @@ def test_the_worst_gate_decides_and_says_why() -> None:
 @pytest.mark.parametrize(
     ("change", "decision", "said"),
     [
-        ({"findings": [Finding("x", "invalid", [], "seen in training")]}, "FAIL", "seen in tr"),
-        ({"findings": [Finding("x", "warning", [], "cut a little")]}, "DEPLOY", "passes 1"),
+        (
+            {
+                "findings": [
+                    Finding(
+                        check="unseen rows",
+                        status="invalid",
+                        variants=[],
+                        message="seen in training",
+                    )
+                ]
+            },
+            "FAIL",
+            "seen in tr",
+        ),
+        (
+            {
+                "findings": [
+                    Finding(
+                        check="unseen rows", status="warning", variants=[], message="cut a little"
+                    )
+                ]
+            },
+            "DEPLOY",
+            "passes 1",
+        ),
         ({"beats_constant": False}, "REVIEW", "does not beat the best constant"),  # D9
         ({"num_rows": 19}, "REVIEW", "19 rows are fewer than 20"),
         ({"num_rows": 20}, "DEPLOY", "passes 1"),

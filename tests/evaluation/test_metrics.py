@@ -11,12 +11,12 @@ from sklearn import metrics as sk
 from llmft.config.labels import ClassConfig, ScoresConfig
 from llmft.config.metrics import METRICS, list_metrics
 from llmft.evaluation.metrics import (
-    Measured,
     compute_metric,
     find_label_type,
     is_better,
     measure,
 )
+from llmft.results.variant import Measurement
 
 RNG = np.random.default_rng(0)
 ORDERED = ClassConfig.model_validate({"type": "class", "from": "y", "order": list("abcde")})
@@ -48,7 +48,7 @@ def test_labels_are_told_apart_by_dtype_and_shape() -> None:
 def test_scores_by_hand() -> None:
     labels = np.array([[0.0], [2.0], [4.0]])
     outputs = np.array([[1.0], [2.0], [2.0]])
-    overall = measure(labels, outputs, names=["risk"]).overall
+    overall = measure(labels, outputs, names=["risk"]).metrics
     assert overall["mae"] == pytest.approx(1.0)
     assert overall["rmse"] == pytest.approx(np.sqrt(5 / 3))
     assert overall["r2"] == pytest.approx(1 - 5 / 8)
@@ -58,17 +58,17 @@ def test_scores_by_hand() -> None:
 def test_d9_the_best_constant_has_no_skill() -> None:
     labels = RNG.integers(0, 11, size=(50, 3)).astype(float)
     constant = np.tile(np.median(labels, axis=0), (50, 1))
-    assert measure(labels, constant, names=list("abc")).overall["skill"] == pytest.approx(0)
+    assert measure(labels, constant, names=list("abc")).metrics["skill"] == pytest.approx(0)
 
 
 def test_overall_is_the_plain_mean_over_dimensions() -> None:
     labels, outputs = RNG.normal(size=(40, 3)), RNG.normal(size=(40, 3))
     labels[:, 2] = 1.0  # constant and missed: scikit-learn says 0 for r2 and skill
     found = measure(labels, outputs, names=list("abc"))
-    assert found.overall["mae"] == pytest.approx(sk.mean_absolute_error(labels, outputs))
-    assert found.overall["rmse"] == pytest.approx(sk.root_mean_squared_error(labels, outputs))
-    assert found.overall["r2"] == pytest.approx(sk.r2_score(labels, outputs))
-    assert found.overall["skill"] == pytest.approx(sk.d2_absolute_error_score(labels, outputs))
+    assert found.metrics["mae"] == pytest.approx(sk.mean_absolute_error(labels, outputs))
+    assert found.metrics["rmse"] == pytest.approx(sk.root_mean_squared_error(labels, outputs))
+    assert found.metrics["r2"] == pytest.approx(sk.r2_score(labels, outputs))
+    assert found.metrics["skill"] == pytest.approx(sk.d2_absolute_error_score(labels, outputs))
     assert list(found.parts) == ["a", "b", "c"]
     assert found.parts["b"]["r2"] == pytest.approx(sk.r2_score(labels[:, 1], outputs[:, 1]))
 
@@ -78,11 +78,11 @@ def test_a_constant_dimension_has_no_rank_correlation() -> None:
     found = measure(labels, np.array([[1.0, 3.0], [2.0, 4.0]]), names=["same", "risk"])
     assert found.parts["risk"]["spearman"] == pytest.approx(1)
     assert found.parts["same"]["spearman"] is None
-    assert found.overall["spearman"] is None
+    assert found.metrics["spearman"] is None
 
 
 def test_one_row_has_an_error_but_explains_nothing() -> None:
-    overall = measure(np.array([[1.0]]), np.array([[3.0]]), names=["risk"]).overall
+    overall = measure(np.array([[1.0]]), np.array([[3.0]]), names=["risk"]).metrics
     assert overall == {"mae": 2.0, "rmse": 2.0, "r2": None, "spearman": None, "skill": None}
 
 
@@ -90,7 +90,7 @@ def test_the_overall_score_is_weighted_and_falls_into_tiers() -> None:
     config = make_scores_config(weights={"a": 3, "b": 1}, tiers={"low": 0, "high": 5})
     labels = np.array([[4.0, 8.0], [4.0, 0.0]], dtype=np.float32)  # overall 5, in high, and 3
     outputs = np.array([[4.0, 7.6], [2.0, -10.0]], dtype=np.float32)  # overall 4.9 and -1
-    overall = measure(labels, outputs, names=["a", "b"], config=config).overall
+    overall = measure(labels, outputs, names=["a", "b"], config=config).metrics
     assert overall["overall_mae"] == pytest.approx((0.1 + 4) / 2)
     assert overall["tier_accuracy"] == 0.5  # a score below the range is in the lowest tier
 
@@ -114,7 +114,7 @@ def test_classes_equal_scikit_learn() -> None:
     labels, probs = RNG.integers(0, 5, 200), make_probabilities(200, 5)
     predicted, one_hot = probs.argmax(axis=1), np.eye(5, dtype=int)[labels]
     found = measure(labels, probs, names=list("abcde"), config=ORDERED)
-    assert found.overall == pytest.approx(
+    assert found.metrics == pytest.approx(
         {
             "accuracy": sk.accuracy_score(labels, predicted),
             "balanced_accuracy": sk.balanced_accuracy_score(labels, predicted),
@@ -143,10 +143,10 @@ def test_of_two_classes_the_last_one_is_ranked() -> None:
     last = np.array([0.1, 0.6, 0.2, 0.5, 0.9])
     found = measure(labels, np.stack([1 - last, last], axis=1), names=["no", "yes"])
     expected = sk.average_precision_score(labels, last)
-    assert found.overall["average_precision"] == pytest.approx(expected)
+    assert found.metrics["average_precision"] == pytest.approx(expected)
     assert found.parts["yes"]["average_precision"] == pytest.approx(expected)
     assert found.parts["no"]["average_precision"] != pytest.approx(expected)
-    assert found.overall["roc_auc"] == pytest.approx(sk.roc_auc_score(labels, last))
+    assert found.metrics["roc_auc"] == pytest.approx(sk.roc_auc_score(labels, last))
 
 
 def test_several_labels_equal_scikit_learn() -> None:
@@ -154,7 +154,7 @@ def test_several_labels_equal_scikit_learn() -> None:
     probs[0] = 0.5  # from 0.5 on a label applies
     applies = probs >= 0.5
     found = measure(labels, probs, names=list("abcd"))
-    assert found.overall == pytest.approx(
+    assert found.metrics == pytest.approx(
         {
             "accuracy": sk.accuracy_score(labels, applies),
             "f1_macro": sk.f1_score(labels, applies, average="macro"),
@@ -175,16 +175,16 @@ def test_several_labels_equal_scikit_learn() -> None:
 def test_a_class_that_never_occurs_does_not_count() -> None:
     labels, probs = np.array([0, 0, 1, 1]), np.eye(4)[[0, 0, 0, 1]]
     found = measure(labels, probs, names=list("abcd"))
-    assert found.overall["f1_macro"] == pytest.approx((4 / 5 + 2 / 3) / 2)
-    assert found.overall["balanced_accuracy"] == pytest.approx((1 + 1 / 2) / 2)
-    assert found.overall["roc_auc"] == pytest.approx((3 / 4 + 3 / 4) / 2)
+    assert found.metrics["f1_macro"] == pytest.approx((4 / 5 + 2 / 3) / 2)
+    assert found.metrics["balanced_accuracy"] == pytest.approx((1 + 1 / 2) / 2)
+    assert found.metrics["roc_auc"] == pytest.approx((3 / 4 + 3 / 4) / 2)
     assert found.parts["d"] == {"support": 0.0} | dict.fromkeys(
         ("precision", "recall", "f1", "roc_auc", "average_precision")
     )
 
 
-def list_values(found: Measured) -> list[float | None]:
-    return [*found.overall.values(), *(v for part in found.parts.values() for v in part.values())]
+def list_values(found: Measurement) -> list[float | None]:
+    return [*found.metrics.values(), *(v for part in found.parts.values() for v in part.values())]
 
 
 @pytest.mark.parametrize(
@@ -236,10 +236,10 @@ def test_every_metric_of_the_table_is_measured() -> None:
         RNG.integers(0, 5, 9), make_probabilities(9, 5), names=list("abcde"), config=ORDERED
     )
     several = measure(RNG.random((9, 2)) < 0.5, RNG.random((9, 2)), names=["a", "b"])
-    assert list(scores.overall) == list_metrics("scores", config)
-    assert list(classes.overall) == list_metrics("class", ORDERED)
-    assert list(several.overall) == list_metrics("multilabel", None)
-    assert set(METRICS) == {*scores.overall, *classes.overall, *several.overall}
+    assert list(scores.metrics) == list_metrics("scores", config)
+    assert list(classes.metrics) == list_metrics("class", ORDERED)
+    assert list(several.metrics) == list_metrics("multilabel", None)
+    assert set(METRICS) == {*scores.metrics, *classes.metrics, *several.metrics}
 
 
 def test_an_undefined_value_beats_nothing() -> None:

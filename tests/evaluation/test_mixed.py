@@ -7,12 +7,12 @@ from llmft.evaluation.metrics import compute_metric
 from llmft.evaluation.mixed import (
     ENSEMBLE,
     ROUTING,
-    Cost,
     find_best_arm,
     mix_arms,
     recommend,
     sum_costs,
 )
+from llmft.results.comparison import Cost
 from tests.evaluation.shortcuts import compare_runs
 
 RNG = np.random.default_rng(11)
@@ -121,7 +121,7 @@ def test_only_what_beats_the_best_arm_by_the_margin_is_recommended() -> None:
     assert recommend({ENSEMBLE: small}, best_arm=best) == ENSEMBLE
     assert recommend({ENSEMBLE: large}, best_arm=best) == best
     assert recommend({}, best_arm=best) == best
-    bigger = small._replace(estimate=small.estimate + 1)
+    bigger = small.replace(gain=small.gain + 1)
     assert recommend({ENSEMBLE: small, ROUTING: bigger}, best_arm=best) == ROUTING
 
 
@@ -132,7 +132,17 @@ def test_the_best_arm_goes_by_the_direction_of_the_metric() -> None:
 
 
 def test_costs_add_up_and_an_unknown_one_leaves_the_sum_unknown() -> None:
-    found = sum_costs([Cost(10.0, 0.5, 100), Cost(2.5, None, 50)])
-    assert found == Cost(12.5, None, 150)
+    found = sum_costs(
+        [
+            Cost(single_p50_ms=10.0, peak_memory_gib=0.5, num_parameters=100),
+            Cost(single_p50_ms=2.5, peak_memory_gib=None, num_parameters=50),
+        ]
+    )
+    assert found == Cost(single_p50_ms=12.5, peak_memory_gib=None, num_parameters=150)
     assert isinstance(found.num_parameters, int)
-    assert sum_costs([Cost(None, 0.25, None), Cost(1.0, 0.25, 1)]) == Cost(None, 0.5, None)
+    assert sum_costs(
+        [
+            Cost(single_p50_ms=None, peak_memory_gib=0.25, num_parameters=None),
+            Cost(single_p50_ms=1.0, peak_memory_gib=0.25, num_parameters=1),
+        ]
+    ) == Cost(single_p50_ms=None, peak_memory_gib=0.5, num_parameters=None)

@@ -12,6 +12,7 @@ from llmft.data.batches import make_targets
 from llmft.data.reading import read_labelled
 from llmft.errors import UserError
 from llmft.evaluation.noise import SecondLabels, measure_noise, read_second_labels
+from llmft.results.comparison import NoiseResult
 
 SCORES = {"type": "scores", "from": "scores", "dimensions": ["a", "b"]}
 CLASSES = {"type": "class", "from": "topic"}
@@ -62,33 +63,33 @@ def test_d11_second_scores_are_joined_by_id_whatever_their_order() -> None:
     assert found.num_left_out == 1
     arms = {"arm": [labels + 1, labels + 3], "other": [labels * 0]}
     noise = measure_noise(found, labels, arms, kind="repeated", path=Path("s.jsonl"), names=NAMES)
-    assert (noise["kind"], noise["file"], noise["num_rows"]) == ("repeated", "s.jsonl", 3)
-    assert noise["mae"] == pytest.approx((1 + 3) / 2)
-    assert noise["per_dimension"]["a"]["mae"] == pytest.approx(1)
-    assert noise["per_dimension"]["b"]["mae"] == pytest.approx(3)
-    assert noise["arms"]["arm"]["mae"] == pytest.approx(2)  # nothing is subtracted
-    assert noise["arms"]["other"]["mae"] == pytest.approx((1 + 2 + 4 + 6) / 6)  # the same 3 rows
-    assert json.loads(json.dumps(noise))["metric"] == "mae"
+    assert (noise.kind, noise.file, noise.num_rows) == ("repeated", "s.jsonl", 3)
+    assert noise.oracle.value == pytest.approx((1 + 3) / 2)
+    assert noise.parts["a"].value == pytest.approx(1)
+    assert noise.parts["b"].value == pytest.approx(3)
+    assert noise.variants["arm"].value == pytest.approx(2)  # nothing is subtracted
+    assert noise.variants["other"].value == pytest.approx((1 + 2 + 4 + 6) / 6)  # the same 3 rows
+    assert noise.metric == "mae"
 
 
 def test_d13_the_interval_is_wide_on_few_rows() -> None:
     generator = np.random.default_rng(0)
 
-    def measure(num_rows: int) -> dict[str, Any]:
+    def measure(num_rows: int) -> NoiseResult:
         labels = generator.uniform(2, 8, size=(num_rows, 2))
         second = labels + generator.normal(size=labels.shape)
         joined = SecondLabels(np.arange(num_rows), second, 0)
         return measure_noise(joined, labels, {}, kind="repeated", path=Path("x"), names=NAMES)
 
     few, many = measure(5), measure(500)
-    assert (few["num_rows"], many["num_rows"]) == (5, 500)
-    width = {n["num_rows"]: n["interval"].high - n["interval"].low for n in (few, many)}
+    assert (few.num_rows, many.num_rows) == (5, 500)
+    width = {n.num_rows: n.oracle.interval.high - n.oracle.interval.low for n in (few, many)}
     assert width[5] > 4 * width[500]
     # The mean of |N(0, 1)| is sqrt(2 / pi), its variance 1 - 2 / pi; two of them make a row.
-    assert many["mae"] == pytest.approx(np.sqrt(2 / np.pi), abs=0.06)
+    assert many.oracle.value == pytest.approx(np.sqrt(2 / np.pi), abs=0.06)
     half = 1.96 * np.sqrt((1 - 2 / np.pi) / 2 / 500)
     assert width[500] == pytest.approx(2 * half, rel=0.15)
-    assert measure(1)["interval"] is None
+    assert measure(1).oracle.interval is None
 
 
 def test_rows_without_a_field_for_the_id_are_joined_by_their_text() -> None:
@@ -129,11 +130,11 @@ def test_of_classes_it_is_the_share_of_rows_that_differ() -> None:
     arms = {"arm": [np.eye(3)[[0] * 12]]}
     noise = measure_noise(found, labels, arms, kind="second oracle", path=Path("f"),
                           names=list("xyz"))  # fmt: skip
-    assert (noise["metric"], noise["per_dimension"]) == ("disagreement", {})
-    assert noise["disagreement"] == pytest.approx(0.1)
+    assert (noise.metric, noise.parts) == ("disagreement", {})
+    assert noise.oracle.value == pytest.approx(0.1)
     # Clopper and Pearson of 1 in 10
-    assert noise["interval"] == pytest.approx((0.0025, 0.4450), abs=1e-4)
-    assert noise["arms"]["arm"]["disagreement"] == pytest.approx(0.6)
+    assert noise.oracle.interval == pytest.approx((0.0025, 0.4450), abs=1e-4)
+    assert noise.variants["arm"].value == pytest.approx(0.6)
 
 
 def test_of_several_labels_each_has_its_share() -> None:
@@ -144,10 +145,10 @@ def test_of_several_labels_each_has_its_share() -> None:
     joined = SecondLabels(np.arange(10), again, 0)
     noise = measure_noise(joined, labels, {"arm": [labels * 0.9]}, kind="repeated",
                           path=Path("f"), names=NAMES)  # fmt: skip
-    assert noise["disagreement"] == pytest.approx(0.3)
-    of_each = {name: part["disagreement"] for name, part in noise["per_dimension"].items()}
+    assert noise.oracle.value == pytest.approx(0.3)
+    of_each = {name: part.value for name, part in noise.parts.items()}
     assert of_each == pytest.approx({"a": 0.2, "b": 0.1})
-    assert noise["arms"]["arm"]["disagreement"] == 0
+    assert noise.variants["arm"].value == 0
 
 
 @pytest.mark.parametrize(
@@ -185,6 +186,6 @@ def test_rows_of_one_group_count_as_one_in_the_noise() -> None:
         measure_noise(joined, labels, {}, kind="repeated", path=Path("x"), names=["a"], groups=g)
         for g in (None, groups)
     )
-    assert alone["mae"] == clustered["mae"]
-    width, wider = (n["interval"].high - n["interval"].low for n in (alone, clustered))
+    assert alone.oracle.value == clustered.oracle.value
+    width, wider = (n.oracle.interval.high - n.oracle.interval.low for n in (alone, clustered))
     assert wider / width == pytest.approx(2, rel=0.25)  # four equal rows: twice the error

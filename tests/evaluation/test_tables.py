@@ -1,22 +1,21 @@
 """The tables of a results file, for every type of labels."""
 
-import json
-
 import numpy as np
 import pytest
 
-from llmft.config.labels import ClassConfig, LabelsConfig, MultilabelConfig, ScoresConfig
+from llmft.config.labels import LabelsConfig, MultilabelConfig, ScoresConfig
 from llmft.config.task import FieldsConfig, SourceConfig, TaskConfig
 from llmft.evaluation.tables import (
     compute_row_errors,
-    describe_outputs,
+    count_confusions,
+    count_label_confusions,
+    count_tier_confusions,
     describe_rows,
     measure_baselines,
-    name_parts,
     pick_worst,
 )
+from llmft.results.variant import RowResult, TierConfusion
 
-CLASSES = ClassConfig.model_validate({"type": "class", "from": "y"})
 SEVERAL = MultilabelConfig.model_validate({"type": "multilabel", "from": ["x", "y"]})
 
 
@@ -29,35 +28,24 @@ def make_scores_config(**given) -> ScoresConfig:
 def test_confusions_of_classes_are_summed_over_runs() -> None:
     labels = np.array([0, 1, 1])
     runs = [np.eye(2)[[0, 1, 0]], np.eye(2)[[0, 1, 1]]]
-    found = describe_outputs(labels, runs, names=["no", "yes"], config=CLASSES)
-    assert found["confusion_matrix"] == [[2, 0], [1, 3]]  # rows true, columns predicted
-    assert (found["label_confusions"], found["tiers"]) == (None, None)
-    confidences = [b["mean_predicted"] for b in found["calibration"]["bins"]]
-    assert confidences == [0, 1]  # of the first run; their mean would say 0.5
+    assert count_confusions(labels, runs, num_classes=2) == [[2, 0], [1, 3]]  # rows are true
 
 
 def test_every_label_has_its_own_confusions() -> None:
     labels = np.array([[True, False], [True, True], [False, False]])
     outputs = np.array([[0.9, 0.5], [0.1, 0.8], [0.2, 0.1]])
-    found = describe_outputs(labels, [outputs, outputs], names=["x", "y"], config=SEVERAL)
-    assert found["label_confusions"] == {"x": [[2, 0], [2, 2]], "y": [[2, 2], [0, 2]]}
-    assert (found["confusion_matrix"], found["tiers"]) == (None, None)
-    json.dumps(found)
+    found = count_label_confusions(labels, [outputs, outputs], names=["x", "y"])
+    assert found == {"x": [[2, 0], [2, 2]], "y": [[2, 2], [0, 2]]}
 
 
 def test_tiers_are_confused_by_the_overall_score() -> None:
     labels = np.array([[0.0, 2.0], [8.0, 9.0], [4.0, 5.0]], dtype=np.float32)
     outputs = np.array([[0.0, 0.0], [6.0, 6.0], [4.0, 2.0]], dtype=np.float32)
     config = make_scores_config(tiers={"low": 0, "middle": 4, "high": 7})
-    found = describe_outputs(labels, [outputs], names=["a", "b"], config=config)
-    assert found["tiers"] == {
-        "names": ["low", "middle", "high"],
-        "confusion_matrix": [[1, 0, 0], [1, 0, 0], [0, 1, 0]],
-    }
-    assert (found["confusion_matrix"], found["label_confusions"]) == (None, None)
-    assert set(found["calibration"]) == {"a", "b"}
-    plain = describe_outputs(labels, [outputs], names=["a", "b"], config=make_scores_config())
-    assert plain["tiers"] is None
+    assert count_tier_confusions(labels, [outputs], config) == TierConfusion(
+        names=["low", "middle", "high"], confusion_matrix=[[1, 0, 0], [1, 0, 0], [0, 1, 0]]
+    )
+    assert count_tier_confusions(labels, [outputs], make_scores_config()) is None
 
 
 def test_a_row_of_labels_is_as_wrong_as_what_it_gives_to_what_is_not_true() -> None:
@@ -69,25 +57,19 @@ def test_a_row_of_labels_is_as_wrong_as_what_it_gives_to_what_is_not_true() -> N
         {"id": "r2", "text": "two", "labels": []},
     ]
     described = describe_rows(rows, labels, {"arm": [outputs]}, slices=[{"tier": "a"}, {}])
-    assert described[0] == {
-        "id": "r1", "labels": ["x"], "outputs": {"arm": [0.9, 0.5]}, "errors": {"arm": 0.3},
-        "text": "one", "slices": {"tier": "a"},
-    }  # fmt: skip
-    assert [row["id"] for row in pick_worst(described)] == ["r2", "r1"]
+    assert described[0] == RowResult(
+        id="r1", labels=["x"], outputs={"arm": [0.9, 0.5]}, errors={"arm": 0.3}, text="one",
+        slices={"tier": "a"},
+    )  # fmt: skip
+    assert [row.id for row in pick_worst(described)] == ["r2", "r1"]
 
 
 def test_d10_the_errors_of_rows_have_the_mean_that_the_metric_has() -> None:
     labels = np.zeros((1, 1), dtype=np.float32)
     runs = [np.array([[2.0]]), np.array([[-1.0]])]
-    (row,) = describe_rows([{"id": "r", "text": "", "labels": {"x": 0}}], labels, {"arm": runs})
-    assert row["outputs"] == {"arm": [0.5]}
-    assert row["errors"] == {"arm": 1.5}  # mae of the runs: 2 and 1
-
-
-def test_parts_have_one_of_two_names() -> None:
-    assert name_parts(np.zeros((1, 2))) == "per_dimension"
-    assert name_parts(np.zeros(1, dtype=int)) == "per_class"
-    assert name_parts(np.zeros((1, 2), dtype=bool)) == "per_class"
+    (row,) = describe_rows([{"id": "r", "text": "", "labels": {"x": 0.0}}], labels, {"arm": runs})
+    assert row.outputs == {"arm": [0.5]}
+    assert row.errors == {"arm": 1.5}  # mae of the runs: 2 and 1
 
 
 def make_task(labels: LabelsConfig, **fields: str) -> TaskConfig:
@@ -106,7 +88,7 @@ def test_d9_the_baselines_read_the_text_pair_as_the_model_does() -> None:
     ]
     task = make_task(SEVERAL, text_pair="motive")
     found = measure_baselines(rows, rows, names=["x", "y"], task=task)
-    assert found["tfidf"].overall["accuracy"] == 1
+    assert found["tfidf"].metrics["accuracy"] == 1
 
 
 def test_d9_baselines_are_measured_as_the_models_are() -> None:
@@ -114,12 +96,12 @@ def test_d9_baselines_are_measured_as_the_models_are() -> None:
     scores += [{"text": f"calm {i}", "labels": {"a": 1.0, "b": 0.0}} for i in range(5)]
     tiered = make_task(make_scores_config(tiers={"low": 0, "high": 5}))
     found = measure_baselines(scores, scores, names=["a", "b"], task=tiered)
-    assert found["constant"].overall["tier_accuracy"] == pytest.approx(6 / 11)
-    assert found["tfidf"].overall["tier_accuracy"] == 1
+    assert found["constant"].metrics["tier_accuracy"] == pytest.approx(6 / 11)
+    assert found["tfidf"].metrics["tier_accuracy"] == 1
 
     several = [{"text": f"bad {i}", "labels": ["x"]} for i in range(6)]
     several += [{"text": f"calm {i}", "labels": ["x", "y"]} for i in range(5)]
     measured = measure_baselines(several, several, names=["x", "y"], task=make_task(SEVERAL))
-    assert measured["constant"].overall["accuracy"] == pytest.approx(6 / 11)
-    assert measured["tfidf"].overall["accuracy"] == 1
+    assert measured["constant"].metrics["accuracy"] == pytest.approx(6 / 11)
+    assert measured["tfidf"].metrics["accuracy"] == 1
     assert measured["tfidf"].parts["x"]["roc_auc"] is None

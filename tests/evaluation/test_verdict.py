@@ -4,25 +4,25 @@ from functools import partial
 
 import pytest
 
-from llmft.evaluation.audit import Finding
-from llmft.evaluation.differences import Difference
-from llmft.evaluation.intervals import Interval
-from llmft.evaluation.power import Needed
 from llmft.evaluation.verdict import find_valid_arms, is_provisional, reach_verdict
+from llmft.results.comparison import Needed, Pair
+from llmft.results.variant import Finding, Interval
 
 
 def make_difference(
     gain: float, half: float, finding: str, *, needed: Needed | None = None, is_small: bool = False
-) -> Difference:
-    ends = (gain - half, gain + half)
-    return Difference(
-        gain, Interval(*ends), *ends, 0.03, 0.02, 0.04, finding, None, needed, is_small
-    )
+) -> Pair:
+    ends = Interval(gain - half, gain + half)
+    return Pair(
+        challenger="a", reference="ref", gain=gain, interval=ends, lower=ends.low, upper=ends.high,
+        p_value=0.03, p_margin=0.02, p_margin_adjusted=0.04, finding=finding, power=None,
+        needed=needed, is_small=is_small,
+    )  # fmt: skip
 
 
 BETTER = make_difference(0.5, 0.2, "better")
 WORSE = make_difference(-0.1, 0.1, "not better")
-OPEN = make_difference(0.2, 0.2, "unresolved", needed=Needed(400, None))
+OPEN = make_difference(0.2, 0.2, "unresolved", needed=Needed(rows=400, seeds=None))
 
 
 @pytest.mark.parametrize(
@@ -45,9 +45,21 @@ def test_the_verdict_follows_from_the_differences(differences, expected) -> None
 @pytest.mark.parametrize(
     ("finding", "valid_arms", "expected"),
     [
-        (Finding("x", "invalid", ["ref"], "other rows"), ["a", "b"], "INVALID"),
-        (Finding("x", "invalid", ["a"], "other rows"), ["ref"], "INVALID"),
-        (Finding("x", "confounded", ["a"], "epochs is 9"), ["ref", "a"], "CONFOUNDED"),
+        (
+            Finding(check="same data", status="invalid", variants=["ref"], message="other rows"),
+            ["a", "b"],
+            "INVALID",
+        ),
+        (
+            Finding(check="same data", status="invalid", variants=["a"], message="other rows"),
+            ["ref"],
+            "INVALID",
+        ),
+        (
+            Finding(check="same data", status="confounded", variants=["a"], message="epochs is 9"),
+            ["ref", "a"],
+            "CONFOUNDED",
+        ),
     ],
 )
 def test_d2_a_broken_comparison_has_no_winner(finding, valid_arms, expected: str) -> None:
@@ -60,7 +72,7 @@ def test_d2_a_broken_comparison_has_no_winner(finding, valid_arms, expected: str
 
 
 def test_d14_few_rows_are_named_as_the_reason() -> None:
-    few = make_difference(5.0, 1.0, "unresolved", needed=Needed(20, None), is_small=True)
+    few = make_difference(5.0, 1.0, "unresolved", needed=Needed(rows=20, seeds=None), is_small=True)
     found = reach_verdict(
         {"a": few}, valid_arms=["ref", "a"], findings=[], reference="ref", metric="mae", margin=0.1
     )
@@ -82,8 +94,8 @@ def test_a_metric_that_is_undefined_resolves_nothing() -> None:
 
 def test_a_struck_out_arm_confounds_nobody() -> None:
     findings = [
-        Finding("x", "invalid", ["b"], "other rows"),
-        Finding("x", "confounded", ["b"], "epochs is 9"),
+        Finding(check="same data", status="invalid", variants=["b"], message="other rows"),
+        Finding(check="same data", status="confounded", variants=["b"], message="epochs is 9"),
     ]
     found = reach_verdict(
         {"a": BETTER}, valid_arms=["ref", "a"], findings=findings, reference="ref", metric="mae",
@@ -94,8 +106,20 @@ def test_a_struck_out_arm_confounds_nobody() -> None:
 
 def test_a_waived_finding_strikes_and_confounds_nobody() -> None:
     waived = [
-        Finding("x", "invalid", ["a"], "other rows", waived="known"),
-        Finding("y", "confounded", ["a"], "epochs is 9", waived="meant"),
+        Finding(
+            check="same data",
+            status="invalid",
+            variants=["a"],
+            message="other rows",
+            waived="known",
+        ),
+        Finding(
+            check="trial",
+            status="confounded",
+            variants=["a"],
+            message="epochs is 9",
+            waived="meant",
+        ),
     ]
     assert find_valid_arms(["ref", "a"], waived) == ["ref", "a"]
     found = reach_verdict(
@@ -106,8 +130,9 @@ def test_a_waived_finding_strikes_and_confounds_nobody() -> None:
 
 
 def test_a_finding_without_arms_confounds_all() -> None:
+    finding = Finding(check="same data", status="confounded", variants=[], message="why")
     found = reach_verdict(
-        {"a": BETTER}, valid_arms=["ref", "a"], findings=[Finding("x", "confounded", [], "why")],
+        {"a": BETTER}, valid_arms=["ref", "a"], findings=[finding],
         reference="ref", metric="mae", margin=0.1,
     )  # fmt: skip
     assert found.name == "CONFOUNDED"
@@ -116,10 +141,10 @@ def test_a_finding_without_arms_confounds_all() -> None:
 @pytest.mark.parametrize(
     ("needed", "said"),
     [
-        (Needed(400, None), "about 400 test rows would settle it"),
-        (Needed(None, 9), "about 9 seeds an arm would settle it"),
-        (Needed(400, 9), "about 400 test rows and 9 seeds an arm would settle it"),
-        (Needed(None, None), "no number of rows or seeds will settle it"),
+        (Needed(rows=400, seeds=None), "about 400 test rows would settle it"),
+        (Needed(rows=None, seeds=9), "about 9 seeds an arm would settle it"),
+        (Needed(rows=400, seeds=9), "about 400 test rows and 9 seeds an arm would settle it"),
+        (Needed(rows=None, seeds=None), "no number of rows or seeds will settle it"),
     ],
 )
 def test_what_would_settle_it_is_said(needed: Needed, said: str) -> None:

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from llmft.config.recipe import BaseConfig
-from llmft.data.files import write_json
 from llmft.errors import UserError
 from llmft.models.heads import LabelSpace
 from llmft.prediction.columns import make_columns
 from llmft.prediction.fits import Fit, apply_fit, read_fit
+from llmft.results.files import write_result
 from tests.conftest import make_card
 
 ISOTONIC = {"method": "isotonic", "head": "regression"}
@@ -110,13 +110,13 @@ def test_thresholds_change_the_prediction_and_no_probability() -> None:
 def run(tmp_path: Path) -> Path:
     """A run folder with the card of a model and a fit of it."""
     card = make_card(BaseConfig(model="builtin:tiny-qwen2"), LabelSpace("multilabel", ["a", "b"]))
-    write_json(tmp_path / "model/llmft.json", card.model_dump(mode="json", by_alias=True))
+    write_result(tmp_path / "model/llmft.json", card)
     write_fit(tmp_path)
     return tmp_path
 
 
 def write_fit(run: Path, **changes: Any) -> None:
-    fit = make_fit(thresholds={"a": 0.7, "b": 0.2}).model_dump(mode="json", exclude_none=True)
+    fit = make_fit(thresholds={"a": 0.7, "b": 0.2}).model_dump(mode="json")
     (run / "fit.json").write_text(json.dumps({**fit, **changes}))
 
 
@@ -135,13 +135,16 @@ def test_a_fit_is_read_as_it_was_written(run: Path) -> None:
         ({"data_fingerprint": "other"}, "fitted on other prepared data"),
         ({"thresholds": {"b": 0.2, "a": 0.7}}, "fits other outputs than a, b"),
         ({"head": "multiclass"}, "fits other outputs than a, b"),
-        ({"split": "test"}, "split: Input should be 'val'"),
-        ({"thresholds": {"a": 0.7, "b": 0.0}}, "thresholds.b: Input should be greater than 0"),
+        ({"split": "test"}, "split: found 'test', expected 'val'"),
+        ({"thresholds": {"a": 0.7, "b": 0.0}}, "thresholds.b: found 0.0, expected greater than 0"),
         ({"method": "isotonic"}, "isotonic is not for a multilabel head"),
         ({"curves": {}}, "curves: of isotonic, and of nothing else"),
-        ({**ISOTONIC, "curves": {"a": {"x": [1, 1], "y": [1, 2]}}}, "curves.a: .*x must rise"),
+        (
+            {**ISOTONIC, "curves": {"a": {"x": [1.0, 1.0], "y": [1.0, 2.0]}}},
+            "curves.a: .*x must rise",
+        ),
         ({**ISOTONIC, "curves": {"a": {"x": [1], "y": [1, 2]}}}, "x and y differ in length"),
-        ({"format_version": 2}, "format_version"),
+        ({"schema_version": 2}, "schema_version: found 2, written by llmft"),
     ],
 )
 def test_d7_a_fit_that_is_not_this_models_is_refused(

@@ -48,7 +48,10 @@ def test_minilm_beats_both_baselines_over_five_splits(seece: Path) -> None:
         assert main(["train", "seece_minilm.yaml", *arguments]) == 0
         assert main(["evaluate", run]) == 0
         results = json.loads((seece / run / "evaluation/test.json").read_text())
-        arms = {"minilm": results["metrics"], **results["baselines"]}
+        arms = {
+            "minilm": results["metrics"],
+            **{name: b["metrics"] for name, b in results["baselines"].items()},
+        }
         found.append({arm: (m["mae"], m["skill"]) for arm, m in arms.items()})
         print(seed, {arm: tuple(round(v, 3) for v in pair) for arm, pair in found[-1].items()})
     for arm in found[0]:

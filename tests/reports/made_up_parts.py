@@ -2,8 +2,25 @@
 
 from typing import Any
 
+from llmft.results.variant import (
+    Interval,
+    Labels,
+    LabelType,
+    Matrix,
+    Measurement,
+    Metrics,
+    PartIntervals,
+    Parts,
+    Reliability,
+    ReliabilityBin,
+    RowResult,
+    ScoreCalibration,
+    Stratum,
+    TierConfusion,
+)
 
-def make_metrics(error: float, *, label_type: str) -> dict[str, float | None]:
+
+def make_metrics(error: float, *, label_type: LabelType) -> Metrics:
     match label_type:
         case "scores":
             return {
@@ -24,14 +41,14 @@ def make_metrics(error: float, *, label_type: str) -> dict[str, float | None]:
             }  # fmt: skip
 
 
-def make_intervals(metrics: dict[str, float | None]) -> dict[str, list[float] | None]:
+def make_intervals(metrics: Metrics) -> dict[str, Interval | None]:
     return {
-        name: None if value is None else [value - 0.0613, value + 0.0717]
+        name: None if value is None else Interval(value - 0.0613, value + 0.0717)
         for name, value in metrics.items()
     }
 
 
-def make_parts(error: float, *, names: list[str], label_type: str) -> dict[str, Any]:
+def make_parts(error: float, *, names: list[str], label_type: LabelType) -> Parts:
     if label_type == "scores":
         return {
             name: {
@@ -49,21 +66,26 @@ def make_parts(error: float, *, names: list[str], label_type: str) -> dict[str, 
     }  # fmt: skip
 
 
-def make_baselines(names: list[str], *, label_type: str) -> dict[str, Any]:
+def make_measurement(error: float, *, names: list[str], label_type: LabelType) -> Measurement:
+    parts = make_parts(error, names=names, label_type=label_type)
+    return Measurement(
+        metrics=make_metrics(error, label_type=label_type),
+        **{name_parts(label_type): parts},  # type: ignore[arg-type]
+    )
+
+
+def make_baselines(names: list[str], *, label_type: LabelType) -> dict[str, Measurement]:
     return {
-        name: {
-            **make_metrics(error, label_type=label_type),
-            name_parts(label_type): make_parts(error, names=names, label_type=label_type),
-        }
+        name: make_measurement(error, names=names, label_type=label_type)
         for name, error in (("constant", 1.413), ("tfidf", 1.127))
     }
 
 
-def name_parts(label_type: str) -> str:
+def name_parts(label_type: LabelType) -> str:
     return "per_dimension" if label_type == "scores" else "per_class"
 
 
-def make_labels(i: int, names: list[str], *, label_type: str) -> Any:
+def make_labels(i: int, names: list[str], *, label_type: LabelType) -> Labels:
     match label_type:
         case "scores":
             return {name: float((i + j) % 11) for j, name in enumerate(names)}
@@ -73,21 +95,21 @@ def make_labels(i: int, names: list[str], *, label_type: str) -> Any:
             return names[: i % 3]
 
 
-def make_rows(names: list[str], arms: list[str], *, label_type: str) -> list[dict[str, Any]]:
+def make_rows(names: list[str], arms: list[str], *, label_type: LabelType) -> list[RowResult]:
     return [
-        {
-            "id": f"row-{i}",
-            "labels": make_labels(i, names, label_type=label_type),
-            "outputs": {arm: [0.125 * i + 0.25 * j for j in range(len(names))] for arm in arms},
-            "errors": {arm: 0.57 + i for arm in arms},
-            "text": f"Article {i} on markets.",
-            "slices": {"language": ("de", "en")[i % 2], "length": None if i == 3 else "short"},
-        }
+        RowResult(
+            id=f"row-{i}",
+            labels=make_labels(i, names, label_type=label_type),
+            outputs={arm: [0.125 * i + 0.25 * j for j in range(len(names))] for arm in arms},
+            errors={arm: 0.57 + i for arm in arms},
+            text=f"Article {i} on markets.",
+            slices={"language": ("de", "en")[i % 2], "length": "short"},
+        )
         for i in range(6)
     ]
 
 
-def make_matrix(size: int) -> list[list[int]]:
+def make_matrix(size: int) -> Matrix:
     counts = [[(3 * i + 5 * j) % 17 // 15 for j in range(size)] for i in range(size)]
     for i in range(size):
         counts[i][i] = 4 + i % 5
@@ -95,42 +117,39 @@ def make_matrix(size: int) -> list[list[int]]:
     return counts
 
 
-def make_outcomes(error: float, *, names: list[str], label_type: str) -> dict[str, Any]:
-    """Return what an arm and an evaluation both hold beside the metrics."""
+def make_outcomes(error: float, *, names: list[str], label_type: LabelType) -> dict[str, Any]:
+    """Return what is found of a variant besides its metrics, as fields of its result."""
     part_metric = "mae" if label_type == "scores" else "f1"
-    parts = make_parts(error, names=names, label_type=label_type)
-    ends = {name: [found[part_metric] - 0.09, found[part_metric] + 0.08]
-            for name, found in parts.items()}  # fmt: skip
+    ends = {
+        name: Interval((found[part_metric] or 0) - 0.09, (found[part_metric] or 0) + 0.08)
+        for name, found in make_parts(error, names=names, label_type=label_type).items()
+    }
     found: dict[str, Any] = {
         "intervals": make_intervals(make_metrics(error, label_type=label_type)),
-        "part_intervals": {"metric": part_metric, "intervals": ends},
-        "confusion_matrix": None,
+        "part_intervals": PartIntervals(metric=part_metric, intervals=ends),
     }
     if label_type == "scores":
         strata = [
-            {"low": i, "high": i + 3, "num_rows": 7 + i, "mean_true": i + 1.43,
-             "mean_predicted": 3.11 + 0.3 * i}
+            Stratum(low=i, high=i + 3, num_rows=7 + i, mean_true=i + 1.43,
+                    mean_predicted=3.11 + 0.3 * i)
             for i in (0, 3, 6)
         ]  # fmt: skip
-        empty = {"low": 9, "high": 10, "num_rows": 0, "mean_true": None, "mean_predicted": None}
-        line = {"slope": 0.3019, "intercept": 2.713, "bias": -0.4127}
-        calibration = {name: {**line, "strata": [*strata, empty]} for name in names}
-        calibration[names[-1]] = {"slope": None, "intercept": None, "bias": 0.0317, "strata": []}
-        return {
-            **found,
-            "calibration": calibration,
-            "tiers": {"names": ["noise", "blue", "red"], "confusion_matrix": make_matrix(3)},
-        }
+        line = ScoreCalibration(slope=0.3019, intercept=2.713, bias=-0.4127, strata=strata)
+        calibration = dict.fromkeys(names, line)
+        calibration[names[-1]] = ScoreCalibration(
+            slope=None, intercept=None, bias=0.0317, strata=[]
+        )
+        tiers = TierConfusion(names=["noise", "blue", "red"], confusion_matrix=make_matrix(3))
+        return {**found, "calibration": calibration, "tiers": tiers}
     bins = [
-        {"low": i / 5, "high": (i + 1) / 5, "num_rows": 3 + 9 * i, "mean_predicted": i / 5 + 0.11,
-         "share_true": i / 6 + 0.07}
+        ReliabilityBin(low=i / 5, high=(i + 1) / 5, num_rows=3 + 9 * i,
+                       mean_predicted=i / 5 + 0.11, share_true=i / 6 + 0.07)
         for i in range(1, 5)
     ]  # fmt: skip
-    empty = {"low": 0.0, "high": 0.2, "num_rows": 0, "mean_predicted": None, "share_true": None}
-    found["calibration"] = {
-        "ece": 0.0837, "ece_by_chance": 0.0411, "brier": 0.2913,
-        "brier_interval": [0.2713, 0.3119], "bins": [empty, *bins],
-    }  # fmt: skip
+    found["reliability"] = Reliability(
+        ece=0.0837, ece_by_chance=0.0411, brier=0.2913, brier_interval=Interval(0.2713, 0.3119),
+        bins=bins,
+    )  # fmt: skip
     if label_type == "class":
         found["confusion_matrix"] = make_matrix(len(names))
     else:

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from typing import Any
 
 from llmft.reports import formatting
+from llmft.results.files import Result
 
 _LINKS = ("src", "href", "xlink:href", "action", "data", "srcset")
 
@@ -86,9 +87,9 @@ def _list_strange_scripts(html: str) -> list[str]:
     ]
 
 
-def list_written_numbers(results: Any) -> set[str]:
+def list_written_numbers(result: Result) -> set[str]:
     """Return every number of a results file, in every way in which a report may write it."""
-    numbers = set(_walk(results))
+    numbers = set(_walk(result.model_dump(mode="json")))
     shows = [getattr(formatting, name) for name in dir(formatting) if name.startswith("format_")]
     shows.remove(formatting.format_interval)
     shows.remove(formatting.format_share_interval)

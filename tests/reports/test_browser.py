@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from llmft.reports.comparison import write_comparison_report
-from tests.reports.made_up import make_comparison, make_edge_cases
+from llmft.results.comparison import ComparisonResult, SliceTable, SliceValue
+from llmft.results.variant import RowResult
+from tests.reports.made_up import make_comparison
 
 playwright_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = next(
@@ -50,45 +52,41 @@ LOW_CONTRAST = """() => {
 }"""
 
 
-def make_classified() -> dict[str, Any]:
+def make_classified() -> ComparisonResult:
     results = make_comparison(label_type="class", names=["calm", "loud"], arms=("a", "b", "c"))
     outputs = {"a": [0.9, 0.1], "b": [0.2, 0.8], "c": [0.7, 0.3]}
-    results["slices"] = [
-        {"name": "length", "metric": "accuracy", "values": [
-            {"value": value, "num_rows": 2, "metrics": {}} for value in ("up to 9", "10 to 20")
-        ]},
-    ]  # fmt: skip
-    results["rows"] = [
-        {
-            "id": f"row-{i}",
-            "labels": label,
-            "outputs": outputs if i % 2 else {arm: [0.6, 0.4] for arm in outputs},
-            "errors": dict.fromkeys(outputs, 0.4),
-            "text": "text",
-            "slices": {"length": ("10 to 20", "up to 9")[i // 2], "true class": label},
-        }
+    values = [SliceValue(value=value, num_rows=2, metrics={}) for value in ("up to 9", "10 to 20")]
+    rows = [
+        RowResult(
+            id=f"row-{i}",
+            labels=label,
+            outputs=outputs if i % 2 else {arm: [0.6, 0.4] for arm in outputs},
+            errors=dict.fromkeys(outputs, 0.4),
+            text="text",
+            slices={"length": ("10 to 20", "up to 9")[i // 2], "true class": label},
+        )
         for i, label in enumerate(("calm", "calm", "loud", "loud"))
     ]
-    return results
+    length = SliceTable(name="length", metric="accuracy", values=values)
+    return results.replace(slices=[length], rows=rows)
 
 
-def make_results(num_rows: int, arms: tuple[str, ...] = ARMS) -> dict[str, Any]:
+def make_results(num_rows: int, arms: tuple[str, ...] = ARMS) -> ComparisonResult:
     results = make_comparison(arms=arms)
     generator = random.Random(0)
-    results["why"] = "the gain of 0.317 is surely beyond the margin of 0.2"
-    results["edge_cases"] = make_edge_cases(*arms)
-    results["rows"] = [
-        {
-            "id": f"article-{i}",
-            "labels": {"severity": 3.0, "stress": 7.0},
-            "outputs": {arm: [generator.uniform(0, 10), 5.0] for arm in arms},
-            "errors": {arm: i + j / 10 for j, arm in enumerate(arms)},
-            "text": f"Article number {i} on markets. " + ATTACK * (i % 2),
-            "slices": {"language": ("de", "en", None)[i % 3], "tier": ATTACK},
-        }
+    languages = ({"language": "de"}, {"language": "en"}, {})
+    rows = [
+        RowResult(
+            id=f"article-{i}",
+            labels={"severity": 3.0, "stress": 7.0},
+            outputs={arm: [generator.uniform(0, 10), 5.0] for arm in arms},
+            errors={arm: i + j / 10 for j, arm in enumerate(arms)},
+            text=f"Article number {i} on markets. " + ATTACK * (i % 2),
+            slices={**languages[i % 3], "tier": ATTACK},
+        )
         for i in range(num_rows)
     ]
-    return results
+    return results.replace(why="the gain of 0.317 is surely beyond the margin of 0.2", rows=rows)
 
 
 @pytest.fixture(scope="module")
@@ -255,8 +253,8 @@ def test_without_a_script_everything_else_is_there(browser: Any, report: str) ->
 def test_many_rows_of_five_arms_open(browser: Any, tmp_path: Path) -> None:
     """In under 3 seconds on two cores; what is asserted here is that they do."""
     results = make_results(20_000, arms=("a", "b", "c", "d", "e"))
-    for row in results["rows"]:
-        row["text"] += "word " * 300
+    long = [row.replace(text=row.text + "word " * 300) for row in results.rows]
+    results = results.replace(rows=long)
     visit = Visit(browser, write_comparison_report(results, folder=tmp_path).as_uri())
     assert visit.page.locator("tr.row").count() == 50
     assert visit.page.locator("#row-count").inner_text() == "20000 of 20000 rows"

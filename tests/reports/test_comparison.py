@@ -1,4 +1,3 @@
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -6,9 +5,10 @@ from typing import Any
 import pytest
 
 from llmft.reports.comparison import write_comparison_report
-from llmft.reports.formatting import format_interval
-from tests.reports.made_up import EVIL, NAMED, NEW_KEYS, make_comparison, make_edge_cases
-from tests.reports.made_up_parts import name_parts
+from llmft.reports.formatting import MISSING, format_interval
+from llmft.results.comparison import ComparisonResult, VerdictName
+from llmft.results.variant import LabelType
+from tests.reports.made_up import EVIL, NAMED, make_comparison
 from tests.reports.reading import (
     Page,
     count_table_columns,
@@ -17,20 +17,19 @@ from tests.reports.reading import (
     list_written_numbers,
     split_cell,
 )
+from tests.results.made_up import edit
 
 
-def write(results: dict[str, Any], folder: Path) -> tuple[str, str]:
+def write(result: ComparisonResult, folder: Path) -> tuple[str, str]:
     """Return the HTML and the Markdown."""
-    path = write_comparison_report(results, folder=folder)
+    path = write_comparison_report(result, folder=folder)
     assert path == folder / "report.html"
     return path.read_text("utf-8"), (folder / "report.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize("label_type", ["scores", "class", "multilabel"])
-def test_everything_is_shown_and_nothing_is_fetched(tmp_path: Path, label_type: str) -> None:
-    results = make_comparison(label_type=label_type)
-    results["edge_cases"] = make_edge_cases("distillation", "instruction")
-    html, markdown = write(results, tmp_path)
+def test_everything_is_shown_and_nothing_is_fetched(tmp_path: Path, label_type: LabelType) -> None:
+    html, markdown = write(make_comparison(label_type=label_type), tmp_path)
     text = Page(html).text
     for expected in (
         "WINNER", "DEPLOY", "provisional", "because of what instruction did",
@@ -71,15 +70,12 @@ def test_plots_are_files_that_the_markdown_names(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("label_type", "num_names"), NAMED)
 def test_every_number_in_a_table_stands_in_the_results_file(
-    tmp_path: Path, label_type: str, num_names: int
+    tmp_path: Path, label_type: LabelType, num_names: int
 ) -> None:
     """D10: a report computes nothing."""
     names = [f"name {i}" for i in range(num_names)]
     results = make_comparison(label_type=label_type, names=names)
-    results["edge_cases"] = make_edge_cases("distillation")
-    before = json.dumps(results)
     html, _ = write(results, tmp_path)
-    assert json.dumps(results) == before
     cells = Page(html).number_cells
     written = list_written_numbers(results) | {"yes", "no"}
     assert len(cells) > 60
@@ -87,29 +83,20 @@ def test_every_number_in_a_table_stands_in_the_results_file(
 
 
 @pytest.mark.parametrize("label_type", ["scores", "class", "multilabel"])
-def test_every_metric_has_its_interval(tmp_path: Path, label_type: str) -> None:
+def test_every_metric_has_its_interval(tmp_path: Path, label_type: LabelType) -> None:
     results = make_comparison(label_type=label_type)
     html, markdown = write(results, tmp_path)
     cells = Page(html).number_cells
-    for variant in results["variants"].values():
-        for interval in filter(None, variant["intervals"].values()):
+    for variant in results.variants.values():
+        for interval in filter(None, variant.intervals.values()):
             assert format_interval(interval) in cells
             assert f"({format_interval(interval)})" in markdown
 
 
-def test_without_intervals_of_all_metrics_the_deciding_one_has_its_own(tmp_path: Path) -> None:
-    results = make_comparison(label_type="class")
-    for variant in results["variants"].values():
-        del variant["intervals"]
-    cells = Page(write(results, tmp_path)[0]).number_cells
-    assert format_interval(results["variants"]["instruction"]["interval"]) in cells
-
-
 def test_the_best_of_a_column_is_marked_even_if_a_baseline_has_it(tmp_path: Path) -> None:
     """D9: an arm that a constant beats does not look like the best."""
-    results = make_comparison()
-    results["baselines"]["tfidf"]["mae"] = 0.107
-    html, markdown = write(results, tmp_path)
+    result = edit(make_comparison(), lambda r: r["baselines"]["tfidf"]["metrics"].update(mae=0.107))
+    html, markdown = write(result, tmp_path)
     assert "0.107" in Page(html).best_cells
     assert "**0.107**" in markdown
 
@@ -124,7 +111,7 @@ def test_the_best_of_a_column_is_marked_even_if_a_baseline_has_it(tmp_path: Path
         ("INVALID", "This comparison does not count"),
     ],
 )
-def test_every_verdict_has_its_words(tmp_path: Path, verdict: str, said: str) -> None:
+def test_every_verdict_has_its_words(tmp_path: Path, verdict: VerdictName, said: str) -> None:
     html, markdown = write(make_comparison(verdict), tmp_path)
     assert verdict in Page(html).text and said in Page(html).text
     assert markdown.startswith(f"# {verdict}: {said}\n")
@@ -135,7 +122,7 @@ def test_every_verdict_has_its_words(tmp_path: Path, verdict: str, said: str) ->
     [("scores", ("b",)), ("scores", ("a", "b")), ("class", ("a", "b")), ("multilabel", ("a",))],
 )
 def test_arms_that_were_struck_out_have_dashes(
-    tmp_path: Path, label_type: str, invalid: tuple[str, ...]
+    tmp_path: Path, label_type: LabelType, invalid: tuple[str, ...]
 ) -> None:
     results = make_comparison("INVALID", arms=("a", "b"), invalid=invalid, label_type=label_type)
     html, markdown = write(results, tmp_path)
@@ -160,15 +147,16 @@ def test_many_dimensions(tmp_path: Path) -> None:
 
 
 def test_text_from_data_stays_text(tmp_path: Path) -> None:
-    results = make_comparison(arms=("a", EVIL), names=["severity", f"dim {EVIL}"])
-    results.update(why=EVIL, task=EVIL, suite=EVIL)
-    results["audit"][1]["message"] = EVIL
-    results["variants"]["a"]["base"] = EVIL
-    results["data"]["rejected"] = {EVIL: 3}
-    results["worst_rows"][0].update(id=EVIL, text=EVIL)
-    results["edge_cases"] = make_edge_cases(EVIL)
-    for case in results["edge_cases"][EVIL]["cases"]:
-        case.update(id=EVIL, category=EVIL, failures=[EVIL])
+    def plant(r: dict[str, Any]) -> None:
+        r.update(why=EVIL, task=EVIL, suite=EVIL)
+        r["audit"][1]["message"] = EVIL
+        r["variants"]["a"]["runs"][0]["record"]["recipe"]["base"]["model"] = EVIL
+        r["data"]["rejected"] = {EVIL: 3}
+        r["worst_rows"][0].update(id=EVIL, text=EVIL)
+        for case in r["variants"][EVIL]["edge_cases"]["cases"]:
+            case.update(id=EVIL, category=EVIL, failures=[EVIL])
+
+    results = edit(make_comparison(arms=("a", EVIL), names=["severity", f"dim {EVIL}"]), plant)
     html, markdown = write(results, tmp_path)
     assert list_outside_links(html) == []
     assert EVIL in Page(html).text
@@ -184,10 +172,10 @@ def test_text_from_data_stays_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("label_type", "num_more"), [("scores", 0), ("class", 0), ("class", 40), ("multilabel", 40)]
 )
-def test_long_and_evil_names(tmp_path: Path, label_type: str, num_more: int) -> None:
+def test_long_and_evil_names(tmp_path: Path, label_type: LabelType, num_more: int) -> None:
     names = ["none", EVIL, "x" * 90, *(f"{i} {EVIL}" for i in range(num_more))]
     results = make_comparison(label_type=label_type, names=names, arms=("a", EVIL))
-    results["worst_rows"] = [{**results["rows"][1], "text": EVIL}]
+    results = results.replace(worst_rows=[results.rows[1].replace(text=EVIL)])
     html, markdown = write(results, tmp_path)
     assert EVIL in Page(html).text
     assert list_outside_links(html) == []
@@ -195,33 +183,49 @@ def test_long_and_evil_names(tmp_path: Path, label_type: str, num_more: int) -> 
     assert all(len(widths) == 1 for widths in count_table_columns(markdown))
 
 
-@pytest.mark.parametrize(
-    ("label_type", "absent"), [("scores", True), ("class", False), ("multilabel", True)]
-)
-def test_what_was_not_measured_is_left_out(tmp_path: Path, label_type: str, absent: bool) -> None:
-    results = make_comparison(label_type=label_type)
-    for variant in results["variants"].values():
-        variant.update(dict.fromkeys(NEW_KEYS), metrics=dict.fromkeys(variant["metrics"]))
-        variant["confusion_matrix"] = None
-    if absent:
-        for variant in results["variants"].values():
-            for key in NEW_KEYS:
-                del variant[key]
-    for holder in (results, *results["baselines"].values()):
-        holder[name_parts(label_type)] = {}
+@pytest.mark.parametrize("label_type", ["scores", "class", "multilabel"])
+def test_what_an_invalid_comparison_lacks_is_left_out(
+    tmp_path: Path, label_type: LabelType
+) -> None:
+    results = make_comparison("INVALID", arms=("a", "b"), invalid=("a", "b"), label_type=label_type)
     headings = list_headings(write(results, tmp_path)[0])
     assert "Side by side" in headings
-    assert "Calibration" not in headings
-    assert not any(heading.startswith("By ") for heading in headings)
+    assert not {"Calibration", "Predicted against true", "Gates", "Latency"} & set(headings)
 
 
-def test_older_or_missing_parts_are_left_out(tmp_path: Path) -> None:
-    results = make_comparison("UNRESOLVED")
-    results["worst_rows"] = []
-    results["data"]["near_duplicates"] = None
-    for variant in results["variants"].values():
-        variant["histories"] = [{"metric": "mae", "epochs": []}]
-    text = Page(write(results, tmp_path)[0]).text
-    assert "Rows that went worst" not in text
-    assert "Edge cases" not in text
-    assert "not looked for" in text
+def test_what_is_not_there_is_left_out(tmp_path: Path) -> None:
+    results = make_comparison("UNRESOLVED").replace(worst_rows=[], slices=[], rare=None, noise=[])
+    variants = {
+        name: v.replace(edge_cases=None, fit=None, gates=[]) for name, v in results.variants.items()
+    }
+    headings = list_headings(write(results.replace(variants=variants), tmp_path)[0])
+    absent = {"Rows that went worst", "Slices", "Rare events", "Noise of the labels", "Edge cases",
+              "Post-hoc fits", "Gates"}  # fmt: skip
+    assert "Side by side" in headings
+    assert not absent & set(headings)
+
+
+@pytest.mark.parametrize("label_type", ["scores", "class", "multilabel"])
+def test_no_dash_stands_where_a_value_is(tmp_path: Path, label_type: LabelType) -> None:
+    """D13: the disagreement of second classes was written under one key and read under another.
+
+    So whatever a file holds of slices, rare events, noise and fits has to be in the tables.
+    """
+    result = make_comparison(label_type=label_type)
+    _, markdown = write(result, tmp_path)
+    sections = {part.split("\n")[0]: part for part in markdown.split("\n## ")}
+    for title in ("Slices", "Rare events", "Noise of the labels", "Edge cases"):
+        rows = [line for line in sections[title].splitlines() if line.startswith("| ")]
+        assert len(rows) > 2, title
+        assert [row for row in rows if MISSING in row] == [], title
+    noise = sections["Noise of the labels"]
+    metric = "mae" if label_type == "scores" else "disagreement"
+    for said in (metric, "0.438 (0.361 to 0.523)", "0.691 (0.571 to 0.823)", "| 57 | 19 |"):
+        assert said in noise
+    fits = [line for line in sections["Post-hoc fits"].splitlines() if line.startswith("| ")][1:]
+    undefined = [name for name, value in result.variants["instruction"].metrics.items()
+                 if value is None]  # fmt: skip
+    assert [r for r in fits if MISSING in r and not any(f"| {m}" in r for m in undefined)] == []
+    calibration = [line for line in Page((tmp_path / "report.html").read_text()).number_cells]
+    expected = {"0.302", "−0.413"} if label_type == "scores" else {"0.084", "0.291"}
+    assert expected <= set(calibration)

@@ -1,27 +1,23 @@
 """Both reports show what a post-hoc fit did, and say nothing where there is none."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from llmft.reports.comparison import write_comparison_report
 from llmft.reports.evaluation import write_evaluation_report
+from llmft.results.variant import LabelType
 from tests.reports.made_up import make_comparison, make_evaluation
-from tests.reports.made_up_parts import make_metrics
+from tests.reports.made_up_judgement import make_fit
 from tests.reports.reading import Page, count_table_columns, list_written_numbers, split_cell
 
 
-def make_fit(error: float, *, label_type: str) -> dict[str, Any]:
-    method = "isotonic" if label_type == "scores" else "f1"
-    before = make_metrics(error, label_type=label_type)
-    return {"method": method, "split": "val", "metrics_before": before}
-
-
 @pytest.mark.parametrize("label_type", ["scores", "class", "multilabel"])
-def test_an_evaluation_shows_every_metric_before_and_after(tmp_path: Path, label_type: str) -> None:
-    results = make_evaluation(label_type=label_type)
-    results["fit"] = make_fit(0.7777, label_type=label_type)
+def test_an_evaluation_shows_every_metric_before_and_after(
+    tmp_path: Path, label_type: LabelType
+) -> None:
+    fit = make_fit(0.7777, label_type=label_type)
+    results = make_evaluation(label_type=label_type, fit=fit)
     page = Page(write_evaluation_report(results, folder=tmp_path).read_text("utf-8"))
     markdown = (tmp_path / "report.md").read_text("utf-8")
     method = {"scores": "isotonic regression"}.get(label_type, "the highest F1")
@@ -33,13 +29,14 @@ def test_an_evaluation_shows_every_metric_before_and_after(tmp_path: Path, label
     if label_type == "scores":
         assert "0.778" in page.number_cells
         (row,) = [line for line in markdown.splitlines() if "| mae" in line and "0.778" in line]
-        assert row.split("|")[2:4] == [" 0.778 ", " **0.612** "]
+        assert row.split("|")[2:4] == [" 0.778 ", " **0.610** "]
 
 
 def test_a_comparison_shows_the_arms_that_are_fitted(tmp_path: Path) -> None:
     results = make_comparison(arms=("one", "two", "three"), invalid=("three",))
-    results["variants"]["two"]["fit"] = make_fit(0.8888, label_type="scores")
-    results["variants"]["one"]["fit"] = None
+    two = results.variants["two"].replace(fit=make_fit(0.8888, label_type="scores"))
+    one = results.variants["one"].replace(fit=None)
+    results = results.replace(variants={**results.variants, "one": one, "two": two})
     page = Page(write_comparison_report(results, folder=tmp_path).read_text("utf-8"))
     assert "two: scores bent by isotonic regression" in page.text
     assert "one: scores bent" not in page.text

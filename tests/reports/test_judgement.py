@@ -9,12 +9,17 @@ import pytest
 from docx.document import Document
 from docx.oxml.ns import qn
 
+from llmft.config.audit import Check
 from llmft.reports.audit import group_findings
 from llmft.reports.comparison import write_comparison_report
 from llmft.reports.plots.latency import find_front
-from tests.reports.made_up import EVIL, make_comparison, make_edge_cases
+from llmft.results.comparison import ComparisonResult, VerdictName
+from llmft.results.variant import Decision, Finding, LabelType, Status
+from tests.reports.made_up import EVIL, make_comparison
 from tests.reports.reading import Page, count_table_columns, list_headings, list_outside_links
+from tests.results.made_up import edit
 
+UNDEFINED = {"value": None, "interval": None}
 CONTROL = "a\x00b\x1b[31m\ufffe\x0c"
 
 
@@ -31,8 +36,8 @@ class Written(NamedTuple):
         return "\n".join([*(p.text for p in self.document.paragraphs), *sorted(cells)])
 
 
-def write(results: dict[str, Any], folder: Path) -> Written:
-    path = write_comparison_report(results, folder=folder)
+def write(result: ComparisonResult, folder: Path) -> Written:
+    path = write_comparison_report(result, folder=folder)
     markdown = (folder / "report.md").read_text("utf-8")
     return Written(path.read_text("utf-8"), markdown, docx.Document(str(folder / "report.docx")))
 
@@ -40,17 +45,7 @@ def write(results: dict[str, Any], folder: Path) -> Written:
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
     results = make_comparison(arms=("distillation", "instruction", "full"))
-    results["edge_cases"] = make_edge_cases(*results["variants"])
     return write(results, tmp_path_factory.mktemp("report"))
-
-
-def empty(value: Any, *, keep: tuple[str, ...]) -> Any:
-    """Return JSON with null for every number and text that is not under a key to keep."""
-    if isinstance(value, dict):
-        return {
-            key: found if key in keep else empty(found, keep=keep) for key, found in value.items()
-        }
-    return None if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
 def test_sections_stand_in_the_order_in_which_they_are_asked_for(written: Written) -> None:
@@ -107,13 +102,13 @@ def test_word_has_its_own_headings_tables_and_described_pictures(written: Writte
 
 @pytest.mark.parametrize(("verdict", "invalid"), [("INVALID", ("a", "b")), ("CONFOUNDED", ())])
 def test_without_a_result_the_reason_is_in_every_format(
-    tmp_path: Path, verdict: str, invalid: tuple[str, ...]
+    tmp_path: Path, verdict: VerdictName, invalid: tuple[str, ...]
 ) -> None:
     """D1, D2: what cannot be compared is said, and said why."""
     results = make_comparison(verdict, arms=("a", "b"), invalid=invalid)
-    results.update(why="only one arm saw its articles", winner=None)
+    results = results.replace(why="only one arm saw its articles", winner=None)
     if invalid:
-        results.update(pairs=[], mixed={}, slices=[], rare=None, noise=[], latency={})
+        results = results.replace(pairs=[], ensembles={}, slices=[], rare=None, noise=[])
     found = write(results, tmp_path)
     for text in (Page(found.html).text, found.markdown, found.word_text):
         assert verdict in text
@@ -122,56 +117,53 @@ def test_without_a_result_the_reason_is_in_every_format(
 
 
 @pytest.mark.parametrize("label_type", ["scores", "class", "multilabel"])
-def test_null_for_every_number_is_a_dash(tmp_path: Path, label_type: str) -> None:
-    results = make_comparison(label_type=label_type)
-    results["edge_cases"] = make_edge_cases("distillation")
-    for pair in (*results["pairs"], *(m["pair"] for m in results["mixed"].values())):
-        pair.update(dict.fromkeys(("mcnemar", "power", "needed")), parts={})
-    for key in ("slices", "noise", "rare", "latency", "mixed"):
-        results[key] = empty(results[key], keep=("k", "pair", "num_rows"))
-    for variant in results["variants"].values():
-        variant["gates"] = empty(variant["gates"], keep=())
-        variant.update(fit=None, decision=None, reasons=None)
-    for case in results["edge_cases"].values():
-        case.update(pass_rate_interval=None)
-    results.update(
-        dict.fromkeys(("decision", "reasons", "recommended", "num_groups", "provisional"))
-    )
-    found = write(results, tmp_path)
-    assert "None" not in Page(found.html).text.replace("None of", "")
+def test_null_is_a_dash(tmp_path: Path, label_type: LabelType) -> None:
+    def empty(r: dict[str, Any]) -> None:
+        for pair in (*r["pairs"], *(found["pair"] for found in r["ensembles"].values())):
+            pair.update(dict.fromkeys(("mcnemar", "power", "needed")), parts={})
+        for table in r["slices"]:
+            for value in table["values"]:
+                value["metrics"] = {arm: UNDEFINED for arm in value["metrics"]}
+        for found in r["rare"]["variants"].values():
+            found.update(dict.fromkeys(set(found) - {"at_k"}), at_k=[])
+        for noise in r["noise"]:
+            noise.update(oracle=UNDEFINED)
+            noise["variants"] = {arm: UNDEFINED for arm in noise["variants"]}
+        for variant in r["variants"].values():
+            variant["gates"][0].update(value=None, interval=None, bound=None, review=None)
+            variant.update(fit=None, latency=None)
+        for found in r["ensembles"].values():
+            found.update(pair=None, cost=dict.fromkeys(found["cost"]))
+        r.update(recommended=None, num_groups=None)
+
+    found = write(edit(make_comparison(label_type=label_type), empty), tmp_path)
+    assert "None" not in Page(found.html).text
     assert all(len(widths) == 1 for widths in count_table_columns(found.markdown))
 
 
-def test_a_file_that_holds_no_more_than_it_must(tmp_path: Path) -> None:
-    results = make_comparison()
-    for key in ("mixed", "slices", "rare", "noise", "decision", "reasons", "provisional",
-                "recommended", "num_dropped", "num_groups", "rows"):  # fmt: skip
-        del results[key]
-    results["rows"] = []
-    for variant in results["variants"].values():
-        for key in ("gates", "fit", "decision", "reasons", "test_reads"):
-            del variant[key]
-    found = write(results, tmp_path)
-    assert "Slices" not in list_headings(found.html)
+def test_a_comparison_without_rows_has_no_script(tmp_path: Path) -> None:
+    found = write(make_comparison().replace(rows=[], worst_rows=[]), tmp_path)
     assert "<script" not in found.html and "script-src" not in found.html
 
 
 def test_text_that_no_format_can_hold_as_it_is(tmp_path: Path) -> None:
     """HTML, Markdown and characters that XML forbids, wherever a text can come from data."""
-    results = make_comparison(arms=("a", EVIL), names=[f"{EVIL}{CONTROL}", "stress"])
     text = f"</script>{EVIL}{CONTROL}"
-    results.update(why=text, task=text, reasons=[text], recommended=EVIL)
-    results["audit"][3].update(message=text, waived=text)
-    results["data"]["rejected"] = {text: 3}
-    results["slices"][0]["name"] = results["slices"][0]["values"][0]["value"] = text
-    results["rare"]["what"] = results["noise"][0]["file"] = text
-    results["edge_cases"] = make_edge_cases(EVIL)
-    for case in results["edge_cases"][EVIL]["cases"]:
-        case.update(id=text, category=text, failures=[text])
-    for row in results["rows"]:
-        row.update(id=text, text=text, slices={text: text})
-    for variant in results["variants"].values():
-        variant["gates"][0].update(name=text, reason=text)
+
+    def plant(r: dict[str, Any]) -> None:
+        r.update(why=text, task=text, reasons=[text], recommended=EVIL)
+        r["audit"][3].update(message=text, waived=text)
+        r["data"]["rejected"] = {text: 3}
+        r["slices"][0]["name"] = r["slices"][0]["values"][0]["value"] = text
+        r["rare"]["what"] = r["noise"][0]["file"] = text
+        for case in r["variants"][EVIL]["edge_cases"]["cases"]:
+            case.update(id=text, category=text, failures=[text])
+        for row in r["rows"]:
+            row.update(id=text, text=text, slices={text: text})
+        for variant in r["variants"].values():
+            variant["gates"][0].update(name=text, reason=text)
+
+    results = edit(make_comparison(arms=("a", EVIL), names=[f"{EVIL}{CONTROL}", "stress"]), plant)
     found = write(results, tmp_path)
     assert list_outside_links(found.html) == []
     assert EVIL in Page(found.html).text
@@ -189,9 +181,10 @@ def test_the_front_has_whoever_no_other_beats_in_both() -> None:
 
 
 def test_a_slicing_names_its_own_metric_and_why(tmp_path: Path) -> None:
-    results = make_comparison(label_type="class")
-    results["slices"][1].update(name="true class", metric="accuracy")
-    found = write(results, tmp_path)
+    result = make_comparison(label_type="class")
+    language, tier = result.slices
+    by_class = tier.replace(name="true class", metric="accuracy")
+    found = write(result.replace(slices=[language, by_class]), tmp_path)
     expected = "accuracy by true class, higher is better (f1_macro says nothing within one class)"
     for text in (Page(found.html).text, found.markdown, found.word_text):
         assert expected in text
@@ -199,18 +192,20 @@ def test_a_slicing_names_its_own_metric_and_why(tmp_path: Path) -> None:
 
 
 def test_the_audit_is_sorted_by_severity_and_each_bar_names_its_check() -> None:
-    found = [("seen", "note", None), ("same data", "ok", None), ("seen", "warning", None),
-             ("device", "confounded", "spare"), ("leak", "invalid", None),
-             ("seen", "warning", None)]  # fmt: skip
+    found: list[tuple[Check, Status, str | None]] = [
+        ("articles seen", "note", None), ("same data", "ok", None),
+        ("articles seen", "warning", None), ("trial", "confounded", "spare"),
+        ("unseen rows", "invalid", None), ("articles seen", "warning", None),
+    ]  # fmt: skip
     bars = group_findings([
-        {"check": check, "status": status, "waived": waived, "message": str(i)}
+        Finding(check=check, status=status, variants=[], waived=waived, message=str(i))
         for i, (check, status, waived) in enumerate(found)
     ])  # fmt: skip
-    assert [(bar.status, bar.check, [f["message"] for f in bar.findings]) for bar in bars] == [
-        ("invalid", "leak", ["4"]),
-        ("waived", "device", ["3"]),
-        ("warning", "seen", ["2", "5"]),
-        ("note", "seen", ["0"]),
+    assert [(bar.status, bar.check, [f.message for f in bar.findings]) for bar in bars] == [
+        ("invalid", "unseen rows", ["4"]),
+        ("waived", "trial", ["3"]),
+        ("warning", "articles seen", ["2", "5"]),
+        ("note", "articles seen", ["0"]),
         ("ok", "same data", ["1"]),
     ]
 
@@ -219,16 +214,15 @@ def test_the_audit_is_sorted_by_severity_and_each_bar_names_its_check() -> None:
 def test_many_notes_of_the_audit_are_folded(
     tmp_path: Path, num_notes: int, num_folded: int
 ) -> None:
-    results = make_comparison()
-    results["audit"] = [
-        {"check": f"check {i}", "status": "note" if i else "ok", "arms": [], "waived": None,
-         "message": f"message {i}"}
-        for i in range(num_notes + 1)
-    ]  # fmt: skip
-    html = write(results, tmp_path).html
-    audit = html[html.index('<ul class="audit"') : html.index("</header>")]
-    assert audit.count("<details>") == num_folded
-    assert all(f"check {i}" in audit and f"message {i}" in audit for i in range(num_notes + 1))
+    checks: list[Check] = ["same data", "trial", "test reads", "known classes", "post-hoc fit"]
+    audit = [
+        Finding(check=check, status="note" if i else "ok", variants=[], message=f"message {i}")
+        for i, check in enumerate(checks[: num_notes + 1])
+    ]
+    html = write(make_comparison().replace(audit=audit), tmp_path).html
+    shown = html[html.index('<ul class="audit"') : html.index("</header>")]
+    assert shown.count("<details>") == num_folded
+    assert all(f.check in shown and f.message in shown for f in audit)
 
 
 @pytest.mark.parametrize(
@@ -236,9 +230,9 @@ def test_many_notes_of_the_audit_are_folded(
     [("REVIEW", "Why REVIEW and not DEPLOY:"), ("FAIL", "Why FAIL:"), ("DEPLOY", None)],
 )
 def test_reasons_say_what_they_are_reasons_for(
-    tmp_path: Path, decision: str, lead: str | None
+    tmp_path: Path, decision: Decision, lead: str | None
 ) -> None:
-    found = write(make_comparison() | {"decision": decision, "reasons": ["few rows"]}, tmp_path)
+    found = write(make_comparison().replace(decision=decision, reasons=["few rows"]), tmp_path)
     for text in (Page(found.html).text, found.markdown, found.word_text):
         assert "few rows" in text
         assert lead in text if lead else "Why " not in text
@@ -248,9 +242,9 @@ def test_a_pair_of_classifiers_says_what_was_counted_and_what_could_be_found(
     tmp_path: Path,
 ) -> None:
     results = make_comparison(label_type="class")
-    for pair in results["pairs"]:
-        pair["mcnemar"]["p_value"] = 0.0002
-    found = write(results, tmp_path)
+    found = write(
+        edit(results, lambda r: r["pairs"][0]["mcnemar"].update(p_value=0.0002)), tmp_path
+    )
     for expected in (
         "accuracy: instruction alone right on 61, distillation alone on 37",
         "McNemar p < 0.001",
@@ -264,11 +258,11 @@ def test_a_pair_of_classifiers_says_what_was_counted_and_what_could_be_found(
 
 
 def test_cases_without_a_category_and_costs_without_a_best(tmp_path: Path) -> None:
-    results = make_comparison()
-    results["edge_cases"] = make_edge_cases("distillation")
-    by_category = results["edge_cases"]["distillation"]["by_category"]
-    by_category[""] = next(iter(by_category.values()))
-    found = write(results, tmp_path)
+    def add(r: dict[str, Any]) -> None:
+        by_category = r["variants"]["distillation"]["edge_cases"]["by_category"]
+        by_category[""] = by_category["negation"]
+
+    found = write(edit(make_comparison(), add), tmp_path)
     assert "no category" in Page(found.html).text
     assert not {"12.3", "49.4", "3.71", "1.93"} & set(Page(found.html).best_cells)
 

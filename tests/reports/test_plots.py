@@ -1,21 +1,28 @@
-from typing import Any
-
 import numpy as np
 from matplotlib.axes import Axes
 
 from llmft.reports.plots.classes import draw_confusion, draw_reliability
 from llmft.reports.plots.scores import draw_predicted, draw_residuals, draw_strata
-from llmft.reports.series import style_arm
+from llmft.reports.series import LOOKS, Series
+from llmft.results.variant import (
+    Reliability,
+    ReliabilityBin,
+    RowResult,
+    ScoreCalibration,
+    Stratum,
+)
 from tests.reports.made_up_parts import make_matrix
 
-ARM = style_arm(0, name="a", found={}, parts={}, metric="mae")
+ARM = Series("a", {}, {}, *LOOKS[0], {}, {})
 NAMES = ["severity", "stress"]
 ROWS = [
-    {
-        "id": f"row-{i}",
-        "labels": {"stress": 10.0 - i, "severity": float(i)},
-        "outputs": {"a": [0.5 * i, 4.25], "b": [9.0, 20.0]},
-    }
+    RowResult(
+        id=f"row-{i}",
+        labels={"stress": 10.0 - i, "severity": float(i)},
+        outputs={"a": [0.5 * i, 4.25], "b": [9.0, 20.0]},
+        errors={"a": 1.0, "b": 2.0},
+        text="text",
+    )
     for i in range(11)
 ]
 
@@ -45,22 +52,20 @@ def test_residuals_are_predicted_minus_true_on_one_scale_for_all_arms() -> None:
 def test_strata_are_drawn_as_the_file_has_them() -> None:
     """D12: a flat line beside the diagonal is a compressed range."""
     strata = [
-        {"num_rows": 4, "mean_true": 1.0, "mean_predicted": 3.0},
-        {"num_rows": 0, "mean_true": None, "mean_predicted": None},
-        {"num_rows": 4, "mean_true": 9.0, "mean_predicted": 5.0},
+        Stratum(low=0, high=5, num_rows=4, mean_true=1.0, mean_predicted=3.0),
+        Stratum(low=5, high=10, num_rows=4, mean_true=9.0, mean_predicted=5.0),
     ]
-    calibrations: dict[str, Any] = {"a": {"severity": {"strata": strata}, "stress": None}}
+    flat = ScoreCalibration(slope=0.25, intercept=2.75, bias=-1.0, strata=strata)
+    calibrations = {"a": {"severity": flat, "stress": flat.replace(strata=[])}}
     severity, stress = draw_strata(calibrations, [ARM], names=NAMES).figure.axes
     assert read_line(severity, "o") == ([1.0, 9.0], [3.0, 5.0])
     assert read_line(stress, "o") == ([], [])
 
 
 def test_reliability_has_bins_and_their_sizes() -> None:
-    bins = [
-        {"low": 0.0, "high": 0.5, "num_rows": 0, "mean_predicted": None, "share_true": None},
-        {"low": 0.5, "high": 1.0, "num_rows": 7, "mean_predicted": 0.75, "share_true": 0.6},
-    ]
-    plot = draw_reliability({"ece": 0.15, "bins": bins}, ARM, name="c")
+    filled = ReliabilityBin(low=0.5, high=1.0, num_rows=7, mean_predicted=0.75, share_true=0.6)
+    found = Reliability(ece=0.15, ece_by_chance=0.1, bins=[filled], brier=0.2, brier_interval=None)
+    plot = draw_reliability(found, ARM, name="c")
     above, below = plot.figure.axes
     assert plot.title == "a: ece 0.150"
     assert read_line(above, "o") == ([0.75], [0.6])

@@ -1,18 +1,23 @@
+from collections.abc import Mapping
+
 from llmft.config.metrics import METRICS
 from llmft.reports.formatting import format_labels
 from llmft.reports.metric_tables import explain_metrics
 from llmft.reports.series import (
+    LOOKS,
     Series,
     choose_part_metric,
     choose_parts,
     is_higher_better,
-    style_arm,
+    style_variant,
 )
+from llmft.results.variant import Parts
+from tests.reports.made_up import make_comparison
 
 
-def make_arm(f1_by_class: dict[str, float | None]) -> Series:
-    parts = {name: {"f1": value} for name, value in f1_by_class.items()}
-    return style_arm(0, name="a", found={}, parts=parts, metric="f1")
+def make_arm(values: Mapping[str, float | None], *, metric: str = "f1") -> Series:
+    parts: Parts = {name: {metric: value} for name, value in values.items()}
+    return Series("a", {}, parts, *LOOKS[0], {}, {})
 
 
 def test_every_metric_is_explained_and_has_its_direction() -> None:
@@ -48,14 +53,14 @@ def test_of_many_parts_the_worst_of_any_arm_come_first() -> None:
 
 
 def test_of_many_dimensions_the_largest_errors_come_first() -> None:
-    parts = {f"d{i}": {"mae": float(i)} for i in range(30)}
-    arm = style_arm(0, name="a", found={}, parts=parts, metric="mae")
+    arm = make_arm({f"d{i}": float(i) for i in range(30)}, metric="mae")
     chosen = choose_parts([arm], metric="mae")
     assert (chosen[0], chosen[-1], len(chosen)) == ("d29", "d0", 21)
 
 
 def test_intervals_by_part_belong_to_their_metric_only() -> None:
-    found = {"part_intervals": {"metric": "mae", "intervals": {"severity": [0.1, 0.2]}}}
-    for metric, expected in (("mae", {"severity": [0.1, 0.2]}), ("skill", {})):
-        arm = style_arm(0, name="a", found=found, parts={}, metric=metric)
+    found = make_comparison().variants["instruction"]
+    assert found.part_intervals is not None
+    for metric, expected in (("mae", found.part_intervals.intervals), ("skill", {})):
+        arm = style_variant(0, name="a", found=found, metric=metric)
         assert arm.part_intervals == expected

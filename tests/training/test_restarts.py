@@ -10,10 +10,18 @@ import torch
 from safetensors.torch import load_file
 
 from llmft.cli import main
-from llmft.data.files import read_json, write_json
+from llmft.files import read_json, write_json
+from llmft.results.run import UnfinishedRun
 from llmft.training.trainer import GuardedLoss
 
 PROMPT = "Judge the risk.\n\n{article}\n"
+
+
+def unfinish(path: Path) -> None:
+    """Put back what the run said of itself while it was learning."""
+    found = read_json(path)
+    kept = {key: found[key] for key in UnfinishedRun.model_fields if key in found}
+    write_json(path, {**kept, "status": "unfinished", "num_splits": 1})
 
 
 @pytest.fixture
@@ -103,7 +111,7 @@ def test_r5_a_run_killed_after_its_last_step_is_only_saved(
     path = Path("runs/a/training_metadata.json")
     whole = {p.name: load_file(p) for p in Path("runs/a/model").glob("*.safetensors")}
     history, steps = read_json(Path("runs/a/training_history.json")), list_checkpoints("runs/a")
-    write_json(path, {**read_json(path), "status": "unfinished"})
+    unfinish(path)
     shutil.rmtree("runs/a/model")
     # A run is the same wherever its folder lies.
     Path("runs/a").rename("runs/moved")
@@ -164,7 +172,7 @@ def test_init_from_a_run_that_does_not_fit_is_refused(
         capsys.readouterr()
         assert train(recipe, "runs/second", *overrides) == 2
         assert told in capsys.readouterr().err
-    write_json(Path("runs/first/training_metadata.json"), {"status": "unfinished"})
+    unfinish(Path("runs/first/training_metadata.json"))
     assert train("bert.yaml", "runs/second", "init_from=runs/first") == 2
     assert "holds no finished run" in capsys.readouterr().err
     assert not Path("runs/second").exists()

@@ -5,21 +5,23 @@ from pathlib import Path
 
 import pytest
 
-from llmft.data.files import read_json, write_json
 from llmft.errors import StoppedError, UserError
+from llmft.files import read_json, write_json
+from llmft.results.files import write_result
+from llmft.results.run import RunIdentity
 from llmft.training.checkpoints import seal_checkpoint
 from llmft.training.launch import Launch
 from llmft.training.run_folder import (
-    RunIdentity,
     Start,
     claim_run_folder,
     is_finished,
     log_to_file,
-    read_metadata,
+    read_record,
     split_batches,
 )
+from tests.results.made_up import make_identity, make_recipe, make_record
 
-IDENTITY = RunIdentity({"train": {"epochs": 3}, "name": "arm"}, {"name": "risk"}, "f1", None, None)
+IDENTITY = make_identity()
 
 
 def claim(
@@ -39,8 +41,7 @@ def write_checkpoint(run: Path, step: int, *, is_whole: bool = True) -> Path:
 
 
 def finish(run: Path) -> None:
-    metadata = read_json(run / "training_metadata.json")
-    write_json(run / "training_metadata.json", {**metadata, "status": "finished"})
+    write_result(run / "training_metadata.json", make_record(IDENTITY))
 
 
 def test_a_new_folder_is_claimed_and_known_again(tmp_path: Path) -> None:
@@ -104,10 +105,10 @@ def test_r6_another_number_of_processes_does_not_go_on(tmp_path: Path) -> None:
 
 def test_how_a_run_is_kept_and_shared_does_not_make_another_of_it(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    asked = {"train": {"epochs": 3, "auto_batch_size": True, "save_steps": 2}, "launch": {}}
+    asked = make_recipe(train={"auto_batch_size": True, "save_steps": 2})
     claim(run)
     write_checkpoint(run, 1)
-    assert claim(run, IDENTITY._replace(recipe=asked)).resume_from is not None
+    assert claim(run, make_identity(recipe=asked)).resume_from is not None
     launch = Launch(1, "zero3", None)
     with pytest.raises(UserError, match="began with 1 process, and 1 process under ZeRO-3 cannot"):
         claim_run_folder(run, IDENTITY, launch=launch, resume="auto")
@@ -115,13 +116,13 @@ def test_how_a_run_is_kept_and_shared_does_not_make_another_of_it(tmp_path: Path
 
 def test_a_run_does_not_go_on_in_another_precision(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    recipe = {"train": {"precision": "bfloat16"}}
-    claim(run, IDENTITY._replace(recipe=recipe))
+    identity = make_identity(recipe=make_recipe(train={"precision": "bfloat16"}))
+    claim(run, identity)
     write_checkpoint(run, 1)
     found = read_json(run / "training_metadata.json")
     write_json(run / "training_metadata.json", {**found, "precision": "float32"})
     with pytest.raises(UserError, match="began in float32, but this machine computes in bfloat16"):
-        claim(run, IDENTITY._replace(recipe=recipe))
+        claim(run, identity)
 
 
 def test_the_log_says_why_a_training_ended_early(tmp_path: Path) -> None:
@@ -141,10 +142,10 @@ def test_smaller_micro_batches_are_remembered_as_long_as_the_run_goes_on(tmp_pat
 @pytest.mark.parametrize(
     ("other", "named"),
     [
-        (IDENTITY._replace(recipe={"train": {"epochs": 4}, "name": "arm"}), "train.epochs"),
-        (IDENTITY._replace(data_fingerprint="f2"), "the prepared data"),
-        (IDENTITY._replace(prompt_sha256="p"), "the text of the prompt"),
-        (IDENTITY._replace(init_hash="i"), "the weights of init_from"),
+        (make_identity(recipe=make_recipe(train={"epochs": 4})), "train.epochs"),
+        (make_identity(data_fingerprint="f2"), "the prepared data"),
+        (make_identity(prompt_sha256="p"), "the text of the prompt"),
+        (make_identity(init_hash="i"), "the weights of init_from"),
     ],
 )
 @pytest.mark.parametrize("resume", ["auto", "never"])
@@ -159,18 +160,18 @@ def test_r5_another_run_is_refused_with_what_differs(
 
 def test_a_run_that_never_got_to_a_checkpoint_gives_way_to_a_mended_recipe(tmp_path: Path) -> None:
     claim(tmp_path / "run")
-    other = IDENTITY._replace(data_fingerprint="f2")
+    other = make_identity(data_fingerprint="f2")
     assert claim(tmp_path / "run", other).resume_from is None
     write_checkpoint(tmp_path / "run", 2)
     assert claim(tmp_path / "run", other).resume_from is not None
 
 
 def test_another_spelling_of_a_path_is_no_other_run(tmp_path: Path) -> None:
-    one = {"name": "a", "task": "t.yaml", "prompt": {"mode": "include", "file": "p.md"}}
-    other = {"name": "b", "task": "/abs/t.yaml", "prompt": {"mode": "include", "file": "./p.md"}}
-    claim(tmp_path / "run", IDENTITY._replace(recipe=one))
+    one = make_recipe(name="a", task="t.yaml", prompt={"mode": "include", "file": "p.md"})
+    other = make_recipe(name="b", task="/a/t.yaml", prompt={"mode": "include", "file": "./p.md"})
+    claim(tmp_path / "run", make_identity(recipe=one))
     write_checkpoint(tmp_path / "run", 2)
-    assert claim(tmp_path / "run", IDENTITY._replace(recipe=other)).resume_from is not None
+    assert claim(tmp_path / "run", make_identity(recipe=other)).resume_from is not None
 
 
 def test_a_folder_with_other_files_is_not_touched(tmp_path: Path) -> None:
@@ -183,7 +184,7 @@ def test_a_folder_with_other_files_is_not_touched(tmp_path: Path) -> None:
 def test_an_unfinished_run_has_no_metadata_to_compare(tmp_path: Path) -> None:
     claim(tmp_path / "run")
     with pytest.raises(UserError, match="no finished run"):
-        read_metadata(tmp_path / "run")
+        read_record(tmp_path / "run")
 
 
 def test_runs_inside_a_folder_are_offered_in_its_place(tmp_path: Path) -> None:
@@ -193,4 +194,4 @@ def test_runs_inside_a_folder_are_offered_in_its_place(tmp_path: Path) -> None:
         finish(tmp_path / f"arm/seed-{seed}")
     told = f"did you mean {tmp_path}/arm/seed-1 or {tmp_path}/arm/seed-3?"
     with pytest.raises(UserError, match=re.escape(told)):
-        read_metadata(tmp_path / "arm")
+        read_record(tmp_path / "arm")

@@ -76,7 +76,7 @@ def fit(tiny_bert: Path, tiny_qwen: Path, tmp_path: Path) -> Callable[..., tuple
 
 def test_golden_losses_of_five_epochs(fit) -> None:
     _, result = fit()
-    losses = [round(entry["train_loss"], 3) for entry in result.history]
+    losses = [round(entry.train_loss, 3) for entry in result.history]
     assert losses == pytest.approx(GOLDEN, abs=5e-3)
     assert result.num_steps == 10
     assert result.num_epochs == 5
@@ -101,7 +101,7 @@ def test_r5_resumed_run_ends_bit_identical_to_the_unbroken_one(fit, lora: bool) 
     assert resumed.resumed_from_step == 4
     weights, other = whole.model.state_dict(), broken.model.state_dict()
     assert all(torch.equal(weights[name], other[name]) for name in weights)
-    untimed = [[{k: v for k, v in e.items() if k != "seconds"} for e in r.history]
+    untimed = [[e.model_dump(exclude={"seconds"}) for e in r.history]
                for r in (expected, resumed)]  # fmt: skip
     assert untimed[0] == untimed[1]
 
@@ -198,7 +198,7 @@ def test_d2_the_model_ends_with_the_weights_of_the_best_epoch(fit) -> None:
         return {"mae": next(scores)}
 
     made, result = fit(measure=measure)
-    assert (result.best["epoch"], result.best_metric) == (2.0, 0.1)
+    assert (result.best.epoch, result.best_metric) == (2.0, 0.1)
     examples = [made.val[i] for i in range(len(made.val))]
     batch = made.collator(examples)
     with torch.inference_mode():
@@ -212,7 +212,7 @@ def test_early_stopping_ends_the_training(fit) -> None:
     scores = iter([0.5, 0.6, 0.7, 0.8, 0.9])
     config = TRAIN.model_copy(update={"early_stopping_patience": 2})
     _, result = fit(config=config, measure=lambda outputs: {"mae": next(scores)})
-    assert [e["epoch"] for e in result.history] == [1.0, 2.0, 3.0]
+    assert [e.epoch for e in result.history] == [1.0, 2.0, 3.0]
 
 
 def test_r5_early_stopping_goes_on_counting_after_a_resume(fit) -> None:
@@ -233,7 +233,7 @@ def test_r5_early_stopping_goes_on_counting_after_a_resume(fit) -> None:
     with pytest.raises(KeyboardInterrupt):
         fit(config=config, run_dir="broken", measure=make_measure([0.5, 0.6, -1]))
     _, resumed = fit(config=config, run_dir="broken", measure=make_measure([0.7, 0.4, 0.9]))
-    assert [e["epoch"] for e in whole.history] == [e["epoch"] for e in resumed.history] == [1, 2, 3]
+    assert [e.epoch for e in whole.history] == [e.epoch for e in resumed.history] == [1, 2, 3]
     assert whole.best["epoch"] == resumed.best["epoch"] == 1.0
 
 
@@ -266,7 +266,7 @@ def test_gradient_accumulation_equals_one_large_batch(fit) -> None:
     )
     results = [fit(config=c, run_dir=f"run{i}")[1] for i, c in enumerate((large, small))]
     assert results[0].num_steps == results[1].num_steps == 2
-    losses = [r.history[0]["train_loss"] for r in results]
+    losses = [r.history[0].train_loss for r in results]
     assert losses[0] == pytest.approx(losses[1], rel=0.1)  # equal but for the dropout masks
 
 
@@ -302,28 +302,28 @@ def test_gradient_checkpointing_changes_nothing_but_the_memory(fit) -> None:
             )[1]
             for on in (False, True)
         )
-        losses = [[e["train_loss"] for e in result.history] for result in (plain, checked)]
+        losses = [[e.train_loss for e in result.history] for result in (plain, checked)]
         assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_validation_and_checkpoints_every_so_many_steps(fit, tmp_path: Path) -> None:
     config = TRAIN.model_copy(update={"steps": 5, "eval_steps": 2, "save_total_limit": 2})
     _, result = fit(config=config)
-    assert [entry["step"] for entry in result.history] == [2, 4, 5]
+    assert [entry.step for entry in result.history] == [2, 4, 5]
     assert result.num_steps == 5
     assert 2 <= len(list((tmp_path / "run" / "checkpoints").iterdir())) <= 3
 
 
 def test_steps_take_the_place_of_epochs_and_the_last_one_is_validated(fit) -> None:
     _, result = fit(config=TRAIN.model_copy(update={"steps": 3}))
-    assert [entry["step"] for entry in result.history] == [2, 3]
+    assert [entry.step for entry in result.history] == [2, 3]
 
 
 @pytest.mark.parametrize("name", get_args(TrainConfig.model_fields["lr_scheduler"].annotation))
 def test_every_scheduler_runs(fit, name: str) -> None:
     config = TRAIN.model_copy(update={"lr_scheduler": name, "epochs": 2.0, "warmup_steps": 1})
     _, result = fit(config=config)
-    rates = [entry["learning_rate"] for entry in result.history]
+    rates = [entry.learning_rate for entry in result.history]
     assert all(0 <= rate <= TRAIN.learning_rate for rate in rates)
     assert rates[0] > 0
     if name in ("linear", "cosine", "polynomial"):
@@ -332,7 +332,7 @@ def test_every_scheduler_runs(fit, name: str) -> None:
 
 def test_the_loss_can_choose_the_checkpoint(fit) -> None:
     _, result = fit(metric="loss")
-    assert result.best_metric == min(entry["val_loss"] for entry in result.history)
+    assert result.best_metric == min(entry.val["loss"] for entry in result.history)
 
 
 def test_row_weights_reach_the_loss_and_not_the_model(fit) -> None:
@@ -340,16 +340,14 @@ def test_row_weights_reach_the_loss_and_not_the_model(fit) -> None:
     train.weights = torch.tensor([0.0] * 15 + [16.0])
     _, weighed = fit(train=train, run_dir="weighed")
     _, plain = fit(run_dir="plain")
-    assert weighed.history[0]["train_loss"] != pytest.approx(
-        plain.history[0]["train_loss"], rel=0.1
-    )
+    assert weighed.history[0].train_loss != pytest.approx(plain.history[0].train_loss, rel=0.1)
 
 
 def test_a_short_last_interval_has_a_loss_too(fit) -> None:
     config = TRAIN.model_copy(update={"steps": 403, "eval_steps": 200, "learning_rate": 1e-4})
     _, result = fit(config=config)
-    assert [entry["step"] for entry in result.history] == [200, 400, 403]
-    assert all(np.isfinite(entry["train_loss"]) for entry in result.history)
+    assert [entry.step for entry in result.history] == [200, 400, 403]
+    assert all(np.isfinite(entry.train_loss) for entry in result.history)
 
 
 def test_r5_a_run_that_had_stopped_early_is_not_trained_on_after_a_resume(
@@ -359,7 +357,7 @@ def test_r5_a_run_that_had_stopped_early_is_not_trained_on_after_a_resume(
     scores = iter([0.5, 0.6, 0.7, 0.1, 0.1])
     _, whole = fit(config=config, measure=lambda outputs: {"mae": next(scores)})
     _, again = fit(config=config, measure=lambda outputs: {"mae": next(scores)})
-    assert [e["epoch"] for e in again.history] == [e["epoch"] for e in whole.history] == [1, 2, 3]
+    assert [e.epoch for e in again.history] == [e.epoch for e in whole.history] == [1, 2, 3]
     assert again.best["epoch"] == whole.best["epoch"] == 1.0
 
 

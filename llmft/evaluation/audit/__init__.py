@@ -1,11 +1,6 @@
 """Is the comparison fair, and did the models see the articles? Asked before any metric."""
 
-from llmft.evaluation.audit.findings import (
-    Finding,
-    RunFacts,
-    Status,
-    apply_waivers,
-)
+from llmft.evaluation.audit.findings import RunFacts, apply_waivers
 from llmft.evaluation.audit.inputs import check_inputs, check_oracle_view
 from llmft.evaluation.audit.leakage import (
     KnownRows,
@@ -25,12 +20,10 @@ from llmft.evaluation.audit.treatment import TREATMENT, check_data, check_seeds,
 
 __all__ = [
     "TREATMENT",
-    "Finding",
     "KnownRows",
     "Leaks",
     "RunAudit",
     "RunFacts",
-    "Status",
     "apply_waivers",
     "audit_run",
     "check_baselines",

@@ -1,23 +1,11 @@
 """What the audit can find, and what a person may waive."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
-from llmft.config.audit import Check, WaiverConfig
-
-Status = Literal["ok", "note", "warning", "confounded", "invalid"]
-
-
-class Finding(NamedTuple):
-    """One answer of the audit."""
-
-    check: Check
-    status: Status
-    arms: list[str]
-    """Whom it concerns; empty if all."""
-    message: str
-    waived: str | None = None
-    """Why somebody said that it does not count; it is a warning then."""
+from llmft.config.audit import WaiverConfig
+from llmft.results.run import RunRecord
+from llmft.results.variant import Finding
 
 
 class RunFacts(NamedTuple):
@@ -25,8 +13,7 @@ class RunFacts(NamedTuple):
 
     arm: str
     run: str
-    metadata: dict[str, Any]
-    """`training_metadata.json`."""
+    record: RunRecord
     fit: str | None = None
     """What is fitted to its outputs; None if nothing is."""
     base_weights: str | None = None
@@ -47,14 +34,16 @@ def apply_waivers(findings: Sequence[Finding], waivers: Sequence[WaiverConfig]) 
                 if _covers(waiver, finding):
                     reason = reason or waiver.reason
                     used.add(number)
-        judged.append(finding._replace(status="warning", waived=reason) if reason else finding)
+        judged.append(finding.replace(status="warning", waived=reason) if reason else finding)
     for number, waiver in enumerate(waivers):
         if number not in used:
             message = f"the waiver of {waiver.check!r} is not needed: the audit found no such fault"
-            judged.append(Finding("waivers", "note", list(waiver.arms), message))
+            judged.append(
+                Finding(check="waivers", status="note", variants=list(waiver.arms), message=message)
+            )
     return judged
 
 
 def _covers(waiver: WaiverConfig, finding: Finding) -> bool:
-    concerned = not waiver.arms or (finding.arms and set(finding.arms) <= set(waiver.arms))
+    concerned = not waiver.arms or (finding.variants and set(finding.variants) <= set(waiver.arms))
     return waiver.check == finding.check and bool(concerned)

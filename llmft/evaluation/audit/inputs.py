@@ -10,8 +10,9 @@ from llmft.config.audit import Check
 from llmft.config.task import OracleViewConfig
 from llmft.data.budget import ENOUGH_KEPT
 from llmft.data.encoding import HEAD_SHARE
-from llmft.evaluation.audit.findings import Finding, RunFacts, Status
+from llmft.evaluation.audit.findings import RunFacts
 from llmft.prediction.stored import StoredPredictions
+from llmft.results.variant import Finding, Status
 
 _MAX_SAME_INPUTS = 0.01
 
@@ -22,26 +23,27 @@ def check_inputs(run: RunFacts, seen: StoredPredictions, texts: Sequence[str]) -
     What `train` refuses is invalid here, a `tokens.waive` or not: the median row keeps less than
     half of its article, and it is the prompt, or a budget below `min_article`, that takes it away.
     """
-    arm, tokens = run.arm, run.metadata["recipe"]["tokens"]
+    arm, recipe = run.arm, run.record.recipe
+    tokens = recipe.tokens
     whole_N, kept_N = seen.article_tokens, seen.kept_tokens
     num_cut = int((kept_N < whole_N).sum())
     share = int(kept_N.sum()) / max(1, int(whole_N.sum()))
     median = float(np.median(kept_N / np.maximum(1, whole_N)))
     message = f"{arm} saw {share:.1%} of the article tokens; {num_cut} of {len(texts)} rows cut"
     status: Status = "note" if num_cut else "ok"
-    has_prompt = run.metadata["recipe"]["prompt"]["mode"] == "include"
+    has_prompt = recipe.prompt.mode == "include"
     room = int(kept_N[kept_N < whole_N].max(initial=0)) if num_cut else 0
-    if median < 0.5 and (has_prompt or room < tokens["min_article"]):
+    if median < 0.5 and (has_prompt or room < tokens.min_article):
         status = "invalid"
-        taken = f"a prompt of {run.metadata['token_budget']['test']['prompt_tokens']} tokens"
+        taken = f"a prompt of {run.record.token_budget['test'].prompt_tokens} tokens"
         message = (
             f"the median test row shows {arm} {median:.0%} of its article: "
-            f"{taken if has_prompt else 'its budget'} leaves {room} of {tokens['max_length']} "
+            f"{taken if has_prompt else 'its budget'} leaves {room} of {tokens.max_length} "
             f"tokens for articles of {np.median(whole_N):.0f}"
         )
     elif share < ENOUGH_KEPT:
         status = "warning"
-    findings = [Finding("articles seen", status, [arm], message)]
+    findings = [Finding(check="articles seen", status=status, variants=[arm], message=message)]
     by_input: defaultdict[str, list[str]] = defaultdict(list)
     for input_hash, text in zip(seen.input_hashes, texts, strict=True):
         by_input[input_hash].append(text)
@@ -49,7 +51,9 @@ def check_inputs(run: RunFacts, seen: StoredPredictions, texts: Sequence[str]) -
     if num_same:
         status = "invalid" if num_same > _MAX_SAME_INPUTS * len(texts) else "warning"
         message = f"{arm} got the same input for {num_same} of {len(texts)} rows of different text"
-        findings.append(Finding("inputs differ", status, [arm], message))
+        findings.append(
+            Finding(check="inputs differ", status=status, variants=[arm], message=message)
+        )
     return findings
 
 
@@ -77,14 +81,14 @@ def check_oracle_view(
             "articles are cut, and the task does not say what the oracle saw of them "
             "(`oracle_sees`), so nobody knows whether it judged what the models read"
         )
-        return [Finding(check, "note", [], message)]
+        return [Finding(check=check, status="note", variants=[], message=message)]
     num_words_N = np.array([max(1, len(text.split())) for text in texts])
     oracle_N = np.minimum(1.0, view.max_words / num_words_N)
     shared_N = _measure_overlap(
         oracle_N, student_N,
         head_share=view.head_share,
         student_head_share=HEAD_SHARE
-        if run.metadata["recipe"]["tokens"]["article"] == "head_tail"
+        if run.record.recipe.tokens.article == "head_tail"
         else 1.0,
     )  # fmt: skip
     by_student = float(np.mean(shared_N / oracle_N))
@@ -95,7 +99,7 @@ def check_oracle_view(
         f"{arm} saw about {by_student:.0%} of what the oracle saw, and the oracle about "
         f"{by_oracle:.0%} of what {arm} saw"
     )
-    return [Finding(check, status, [arm], message)]
+    return [Finding(check=check, status=status, variants=[arm], message=message)]
 
 
 def _measure_overlap(

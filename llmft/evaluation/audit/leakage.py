@@ -5,14 +5,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llmft.config.audit import Check
-from llmft.config.task import TaskConfig
+from llmft.config.task import Split
 from llmft.data.duplicates import cluster_texts, split_words
-from llmft.data.prepared import PreparedData, Row, open_prepared
+from llmft.data.fields import Row
+from llmft.data.prepared import PreparedData, open_prepared
 from llmft.errors import UserError
-from llmft.evaluation.audit.findings import Finding, RunFacts
+from llmft.evaluation.audit.findings import RunFacts
 from llmft.models.saved import read_card
-from llmft.training.run_folder import read_metadata
+from llmft.results.run import RunRecord
+from llmft.results.variant import Finding
+from llmft.training.run_folder import read_record
 
+_SEEN_SPLITS: tuple[Split, ...] = ("train", "val")
 MAX_KNOWN = 0.01
 """Share of the rows that may be known to the training: they are dropped. Hashing finds nearly all
 near-duplicates, not all."""
@@ -74,18 +78,19 @@ def check_overlap(known: KnownRows, *, num_rows: int) -> list[Finding]:
     """
     if not known.positions:
         message = "no evaluated text, nor a near-duplicate of one, was trained or selected on"
-        return [Finding("unseen rows", "ok", [], message)]
+        return [Finding(check="unseen rows", status="ok", variants=[], message=message)]
     few = not known.equal and len(known.positions) <= MAX_KNOWN * num_rows
     ending = "they are not scored"
     if not few:
         ending = f"no copy, and near-duplicates of no more than {MAX_KNOWN:.0%}, can be left out"
     return [
         Finding(
-            "unseen rows",
-            "warning" if few else "invalid",
-            [],
-            f"{len(known.positions)} of {num_rows} evaluated texts were trained or selected on "
-            f"({len(known.equal)} word for word, the others as near-duplicates); " + ending,
+            check="unseen rows",
+            status="warning" if few else "invalid",
+            variants=[],
+            message=f"{len(known.positions)} of {num_rows} evaluated texts were trained or "
+            f"selected on ({len(known.equal)} word for word, the others as near-duplicates); "
+            + ending,
         )
     ]
 
@@ -99,7 +104,7 @@ def check_groups(rows: Sequence[Row], known_rows: Sequence[Row]) -> list[Finding
         f"{len(shared)} groups of the evaluated rows were trained or selected on, the first: "
         f"{min(shared)!r}"
     )
-    return [Finding("unseen groups", "invalid", [], message)]
+    return [Finding(check="unseen groups", status="invalid", variants=[], message=message)]
 
 
 def find_quoted_rows(texts: Sequence[str], prompt: str) -> list[int]:
@@ -130,7 +135,9 @@ def check_prompt(arms: list[str], texts: Sequence[str], prompt: str) -> list[Fin
     message = (
         f"the prompt of {', '.join(arms)} quotes {len(quoted)} of {len(texts)} evaluated texts"
     )
-    return [Finding("examples in the prompt", "invalid", arms, message)]
+    return [
+        Finding(check="examples in the prompt", status="invalid", variants=arms, message=message)
+    ]
 
 
 def check_start(run: RunFacts, rows: Sequence[Row], *, data: PreparedData) -> Leaks:
@@ -142,20 +149,20 @@ def check_start(run: RunFacts, rows: Sequence[Row], *, data: PreparedData) -> Le
         data: The prepared data of the run; what it shares with an earlier one is looked at already.
     """
     check: Check = "weights begun with"
-    arm, metadata, names = run.arm, run.metadata, [run.run]
+    arm, record, names = run.arm, run.record, [run.run]
     findings: list[Finding] = []
     known: set[int] = set()
-    while (name := metadata["recipe"].get("init_from")) is not None and name not in names:
+    while (name := record.recipe.init_from) is not None and name not in names:
         names.append(name)
         began = f"{arm} began with the weights of {name}"
         try:
-            parent = read_metadata(Path(name))
-            if parent["model_hash"] != metadata["init_hash"]:
+            parent = read_record(Path(name))
+            if parent.model_hash != record.init_hash:
                 raise UserError("it was trained anew since")
             trained_on = _read_training_rows(parent, data)
         except (UserError, ValueError) as error:
             message = f"{began}, and what these learned from is not known: {error}"
-            findings.append(Finding(check, "warning", [arm], message))
+            findings.append(Finding(check=check, status="warning", variants=[arm], message=message))
             break
         found = _find_known(rows, trained_on, threshold=data.task.clean.near_duplicates).positions
         groups = check_groups(rows, trained_on)
@@ -165,12 +172,19 @@ def check_start(run: RunFacts, rows: Sequence[Row], *, data: PreparedData) -> Le
                 f"{began}, which were trained or selected on {len(found)} of {len(rows)} evaluated "
                 f"texts{' and on groups of them' if groups else ''}"
             )
-            findings.append(Finding(check, "warning" if few else "invalid", [arm], message))
+            findings.append(
+                Finding(
+                    check=check,
+                    status="warning" if few else "invalid",
+                    variants=[arm],
+                    message=message,
+                )
+            )
             known |= set(found) if few else set()
-        metadata = parent
+        record = parent
     if len(names) > 1 and not findings:
         message = f"{arm} began with the weights of {names[1]}, which know none of these rows"
-        findings.append(Finding(check, "ok", [arm], message))
+        findings.append(Finding(check=check, status="ok", variants=[arm], message=message))
     return Leaks(findings, known)
 
 
@@ -186,7 +200,7 @@ def check_leaks(runs: Sequence[RunFacts], rows: Sequence[Row], *, data: Prepared
         UserError: If the card of a model is missing or broken.
     """
     texts = [row["text"] for row in rows]
-    trained_on = [row for name in ("train", "val") for row in data.read_split(name)]
+    trained_on = [row for name in _SEEN_SPLITS for row in data.read_split(name)]
     found = _find_known(rows, trained_on, threshold=data.task.clean.near_duplicates)
     findings = [*check_overlap(found, num_rows=len(rows)), *check_groups(rows, trained_on)]
     known = set(found.positions)
@@ -205,24 +219,28 @@ def check_leaks(runs: Sequence[RunFacts], rows: Sequence[Row], *, data: Prepared
     are_found = any(f.check == "unseen rows" and f.status == "invalid" for f in findings)
     if len(known) > MAX_KNOWN * len(rows) and not are_found:  # each arm knows a few others
         message = f"{len(known)} of {len(rows)} evaluated texts are known to one arm or another"
-        findings.append(Finding("unseen rows", "invalid", [], message))
+        findings.append(
+            Finding(check="unseen rows", status="invalid", variants=[], message=message)
+        )
     return Leaks(findings, known)
 
 
 def check_other_data(run: RunFacts, rows: Sequence[Row], *, data: PreparedData) -> list[Finding]:
     """Look for the rows in other prepared data that a run was trained on, which may be waived."""
     try:
-        trained_on = _read_training_rows(run.metadata, data)
+        trained_on = _read_training_rows(run.record, data)
     except (UserError, ValueError) as error:
         message = f"what {run.run} learned from is not known: {error}"
-        return [Finding("unseen rows", "warning", [run.arm], message)]
+        return [Finding(check="unseen rows", status="warning", variants=[run.arm], message=message)]
     known = _find_known(rows, trained_on, threshold=data.task.clean.near_duplicates).positions
-    findings = [f._replace(arms=[run.arm]) for f in check_groups(rows, trained_on)]
+    findings = [f.replace(variants=[run.arm]) for f in check_groups(rows, trained_on)]
     if known:
         message = (
             f"{run.run} was trained or selected on {len(known)} of {len(rows)} evaluated texts"
         )
-        findings.append(Finding("unseen rows", "invalid", [run.arm], message))
+        findings.append(
+            Finding(check="unseen rows", status="invalid", variants=[run.arm], message=message)
+        )
     return findings
 
 
@@ -231,14 +249,14 @@ def _find_known(rows: Sequence[Row], others: Sequence[Row], *, threshold: float)
     return find_known_rows(texts, known_texts, threshold=threshold)
 
 
-def _read_training_rows(metadata: dict[str, Any], data: PreparedData) -> list[Row]:
+def _read_training_rows(record: RunRecord, data: PreparedData) -> list[Row]:
     """Return train and val of another run; none if it has the same data, as these are known."""
-    if metadata["data_fingerprint"] == data.fingerprint:
+    if record.data_fingerprint == data.fingerprint:
         return []
-    other = open_prepared(TaskConfig.model_validate(metadata["task"]))
-    if other.fingerprint != metadata["data_fingerprint"]:
+    other = open_prepared(record.task)
+    if other.fingerprint != record.data_fingerprint:
         raise UserError(f"{other.task.output}: was prepared anew since")
-    return [row for name in ("train", "val") for row in other.read_split(name)]
+    return [row for name in _SEEN_SPLITS for row in other.read_split(name)]
 
 
 def _list_groups(rows: Sequence[Row]) -> set[str]:

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmft.evaluation.audit.findings import Finding
 from llmft.evaluation.metrics import compute_metric, decide_labels, find_label_type, is_better
+from llmft.results.variant import Finding
 
 Floats = NDArray[np.floating[Any]]
 _LEAST_SPREAD = 0.2
@@ -33,9 +33,11 @@ def check_variation(
     why = next(iter(constant.values()))
     if len(constant) < len(outputs_by_seed):
         message = f"{arm} answers with a constant in some of its runs (seed {seeds}): {why}"
-        return [Finding("predictions vary", "warning", [arm], message)]
+        return [
+            Finding(check="predictions vary", status="warning", variants=[arm], message=message)
+        ]
     message = f"{arm} answers with a constant (seed {seeds}): {why}"
-    return [Finding("predictions vary", "invalid", [arm], message)]
+    return [Finding(check="predictions vary", status="invalid", variants=[arm], message=message)]
 
 
 def check_baselines(
@@ -55,8 +57,19 @@ def check_baselines(
         ]
         if unbeaten:
             message = f"{arm} does not beat the baseline {' or '.join(unbeaten)} in {metric}"
-            findings.append(Finding("beats the baselines", "warning", [arm], message))
-    return findings or [Finding("beats the baselines", "ok", [], "every arm beats both baselines")]
+            findings.append(
+                Finding(
+                    check="beats the baselines", status="warning", variants=[arm], message=message
+                )
+            )
+    return findings or [
+        Finding(
+            check="beats the baselines",
+            status="ok",
+            variants=[],
+            message="every arm beats both baselines",
+        )
+    ]
 
 
 def _find_constant(labels: NDArray[Any], outputs_NC: Floats) -> str | None:

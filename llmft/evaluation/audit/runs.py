@@ -1,6 +1,7 @@
 """What a reader has to know of how a run was made and used (D8)."""
 
-from llmft.evaluation.audit.findings import Finding, RunFacts, Status
+from llmft.evaluation.audit.findings import RunFacts
+from llmft.results.variant import Finding, Status
 
 _FEW_READS = 1
 _MANY_READS = 10
@@ -8,23 +9,29 @@ _MANY_READS = 10
 
 def check_run(run: RunFacts) -> list[Finding]:
     """Repeat what a reader has to know of how a run was made."""
-    arm, metadata = run.arm, run.metadata
+    arm, record = run.arm, run.record
     findings = []
-    if metadata["budget_warnings"]:
-        message = f"{arm}: {'; '.join(metadata['budget_warnings'])}"
-        findings.append(Finding("token budget", "warning", [arm], message))
-    waived = metadata["recipe"]["tokens"]["waive"]
+    if record.budget_warnings:
+        message = f"{arm}: {'; '.join(record.budget_warnings)}"
+        findings.append(
+            Finding(check="token budget", status="warning", variants=[arm], message=message)
+        )
+    waived = record.recipe.tokens.waive
     if waived is not None:
         message = f"{arm}: the refused token budget was waived for the training: {waived}"
-        findings.append(Finding("token budget", "warning", [arm], message))
-    limit = metadata["recipe"]["train"]["limit_rows"]
+        findings.append(
+            Finding(check="token budget", status="warning", variants=[arm], message=message)
+        )
+    limit = record.recipe.train.limit_rows
     if limit is not None:
         message = f"{arm} was trained on at most {limit} rows (train.limit_rows): a quick trial"
-        findings.append(Finding("trial", "warning", [arm], message))
-    if not metadata["base_pretrained"]:
-        base = metadata["recipe"]["base"]["model"]
+        findings.append(Finding(check="trial", status="warning", variants=[arm], message=message))
+    if not record.base_pretrained:
+        base = record.recipe.base.model
         message = f"{arm}: the base {base} was never pretrained; it shows how the parts work"
-        findings.append(Finding("pretrained base", "note", [arm], message))
+        findings.append(
+            Finding(check="pretrained base", status="note", variants=[arm], message=message)
+        )
     return findings
 
 
@@ -35,14 +42,20 @@ def check_test_use(run: RunFacts, *, num_reads: int) -> list[Finding]:
         run: The run.
         num_reads: How many reports have read its test predictions, this one included.
     """
-    arm, chosen_by = run.arm, run.metadata["best_metric_name"]
+    arm, chosen_by = run.arm, run.record.best_metric_name
     findings = []
     if not chosen_by.startswith("val_"):
         message = f"the checkpoint of {arm} was chosen by {chosen_by}, so the test rows are used up"
-        findings.append(Finding("checkpoint chosen on val", "invalid", [arm], message))
+        findings.append(
+            Finding(
+                check="checkpoint chosen on val", status="invalid", variants=[arm], message=message
+            )
+        )
     else:
         message = f"the checkpoint of {arm} was chosen by {chosen_by}"
-        findings.append(Finding("checkpoint chosen on val", "ok", [arm], message))
+        findings.append(
+            Finding(check="checkpoint chosen on val", status="ok", variants=[arm], message=message)
+        )
     status: Status = (
         "warning" if num_reads >= _MANY_READS else "note" if num_reads > _FEW_READS else "ok"
     )
@@ -52,4 +65,4 @@ def check_test_use(run: RunFacts, *, num_reads: int) -> list[Finding]:
         if status == "warning"
         else ""
     )
-    return [*findings, Finding("test reads", status, [arm], message)]
+    return [*findings, Finding(check="test reads", status=status, variants=[arm], message=message)]

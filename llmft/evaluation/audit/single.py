@@ -3,13 +3,15 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from llmft.data.prepared import PreparedData, Row
-from llmft.evaluation.audit.findings import Finding, RunFacts
+from llmft.data.fields import Row
+from llmft.data.prepared import PreparedData
+from llmft.evaluation.audit.findings import RunFacts
 from llmft.evaluation.audit.inputs import check_inputs, check_oracle_view
 from llmft.evaluation.audit.leakage import check_leaks
 from llmft.evaluation.audit.runs import check_run, check_test_use
 from llmft.evaluation.reads import record_test_read
 from llmft.prediction.stored import StoredPredictions
+from llmft.results.variant import Finding
 
 
 class RunAudit(NamedTuple):
@@ -43,7 +45,9 @@ def audit_run(
     ]
     if name in ("train", "val"):
         message = f"{name} took part in the training, so it proves nothing"
-        findings.append(Finding("unseen rows", "invalid", [], message))
+        findings.append(
+            Finding(check="unseen rows", status="invalid", variants=[], message=message)
+        )
         return RunAudit(findings, list(range(len(rows))))
     leaks = check_leaks([run], rows, data=data)
     findings += leaks.findings

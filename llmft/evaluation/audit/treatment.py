@@ -2,11 +2,11 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
 
 from llmft.config.audit import Check
 from llmft.config.head import SELECTION_METRIC
-from llmft.evaluation.audit.findings import Finding, RunFacts, Status
+from llmft.evaluation.audit.findings import RunFacts
+from llmft.results.variant import Finding, Status
 
 TREATMENT = ("base", "head", "prompt", "tokens.max_length")
 """Keys of a recipe in which arms may differ where the suite does not say."""
@@ -48,11 +48,23 @@ _ENVIRONMENT = ("device", "packages", "python", "platform", "num_threads", "git_
 
 def check_data(runs: Sequence[RunFacts], *, fingerprint: str) -> list[Finding]:
     """Every arm has to be trained on the prepared data that it is tested with."""
-    others = [r for r in runs if r.metadata["data_fingerprint"] != fingerprint]
+    others = [r for r in runs if r.record.data_fingerprint != fingerprint]
     if not others:
-        return [Finding("same data", "ok", [], "all arms were trained on the same prepared data")]
+        return [
+            Finding(
+                check="same data",
+                status="ok",
+                variants=[],
+                message="all arms were trained on the same prepared data",
+            )
+        ]
     return [
-        Finding("same data", "invalid", [r.arm], f"{r.run} was trained on other prepared data")
+        Finding(
+            check="same data",
+            status="invalid",
+            variants=[r.arm],
+            message=f"{r.run} was trained on other prepared data",
+        )
         for r in others
     ]
 
@@ -86,16 +98,20 @@ def check_treatment(
             message = f"{name} is {here} in {run.arm} and {there} in {reference}"
             if key == "fit":
                 message += "; fit all arms alike, or name fit in the suite's treatment"
-            findings.append(Finding(check, "confounded", [run.arm], message))
+            findings.append(
+                Finding(check=check, status="confounded", variants=[run.arm], message=message)
+            )
         noted = [_describe(k, found, expected) for k in differing if _is_under(k, _NOTED)]
         if noted:
             message = f"{run.arm} also differs from {reference} in {', '.join(noted)}"
-            findings.append(Finding(check, "note", [run.arm], message))
+            findings.append(
+                Finding(check=check, status="note", variants=[run.arm], message=message)
+            )
     if not any(f.status == "confounded" for f in findings):
         declared = "as the suite declares it" if treatment else "the default"
         named = ", ".join(treatment or TREATMENT)
         message = f"the arms differ in the treatment only ({declared}: {named})"
-        findings.append(Finding(check, "ok", [], message))
+        findings.append(Finding(check=check, status="ok", variants=[], message=message))
     return [f for i, f in enumerate(findings) if f not in findings[:i]]
 
 
@@ -112,11 +128,18 @@ def check_seeds(runs: Sequence[RunFacts]) -> list[Finding]:
         expected = _list_settings(own[0])
         first_by_seed: dict[int, str] = {}
         for run in own:
-            seed = run.metadata["recipe"]["train"]["seed"]
+            seed = run.record.recipe.train.seed
             first = first_by_seed.setdefault(seed, run.run)
             if first != run.run:
                 message = f"{run.run} has the seed {seed} of {first}, so it is no further result"
-                findings.append(Finding("runs of an arm agree", "invalid", [arm], message))
+                findings.append(
+                    Finding(
+                        check="runs of an arm agree",
+                        status="invalid",
+                        variants=[arm],
+                        message=message,
+                    )
+                )
         for other in own[1:]:
             found = _list_settings(other)
             differing = _list_differing(expected, found)
@@ -125,13 +148,17 @@ def check_seeds(runs: Sequence[RunFacts]) -> list[Finding]:
                 status: Status = "invalid" if matters else "note"
                 named = ", ".join(_describe(key, found, expected) for key in differing)
                 message = f"{other.run} differs from {own[0].run} in {named}"
-                findings.append(Finding("runs of an arm agree", status, [arm], message))
+                findings.append(
+                    Finding(
+                        check="runs of an arm agree", status=status, variants=[arm], message=message
+                    )
+                )
     if any(len(own) == 1 for own in by_arm.values()):
         message = (
             "an arm was trained with one seed only: the intervals cover the choice of rows, not "
             "the luck of training"
         )
-        findings.append(Finding("several seeds", "note", [], message))
+        findings.append(Finding(check="several seeds", status="note", variants=[], message=message))
     return findings
 
 
@@ -143,30 +170,30 @@ def _list_allowed(differing: Sequence[str], treatment: Sequence[str] | None) -> 
     return tuple(treatment)
 
 
-def _list_settings(run: RunFacts) -> dict[str, Any]:
+def _list_settings(run: RunFacts) -> dict[str, object]:
     """Return what may make a difference, as dotted keys."""
-    metadata = run.metadata
-    settings = _flatten(metadata["recipe"])
+    record = run.record
+    settings = _flatten(record.recipe.model_dump(mode="json", by_alias=True))
     for key in (*_NOT_COMPARED, "train.batch_size", "train.gradient_accumulation_steps"):
         settings.pop(key, None)
     # The recipe's batch size is one device's, its precision may say auto, and its metric be left to
     # the head: take what came of it. Of a file or folder, take what is in it.
-    settings["train.metric"] = settings["train.metric"] or SELECTION_METRIC[settings["head.type"]]
-    settings["train.precision"] = metadata["precision"]
-    settings["global_batch_size"] = metadata["global_batch_size"]
-    settings["init_from"] = metadata.get("init_hash")
+    settings["train.metric"] = settings["train.metric"] or SELECTION_METRIC[record.recipe.head.type]
+    settings["train.precision"] = record.precision
+    settings["global_batch_size"] = record.global_batch_size
+    settings["init_from"] = record.init_hash
     settings.pop("prompt.file", None)
-    settings["prompt.sha256"] = metadata["prompt_sha256"]
+    settings["prompt.sha256"] = record.prompt_sha256
     settings["fit"] = run.fit
     settings["base.weights"] = run.base_weights
-    return settings | {f"run.{key}": metadata.get(key) for key in _ENVIRONMENT}
+    return settings | {f"run.{key}": getattr(record, key) for key in _ENVIRONMENT}
 
 
-def _list_differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+def _list_differing(one: dict[str, object], other: dict[str, object]) -> list[str]:
     return sorted(k for k in {*one, *other} if one.get(k) != other.get(k))
 
 
-def _describe(key: str, found: dict[str, Any], expected: dict[str, Any]) -> str:
+def _describe(key: str, found: dict[str, object], expected: dict[str, object]) -> str:
     """Return a key with both values, where these are short."""
     here, there = found.get(key), expected.get(key)
     if isinstance(here, dict) and isinstance(there, dict):
@@ -175,12 +202,12 @@ def _describe(key: str, found: dict[str, Any], expected: dict[str, Any]) -> str:
     return f"{key.removeprefix('run.')} ({here} instead of {there})"
 
 
-def _show(value: Any) -> str:
+def _show(value: object) -> str:
     return "none" if value is None else str(value)
 
 
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def _flatten(tree: dict[str, object], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
             flat |= _flatten(value, f"{prefix}{key}.")

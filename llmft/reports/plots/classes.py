@@ -1,7 +1,6 @@
 """Plots of classes, tiers and labels: confusion and reliability."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,14 +19,13 @@ from llmft.reports.plots.figures import (
     make_squares,
 )
 from llmft.reports.series import CARD, INK, MAX_COUNTED_CLASSES, MUTED, Series
+from llmft.results.variant import Matrix, Reliability, TierConfusion
 
 _MAX_NAMED_CLASSES = 30
 _MAX_LABELS = 12
 
 
-def draw_confusion(
-    matrix: Sequence[Sequence[int]], arm: Series, *, label_names: Sequence[str], name: str
-) -> Plot:
+def draw_confusion(matrix: Matrix, arm: Series, *, label_names: Sequence[str], name: str) -> Plot:
     """Draw a confusion matrix; the larger a cell is in its row, the stronger its colour."""
     figure = make_figure(WIDTH - 20)
     axes = figure.subplots()
@@ -48,15 +46,13 @@ def draw_confusion(
     return Plot(name, f"{arm.name}: confusion matrix", alt, figure)
 
 
-def draw_tiers(tiers: dict[str, Any], arm: Series, *, name: str) -> Plot:
+def draw_tiers(tiers: TierConfusion, arm: Series, *, name: str) -> Plot:
     """Draw the confusion matrix of the tiers."""
-    plot = draw_confusion(tiers["confusion_matrix"], arm, label_names=tiers["names"], name=name)
+    plot = draw_confusion(tiers.confusion_matrix, arm, label_names=tiers.names, name=name)
     return plot._replace(title=f"{arm.name}: tiers")
 
 
-def draw_label_confusions(
-    confusions: dict[str, list[list[int]]], arm: Series, *, name: str
-) -> Plot:
+def draw_label_confusions(confusions: Mapping[str, Matrix], arm: Series, *, name: str) -> Plot:
     """Draw whether each label applied and was predicted, for the most frequent labels."""
     frequent = sorted(confusions, key=lambda label: -sum(confusions[label][1]))[:_MAX_LABELS]
     figure, squares = make_squares(frequent, share=False)
@@ -73,28 +69,26 @@ def draw_label_confusions(
     return Plot(name, f"{arm.name}: labels", alt, figure)
 
 
-def draw_reliability(calibration: dict[str, Any], arm: Series, *, name: str) -> Plot:
+def draw_reliability(reliability: Reliability, arm: Series, *, name: str) -> Plot:
     """Draw the share that was true against the predicted probability, and the size of the bins."""
-    bins = [b for b in calibration["bins"] if b["num_rows"]]
-    predicted, true, sizes = (
-        [b[key] for b in bins] for key in ("mean_predicted", "share_true", "num_rows")
-    )
+    bins = reliability.bins
+    predicted, true = [b.mean_predicted for b in bins], [b.share_true for b in bins]
     figure = make_figure(WIDTH + 40)
     above, below = figure.subplots(2, sharex=True, height_ratios=[4, 1])
     above.plot([0, 1], [0, 1], color=MUTED, lw=0.8, ls="--")
     above.plot(predicted, true, color=arm.colour, marker=arm.marker, ms=6, lw=1.3)
     above.set(xlim=(0, 1), ylim=(-0.02, 1.02), ylabel="share that was true")
     above.grid(lw=0.8)
-    widths = [b["high"] - b["low"] for b in bins]
-    below.bar([b["low"] for b in bins], sizes, width=widths, align="edge", color=arm.colour,
-              alpha=0.55, ec=CARD, lw=1)  # fmt: skip
+    widths = [b.high - b.low for b in bins]
+    lows, sizes = [b.low for b in bins], [b.num_rows for b in bins]
+    below.bar(lows, sizes, width=widths, align="edge", color=arm.colour, alpha=0.55, ec=CARD, lw=1)
     below.set(xlabel="predicted probability", ylabel="number")
     below.yaxis.set_major_locator(MaxNLocator(2, integer=True))
     below.set_axisbelow(True)
     below.grid(axis="y", lw=0.8)
     figure.align_ylabels()
     add_legend(figure, [arm])
-    title = f"{arm.name}: ece {format_metric(calibration['ece'])}"
+    title = f"{arm.name}: ece {format_metric(reliability.ece)}"
     alt = f"Reliability of {title}: how often it was right, by the probability that it gave"
     return Plot(name, title, alt, figure)
 

@@ -18,16 +18,18 @@ from llmft.reports.plots.figures import (
     make_figure,
 )
 from llmft.reports.series import BAD, GOOD, MUTED, Series
+from llmft.results.comparison import Pair
+from llmft.results.variant import GateResult, Interval
 
 _COLOURS = {"DEPLOY": GOOD, "REVIEW": MUTED, "FAIL": BAD}
 
 
-def draw_gains(pairs: Sequence[dict[str, Any]], arms: Sequence[Series], *, metric: str,
+def draw_gains(pairs: Sequence[Pair], arms: Sequence[Series], *, metric: str,
                margin: float) -> Plot:  # fmt: skip
     """Draw every challenger's gain over the reference, with its interval, zero and the margin."""
     figure = make_figure(70 + 46 * len(pairs))
     axes = figure.subplots()
-    ends = [0.0, margin, *(end for pair in pairs for end in pair["interval"])]
+    ends = [0.0, margin, *(end for pair in pairs for end in pair.interval)]
     room = 0.12 * (max(ends) - min(ends) or 1.0)
     low, high = min(ends) - room, max(ends) + room
     axes.set(xlim=(low, high), ylim=(len(pairs) - 0.45, -0.7), yticks=[])
@@ -41,24 +43,22 @@ def draw_gains(pairs: Sequence[dict[str, Any]], arms: Sequence[Series], *, metri
     _label_line(axes, 0, "no difference", colour=MUTED, height=16)
     by_name = {s.name: s for s in arms}
     for y, pair in enumerate(pairs):
-        arm = by_name[pair["challenger"]]
-        lower, upper = pair.get("lower"), pair.get("upper")
-        if lower is not None and upper is not None:
-            axes.plot([lower, upper], [y, y], color=arm.colour, lw=1.6)
-        draw_interval(axes, y, pair["gain"], pair["interval"], arm)
+        arm = by_name[pair.challenger]
+        axes.plot([pair.lower, pair.upper], [y, y], color=arm.colour, lw=1.6)
+        draw_interval(axes, y, pair.gain, pair.interval, arm)
         text: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "va": "center"}
         axes.text(0, y - 0.42, shorten(arm.name, length=26), fontsize=10.5, **text)
-        finding = f"{format_metric(pair['gain'])} · {pair['finding']}"
+        finding = f"{format_metric(pair.gain)} · {pair.finding}"
         axes.text(1, y - 0.42, finding, ha="right", fontsize=10.5, color=MUTED, **text)
     axes.set_xlabel(f"gain in {metric} over the reference (right is better)")
     axes.spines["left"].set_visible(False)
     alt = "; ".join(
-        f"{p['challenger']} gains {format_interval(p['interval'])}: {p['finding']}" for p in pairs
+        f"{p.challenger} gains {format_interval(p.interval)}: {p.finding}" for p in pairs
     )
     return Plot("gains", "Gains over the reference", f"{alt}; margin {margin:g}", figure)
 
 
-def draw_gates(gates: Sequence[dict[str, Any]], *, series: Sequence[Series]) -> Plot:
+def draw_gates(gates: Sequence[GateResult], *, series: Sequence[Series]) -> Plot:
     """Draw for each gate the value with its interval or bound, the thresholds and the baselines.
 
     Every gate has a scale of its own.
@@ -67,34 +67,32 @@ def draw_gates(gates: Sequence[dict[str, Any]], *, series: Sequence[Series]) -> 
     arm = next(s for s in series if not s.is_baseline)
     baselines = [s for s in series if s.is_baseline]
     for axes, gate in zip(np.ravel(figure.subplots(len(gates), squeeze=False)), gates, strict=True):
-        name, value, bound = gate["name"], gate["value"], gate["bound"]
-        if gate["review"] is not None:
-            axes.axvline(gate["review"], color=MUTED, lw=1.4, ls=(0, (4, 2)))
-        axes.axvline(gate["deploy"], color=GOOD, lw=1.4)
+        name, value, bound = gate.name, gate.value, gate.bound
+        if gate.review is not None:
+            axes.axvline(gate.review, color=MUTED, lw=1.4, ls=(0, (4, 2)))
+        axes.axvline(gate.deploy, color=GOOD, lw=1.4)
         for s in baselines:
             other = s.metrics.get(name)
             if other is not None:
                 draw_marker(axes, other, 0.55, s)
         if value is not None:
             # Where there is no interval the bound is another one's, or measured by itself.
-            ends = [value, bound] if gate["interval"] is None and bound is not None else None
-            draw_interval(axes, 0, value, gate["interval"] or ends, arm)
+            ends = Interval(value, bound) if bound is not None else None
+            draw_interval(axes, 0, value, gate.interval or ends, arm)
         axes.set(ylim=(1, -0.6), yticks=[])
         axes.margins(x=0.08)
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
         if axes.dataLim.width == 0:  # a threshold alone spans no axis
-            axes.set_xticks([gate["deploy"]])
+            axes.set_xticks([gate.deploy])
         arrow = "↑" if HIGHER_IS_BETTER.get(name, True) else "↓"
         axes.set_title(f"{name} {arrow}  {format_metric(value)}", loc="left", fontsize=10.5, pad=3)
-        axes.set_title(
-            gate["result"], loc="right", fontsize=10.5, pad=3, color=_COLOURS[gate["result"]]
-        )
+        axes.set_title(gate.result, loc="right", fontsize=10.5, pad=3, color=_COLOURS[gate.result])
         axes.tick_params(labelsize=9, pad=2)
         axes.spines["left"].set_visible(False)
     deploy = Line2D([], [], color=GOOD, lw=1.4, label="deploy")
     review = Line2D([], [], color=MUTED, lw=1.4, ls="--", label="review")
     add_legend(figure, series, extra=[deploy, review])
-    alt = "; ".join(f"{g['name']} {format_metric(g['value'])}: {g['result']}" for g in gates)
+    alt = "; ".join(f"{g.name} {format_metric(g.value)}: {g.result}" for g in gates)
     return Plot("gates", "Gates", alt, figure)
 
 

@@ -14,7 +14,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from llmft.reports.formatting import shorten
-from llmft.reports.series import CARD, GRID, INK, MUTED, Interval, Series
+from llmft.reports.series import CARD, GRID, INK, MUTED, Series
+from llmft.results.variant import Interval
 
 WIDTH = 340  # pixels, those of a phone less its margins
 _FALLBACK_FONTS = ("Noto Sans CJK SC", "Microsoft YaHei", "PingFang SC", "Arial Unicode MS")
@@ -98,7 +99,13 @@ def draw_marker(axes: Axes, x: float, y: float, series: Series) -> None:
 
 
 def draw_interval(
-    axes: Axes, y: float, value: float, interval: Interval, series: Series, *, height: float = 6
+    axes: Axes,
+    y: float,
+    value: float,
+    interval: Interval | None,
+    series: Series,
+    *,
+    height: float = 6,
 ) -> None:
     """Draw a value, and its interval where there is one."""
     if interval is not None:

@@ -20,7 +20,7 @@ def draw_parts(series: Sequence[Series], *, metric: str, kind: str) -> Plot:
     for i, s in enumerate(series):
         shift = 0.11 * (i - (len(series) - 1) / 2)
         for y, part in enumerate(parts):
-            value = s.parts.get(part, {}).get(metric)
+            value = s.get_part(part, metric)
             if value is not None:
                 draw_interval(axes, y + shift, value, s.part_intervals.get(part), s, height=3)
     axes.set_yticks(range(len(parts)), [shorten(part, length=22) for part in parts])

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from llmft.reports.plots.figures import Plot, add_legend, label_squares, make_squares
 from llmft.reports.series import INK, Series
+from llmft.results.variant import RowResult, ScoreCalibration
 
 _MAX_VECTOR_POINTS = 300
 _LINE: Any = {"color": INK, "lw": 0.8, "ls": "--", "zorder": 3}  # seen through a cloud of dots
@@ -22,7 +23,7 @@ class _Scores(NamedTuple):
 
 
 def draw_predicted(
-    rows: Sequence[dict[str, Any]], arm: Series, *, label_names: Sequence[str], name: str
+    rows: Sequence[RowResult], arm: Series, *, label_names: Sequence[str], name: str
 ) -> Plot:
     """Draw predicted against true scores, one small square per dimension, all arms on one scale."""
     scores = [_read_scores(rows, shown, label_names) for shown in _list_arms(rows)]
@@ -40,7 +41,7 @@ def draw_predicted(
 
 
 def draw_residuals(
-    rows: Sequence[dict[str, Any]], arm: Series, *, label_names: Sequence[str], name: str
+    rows: Sequence[RowResult], arm: Series, *, label_names: Sequence[str], name: str
 ) -> Plot:
     """Draw predicted minus true against true scores, all arms on one scale."""
     scores = [_read_scores(rows, shown, label_names) for shown in _list_arms(rows)]
@@ -58,29 +59,32 @@ def draw_residuals(
 
 
 def draw_strata(
-    calibrations: Mapping[str, dict[str, Any]], arms: Sequence[Series], *, names: Sequence[str]
+    calibrations: Mapping[str, Mapping[str, ScoreCalibration]],
+    arms: Sequence[Series],
+    *,
+    names: Sequence[str],
 ) -> Plot:
     """Draw mean predicted against mean true score by stratum, one square per dimension.
 
     Args:
-        calibrations: Arm -> dimension -> its `strata`.
+        calibrations: Arm -> dimension -> how its scores follow the true ones.
         arms: Who is drawn, all in the same squares.
         names: The dimensions.
     """
     figure, squares = make_squares(names)
     ends = [
-        stratum[key]
+        end
         for found in calibrations.values()
         for name in names
-        for stratum in _list_filled(found, name)
-        for key in ("mean_true", "mean_predicted")
+        for stratum in found[name].strata
+        for end in (stratum.mean_true, stratum.mean_predicted)
     ]
     for axes, name in zip(squares, names, strict=True):
         if ends:
             axes.plot([min(ends), max(ends)], [min(ends), max(ends)], **_LINE)
         for arm in arms:
-            strata = _list_filled(calibrations[arm.name], name)
-            x, y = ([s[key] for s in strata] for key in ("mean_true", "mean_predicted"))
+            strata = calibrations[arm.name][name].strata
+            x, y = [s.mean_true for s in strata], [s.mean_predicted for s in strata]
             axes.plot(x, y, color=arm.colour, marker=arm.marker, ms=5, lw=1.3, alpha=0.85)
     add_legend(figure, arms)
     label_squares(figure, x="mean true score of a stratum", y="mean predicted")
@@ -89,17 +93,14 @@ def draw_strata(
     return Plot("calibration", "Calibration", alt, figure)
 
 
-def _list_filled(calibration: dict[str, Any], name: str) -> list[dict[str, Any]]:
-    return [s for s in (calibration.get(name) or {}).get("strata") or [] if s["num_rows"]]
+def _list_arms(rows: Sequence[RowResult]) -> list[str]:
+    return list(rows[0].outputs)
 
 
-def _list_arms(rows: Sequence[dict[str, Any]]) -> list[str]:
-    return list(rows[0]["outputs"])
-
-
-def _read_scores(rows: Sequence[dict[str, Any]], arm: str, names: Sequence[str]) -> _Scores:
-    true = np.array([[row["labels"][key] for key in names] for row in rows], dtype=float)
-    return _Scores(true, np.array([row["outputs"][arm] for row in rows], dtype=float))
+def _read_scores(rows: Sequence[RowResult], arm: str, names: Sequence[str]) -> _Scores:
+    labels = [row.labels for row in rows if isinstance(row.labels, dict)]
+    true_ND = np.array([[scores[name] for name in names] for scores in labels], dtype=float)
+    return _Scores(true_ND, np.array([row.outputs[arm] for row in rows], dtype=float))
 
 
 def _scatter(axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64], arm: Series) -> None:

@@ -2,10 +2,9 @@
 
 import pytest
 
-from llmft.evaluation.judgement import decide_comparison, find_deciding_arms
+from llmft.evaluation.comparison import decide_comparison, find_deciding_arms
 from llmft.evaluation.verdict import Verdict
-
-PASSED = {"decision": "DEPLOY", "reasons": ["mae: passes"]}
+from tests.reports.made_up import make_comparison
 
 
 @pytest.mark.parametrize(
@@ -25,6 +24,7 @@ def test_a_verdict_rests_on_those_whom_it_compares(verdict: Verdict, expected: l
 )
 def test_an_arm_with_few_seeds_holds_the_decision_back(provisional, expected: str) -> None:
     verdict = Verdict("REFERENCE_HOLDS", "ref", "")
-    found = decide_comparison(verdict, {"ref": PASSED}, provisional=provisional)
+    passed = make_comparison().variants["distillation"].replace(decision="DEPLOY")
+    found = decide_comparison(verdict, {"ref": passed}, provisional=provisional)
     assert found.decision == expected
     assert all(arm in found.reasons[0] for arm in provisional)

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from llmft.data.files import (
+from llmft.errors import UserError
+from llmft.files import (
     hash_file,
     hash_text,
     read_json,
@@ -18,8 +19,6 @@ from llmft.data.files import (
     write_jsonl,
     write_text,
 )
-from llmft.errors import UserError
-from tests.data.conftest import number_rows
 
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
@@ -75,17 +74,6 @@ def test_a_full_disk_is_told_and_leaves_no_rubbish(
         write_text(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_full_disk_ends_prepare_with_status_2(prepare, monkeypatch) -> None:
-    def fail(_: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "fsync", fail)
-    outcome = prepare(number_rows(30))
-    assert outcome.status == 2
-    assert "No space left on device" in outcome.message
-    assert list(outcome.folder.iterdir()) == []
 
 
 def test_staged_files_that_nobody_moved_are_gone(tmp_path: Path) -> None:

@@ -97,18 +97,23 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
             file.write(json.dumps(row, ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n")
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, *, mend: str | None = None) -> dict[str, Any]:
     """Read a JSON object.
+
+    Args:
+        path: The file.
+        mend: What the user can do where it is none.
 
     Raises:
         UserError: If the file is missing or broken.
     """
+    ending = f"; {mend}" if mend else ""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read as JSON: {error}") from error
+        raise UserError(f"{path}: cannot be read as JSON: {error}{ending}") from error
     if not isinstance(data, dict):
-        raise UserError(f"{path}: expected a JSON object, found a {type(data).__name__}")
+        raise UserError(f"{path}: expected a JSON object, found a {type(data).__name__}{ending}")
     return data
 
 

@@ -1,0 +1,72 @@
+"""`manifest.json`: what prepared data is made of, and what became of every row."""
+
+from typing import Literal
+
+from llmft.config.task import Split, SplitConfig, TaskConfig
+from llmft.results.files import Result, ResultFile
+
+
+class ScoreStats(Result):
+    """How the scores of one dimension are spread."""
+
+    mean: float
+    sd: float
+    median: float
+    min: float
+    max: float
+
+
+LabelStats = dict[str, int | ScoreStats | dict[str, int]]
+"""Class or label -> its rows; or dimension -> how its scores are spread, and `tiers` -> rows."""
+
+
+class NearDuplicates(Result):
+    """Texts that share most of their words."""
+
+    threshold: float
+    """Similarity from which on they count."""
+    num_clusters: int
+    num_rows: int
+    """In all clusters together."""
+    num_dropped: int
+    num_leaks: int
+    """Rows left out since they repeat rows of a split that a source fixes."""
+
+
+class SplitSummary(SplitConfig):
+    """How the rows were shared out."""
+
+    group: str | None
+    """Field whose rows stay together."""
+    strata: str
+    """What is equally frequent in every split."""
+    ranges: dict[Split, list[str] | None]
+    """First and last date of each split; null if they do not go by date."""
+
+
+class Manifest(ResultFile):
+    """What prepared data is made of, and what became of every row."""
+
+    schema_version: Literal[1] = 1
+    fingerprint: str
+    """Hash of all rows of all splits and of the labels' names."""
+    files: dict[Split, str]
+    """Split -> hash of its file."""
+    task: TaskConfig
+    """What it was prepared from."""
+    sources: dict[str, str]
+    """Source -> hash of its rows."""
+    counts: dict[str, int]
+    """Rows: `input`, `repeated`, those of each split, `rejected`."""
+    rejected: dict[str, int]
+    """Kind of reason -> rows."""
+    label_names: list[str]
+    """Dimensions, classes or labels, in the order of a model's outputs."""
+    label_stats: dict[Split, LabelStats]
+    """How the labels of each split are spread."""
+    split: SplitSummary
+    """How the rows were shared out."""
+    near_duplicates: NearDuplicates
+    """Texts that share most of their words."""
+    warnings: list[str]
+    """What a person ought to look at."""

@@ -1,0 +1,146 @@
+"""Records, curves and manifests made up by hand, from the models that the code writes and reads."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from llmft.config.recipe import RecipeConfig
+from llmft.config.task import TaskConfig
+from llmft.results.files import Result
+from llmft.results.manifest import Manifest, NearDuplicates, ScoreStats, SplitSummary
+from llmft.results.run import (
+    CurvePoint,
+    LearningCurve,
+    RunIdentity,
+    RunRecord,
+    TokenBudget,
+)
+
+ResultT = TypeVar("ResultT", bound=Result)
+TASK = TaskConfig.model_validate(
+    {
+        "name": "risk",
+        "sources": [{"path": "rows.jsonl"}],
+        "labels": {"type": "scores", "from": "scores", "dimensions": ["risk", "calm"]},
+        "output": "prepared",
+    }
+)
+RECIPE = {
+    "name": "arm",
+    "task": "task.yaml",
+    "base": {"model": "base"},
+    "head": {"type": "regression"},
+    "output_dir": "runs/arm",
+}
+
+
+def edit(result: ResultT, change: Callable[[dict[str, Any]], Any]) -> ResultT:
+    """Return a result whose JSON was changed by hand, checked as when it is read."""
+    data = result.model_dump(mode="json", by_alias=True)
+    change(data)
+    return type(result).model_validate(data)
+
+
+def make_recipe(**changes: Any) -> RecipeConfig:
+    """Return a recipe; a section among the changes is laid over that of the plain one."""
+    return RecipeConfig.model_validate({**RECIPE, **changes})
+
+
+def make_identity(**changes: Any) -> RunIdentity:
+    made: dict[str, Any] = {
+        "recipe": make_recipe(),
+        "task": TASK,
+        "data_fingerprint": "0123abcd",
+        "prompt_sha256": None,
+        "init_hash": None,
+    }
+    return RunIdentity(**{**made, **changes})
+
+
+def make_budget(**changes: Any) -> TokenBudget:
+    made: dict[str, Any] = {
+        "num_rows": 6, "prompt_tokens": 0, "article_tokens_median": 84.0,
+        "article_tokens_p95": 98.0, "article_tokens_max": 113, "num_cut": 1, "share_kept": 0.9143,
+        "share_kept_median": 1.0, "num_identical": 0,
+    }  # fmt: skip
+    return TokenBudget(**{**made, **changes})
+
+
+def make_record(identity: RunIdentity | None = None, **changes: Any) -> RunRecord:
+    made: dict[str, Any] = {
+        "name": "arm",
+        "started": "2026-01-02T03:04:05Z",
+        "training_mode": "knowledge_distillation",
+        "world_size": 2,
+        "sharing": "zero",
+        "distributed_type": "DEEPSPEED",
+        "deepspeed": None,
+        "per_device_batch_size": 8,
+        "gradient_accumulation_steps": 1,
+        "global_batch_size": 16,
+        "train_seconds": 26.62,
+        "num_train_tokens": 11_087,
+        "tokens_per_second": 416.5,
+        "peak_memory_gib": 0.567,
+        "prompt_shared": False,
+        "num_steps": 300,
+        "resumed_from_step": 0,
+        "num_rows": {"train": 41, "val": 6, "test": 6},
+        "token_budget": {name: make_budget() for name in ("train", "val", "test")},
+        "budget_warnings": [],
+        "best_metric_name": "val_mae",
+        "best_metric": 0.45,
+        "best_epoch": 2.0,
+        "best_step": 300,
+        "precision": "bfloat16",
+        "num_parameters": 149_605_632,
+        "num_trainable": 149_605_632,
+        "base_pretrained": True,
+        "model_hash": "4567ef",
+        "python": "3.11.7",
+        "packages": {"torch": "2.13.0", "transformers": "5.23.0"},
+        "platform": "Linux",
+        "device": "NVIDIA H100",
+        "num_threads": 8,
+        "git_revision": None,
+    }
+    return RunRecord(**dict(identity or make_identity()), **{**made, **changes})
+
+
+def make_curve(*values: float, metric: str = "mae", step: float = 1.0) -> LearningCurve:
+    """Return a learning curve with these values of the validation metric."""
+    return LearningCurve(
+        metric=metric,
+        epochs=[
+            CurvePoint(
+                epoch=step * i,
+                step=150 * i,
+                train_loss=1 / i,
+                learning_rate=1e-4,
+                seconds=10.0 * i,
+                val={"loss": 1.2 / i, metric: value},
+            )
+            for i, value in enumerate(values, start=1)
+        ],
+    )
+
+
+def make_manifest(**changes: Any) -> Manifest:
+    stats = ScoreStats(mean=5.0, sd=2.0, median=5.0, min=0.0, max=10.0)
+    made: dict[str, Any] = {
+        "fingerprint": "0123abcd",
+        "files": {"train": "a", "val": "b", "test": "c"},
+        "task": TASK,
+        "sources": {"rows.jsonl": "d"},
+        "counts": {"input": 63, "train": 41, "val": 6, "test": 6, "rejected": 10},
+        "rejected": {"label missing": 10},
+        "label_names": ["risk", "calm"],
+        "label_stats": {name: {"risk": stats, "calm": stats} for name in ("train", "val", "test")},
+        "split": SplitSummary(
+            group=None, strata="quantile", ranges={"train": None, "val": None, "test": None}
+        ),
+        "near_duplicates": NearDuplicates(
+            threshold=0.9, num_clusters=3, num_rows=7, num_dropped=4, num_leaks=0
+        ),
+        "warnings": [],
+    }
+    return Manifest(**{**made, **changes})

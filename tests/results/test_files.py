@@ -1,0 +1,133 @@
+"""A results file is read as it was written, or not at all: what, where and how to mend it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmft import __version__
+from llmft.errors import UserError
+from llmft.results.comparison import ComparisonResult
+from llmft.results.evaluation import EvaluationResult
+from llmft.results.files import Result, ResultFile, read_result, write_result
+from llmft.results.run import LearningCurve, RunRecord, UnfinishedRun
+from llmft.results.variant import Interval
+from tests.reports.made_up import make_comparison, make_evaluation
+from tests.results.made_up import edit, make_curve, make_identity, make_manifest, make_record
+
+MADE: dict[str, ResultFile] = {
+    "comparison.json": make_comparison(),
+    "classes.json": make_comparison(label_type="class"),
+    "invalid.json": make_comparison("INVALID", invalid=("distillation", "instruction")),
+    "test.json": make_evaluation(label_type="multilabel"),
+    "manifest.json": make_manifest(),
+    "training_metadata.json": make_record(),
+    "unfinished.json": UnfinishedRun(
+        **dict(make_identity()), world_size=1, sharing="none", precision="float32"
+    ),
+    "training_history.json": make_curve(0.9, 0.4),
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_what_was_written_is_read_again(tmp_path: Path, name: str) -> None:
+    written = MADE[name]
+    write_result(tmp_path / name, written)
+    assert read_result(tmp_path / name, type(written), mend="x") == written
+
+
+def read(tmp_path: Path, change: Callable[[dict[str, Any]], Any], name: str = "test.json") -> str:
+    """Change a file by hand; return what is told of it."""
+    write_result(tmp_path / name, MADE[name])
+    data = json.loads((tmp_path / name).read_text())
+    change(data)
+    (tmp_path / name).write_text(json.dumps(data))
+    with pytest.raises(UserError) as caught:
+        read_result(tmp_path / name, type(MADE[name]), mend="evaluate again")
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path / name}: ")
+    assert message.endswith("; evaluate again") or " or evaluate again" in message
+    return message.removeprefix(f"{tmp_path / name}: ")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda r: r.pop("decision"), "decision: missing"),
+        (lambda r: r.pop("intervals"), "(top level): the key intervals is missing"),
+        (lambda r: r["runs"][0]["record"].pop("model_hash"), "runs.0.record.model_hash: missing"),
+        (lambda r: r["gates"][1].pop("review"), "gates.1.review: missing"),
+        (lambda r: r.update(num_rows="6"), "num_rows: found '6', expected a valid integer"),
+        (lambda r: r.update(num_rows=True), "num_rows: found True, expected a valid integer"),
+        (
+            lambda r: r["metrics"].update(f1_macro="0.5"),
+            "metrics.f1_macro: found '0.5', expected a valid number",
+        ),
+        (
+            lambda r: r["intervals"].update(f1_macro=[0.1, "0.2"]),
+            "intervals.f1_macro.1: found '0.2', expected a valid number",
+        ),
+        (lambda r: r.update(decision="deploy"), "decision: found 'deploy', expected 'DEPLOY', "),
+        (lambda r: r.update(winners="a"), "winners: unknown key"),
+        (
+            lambda r: r["runs"][0]["record"]["recipe"]["train"].update(seed="7"),
+            "runs.0.record.recipe.train.seed: found '7', expected a valid integer",
+        ),
+        (
+            lambda r: (r.pop("decision"), r.update(num_rows="6", name=3)),
+            "num_rows: found '6', expected a valid integer (and 2 more faults)",
+        ),
+    ],
+)
+def test_a_fault_is_told_with_its_key(
+    tmp_path: Path, change: Callable[[dict[str, Any]], Any], told: str
+) -> None:
+    assert read(tmp_path, change).startswith(told)
+
+
+def test_a_newer_file_says_which_version_wrote_it(tmp_path: Path) -> None:
+    told = read(tmp_path, lambda r: r.update(schema_version=99, llmft_version="7.8.9"))
+    assert told == (
+        "schema_version: found 99, written by llmft 7.8.9, but this llmft "
+        f"{__version__} reads 3; use an llmft that reads it, or evaluate again"
+    )
+    assert "found None" in read(tmp_path, lambda r: r.pop("schema_version"))
+
+
+def test_a_number_that_is_none_is_refused(tmp_path: Path) -> None:
+    told = read(tmp_path, lambda r: r["epochs"][0].update(epoch=float("nan")),
+                "training_history.json")  # fmt: skip
+    assert told.startswith("epochs.0.epoch: found nan, expected a finite number")
+
+
+def test_what_follows_from_the_rest_is_written_for_readers_of_the_json() -> None:
+    result = make_comparison(label_type="class")
+    written = json.loads(result.model_dump_json())
+    assert written["per_class"]["weak"]["tfidf"] == result.baselines["tfidf"].per_class["weak"]
+    assert set(written["per_class"]["weak"]) == {*result.variants, *result.baselines}
+    assert set(written["edge_cases"]) == set(written["latency"]) == set(result.variants)
+    assert written["per_dimension"] == {}
+    assert edit(result, lambda r: r["latency"].clear()) == result, "it is not read again"
+
+
+def test_results_do_not_change() -> None:
+    result = make_record()
+    with pytest.raises(ValueError, match="frozen"):
+        result.device = "another"
+    assert result.replace(device="another").device == "another"
+    with pytest.raises(ValueError, match="device"):
+        result.replace(device=3)
+
+
+def test_an_interval_is_a_pair_in_json() -> None:
+    written = json.loads(make_evaluation().model_dump_json())
+    low, high = written["intervals"]["mae"]
+    assert make_evaluation().intervals["mae"] == Interval(low, high)
+
+
+@pytest.mark.parametrize("schema", [ComparisonResult, EvaluationResult, RunRecord, LearningCurve])
+def test_parts_are_results_too(schema: type[ResultFile]) -> None:
+    assert issubclass(schema, Result)
+    assert schema.model_config["extra"] == "forbid"
