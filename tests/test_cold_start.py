@@ -53,7 +53,6 @@ FAULTS: dict[str, Callable[[str], str]] = {
     "broken YAML": lambda text: f"{text}more: [\n",
     "missing file": lambda text: text,
 }
-HEAVY_UNTIL_TYPED = pytest.mark.xfail(reason="imports its whole story at its top", strict=True)
 
 
 @cache
@@ -88,13 +87,7 @@ def test_help_and_init_import_nothing(tmp_path: Path) -> None:
         assert start(tmp_path, "llmft", *arguments) == (0, "", set()), arguments
 
 
-@pytest.mark.parametrize(
-    "verb",
-    [
-        pytest.param(verb, marks=HEAVY_UNTIL_TYPED if verb in ("compare", "evaluate") else ())
-        for verb in VERBS
-    ],
-)
+@pytest.mark.parametrize("verb", VERBS)
 def test_a_wrong_option_is_told_at_once(verb: str, tmp_path: Path) -> None:
     allowed = TABLES if verb == "predict" else YAML
     status, message, imported = start(tmp_path, "llmft", verb, "--no-such-option")
@@ -111,11 +104,8 @@ def test_a_wrong_option_is_told_at_once(verb: str, tmp_path: Path) -> None:
         (["llmft.train", "recipe.yaml"], "recipe"),
         (["llmft", "check", "recipe.yaml"], "task"),
         (["llmft", "prepare", "task.yaml"], "task"),
-        pytest.param(["llmft", "compare", "suite.yaml"], "suite", marks=HEAVY_UNTIL_TYPED),
-        pytest.param(
-            ["llmft", "evaluate", "runs/bert", "--suite", "suite.yaml"], "suite",
-            marks=HEAVY_UNTIL_TYPED,
-        ),
+        (["llmft", "compare", "suite.yaml"], "suite"),
+        (["llmft", "evaluate", "runs/bert", "--suite", "suite.yaml"], "suite"),
     ],
     ids=lambda value: "-".join(value[:2]) if isinstance(value, list) else value,
 )  # fmt: skip
