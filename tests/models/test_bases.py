@@ -155,6 +155,9 @@ def test_a_tokenizer_of_another_class_is_left_to_autotokenizer(
 def test_l18_what_needs_no_weights_needs_no_torch() -> None:
     code = (
         "import sys\n"
+        "import transformers\n"
+        "transformers.BertTokenizer, transformers.Qwen2Tokenizer\n"
+        "if 'torch' in sys.modules: sys.exit(77)\n"
         "from llmft.config.recipe import BaseConfig\n"
         "from llmft.models.bases import find_base, load_tokenizer, read_limits\n"
         "for name in sys.argv[1:]:\n"
@@ -167,7 +170,10 @@ def test_l18_what_needs_no_weights_needs_no_torch() -> None:
         bases.append("builtin:minilm")
     for name in bases:
         locate_base(BaseConfig(model=name))  # the tiny Qwen2 is built once
-    subprocess.run([sys.executable, "-c", code, *bases], check=True)
+    done = subprocess.run([sys.executable, "-c", code, *bases], check=False)
+    if done.returncode == 77:
+        pytest.skip("this release of transformers imports torch with any tokenizer")
+    assert done.returncode == 0
 
 
 def test_h1_a_base_on_the_hub_is_pinned_to_its_commit(
