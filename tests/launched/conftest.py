@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from llmft.cli import main
+from llmft.results.files import read_result
+from llmft.results.run import LearningCurve
 from tests.conftest import make_recipe_writer, make_task_writer
 
 ROOT = Path(__file__).parents[2]
@@ -38,8 +40,8 @@ def launch(
 
 def read_epochs(run: str) -> list[dict[str, float]]:
     """Return the learning curve of a run but for its times."""
-    history = json.loads(Path(run, "training_history.json").read_text())["epochs"]
-    return [{name: x for name, x in entry.items() if name != "seconds"} for entry in history]
+    curve = read_result(Path(run, "training_history.json"), LearningCurve, mend="train again")
+    return [{**point.model_dump(exclude={"seconds", "val"}), **point.val} for point in curve.epochs]
 
 
 def read_metadata(run: str) -> dict[str, Any]:
