@@ -234,7 +234,7 @@ def test_r5_early_stopping_goes_on_counting_after_a_resume(fit) -> None:
         fit(config=config, run_dir="broken", measure=make_measure([0.5, 0.6, -1]))
     _, resumed = fit(config=config, run_dir="broken", measure=make_measure([0.7, 0.4, 0.9]))
     assert [e.epoch for e in whole.history] == [e.epoch for e in resumed.history] == [1, 2, 3]
-    assert whole.best["epoch"] == resumed.best["epoch"] == 1.0
+    assert whole.best.epoch == resumed.best.epoch == 1.0
 
 
 @pytest.mark.parametrize("damage", ["no state", "half a state", "empty"])
@@ -358,7 +358,7 @@ def test_r5_a_run_that_had_stopped_early_is_not_trained_on_after_a_resume(
     _, whole = fit(config=config, measure=lambda outputs: {"mae": next(scores)})
     _, again = fit(config=config, measure=lambda outputs: {"mae": next(scores)})
     assert [e.epoch for e in again.history] == [e.epoch for e in whole.history] == [1, 2, 3]
-    assert again.best["epoch"] == whole.best["epoch"] == 1.0
+    assert again.best.epoch == whole.best.epoch == 1.0
 
 
 def test_gradient_checkpointing_keeps_less_for_the_backward_pass(tiny_bert: Path, fit) -> None:
