@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from llmft.evaluation.differences import Difference, Rules, compare_with_reference
+from llmft.evaluation.differences import Rules, compare_with_reference
 from llmft.evaluation.verdict import Verdict, reach_verdict
+from llmft.results.comparison import Pair
 
 FORMS = [(55, False), (55, True), (515, False), (515, True)]
 
@@ -45,7 +46,7 @@ def simulate(
     num_seeds: int = 1,
     seed_deviation: float = 0.0,
     num_draws: int = 1_000,
-) -> Iterator[tuple[Verdict, dict[str, Difference]]]:
+) -> Iterator[tuple[Verdict, dict[str, Pair]]]:
     """Compare arms that all beat the reference by the margin and an effect, on new rows each time.
 
     Each seed of an arm is worse or better than it as a whole, and on each row.

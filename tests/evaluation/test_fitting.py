@@ -219,10 +219,18 @@ def test_a_prediction_under_way_is_not_gone_on_with_under_another_fit(home: Path
 def test_arms_are_compared_as_they_would_be_deployed(home: Path) -> None:
     """One arm is fitted, the other is not: more than the treatment differs (D2).
 
-    The model says crisis at just above 0.5 whatever it reads, which its threshold mends.
+    The edge case is a text for which a fitted threshold decides otherwise than 0.5 does.
     """
-    case = {"id": "calm", "text": "bank loan", "expect": {"not_labels": ["crisis"]}}
-    Path("cases.jsonl").write_text(json.dumps(case) + "\n")
+    rows, stored = read_split("several", "test")
+    thresholds = load("runs/several/fit.json")["thresholds"]
+    text, name, applies = next(
+        (row["text"], name, prob >= thresholds[name])
+        for name in ("crisis", "profit")
+        for row, prob in zip(rows, stored[f"prob_{name}"], strict=True)
+        if (prob >= thresholds[name]) != (prob >= 0.5)
+    )
+    expect = {"labels" if applies else "not_labels": [name]}
+    Path("cases.jsonl").write_text(json.dumps({"id": "case", "text": text, "expect": expect}))
     suite = SUITE.format(kind="several", metric="f1_micro") + "edge_cases: cases.jsonl\n"
     Path("suite.yaml").write_text(suite)
     assert main(["compare", "suite.yaml"]) == 0

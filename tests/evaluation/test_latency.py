@@ -78,10 +78,10 @@ def test_a_slow_arm_is_measured_no_more_than_it_has_to(
 ) -> None:
     class Slow(Recorder):
         def predict(self, rows: Sequence[dict[str, Any]], **given: Any) -> Any:
-            time.sleep(0.005 * len(rows))
+            time.sleep(0.05 * len(rows))
             return super().predict(rows, **given)
 
-    monkeypatch.setattr(latency, "_MAX_SECONDS", 0.06)
+    monkeypatch.setattr(latency, "_MAX_SECONDS", 0.6)
     slow = Slow("slow", bert, [])
     config = LatencyConfig(batch_size=2)
     arms = {"slow": slow, "fast": bert}
@@ -93,4 +93,4 @@ def test_a_slow_arm_is_measured_no_more_than_it_has_to(
 
     long = measure_latencies({"a": slow}, ROWS, LatencyConfig(batch_size=64))["a"]  # type: ignore[dict-item]
     assert (long.num_batches, long.batch_p50_ms, long.batch_p95_ms) == (0, None, None)
-    assert 0 < long.articles_per_second < 200
+    assert 0 < long.articles_per_second < 20
