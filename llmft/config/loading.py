@@ -3,10 +3,10 @@
 import difflib
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, model_validator
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from llmft.config.yaml_source import (
@@ -19,6 +19,21 @@ from llmft.config.yaml_source import (
 )
 from llmft.errors import UserError
 
+READING_RESULT: dict[str, str] = {"reads": "a results file"}
+"""Tells validators that values come from a file that llmft wrote, with every key in it."""
+
+
+def refuse_missing_keys(model: BaseModel, info: ValidationInfo) -> None:
+    """Stop for a key that a results file lacks, though it has a default elsewhere.
+
+    Raises:
+        ValueError: Naming the first one.
+    """
+    if info.context is READING_RESULT:
+        for name, field in type(model).model_fields.items():
+            if name not in model.model_fields_set:
+                raise ValueError(f"the key {field.alias or name} is missing")
+
 
 class Section(BaseModel):
     """A part of a YAML file: unknown keys are errors, values are never coerced or changed."""
@@ -30,6 +45,12 @@ class Section(BaseModel):
         allow_inf_nan=False,
         use_attribute_docstrings=True,
     )
+
+    @model_validator(mode="after")
+    def _refuse_missing(self, info: ValidationInfo) -> Self:
+        """Take no default of today for what a results file of another day does not say."""
+        refuse_missing_keys(self, info)
+        return self
 
 
 SectionT = TypeVar("SectionT", bound=Section)

@@ -3,11 +3,18 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from llmft.config.head import SELECTION_METRIC, HeadConfig, list_heads
 from llmft.config.labels import ClassConfig, ScoresConfig
-from llmft.config.loading import FaultList, Section, find_beside, load_values, validate
+from llmft.config.loading import (
+    READING_RESULT,
+    FaultList,
+    Section,
+    find_beside,
+    load_values,
+    validate,
+)
 from llmft.config.metrics import MetricName, list_metrics
 from llmft.config.task import TaskConfig, check_name, load_task
 
@@ -153,8 +160,10 @@ class TrainConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _bound_batches(cls, values: Any) -> Any:
-        if isinstance(values, dict) and all(values.get(name) is None for name in _BATCH_BOUNDS):
+    def _bound_batches(cls, values: Any, info: ValidationInfo) -> Any:
+        if not isinstance(values, dict) or info.context is READING_RESULT:
+            return values
+        if all(values.get(name) is None for name in _BATCH_BOUNDS):
             return {**values, "batch_size": 16}
         return values
 

@@ -407,7 +407,7 @@ def decide_comparison(
 ) -> Ruling:
     """Return whether the arm that the verdict names may be deployed.
 
-    A verdict that names none is for a person to analysis at, an invalid one is no ground to deploy
+    A verdict that names none is for a person to look at, an invalid one is no ground to deploy
     anything.
 
     Args:

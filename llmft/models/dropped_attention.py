@@ -115,7 +115,7 @@ class _Group(NamedTuple):
         """Let no query see keys that are padding, in place."""
         if self.is_padding_RN is not None:
             scores_RHNN = scores_GNN.view(len(self.is_padding_RN), -1, *scores_GNN.shape[1:])
-            least = torch.finfo(scores_GNN.dtype).min  # finite, for a row that is all padding
+            least = torch.finfo(scores_GNN.dtype).min  # finite, for a row without a token
             scores_RHNN.masked_fill_(self.is_padding_RN[:, None, None, :], least)
 
     def clear_padding(self, values_GND: Tensor) -> Tensor:

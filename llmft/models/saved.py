@@ -2,7 +2,7 @@
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -15,7 +15,7 @@ from llmft.data.prompts import Prompt
 from llmft.errors import UserError
 from llmft.files import hash_file, hash_text
 from llmft.models.device import Precision, autocast, choose_precision
-from llmft.results.files import ResultFile, read_result, write_result
+from llmft.results.files import ResultFile, hold_all, read_result, write_result
 
 # A card is read without torch, which takes seconds: what a model is, and whether it is there at
 # all, is known before any weights are wanted.
@@ -45,7 +45,7 @@ class ModelCard(ResultFile):
     """Dimensions, classes or labels, in the order of the outputs."""
     labels: LabelsConfig = Field(discriminator="type")
     """What the task says of them."""
-    prompt: dict[str, str] | None
+    prompt: Annotated[dict[str, str], hold_all("before", "article", "after")] | None
     """Parts `before`, `article`, `after`; None if the prompt was excluded."""
     share_prompt: bool = True
     """Whether the prompt may be computed once for all rows."""
@@ -145,7 +145,7 @@ def load_saved(folder: Path) -> SavedModel:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     from llmft.models.bases import hash_base
-    from llmft.models.heads import compute_head_in_float32
+    from llmft.models.heads import compute_head_in_float32, find_output_layer
     from llmft.models.loading import load_base_for_adapter
 
     card = read_card(folder)
@@ -173,6 +173,12 @@ def load_saved(folder: Path) -> SavedModel:
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: the model cannot be loaded: {error}") from error
     compute_head_in_float32(model)
+    num_outputs = find_output_layer(model).out_features
+    if num_outputs != len(card.label_space.logit_names):
+        raise UserError(
+            f"{folder / CARD_NAME}: label_names: found {len(card.label_names)} for a {card.head} "
+            f"head, but the model has {num_outputs} outputs; restore the file, or train again"
+        )
     return SavedModel(model.eval(), tokenizer, card)
 
 

@@ -3,16 +3,22 @@
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from llmft import __version__
+from llmft.config.loading import READING_RESULT, refuse_missing_keys
 from llmft.errors import UserError
 from llmft.files import read_json, write_text
 
 _MAX_SHOWN = 80
-_READING: dict[str, str] = {"reads": "a file"}
-"""Tells validators that values come from a file."""
 
 
 class Result(BaseModel):
@@ -31,15 +37,24 @@ class Result(BaseModel):
     @model_validator(mode="after")
     def _refuse_missing(self, info: ValidationInfo) -> Self:
         """Stop for a key that a file lacks, whether or not code may leave it out."""
-        if info.context is _READING:
-            missing = [key for key in type(self).model_fields if key not in self.model_fields_set]
-            if missing:
-                raise ValueError(f"the key {missing[0]} is missing")
+        refuse_missing_keys(self, info)
         return self
 
     def replace(self, **changes: Any) -> Self:
         """Return a copy in which some fields have other values, checked like the first ones."""
         return type(self)(**{**dict(self), **changes})
+
+
+def hold_all(*keys: str) -> AfterValidator:
+    """Return the annotation of a dictionary that has these keys in every file."""
+
+    def refuse_missing(found: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        missing = [key for key in keys if key not in found]
+        if missing and info.context is READING_RESULT:
+            raise ValueError(f"the key {missing[0]} is missing")
+        return found
+
+    return AfterValidator(refuse_missing)
 
 
 class ResultFile(Result):
@@ -84,14 +99,14 @@ def read_result(path: Path, schema: type[FileT], *, mend: str) -> FileT:
     """
     data = read_json(path, mend=mend)
     version, known = data.get("schema_version"), schema.model_fields["schema_version"].default
-    if version != known:
+    if type(version) is int and version != known:
         writer = data.get("llmft_version", "of an unknown version")
         raise UserError(
             f"{path}: schema_version: found {version!r}, written by llmft {writer}, but this llmft "
             f"{__version__} reads {known}; use an llmft that reads it, or {mend}"
         )
     try:
-        return schema.model_validate(data, context=_READING)
+        return schema.model_validate(data, context=READING_RESULT)
     except ValidationError as error:
         first, *others = error.errors(include_url=False)
     more = f" (and {len(others)} more faults)" if others else ""
@@ -107,7 +122,8 @@ def _describe(fault: ErrorDetails) -> str:
         case "extra_forbidden":
             return f"{key}: unknown key"
         case "value_error":
-            return f"{key}: {fault['msg'].removeprefix('Value error, ')}"
+            said = fault["msg"].removeprefix("Value error, ")
+            return f"{key}: {said}" if fault["loc"] else said
     found = repr(fault["input"])
     shown = found if len(found) <= _MAX_SHOWN else f"{found[:_MAX_SHOWN]}..."
     expected = fault["msg"].removeprefix("Input should be ")

@@ -1,9 +1,9 @@
 """`manifest.json`: what prepared data is made of, and what became of every row."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from llmft.config.task import Split, SplitConfig, TaskConfig
-from llmft.results.files import Result, ResultFile
+from llmft.results.files import Result, ResultFile, hold_all
 
 
 class ScoreStats(Result):
@@ -50,19 +50,21 @@ class Manifest(ResultFile):
     schema_version: Literal[1] = 1
     fingerprint: str
     """Hash of all rows of all splits and of the labels' names."""
-    files: dict[Split, str]
+    files: Annotated[dict[Split, str], hold_all("train", "val", "test")]
     """Split -> hash of its file."""
     task: TaskConfig
     """What it was prepared from."""
     sources: dict[str, str]
     """Source -> hash of its rows."""
-    counts: dict[str, int]
+    counts: Annotated[
+        dict[str, int], hold_all("input", "repeated", "train", "val", "test", "rejected")
+    ]
     """Rows: `input`, `repeated`, those of each split, `rejected`."""
     rejected: dict[str, int]
     """Kind of reason -> rows."""
     label_names: list[str]
     """Dimensions, classes or labels, in the order of a model's outputs."""
-    label_stats: dict[Split, LabelStats]
+    label_stats: Annotated[dict[Split, LabelStats], hold_all("train", "val", "test")]
     """How the labels of each split are spread."""
     split: SplitSummary
     """How the rows were shared out."""

@@ -1,12 +1,12 @@
 """What a training leaves beside its model: record, learning curve, and who read its test rows."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from llmft.config.recipe import Precision, RecipeConfig
 from llmft.config.task import TaskConfig
-from llmft.results.files import Result, ResultFile
+from llmft.results.files import Result, ResultFile, hold_all
 
 Sharing = Literal["none", "ddp", "zero", "zero3", "fsdp"]
 """How processes share a training: one alone; each with all weights (ddp, and zero for DeepSpeed's
@@ -110,9 +110,9 @@ class RunRecord(ResultFile, RunIdentity):
     """Optimizer steps."""
     resumed_from_step: int
     """0 if it was not resumed."""
-    num_rows: dict[str, int]
+    num_rows: Annotated[dict[str, int], hold_all("train", "val", "test")]
     """Split -> rows that the run was given."""
-    token_budget: dict[str, TokenBudget]
+    token_budget: Annotated[dict[str, TokenBudget], hold_all("train", "val", "test")]
     """Split -> what the model saw of its articles."""
     budget_warnings: list[str]
     """What was wrong with the budget, waived refusals included; every report repeats it."""

@@ -131,7 +131,7 @@ def make_manifest(**changes: Any) -> Manifest:
         "files": {"train": "a", "val": "b", "test": "c"},
         "task": TASK,
         "sources": {"rows.jsonl": "d"},
-        "counts": {"input": 63, "train": 41, "val": 6, "test": 6, "rejected": 10},
+        "counts": {"input": 63, "repeated": 0, "train": 41, "val": 6, "test": 6, "rejected": 10},
         "rejected": {"label missing": 10},
         "label_names": ["risk", "calm"],
         "label_stats": {name: {"risk": stats, "calm": stats} for name in ("train", "val", "test")},

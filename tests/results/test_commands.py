@@ -40,9 +40,7 @@ def lose(file: Path, data: dict[str, Any]) -> str:
     *above, key = NUMBERS[file]
     for step in above[:-1]:
         data = data[step]
-    if file == MANIFEST:
-        above, key = [], "counts"
-    elif above:
+    if above:
         data = data[above[-1]]
     del data[key]
     return str(key)

@@ -56,7 +56,7 @@ def read(tmp_path: Path, change: Callable[[dict[str, Any]], Any], name: str = "t
     ("change", "told"),
     [
         (lambda r: r.pop("decision"), "decision: missing"),
-        (lambda r: r.pop("intervals"), "(top level): the key intervals is missing"),
+        (lambda r: r.pop("intervals"), "the key intervals is missing"),
         (lambda r: r["runs"][0]["record"].pop("model_hash"), "runs.0.record.model_hash: missing"),
         (lambda r: r["gates"][1].pop("review"), "gates.1.review: missing"),
         (lambda r: r.update(num_rows="6"), "num_rows: found '6', expected a valid integer"),
@@ -93,7 +93,10 @@ def test_a_newer_file_says_which_version_wrote_it(tmp_path: Path) -> None:
         "schema_version: found 99, written by llmft 7.8.9, but this llmft "
         f"{__version__} reads 3; use an llmft that reads it, or evaluate again"
     )
-    assert "found None" in read(tmp_path, lambda r: r.pop("schema_version"))
+    missing = read(tmp_path, lambda r: r.pop("schema_version"))
+    assert missing == "the key schema_version is missing; evaluate again"
+    text = read(tmp_path, lambda r: r.update(schema_version="3"))
+    assert text.startswith("schema_version: found '3', expected 3")
 
 
 def test_a_number_that_is_none_is_refused(tmp_path: Path) -> None:
@@ -131,3 +134,32 @@ def test_an_interval_is_a_pair_in_json() -> None:
 def test_parts_are_results_too(schema: type[ResultFile]) -> None:
     assert issubclass(schema, Result)
     assert schema.model_config["extra"] == "forbid"
+
+
+@pytest.mark.parametrize(
+    ("name", "section"),
+    [
+        *(("training_metadata.json", ("recipe", part)) for part in ("base", "head", "tokens")),
+        ("training_metadata.json", ("recipe", "train")),
+        ("training_metadata.json", ("task", "fields")),
+        ("training_metadata.json", ("token_budget",)),
+        ("training_metadata.json", ("num_rows",)),
+        ("manifest.json", ("task", "clean")),
+        *(("manifest.json", (part,)) for part in ("files", "counts", "label_stats")),
+    ],
+)
+def test_no_default_of_today_takes_the_place_of_what_a_file_lacks(
+    tmp_path: Path, name: str, section: tuple[str, ...]
+) -> None:
+    """A card without `tokens.max_length` would predict with another length, and say nothing."""
+
+    def find(data: dict[str, Any]) -> dict[str, Any]:
+        for key in section:
+            data = data[key]
+        return data
+
+    keys = list(find(json.loads(MADE[name].model_dump_json(by_alias=True))))
+    assert keys
+    for key in keys:
+        told = read(tmp_path, lambda r, key=key: find(r).pop(key), name)
+        assert key in told and "missing" in told
