@@ -23,18 +23,6 @@ READING_RESULT: dict[str, str] = {"reads": "a results file"}
 """Tells validators that values come from a file that llmft wrote, with every key in it."""
 
 
-def refuse_missing_keys(model: BaseModel, info: ValidationInfo) -> None:
-    """Stop for a key that a results file lacks, though it has a default elsewhere.
-
-    Raises:
-        ValueError: Naming the first one.
-    """
-    if info.context is READING_RESULT:
-        for name, field in type(model).model_fields.items():
-            if name not in model.model_fields_set:
-                raise ValueError(f"the key {field.alias or name} is missing")
-
-
 class Section(BaseModel):
     """A part of a YAML file: unknown keys are errors, values are never coerced or changed."""
 
@@ -49,7 +37,10 @@ class Section(BaseModel):
     @model_validator(mode="after")
     def _refuse_missing(self, info: ValidationInfo) -> Self:
         """Take no default of today for what a results file of another day does not say."""
-        refuse_missing_keys(self, info)
+        if info.context is READING_RESULT:
+            for name, field in type(self).model_fields.items():
+                if name not in self.model_fields_set:
+                    raise ValueError(f"the key {field.alias or name} is missing")
         return self
 
 

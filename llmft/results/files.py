@@ -5,7 +5,6 @@ from typing import Any, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     ConfigDict,
     ValidationError,
     ValidationInfo,
@@ -14,31 +13,17 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from llmft import __version__
-from llmft.config.loading import READING_RESULT, refuse_missing_keys
+from llmft.config.loading import READING_RESULT, Section
 from llmft.errors import UserError
 from llmft.files import read_json, write_text
 
 _MAX_SHOWN = 80
 
 
-class Result(BaseModel):
-    """A part of a results file: unknown keys are errors, values are never coerced or changed."""
+class Result(Section):
+    """A part of a results file, as strict as a section of a YAML file, with every key in it."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        strict=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-        defer_build=True,
-        json_schema_serialization_defaults_required=True,
-    )
-
-    @model_validator(mode="after")
-    def _refuse_missing(self, info: ValidationInfo) -> Self:
-        """Stop for a key that a file lacks, whether or not code may leave it out."""
-        refuse_missing_keys(self, info)
-        return self
+    model_config = ConfigDict(defer_build=True, json_schema_serialization_defaults_required=True)
 
     def replace(self, **changes: Any) -> Self:
         """Return a copy in which some fields have other values, checked like the first ones."""
