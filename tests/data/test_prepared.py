@@ -66,7 +66,7 @@ def test_a_split_that_was_changed_on_disk_is_refused(prepare) -> None:
     [
         ("", "cannot be read as JSON"),
         ("[]", "expected a JSON object"),
-        ("{}", r"schema_version: found None, .* or run `llmft prepare task.yaml`"),
+        ("{}", r".*missing.*; run `llmft prepare task.yaml`"),
         ('{"task": null}', "run `llmft prepare task.yaml`"),
     ],
 )
