@@ -100,14 +100,12 @@ class _Group(NamedTuple):
     def take(self, *tensors_BHTD: Tensor) -> list[Tensor]:
         """Return what tensors hold of the rows, [G, N, D], no less exact than float32."""
         dtype = torch.promote_types(tensors_BHTD[0].dtype, torch.float32)
-        width = tensors_BHTD[0].shape[-1]
         taken = [tensor[self.rows, :, : self.longest] for tensor in tensors_BHTD]
-        return [tensor.to(dtype).reshape(-1, self.longest, width) for tensor in taken]
+        return [tensor.to(dtype).flatten(0, 1) for tensor in taken]
 
     def put(self, values_GND: Tensor, *, into_BHTD: Tensor) -> None:
         """Write what `take` returned, or its like, where it came from, and 0 behind it."""
-        _, num_heads, _, width = into_BHTD.shape
-        values_RHND = values_GND.view(-1, num_heads, self.longest, width)
+        values_RHND = values_GND.unflatten(0, (-1, into_BHTD.shape[1]))
         into_BHTD[self.rows, :, : self.longest] = values_RHND.to(into_BHTD.dtype)
         into_BHTD[self.rows, :, self.longest :] = 0
 

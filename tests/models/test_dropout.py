@@ -180,9 +180,10 @@ def test_r5_attention_draws_the_same_masks_in_the_same_state() -> None:
     assert torch.equal(first, read_masks(lengths, 2, 0.3))
 
 
-def test_a_row_without_a_token_has_no_output_and_no_gradient() -> None:
-    inputs = [torch.randn(3, 2, 6, 4).requires_grad_() for _ in range(3)]
-    found = attend_seen(inputs, [6, 0, 2], 0.2)
+@pytest.mark.parametrize("longest", [6, 400], ids=["beside others", "in a group of its own"])
+def test_a_row_without_a_token_has_no_output_and_no_gradient(longest: int) -> None:
+    inputs = [torch.randn(3, 2, longest, 4).requires_grad_() for _ in range(3)]
+    found = attend_seen(inputs, [longest, 0, 2 if longest == 6 else 0], 0.2)
     found.sum().backward()
     assert not found[1].any()
     for tensor in inputs:
