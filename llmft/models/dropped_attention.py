@@ -105,7 +105,10 @@ class _Group(NamedTuple):
 
     def put(self, values_GND: Tensor, *, into_BHTD: Tensor) -> None:
         """Write what `take` returned, or its like, where it came from, and 0 behind it."""
-        values_RHND = values_GND.unflatten(0, (-1, into_BHTD.shape[1]))
+        num_heads = into_BHTD.shape[1]
+        values_RHND = values_GND.view(
+            len(values_GND) // num_heads, num_heads, *values_GND.shape[1:]
+        )
         into_BHTD[self.rows, :, : self.longest] = values_RHND.to(into_BHTD.dtype)
         into_BHTD[self.rows, :, self.longest :] = 0
 
