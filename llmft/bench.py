@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmft.benchmarks.plans import SHAPES, SHORT_TEXTS, SIZES, Plan, Shape
+from llmft.benchmarks.plans import SHAPES, SHORT_TEXTS, SIZES, Figures, Plan, Shape
 from llmft.config.task import FieldsConfig
-from llmft.data.fields import RowFaultError, assemble_text, list_fields, refuse_absent_fields
+from llmft.data.fields import Row, RowFaultError, assemble_text, list_fields, refuse_absent_fields
 from llmft.errors import UserError
 from llmft.files import replace_file, write_json
 from llmft.sample.articles import make_articles
@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
         )
         add_options(subparser)
     args = parser.parse_args(arguments)
-    found: list[dict[str, Any]] = []
+    found: list[Figures] = []
     for entry in args.measure(args):
         found.append(entry)
         if args.json is not None:  # each at once, since all of them take long
@@ -63,7 +63,7 @@ def _add_shared_prompt(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(measure=_measure_shared_prompt)
 
 
-def _measure_shared_prompt(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def _measure_shared_prompt(args: argparse.Namespace) -> Iterator[Figures]:
     # Here and below, since torch takes seconds: what is wrong with an option is said before.
     from llmft.benchmarks.shared_prompt import measure_shared_prompt
 
@@ -83,7 +83,7 @@ def _add_prompt_growth(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(measure=_measure_prompt_growth)
 
 
-def _measure_prompt_growth(args: argparse.Namespace) -> list[dict[str, Any]]:
+def _measure_prompt_growth(args: argparse.Namespace) -> list[Figures]:
     if args.plot is not None and importlib.util.find_spec("matplotlib") is None:
         raise UserError(
             "--plot: needs matplotlib, which is not installed; `pip install 'llmft[report]'`, or "
@@ -106,7 +106,7 @@ def _add_cold_start(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(measure=_measure_cold_start)
 
 
-def _measure_cold_start(args: argparse.Namespace) -> list[dict[str, Any]]:
+def _measure_cold_start(args: argparse.Namespace) -> list[Figures]:
     from llmft.benchmarks.cold_start import measure_cold_start
 
     return measure_cold_start(num_rounds=args.num_rounds)
@@ -121,7 +121,7 @@ def _add_gpu(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(measure=_measure_gpu)
 
 
-def _measure_gpu(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def _measure_gpu(args: argparse.Namespace) -> Iterator[Figures]:
     from llmft.benchmarks.gpu import measure_gpu
 
     return measure_gpu(args.size or list(SIZES), num_steps=args.num_steps, seed=args.seed)
@@ -189,14 +189,14 @@ def _read_seed(text: str) -> int:
     return seed
 
 
-def _measure_article_only(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def _measure_article_only(args: argparse.Namespace) -> Iterator[Figures]:
     rows = _read_rows(args)
     from llmft.benchmarks.article_only import measure_article_only
 
     return measure_article_only(rows, fields=FieldsConfig(text=args.text), plan=_make_plan(args))
 
 
-def _measure_short_texts(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def _measure_short_texts(args: argparse.Namespace) -> Iterator[Figures]:
     rows = _read_rows(args)
     from llmft.benchmarks.short_texts import measure_short_texts
 
@@ -207,7 +207,7 @@ def _make_plan(args: argparse.Namespace) -> Plan:
     return Plan(args.batch_size, args.max_length, args.num_rounds, args.seed)
 
 
-def _read_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
+def _read_rows(args: argparse.Namespace) -> list[Row]:
     rows = read_articles(args.data, fields=FieldsConfig(text=args.text))
     if len(rows) > args.num_rows:
         rows = random.Random(args.seed).sample(rows, args.num_rows)
@@ -219,7 +219,7 @@ def _read_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
-def read_articles(paths: Sequence[Path], *, fields: FieldsConfig) -> list[dict[str, Any]]:
+def read_articles(paths: Sequence[Path], *, fields: FieldsConfig) -> list[Row]:
     """Return the rows of files that have a text; without files, invented articles.
 
     Raises:
@@ -227,7 +227,7 @@ def read_articles(paths: Sequence[Path], *, fields: FieldsConfig) -> list[dict[s
     """
     from llmft.prediction.tables import check_ending, read_input
 
-    rows: list[dict[str, Any]] = [] if paths else make_articles()
+    rows: list[Row] = [] if paths else make_articles()
     for path in paths:
         check_ending(path, option="--data")
         rows += read_input(path)
@@ -236,14 +236,14 @@ def read_articles(paths: Sequence[Path], *, fields: FieldsConfig) -> list[dict[s
     return [row for row in rows if _has_text(row, fields)]
 
 
-def _has_text(row: dict[str, Any], fields: FieldsConfig) -> bool:
+def _has_text(row: Row, fields: FieldsConfig) -> bool:
     try:
         return bool(assemble_text(row, fields))
     except RowFaultError:
         return False
 
 
-def format_table(found: Sequence[dict[str, Any]]) -> list[str]:
+def format_table(found: Sequence[Figures]) -> list[str]:
     """Return lines of a table, one object a line, a column for every key but nested ones."""
     names = [name for name, value in found[0].items() if not isinstance(value, dict)]
     cells = [names, *[[_format(entry[name]) for name in names] for entry in found]]

@@ -88,8 +88,8 @@ def predict_file(
     try:
         try:
             parts = _prepare(work, ending=ending)
-        except ChangedError:
-            logger.info("%s: left by another model, fit or input, starting anew", folder)
+        except ChangedError as error:
+            logger.info("%s; starting anew", error.reason)
             shutil.rmtree(folder)
             parts = _prepare(work, ending=ending)
     except UserError:

@@ -5,6 +5,7 @@ import json
 import logging
 from typing import Any
 
+from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import core_schema
 
@@ -12,11 +13,13 @@ from llmft.config.loading import Section
 from llmft.config.recipe import RecipeConfig
 from llmft.config.suite import SuiteConfig
 from llmft.config.task import TaskConfig
+from llmft.models.saved import ModelCard
+from llmft.prediction.fits import Fit
 from llmft.results.comparison import ComparisonResult
 from llmft.results.evaluation import EvaluationResult
-from llmft.results.files import ResultFile
 from llmft.results.manifest import Manifest
-from llmft.results.run import LearningCurve, ReadLog, RunRecord
+from llmft.results.prediction import PredictionManifest
+from llmft.results.run import LearningCurve, ReadLog, RunFile
 
 logger = logging.getLogger(__name__)
 
@@ -26,15 +29,18 @@ SECTIONS: dict[str, type[Section]] = {
     "suite": SuiteConfig,
 }
 """Kind of YAML -> what it may say."""
-RESULTS: dict[str, type[ResultFile]] = {
+RESULTS: dict[str, Any] = {
     "manifest": Manifest,
-    "training_metadata": RunRecord,
+    "training_metadata": RunFile,
     "training_history": LearningCurve,
+    "model_card": ModelCard,
+    "fit": Fit,
     "test_reads": ReadLog,
     "evaluation": EvaluationResult,
     "comparison": ComparisonResult,
+    "prediction_manifest": PredictionManifest,
 }
-"""Kind of results file -> what it holds."""
+"""Kind of results file -> what it holds, as a type."""
 KINDS = [*SECTIONS, *RESULTS]
 _EXTENDS = {
     "type": ["string", "null"],
@@ -67,7 +73,7 @@ def make_schema(kind: str) -> dict[str, Any]:
         "title": f"llmft {kind}",
     }
     if kind in RESULTS:
-        described = RESULTS[kind].model_json_schema(
+        described = TypeAdapter(RESULTS[kind]).json_schema(
             mode="serialization", schema_generator=_WholeGenerator
         )
         return {**head, **described}
@@ -104,7 +110,9 @@ class _WholeGenerator(GenerateJsonSchema):
 
     def tagged_union_schema(self, schema: core_schema.TaggedUnionSchema) -> dict[str, Any]:
         """Leave out the keyword `discriminator`, which is not part of JSON Schema."""
-        return {"oneOf": super().tagged_union_schema(schema)["oneOf"]}
+        is_told_by_key = isinstance(schema["discriminator"], str)  # else members may overlap
+        members = super().tagged_union_schema(schema)["oneOf"]
+        return {"oneOf" if is_told_by_key else "anyOf": members}
 
 
 class _PartGenerator(_WholeGenerator):

@@ -5,7 +5,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -18,12 +17,13 @@ from llmft.benchmarks.article_arms import (
     train_with_stock_trainer,
 )
 from llmft.benchmarks.flops import count_plain_work, find_flop_rates
-from llmft.benchmarks.plans import Plan
+from llmft.benchmarks.plans import Figures, Plan
 from llmft.benchmarks.small_qwen2 import build_small_qwen2
 from llmft.benchmarks.timing import Arm, MatrixProducts, measure_arms, time_call
 from llmft.config.recipe import BaseConfig, TokensConfig
 from llmft.config.task import FieldsConfig
 from llmft.data.encoding import EncodedRow, Encoder
+from llmft.data.fields import Row
 from llmft.data.prompts import NO_PROMPT
 from llmft.models.bases import load_tokenizer
 from llmft.models.device import choose_device, list_precisions
@@ -32,8 +32,8 @@ MINILM = BaseConfig(model="builtin:minilm")
 
 
 def measure_article_only(
-    rows: Sequence[dict[str, Any]], *, fields: FieldsConfig, plan: Plan
-) -> Iterator[dict[str, Any]]:
+    rows: Sequence[Row], *, fields: FieldsConfig, plan: Plan
+) -> Iterator[Figures]:
     """Measure MiniLM with full tuning and a small Qwen2 with LoRA, in every precision there is.
 
     Args:
@@ -60,9 +60,7 @@ def measure_article_only(
             yield from measure_base(name, make_course(base, encoded, plan), plan)
 
 
-def encode_rows(
-    rows: Sequence[dict[str, Any]], *, fields: FieldsConfig, plan: Plan
-) -> list[EncodedRow]:
+def encode_rows(rows: Sequence[Row], *, fields: FieldsConfig, plan: Plan) -> list[EncodedRow]:
     """Return rows as MiniLM takes them, without those that do not fill a batch."""
     encoder = Encoder(
         load_tokenizer(MINILM),
@@ -86,7 +84,7 @@ def make_course(base: BaseConfig, encoded: list[EncodedRow], plan: Plan) -> Cour
     )
 
 
-def measure_base(name: str, course: Course, plan: Plan) -> list[dict[str, Any]]:
+def measure_base(name: str, course: Course, plan: Plan) -> list[Figures]:
     """Measure one base; return one object per precision."""
     model, _ = load_ours(course)
     rates = find_flop_rates(model)

@@ -8,8 +8,9 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from llmft.benchmarks.plans import Figures
 from llmft.config.recipe import BaseConfig
 from llmft.errors import UserError
 from llmft.models.bases import locate_base
@@ -40,7 +41,7 @@ class _Cost(NamedTuple):
     wall_s: float
 
 
-def measure_cold_start(*, num_rounds: int) -> list[dict[str, Any]]:
+def measure_cold_start(*, num_rounds: int) -> list[Figures]:
     """Measure commands on the sample, with MiniLM as the base: medians over the rounds.
 
     Args:

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import Qwen2Config, Qwen2Model
 
 from llmft.benchmarks.flops import count_plain_work, find_flop_rates
-from llmft.benchmarks.plans import SIZES
+from llmft.benchmarks.plans import SIZES, Figures
 from llmft.benchmarks.timing import MatrixProducts, read_clock, time_call
 from llmft.config.head import HeadConfig
 from llmft.config.recipe import BaseConfig
@@ -53,7 +53,7 @@ class Trial(NamedTuple):
     seed: int = 0
 
 
-def measure_gpu(sizes: Sequence[str], *, num_steps: int, seed: int) -> Iterator[dict[str, Any]]:
+def measure_gpu(sizes: Sequence[str], *, num_steps: int, seed: int) -> Iterator[Figures]:
     """Measure LoRA and QLoRA training of bases of these sizes, on short and on long rows.
 
     Args:
@@ -113,7 +113,7 @@ def build_base(config: Qwen2Config, folder: Path, *, seed: int) -> None:
     model.save_pretrained(folder)
 
 
-def measure_trial(folder: str, trial: Trial) -> dict[str, Any]:
+def measure_trial(folder: str, trial: Trial) -> Figures:
     """Measure one way to train a base in a folder, on the device that there is."""
     device, base = choose_device(), BaseConfig(model=folder, tuning=trial.tuning)
     step = Step(

@@ -2,6 +2,9 @@
 
 from typing import NamedTuple
 
+Figures = dict[str, str | int | float | None]
+"""Name -> figure: an object of the JSON and a line of the table."""
+
 
 class Plan(NamedTuple):
     """How to measure."""

@@ -3,12 +3,11 @@
 import statistics
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from llmft.benchmarks.flops import count_plain_work, count_shared_work, find_flop_rates
-from llmft.benchmarks.plans import Shape
+from llmft.benchmarks.plans import Figures, Shape
 from llmft.benchmarks.prompt_arms import PromptArms
 from llmft.benchmarks.small_qwen2 import build_small_qwen2
 from llmft.benchmarks.timing import measure_arms
@@ -27,7 +26,7 @@ GROWING: dict[str, list[Shape]] = {
 """What grows -> sizes of a batch."""
 
 
-def measure_growth(*, num_rounds: int, seed: int) -> list[dict[str, Any]]:
+def measure_growth(*, num_rounds: int, seed: int) -> list[Figures]:
     """Time the gradient of a batch, shared and plain, over growing prompts and batches.
 
     Args:
@@ -44,21 +43,26 @@ def measure_growth(*, num_rounds: int, seed: int) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         build_small_qwen2(Path(folder))
         found = [
-            _measure_shape(shape, growing, base_dir=folder, num_rounds=num_rounds, seed=seed)
+            (growing, _measure_shape(shape, base_dir=folder, num_rounds=num_rounds, seed=seed))
             for growing, shapes in GROWING.items()
             for shape in shapes
         ]
     ways = ("shared", "plain")
-    rate = statistics.median(e[f"flops_{way}"] / e[f"seconds_{way}"] for e in found for way in ways)
+    rate = statistics.median(
+        entry[f"flops_{way}"] / entry[f"seconds_{way}"] for _, entry in found for way in ways
+    )
     return [
-        {**entry, **{f"model_seconds_{way}": entry[f"flops_{way}"] / rate for way in ways}}
-        for entry in found
+        {
+            "growing": growing,
+            "dtype": "float32",
+            **entry,
+            **{f"model_seconds_{way}": entry[f"flops_{way}"] / rate for way in ways},
+        }
+        for growing, entry in found
     ]
 
 
-def _measure_shape(
-    shape: Shape, growing: str, *, base_dir: str, num_rounds: int, seed: int
-) -> dict[str, Any]:
+def _measure_shape(shape: Shape, *, base_dir: str, num_rounds: int, seed: int) -> dict[str, float]:
     prompt = PromptArms(shape, "float32", base_dir=base_dir, seed=seed)
     rates = find_flop_rates(prompt.model)
     lengths, num_prompt = [shape.article_tokens] * shape.batch_size, shape.prompt_tokens
@@ -69,9 +73,7 @@ def _measure_shape(
     plain = count_plain_work([num_prompt + length for length in lengths], is_causal=True)
     shared = count_shared_work(lengths, num_prompt_tokens=num_prompt)
     return {
-        "growing": growing,
         **shape._asdict(),
-        "dtype": "float32",
         "seconds_shared": times.take_median("shared"),
         "seconds_plain": times.take_median("plain"),
         "flops_shared": rates.count_training(shared),

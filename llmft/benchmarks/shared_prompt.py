@@ -15,7 +15,7 @@ from llmft.benchmarks.flops import (
     count_shared_work,
     find_flop_rates,
 )
-from llmft.benchmarks.plans import Shape
+from llmft.benchmarks.plans import Figures, Shape
 from llmft.benchmarks.prompt_arms import PromptArms
 from llmft.benchmarks.small_qwen2 import build_small_qwen2
 from llmft.benchmarks.timing import Arm, MatrixProducts, measure_arms, time_call
@@ -31,7 +31,7 @@ class Ceilings(NamedTuple):
 
 def measure_shared_prompt(
     shapes: Sequence[Shape], *, num_rounds: int, seed: int
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Figures]:
     """Measure a small Qwen2 with LoRA, at every shape and in every precision there is.
 
     Args:
@@ -56,7 +56,7 @@ def measure_shared_prompt(
 
 def measure_shape(
     shape: Shape, precision: Precision, *, base_dir: str, num_rounds: int, seed: int
-) -> dict[str, Any]:
+) -> Figures:
     """Measure one size of a batch in one precision, on a base in a folder."""
     prompt = PromptArms(shape, precision, base_dir=base_dir, seed=seed)
     rates = find_flop_rates(prompt.model)

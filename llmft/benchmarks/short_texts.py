@@ -3,21 +3,21 @@
 import logging
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 
 from llmft.benchmarks.article_arms import PARTS, StepClock, train_ours, train_with_stock_trainer
 from llmft.benchmarks.article_only import MINILM, encode_rows, make_course
-from llmft.benchmarks.plans import Plan
+from llmft.benchmarks.plans import Figures, Plan
 from llmft.benchmarks.timing import Arm, measure_arms
 from llmft.config.task import FieldsConfig
+from llmft.data.fields import Row
 from llmft.models.device import Precision, list_precisions
 
 
 def measure_short_texts(
-    rows: Sequence[dict[str, Any]], *, fields: FieldsConfig, plan: Plan
-) -> Iterator[dict[str, Any]]:
+    rows: Sequence[Row], *, fields: FieldsConfig, plan: Plan
+) -> Iterator[Figures]:
     """Measure MiniLM with full tuning, in every precision there is.
 
     Args:

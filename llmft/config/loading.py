@@ -1,7 +1,7 @@
 """Turn YAML files into checked sections, and say all that is wrong with them at once."""
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -21,6 +21,8 @@ from llmft.errors import UserError
 
 READING_RESULT: dict[str, str] = {"reads": "a results file"}
 """Tells validators that values come from a file that llmft wrote, with every key in it."""
+MISSING = "missing; it must be given"
+"""What is said of a key that a file lacks."""
 
 
 class Section(BaseModel):
@@ -38,9 +40,11 @@ class Section(BaseModel):
     def _refuse_missing(self, info: ValidationInfo) -> Self:
         """Take no default of today for what a results file of another day does not say."""
         if info.context is READING_RESULT:
-            for name, field in type(self).model_fields.items():
-                if name not in self.model_fields_set:
-                    raise ValueError(f"the key {field.alias or name} is missing")
+            refuse_values(
+                ((field.alias or name,), MISSING)
+                for name, field in type(self).model_fields.items()
+                if name not in self.model_fields_set
+            )
         return self
 
 
@@ -113,7 +117,11 @@ def validate(values: LocatedValues, *, schema: type[SectionT]) -> SectionT:
     try:
         return schema.model_validate(values.data)
     except ValidationError as error:
-        faults = [_describe(fault, values, schema) for fault in error.errors()]
+        faults = []
+        for fault in error.errors():
+            key, what = describe_fault(fault, values.data, schema=schema, allowed=["extends"])
+            name = ".".join(map(str, key)) or "(top level)"
+            faults.append(f"{values.find_origin(key)}: {name}: {what}")
     where = values.origins[()].file
     count = "1 error" if len(faults) == 1 else f"{len(faults)} errors"
     raise UserError("\n  ".join([f"{where}: {count}", *faults]))
@@ -200,28 +208,33 @@ def _load_extended(path: Path, *, chain: tuple[Path, ...]) -> LocatedValues:
     return LocatedValues(merged.data, {**merged.origins, (): values.origins[()]})
 
 
-def _describe(fault: ErrorDetails, values: LocatedValues, schema: type[BaseModel]) -> str:
-    path = _drop_union_tags(fault["loc"], values.data)
-    origin = values.find_origin(path)
-    key = ".".join(map(str, path)) or "(top level)"
+def describe_fault(
+    fault: ErrorDetails, data: Any, *, schema: type[BaseModel], allowed: Sequence[str] = ()
+) -> tuple[KeyPath, str]:
+    """Return at which key a fault is, as somebody wrote it, and what is wrong there.
+
+    Args:
+        fault: What pydantic says.
+        data: The values that were checked.
+        schema: What they were checked against.
+        allowed: Keys that stand at the top level beside those of the schema.
+    """
+    key = _drop_union_tags(fault["loc"], data)
     found = fault["input"]
     match fault["type"]:
         case "extra_forbidden":
-            allowed = _list_keys(schema, path[:-1], values.data)
-            hint = suggest(str(path[-1]), allowed=allowed)
-            what = f"unknown key.{hint} Allowed: {', '.join(allowed)}"
+            known = [*_list_keys(schema, key[:-1], data), *(allowed if len(key) == 1 else ())]
+            hint = suggest(str(key[-1]), allowed=known)
+            what = f"unknown key.{hint} Allowed: {', '.join(known)}"
         case "missing":
-            what = "missing; it must be given"
+            what = MISSING
         case "union_tag_not_found":
-            key, what = f"{key}.type", "missing; it must be given"
-        case "literal_error" | "union_tag_invalid":
-            context = fault.get("ctx", {})
-            expected = str(context.get("expected", context.get("expected_tags", "")))
-            if fault["type"] == "union_tag_invalid":
-                key, found = f"{key}.type", found["type"]
-            words = expected.replace("'", "").replace(" or ", ", ").split(", ")
-            hint = suggest(str(found), allowed=words)
-            what = f"found {_show(found)}, allowed: {', '.join(words)}.{hint}"
+            key, what = (*key, "type"), MISSING
+        case "union_tag_invalid":
+            key = (*key, "type")
+            what = _refuse_word(found["type"], str(fault["ctx"]["expected_tags"]))
+        case "literal_error":
+            what = _refuse_word(found, str(fault["ctx"]["expected"]))
         case "model_type" | "model_attributes_type" | "dict_type":
             what = f"found {_show(found)}, but expected keys and values"
         case "list_type" if isinstance(found, str | int | float):
@@ -229,8 +242,16 @@ def _describe(fault: ErrorDetails, values: LocatedValues, schema: type[BaseModel
         case "value_error":
             what = fault["msg"].removeprefix("Value error, ")
         case _:
-            what = f"found {_show(found)}, but {fault['msg'][0].lower()}{fault['msg'][1:]}"
-    return f"{origin}: {key}: {what}"
+            expected = fault["msg"].replace("Input should be", "expected")
+            what = f"found {_show(found)}, but {expected[0].lower()}{expected[1:]}"
+    return key, what
+
+
+def _refuse_word(found: Any, expected: str) -> str:
+    """Return what is said of a word that is none of those expected, which pydantic quotes."""
+    words = expected.replace("'", "").replace(" or ", ", ").split(", ")
+    hint = suggest(str(found), allowed=words)
+    return f"found {_show(found)}, allowed: {', '.join(words)}{hint and '.' + hint}"
 
 
 def _show(value: Any) -> str:
@@ -272,8 +293,7 @@ def _list_keys(schema: type[BaseModel], path: KeyPath, data: Any) -> list[str]:
     if isinstance(data, dict) and len(candidates) > 1:
         tagged = [m for m in candidates if data.get("type") in _get_tags(m)]
         candidates = tagged or candidates
-    keys = [f.alias or name for model in candidates for name, f in model.model_fields.items()]
-    return keys if path else [*keys, "extends"]
+    return [f.alias or name for model in candidates for name, f in model.model_fields.items()]
 
 
 def _find_models(annotation: Any) -> list[type[BaseModel]]:

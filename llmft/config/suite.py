@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import (
     AfterValidator,
@@ -34,6 +34,10 @@ _NO_TREATMENT = (
     "name", "task", "output_dir", "train.seed", "train.metric", "tokens.article",
     "train.batch_size", "train.gradient_accumulation_steps", "train.max_tokens_per_batch",
 )  # fmt: skip
+
+
+NoiseKind = Literal["repeated", "second_oracle"]
+"""Who gave second labels: the same oracle again, or another one."""
 
 
 class NoiseConfig(Section):
@@ -195,8 +199,8 @@ class Suite(NamedTuple):
     recipe_paths: dict[str, Path]
     """Variant -> recipe file, for variants that are given by a recipe."""
     edge_cases_path: Path | None
-    noise_paths: dict[str, Path]
-    """`repeated`, `second_oracle` -> its file, as far as the suite names one."""
+    noise_paths: dict[NoiseKind, Path]
+    """Who gave second labels -> their file, as far as the suite names one."""
 
 
 def load_suite(path: Path) -> Suite:
@@ -213,30 +217,30 @@ def load_suite(path: Path) -> Suite:
     if task is not None:
         for fault in _list_unfit_keys(config, task, values):
             faults.add(fault)
+    find = partial(find_beside, values=values)
     recipes = {}
     for name, variant in config.variants.items():
         if variant.recipe is not None:
-            find = partial(
-                find_beside, variant.recipe, key=("variants", name, "recipe"), values=values
-            )
-            recipes[name] = faults.catch(find)
-    named = {
-        ("edge_cases",): config.edge_cases,
-        ("noise", "repeated"): config.noise.repeated,
-        ("noise", "second_oracle"): config.noise.second_oracle,
+            key = ("variants", name, "recipe")
+            recipes[name] = faults.catch(partial(find, variant.recipe, key=key))
+    edge_cases = None
+    if config.edge_cases is not None:
+        edge_cases = faults.catch(partial(find, config.edge_cases, key=("edge_cases",)))
+    named: dict[NoiseKind, str | None] = {
+        "repeated": config.noise.repeated,
+        "second_oracle": config.noise.second_oracle,
     }
-    files = {
-        key[-1]: faults.catch(partial(find_beside, name, key=key, values=values))
-        for key, name in named.items()
+    noise = {
+        kind: faults.catch(partial(find, name, key=("noise", kind)))
+        for kind, name in named.items()
         if name is not None
     }
     faults.raise_all()
     assert task is not None
     config = config.model_copy(update={"task": str(task_path)})
     found = {name: path for name, path in recipes.items() if path is not None}
-    edge_cases = files.pop("edge_cases", None)
-    noise = {name: path for name, path in files.items() if path is not None}
-    return Suite(config, task, found, edge_cases, noise)
+    noise_paths = {kind: path for kind, path in noise.items() if path is not None}
+    return Suite(config, task, found, edge_cases, noise_paths)
 
 
 def _list_unfit_keys(config: SuiteConfig, task: TaskConfig, values: LocatedValues) -> list[str]:

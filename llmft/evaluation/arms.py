@@ -26,14 +26,14 @@ from llmft.evaluation.audit import (
     check_variation,
 )
 from llmft.evaluation.fitting import name_fit
-from llmft.evaluation.reads import record_test_read
+from llmft.evaluation.reads import count_test_reads
 from llmft.evaluation.verdict import find_valid_arms
 from llmft.models.saved import read_card
 from llmft.prediction.fits import Fit, FittedOutputs, apply_fit, read_fit
 from llmft.prediction.stored import ChangedModelError, StoredPredictions, load_or_predict
-from llmft.results.run import RunRecord
+from llmft.results.run import LearningCurve, RunRecord
 from llmft.results.variant import Finding
-from llmft.training.run_folder import read_record
+from llmft.training.run_folder import read_curve, read_record
 
 
 class Run(NamedTuple):
@@ -41,10 +41,24 @@ class Run(NamedTuple):
 
     path: Path
     record: RunRecord
-    seen: StoredPredictions | None
-    """Test predictions in the order of the test rows; None if the run is invalid."""
-    fit: Fit | None = None
+    curve: LearningCurve
+    num_test_reads: int
+    """How many reports have read its test predictions; this one counts where it reads them."""
+    fit: Fit | None
     """Its post-hoc fit; the run is judged with it."""
+    seen: StoredPredictions | None = None
+    """Its predictions in the order of the rows; None if the run is invalid."""
+
+    @classmethod
+    def open(cls, path: Path) -> "Run":
+        """Open a finished run, without its predictions.
+
+        Raises:
+            UserError: If there is none, or one of its files is broken.
+        """
+        record = read_record(path)
+        fit = read_fit(path, model_hash=record.model_hash)
+        return cls(path, record, read_curve(path), count_test_reads(path), fit)
 
     @property
     def outputs(self) -> NDArray[np.floating[Any]]:
@@ -84,7 +98,6 @@ def open_arms(
     data: PreparedData,
     rows: list[Row],
     reference: str,
-    report: str,
     treatment: list[str] | None = None,
     waivers: Sequence[WaiverConfig] = (),
 ) -> OpenedArms:
@@ -95,21 +108,14 @@ def open_arms(
         data: The prepared data.
         rows: All test rows.
         reference: The arm that the others are held against.
-        report: What the results are written to, for the count of test reads.
         treatment: Keys of the recipe in which the arms are meant to differ; None: the default.
         waivers: Findings that do not count.
 
     Raises:
         UserError: If a run is missing or unreadable.
     """
-    fits: dict[str, Fit | None] = {}
-    facts: dict[str, list[RunFacts]] = {arm: [] for arm in paths}
-    for arm, path in ((arm, path) for arm, runs in paths.items() for path in runs):
-        record = read_record(path)
-        fit = fits[str(path)] = read_fit(path, model_hash=record.model_hash)
-        card = read_card(path / "model")
-        weights = card.base_hash or card.base.revision
-        facts[arm].append(RunFacts(arm, str(path), record, name_fit(fit), weights))
+    arms = {arm: [Run.open(path) for path in found] for arm, found in paths.items()}
+    facts = {arm: [_gather_facts(arm, run) for run in runs] for arm, runs in arms.items()}
     every = [run for runs in facts.values() for run in runs]
     audit = check_data(every, fingerprint=data.fingerprint)
     audit += check_treatment(every, reference=reference, treatment=treatment)
@@ -118,26 +124,32 @@ def open_arms(
     audit += leaks.findings
     scored = leaks.drop(rows)
     valid = find_valid_arms(list(paths), apply_waivers(audit, waivers))
-    arms: Arms = {}
-    for arm, runs in facts.items():
-        arms[arm] = []
-        for run in runs:
-            seen = None
-            if arm in valid:
-                seen, found = _open_predictions(run, data=data, rows=rows, report=report)
+    for arm, runs in arms.items():
+        if arm in valid:
+            for i, run in enumerate(runs):
+                seen, found = _open_predictions(
+                    facts[arm][i], data=data, rows=rows, num_reads=run.num_test_reads + 1
+                )
                 audit += [f for f in found if f not in audit]
-            seen = seen and seen.take(scored)
-            arms[arm].append(Run(Path(run.run), run.record, seen, fits[run.run]))
-        audit += check_run(runs[0])
-        if all(run.seen is not None for run in arms[arm]):
+                if seen is not None:
+                    num_reads = run.num_test_reads + 1
+                    runs[i] = run._replace(seen=seen.take(scored), num_test_reads=num_reads)
+        audit += check_run(facts[arm][0])
+        if all(run.seen is not None for run in runs):
             labels = make_targets([rows[i] for i in scored], label_names=data.label_names)
-            by_seed = {r.record.recipe.train.seed: r.outputs for r in arms[arm]}
+            by_seed = {run.record.recipe.train.seed: run.outputs for run in runs}
             audit += check_variation(arm, labels.numpy(), by_seed)
     return OpenedArms(arms, apply_waivers(audit, waivers), [rows[i] for i in scored])
 
 
+def _gather_facts(arm: str, run: Run) -> RunFacts:
+    card = read_card(run.path / "model")
+    weights = card.base_hash or card.base.revision
+    return RunFacts(arm, str(run.path), run.record, name_fit(run.fit), weights)
+
+
 def _open_predictions(
-    run: RunFacts, *, data: PreparedData, rows: list[Row], report: str
+    run: RunFacts, *, data: PreparedData, rows: list[Row], num_reads: int
 ) -> tuple[StoredPredictions | None, list[Finding]]:
     """Return the test predictions of a run in the order of the rows; None if they are of others."""
     path, texts = Path(run.run), [row["text"] for row in rows]
@@ -157,7 +169,6 @@ def _open_predictions(
                 check="same rows", status="invalid", variants=[run.arm], message=f"{path}: {error}"
             )
         ]
-    num_reads = record_test_read(path, by="compare", report=report)
     return seen, [
         *check_inputs(run, seen, texts),
         *check_oracle_view(run, seen, texts, view=data.task.oracle_sees),

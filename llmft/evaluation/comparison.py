@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 from llmft.config.gates import lay_over_defaults
-from llmft.config.suite import Suite
+from llmft.config.suite import NoiseKind, Suite
 from llmft.config.task import Split
 from llmft.data.batches import make_targets
 from llmft.data.fields import Row
@@ -26,6 +27,7 @@ from llmft.evaluation.paired_tests import compare_classes
 from llmft.evaluation.pairs import compare_parts
 from llmft.evaluation.plan import Plan, refuse_other_recipes
 from llmft.evaluation.rare import measure_rare
+from llmft.evaluation.reads import record_test_read
 from llmft.evaluation.rows import Rows, average_metrics, open_rows
 from llmft.evaluation.slices import Slicing, list_row_slices, measure_slices, slice_rows
 from llmft.evaluation.tables import describe_rows, measure_baselines, pick_worst
@@ -37,7 +39,6 @@ from llmft.results.comparison import (
     ComparisonResult,
     Cost,
     EnsembleResult,
-    NoiseKind,
     NoiseResult,
     Pair,
     RareEvents,
@@ -45,19 +46,29 @@ from llmft.results.comparison import (
 )
 from llmft.results.variant import Finding, VariantResult
 
-_NOISE_KINDS: dict[str, NoiseKind] = {"repeated": "repeated", "second_oracle": "second oracle"}
 _Predictions = Mapping[str, Sequence[Mapping[Split, StoredPredictions]]]
 """Arm -> what each of its runs predicted for train and validation."""
 
 
 def compare_variants(suite: Suite, plan: Plan, *, suite_path: Path) -> ComparisonResult:
-    """Audit, measure and compare the arms of a suite.
+    """Audit, measure and compare the arms of a suite, and note that their test rows were read.
 
     Raises:
         UserError: If a run is missing or unreadable.
     """
     contest, audit, num_test_rows = _open_contest(suite, plan)
-    config, data, rows = suite.config, contest.data, contest.rows
+    result = _compare(contest, audit, suite_path=suite_path, num_test_rows=num_test_rows)
+    report = str(Path(suite.config.output_dir) / "comparison.json")
+    for run in chain.from_iterable(contest.arms.values()):
+        if run.seen is not None:
+            record_test_read(run.path, by="compare", report=report)
+    return result
+
+
+def _compare(
+    contest: "_Contest", audit: list[Finding], *, suite_path: Path, num_test_rows: int
+) -> ComparisonResult:
+    config, data, rows = contest.suite.config, contest.data, contest.rows
     baselines = measure_baselines(
         data.read_split("train"), rows.rows, names=rows.names, task=data.task
     )
@@ -103,7 +114,7 @@ def compare_variants(suite: Suite, plan: Plan, *, suite_path: Path) -> Compariso
     return ComparisonResult(
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         suite=str(suite_path),
-        task=suite.task.name,
+        task=data.task.name,
         data=data.manifest,
         reference=config.reference,
         metric=config.metric,
@@ -145,8 +156,8 @@ class _Contest(NamedTuple):
     arms: Arms
     rows: Rows
     cases: list[EdgeCase]
-    second: dict[str, SecondLabels]
-    """`repeated`, `second_oracle` -> labels that rows were given a second time."""
+    second: dict[NoiseKind, SecondLabels]
+    """Who gave labels a second time -> these labels."""
 
     @property
     def rules(self) -> Rules:
@@ -176,7 +187,6 @@ def _open_contest(suite: Suite, plan: Plan) -> tuple[_Contest, list[Finding], in
         data=data,
         rows=test_rows,
         reference=config.reference,
-        report=str(Path(config.output_dir) / "comparison.json"),
         treatment=config.treatment,
         waivers=config.waive,
     )
@@ -264,7 +274,7 @@ def _analyse(
         ),
         [
             measure_noise(
-                again, rows.labels, outputs, kind=_NOISE_KINDS[kind],
+                again, rows.labels, outputs, kind=kind,
                 path=contest.suite.noise_paths[kind], names=rows.names, groups=rows.groups,
             )
             for kind, again in contest.second.items()

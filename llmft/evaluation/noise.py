@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from llmft.config.suite import NoiseKind
 from llmft.config.task import SourceConfig, TaskConfig
 from llmft.data.batches import make_targets
 from llmft.data.fields import Row
@@ -18,7 +19,7 @@ from llmft.errors import UserError
 from llmft.evaluation.intervals import estimate_interval
 from llmft.evaluation.metrics import compute_metric, find_label_type
 from llmft.evaluation.resampling import Groups
-from llmft.results.comparison import NoiseKind, NoiseResult
+from llmft.results.comparison import NoiseResult
 from llmft.results.variant import Interval, MetricValue
 
 Floats = NDArray[np.floating[Any]]

@@ -8,16 +8,13 @@ from llmft.results.files import read_result, write_result
 from llmft.results.run import Read, ReadLog
 
 
-def record_test_read(run: Path, *, by: Literal["evaluate", "compare"], report: str) -> int:
-    """Note that a report reads the test predictions of a run.
+def record_test_read(run: Path, *, by: Literal["evaluate", "compare"], report: str) -> None:
+    """Note that a report has read the test predictions of a run.
 
     Args:
         run: Run folder.
         by: The verb.
         report: What it writes its results to.
-
-    Returns:
-        How many reads there were, this one included.
 
     Raises:
         UserError: If the file is broken or cannot be written.
@@ -25,7 +22,6 @@ def record_test_read(run: Path, *, by: Literal["evaluate", "compare"], report: s
     when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     reads = [*_list_reads(run), Read(when=when, by=by, report=report)]
     write_result(_find_file(run), ReadLog(reads=reads))
-    return len(reads)
 
 
 def count_test_reads(run: Path) -> int:

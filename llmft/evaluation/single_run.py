@@ -26,17 +26,16 @@ from llmft.evaluation.fitting import check_fit, choose_fit, name_fit
 from llmft.evaluation.gate_facts import measure_earlier, predict_earlier
 from llmft.evaluation.latency import measure_latencies
 from llmft.evaluation.metrics import find_label_type
+from llmft.evaluation.reads import record_test_read
 from llmft.evaluation.rows import open_rows
 from llmft.evaluation.subject import Subject, open_subject
 from llmft.evaluation.tables import describe_rows, measure_baselines, pick_worst
 from llmft.evaluation.variants import Criteria, judge_variant, measure_variant
-from llmft.prediction.fits import read_fit
 from llmft.prediction.inference import Predictor
 from llmft.prediction.stored import StoredPredictions, load_or_predict
 from llmft.processes import get_world_size, is_main, main_first
 from llmft.results.evaluation import EvaluationResult
 from llmft.results.variant import EdgeCases, Finding, Latency, MetricValue
-from llmft.training.run_folder import read_record
 
 
 class _Standard(NamedTuple):
@@ -76,9 +75,9 @@ def evaluate_run(
         UserError: If the run is not finished or the rows cannot be read.
     """
     with main_first():  # where something is wrong, one process says so
-        record = read_record(folder)
+        run = Run.open(folder)
+        record = run.record
         subject = open_subject(record, split=split, data_file=data_file)
-        fit = read_fit(folder, model_hash=record.model_hash)
         standard = _open_standard(suite, subject, folder)
     open_predictor = functools.cache(lambda: Predictor.open(folder))
     across = get_world_size() > 1
@@ -97,9 +96,16 @@ def evaluate_run(
         )
     if not is_main():
         return None
-    run = Run(folder, record, seen.align([row["id"] for row in subject.rows]), fit)
+    run = run._replace(
+        seen=seen.align([row["id"] for row in subject.rows]),
+        num_test_reads=run.num_test_reads + (subject.name == "test"),
+    )
     trials = _Trials(*_try_model(run, standard, subject, open_predictor), earlier)
-    return _judge(run, subject, standard, trials)
+    result = _judge(run, subject, standard, trials)
+    if subject.name == "test":
+        report = folder / "evaluation" / "test.json"
+        record_test_read(folder, by="evaluate", report=str(report))
+    return result
 
 
 def _open_standard(suite: Suite | None, subject: Subject, folder: Path) -> _Standard:
@@ -187,7 +193,10 @@ def _audit(run: Run, subject: Subject) -> tuple[Run, list[Finding], list[int]]:
     assert run.seen is not None
     facts = RunFacts(run.record.name, str(run.path), run.record, name_fit(run.fit))
     fit, findings = choose_fit(run.fit, split=subject.name)
-    found = audit_run(facts, run.seen, subject.rows, data=subject.data, name=subject.name)
+    found = audit_run(
+        facts, run.seen, subject.rows,
+        data=subject.data, name=subject.name, num_reads=run.num_test_reads,
+    )  # fmt: skip
     findings += found.findings
     if subject.num_strange:
         message = f"{subject.num_strange} rows were left out: the model does not know their labels"

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmft.config.labels import ClassConfig, LabelsConfig, ScoresConfig
-from llmft.data.fields import Row
+from llmft.data.fields import Row, is_missing, write_value
 from llmft.evaluation.intervals import estimate_interval
 from llmft.evaluation.metrics import (
     average,
@@ -63,7 +63,7 @@ def slice_rows(
         config: What the task says of its labels.
     """
     sliced = [
-        Slicing(field, *_fold([str(row.get(field) or "") for row in rows]))
+        Slicing(field, *_fold([_write(row.get(field)) for row in rows]))
         for field in dict.fromkeys(fields)
     ]
     others = [Slicing("length", *_slice_lengths([len(row["text"].split()) for row in rows]))]
@@ -145,6 +145,11 @@ def _average(
     """Return the mean of a metric over runs; None if it is undefined for one."""
     found = [compute_metric(metric, labels, outputs, config=config) for outputs in runs]
     return average(found)
+
+
+def _write(value: Any) -> str:
+    """Return a kept value as it stands in the data; what is missing is empty."""
+    return "" if is_missing(value) else write_value(value)
 
 
 def _fold(by_row: list[str]) -> tuple[list[str], list[str]]:

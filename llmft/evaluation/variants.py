@@ -14,7 +14,6 @@ from llmft.evaluation.gate_facts import GateFacts, estimate_metric, estimate_par
 from llmft.evaluation.gates import apply_gates, decide
 from llmft.evaluation.intervals import estimate_part_intervals
 from llmft.evaluation.metrics import find_label_type, is_better
-from llmft.evaluation.reads import count_test_reads
 from llmft.evaluation.rows import Rows, average_metrics, average_parts
 from llmft.evaluation.tables import (
     count_confusions,
@@ -22,7 +21,6 @@ from llmft.evaluation.tables import (
     count_tier_confusions,
 )
 from llmft.results.variant import Finding, MetricValue, RunResult, VariantResult
-from llmft.training.run_folder import read_curve
 
 
 def measure_variant(runs: Sequence[Run], rows: Rows, *, valid: bool = True) -> VariantResult:
@@ -35,16 +33,13 @@ def measure_variant(runs: Sequence[Run], rows: Rows, *, valid: bool = True) -> V
         runs: One for each seed.
         rows: The rows that count.
         valid: Whether the audit left the variant in; else nothing of it is measured.
-
-    Raises:
-        UserError: If a learning curve or a count of test reads is broken.
     """
     told = [
         RunResult(
             path=str(run.path),
             record=run.record,
-            curve=read_curve(run.path),
-            num_test_reads=count_test_reads(run.path),
+            curve=run.curve,
+            num_test_reads=run.num_test_reads,
         )
         for run in runs
     ]
@@ -53,7 +48,7 @@ def measure_variant(runs: Sequence[Run], rows: Rows, *, valid: bool = True) -> V
         runs=told,
         train_seconds=float(np.mean([run.record.train_seconds for run in runs])),
         peak_memory_gib=max(run.record.peak_memory_gib for run in runs),
-        test_reads=max(run.num_test_reads for run in told),
+        num_test_reads=max(run.num_test_reads for run in told),
     )
     if not valid:
         return result

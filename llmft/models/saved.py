@@ -2,12 +2,12 @@
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from llmft.config.head import Head
-from llmft.config.labels import LabelsConfig
+from llmft.config.labels import LabelsConfig, ScoresConfig
 from llmft.config.recipe import BaseConfig, Recipe, TokensConfig
 from llmft.config.task import FieldsConfig
 from llmft.data.prepared import PreparedData
@@ -55,6 +55,12 @@ class ModelCard(ResultFile):
     data_fingerprint: str
     num_parameters: int
     num_trainable: int
+
+    @model_validator(mode="after")
+    def _refuse_other_names(self) -> Self:
+        if isinstance(self.labels, ScoresConfig) and self.labels.dimensions != self.label_names:
+            raise ValueError("label_names: must be the same as labels.dimensions")
+        return self
 
     @property
     def label_space(self) -> "LabelSpace":

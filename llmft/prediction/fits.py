@@ -11,7 +11,7 @@ from llmft.config.fits import FITS, FitMethod
 from llmft.config.head import Head
 from llmft.errors import UserError
 from llmft.files import hash_text
-from llmft.models.saved import read_card
+from llmft.models.saved import CARD_NAME, read_card
 from llmft.results.files import Result, ResultFile, read_result
 
 FIT_NAME = "fit.json"
@@ -109,11 +109,21 @@ def read_fit(run: Path, *, model_hash: str) -> Fit | None:
     fit = read_result(path, Fit, mend=mend)
     card = read_card(run / "model")
     if fit.model_hash != model_hash:
-        raise UserError(f"{path}: was fitted to another model than the one in this run; {mend}")
+        raise UserError(
+            f"{path}: was fitted to another model than the one in {run / 'model'}, or a file of "
+            f"that was changed; restore it, or {mend}"
+        )
     if fit.data_fingerprint != card.data_fingerprint:
-        raise UserError(f"{path}: was fitted on other prepared data; {mend}")
+        raise UserError(
+            f"{path}: data_fingerprint: differs from that of {run / 'model' / CARD_NAME}; restore "
+            f"the file that was changed, or {mend}"
+        )
     if card.head != fit.head or fit.names != card.label_names:
-        raise UserError(f"{path}: fits other outputs than {', '.join(card.label_names)}; {mend}")
+        raise UserError(
+            f"{path}: is for a {fit.head} head with {', '.join(fit.names)}, but "
+            f"{run / 'model' / CARD_NAME} says {card.head} with {', '.join(card.label_names)}; "
+            f"restore the file that was changed, or {mend}"
+        )
     return fit
 
 

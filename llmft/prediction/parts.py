@@ -9,18 +9,18 @@ the one that finds all parts in place writes the manifest.
 from collections.abc import Callable, Container, Sequence
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from llmft import __version__
 from llmft.data.columnar import Skips
 from llmft.data.fields import Row
 from llmft.errors import UserError
-from llmft.files import read_json, write_json
 from llmft.models.saved import ModelCard
 from llmft.prediction.columns import make_schema
-from llmft.prediction.surveys import STATE_NAME, ChangedError, Survey
+from llmft.prediction.surveys import STATE_NAME, ChangedError, Survey, read_state
 from llmft.prediction.tables import Layout, read_input, write_table
 from llmft.processes import get_rank, get_world_size
+from llmft.results.files import write_result
+from llmft.results.prediction import PartsOwner, PredictionManifest
 
 # Readers of a folder of tables pass over names that begin with an underscore.
 MANIFEST_NAME = "_manifest.json"
@@ -46,40 +46,39 @@ def claim_folder(
     Raises:
         ChangedError: If it belongs to others.
     """
-    state = folder / STATE_NAME / "run.json"
-    names = [path.name for path in inputs]
-    identity = {
-        "version": __version__,
-        "model": model_hash,
-        "fit": fit_hash,
-        "inputs": names,
-        "rows_per_part": ROWS_PER_PART,
-    }
-    if not state.is_file():
-        if folder.is_dir() and any(path.name[0] not in "._" for path in folder.iterdir()):
+    path = folder / STATE_NAME / "run.json"
+    names = [source.name for source in inputs]
+    owner = PartsOwner(
+        model_hash=model_hash, fit_hash=fit_hash, inputs=names, rows_per_part=ROWS_PER_PART
+    )
+    if not path.is_file():
+        if folder.is_dir() and any(found.name[0] not in "._" for found in folder.iterdir()):
             raise ChangedError(
-                f"{folder}: holds files, but none that tells that `llmft predict` left them; "
-                "name a new folder"
+                f"{folder}: holds files that `llmft predict` did not leave",
+                mend="name a new folder",
             )
-        write_json(state, identity)
+        write_result(path, owner)
         return
-    found = read_json(state)
-    changed = [name for name, value in identity.items() if found.get(name) != value]
-    if not changed:
-        return
-    then = found.get("inputs", [])
-    others = sorted(set(names) ^ set(then))
+    mend = f"restore it, or remove {folder} to predict all anew"
+    found = read_state(path, PartsOwner, mend=mend)
+    others = sorted(set(names) ^ set(found.inputs))
     details = {
-        "version": f"llmft was of version {found.get('version')}",
-        "model": "the model is another one",
-        "fit": "the model's post-hoc fit (fit.json) is another one",
-        "inputs": f"the inputs are others ({', '.join(others[:5])} in one of both only)",
+        "llmft_version": f"llmft was of version {found.llmft_version}",
+        "model_hash": "the model was another one",
+        "fit_hash": "the model's post-hoc fit (fit.json) was another one",
+        "inputs": f"the inputs were others ({', '.join(others[:5])} in one of both only)"
+        if others
+        else "the inputs were in another order",
         "rows_per_part": "its parts are of another size",
     }
-    raise ChangedError(
-        f"{folder}: left by another prediction: {'; '.join(details[name] for name in changed)}. "
-        "Nothing was changed; name a new folder, or predict the same as then"
-    )
+    changed = [
+        said for name, said in details.items() if getattr(found, name) != getattr(owner, name)
+    ]
+    if changed:
+        raise ChangedError(
+            f"{folder}: left by another prediction: {'; '.join(changed)}",
+            mend="name a new folder, or predict the same as then",
+        )
 
 
 def plan_parts(
@@ -151,15 +150,15 @@ def write_manifest(
     if not all(part.path.name in found for part in parts):
         return False
     surveys = {part.source: part.survey for part in parts}
-    manifest: dict[str, Any] = {
-        "model": model_hash,
-        "fit": fit_hash,
-        "num_rows": sum(survey.num_rows for survey in surveys.values()),
-        "num_empty": sum(survey.num_empty for survey in surveys.values()),
-        "inputs": {survey.name: survey.sha256 for survey in surveys.values()},
-        "parts": {part.path.name: part.num_rows for part in parts},
-    }
-    write_json(folder / MANIFEST_NAME, manifest)
+    manifest = PredictionManifest(
+        model_hash=model_hash,
+        fit_hash=fit_hash,
+        num_rows=sum(survey.num_rows for survey in surveys.values()),
+        num_empty=sum(survey.num_empty for survey in surveys.values()),
+        inputs={survey.name: survey.sha256 for survey in surveys.values()},
+        parts={part.path.name: part.num_rows for part in parts},
+    )
+    write_result(folder / MANIFEST_NAME, manifest)
     _remove_torn(folder, found, {part.path.name for part in parts})
     return True
 

@@ -4,9 +4,10 @@ import base64
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import pyarrow as pa
+from pydantic import NonNegativeInt, field_validator
 
 from llmft.data.fields import Row, RowFaultError, refuse_absent_fields
 from llmft.data.prompts import NO_PROMPT, fill_prompt
@@ -19,11 +20,17 @@ from llmft.processes import get_rank, get_world_size
 from llmft.results.files import ResultFile, read_result, write_result
 
 STATE_NAME = "_state"
+StateT = TypeVar("StateT", bound=ResultFile)
 _ROWS_AT_ONCE = 1_000
 
 
 class ChangedError(UserError):
-    """The folder holds parts of another model, or of other inputs."""
+    """The parts in a folder are of another model, or of other inputs, or of nobody knows what."""
+
+    def __init__(self, reason: str, *, mend: str) -> None:
+        """Take why the parts cannot be gone on with, and what the user can do, as an imperative."""
+        super().__init__(f"{reason}; {mend}")
+        self.reason = reason
 
 
 class Survey(ResultFile):
@@ -32,11 +39,11 @@ class Survey(ResultFile):
     schema_version: Literal[1] = 1
     name: str
     """Name of the file, without its folder."""
-    num_bytes: int
+    num_bytes: NonNegativeInt
     modified_ns: int
     sha256: str
-    num_rows: int
-    num_empty: int
+    num_rows: NonNegativeInt
+    num_empty: NonNegativeInt
     """Rows that lack a text, and get empty predictions."""
     first_fault: str | None
     """Why the first of them does."""
@@ -45,15 +52,40 @@ class Survey(ResultFile):
     types: str | None
     """Their types if the output is Parquet, as Arrow writes them, in base64."""
 
+    @field_validator("types")
+    @classmethod
+    def _refuse_unreadable(cls, types: str | None) -> str | None:
+        try:
+            _decode_types(types)
+        except (ValueError, pa.ArrowException, OSError) as error:
+            raise ValueError("expected the schema of an Arrow table in base64") from error
+        return types
+
     def is_of(self, path: Path) -> bool:
         """Return whether the file still has the size and the time of then."""
         return (self.num_bytes, self.modified_ns) == _stamp(path)
 
     def read_types(self) -> pa.Schema | None:
         """Return the types of the columns."""
-        if self.types is None:
-            return None
-        return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(self.types)))
+        return _decode_types(self.types)
+
+
+def _decode_types(coded: str | None) -> pa.Schema | None:
+    if coded is None:
+        return None
+    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(coded, validate=True)))
+
+
+def read_state(path: Path, schema: type[StateT], *, mend: str) -> StateT:
+    """Read what an earlier prediction noted beside its parts.
+
+    Raises:
+        ChangedError: If it cannot be read, so that nobody knows what the parts are of.
+    """
+    try:
+        return read_result(path, schema, mend=mend)
+    except UserError as error:
+        raise ChangedError(str(error).removesuffix(f"; {mend}"), mend=mend) from error
 
 
 def survey_inputs(
@@ -79,16 +111,16 @@ def survey_inputs(
     for path in (*inputs[first:], *inputs[:first]):
         kept = folder / STATE_NAME / f"{path.name}.json"
         mend = f"remove it, and {folder}/{path.stem}-*, to predict this input again"
-        known = read_result(kept, Survey, mend=mend) if kept.is_file() else None
+        known = read_state(kept, Survey, mend=mend) if kept.is_file() else None
         if known is not None and known.is_of(path):
             surveys[path] = known
             continue
         survey = survey_input(path, card=card, ending=ending or path.suffix)
         if known is not None and known.sha256 != survey.sha256:
             raise ChangedError(
-                f"{path}: changed since parts of it were predicted. Nothing was changed; name a "
-                f"new folder, or remove {kept} and {folder}/{path.stem}-*{ending or path.suffix} "
-                "to predict this input anew"
+                f"{folder}: {path} changed since parts of it were predicted",
+                mend=f"name a new folder, or remove {kept} and "
+                f"{folder}/{path.stem}-*{ending or path.suffix} to predict this input anew",
             )
         write_result(kept, survey)
         surveys[path] = survey

@@ -166,7 +166,7 @@ def make_making_table(variants: Mapping[str, VariantResult], arms: Sequence[Seri
         "max. tokens": [str(record.recipe.tokens.max_length) for record in records],
         "device": [record.device for record in records],
         "precision": [record.precision for record in records],
-        "test reads": [str(variant.test_reads) for variant in found],
+        "test reads": [str(variant.num_test_reads) for variant in found],
         "git revision": [record.git_revision or "" for record in records],
     }
     words = [title for title in texts if title not in ("max. tokens", "test reads")]

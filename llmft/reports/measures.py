@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from llmft.config.suite import NoiseKind
 from llmft.reports import formatting as f
 from llmft.reports.outline import Block, Section
 from llmft.reports.series import Series, is_higher_better
@@ -16,7 +17,6 @@ from llmft.reports.tables import (
 from llmft.results.comparison import (
     ComparisonResult,
     ListQuality,
-    NoiseKind,
     NoiseResult,
     RareEvents,
     SliceTable,
@@ -25,7 +25,7 @@ from llmft.results.variant import GateResult, MetricValue, VariantResult
 
 _NOISE_SAID: dict[NoiseKind, str] = {
     "repeated": "the same oracle, asked again",
-    "second oracle": "another oracle",
+    "second_oracle": "another oracle",
 }
 
 

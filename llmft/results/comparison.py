@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, computed_field
 
 from llmft.config.audit import WaiverConfig
+from llmft.config.suite import NoiseKind
 from llmft.results.files import Result, ResultFile
 from llmft.results.manifest import Manifest
 from llmft.results.variant import (
@@ -18,7 +19,6 @@ from llmft.results.variant import (
     VariantResult,
 )
 
-NoiseKind = Literal["repeated", "second oracle"]
 VerdictName = Literal["INVALID", "CONFOUNDED", "WINNER", "REFERENCE_HOLDS", "UNRESOLVED"]
 
 
@@ -200,7 +200,7 @@ class NoiseResult(Result):
 class ComparisonResult(Judgement, ResultFile):
     """Variants, pairs of them, and a verdict."""
 
-    schema_version: Literal[3] = 3
+    schema_version: Literal[4] = 4
     suite: str
     """Its file."""
     data: Manifest

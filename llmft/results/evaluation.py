@@ -9,7 +9,7 @@ from llmft.results.variant import Decision, Judgement, VariantResult
 class EvaluationResult(VariantResult, Judgement, ResultFile):
     """What one run came to, and whether it may be deployed: a variant that stands alone."""
 
-    schema_version: Literal[3] = 3
+    schema_version: Literal[4] = 4
     name: str
     """Of the run's recipe."""
     data: str

@@ -10,14 +10,11 @@ from pydantic import (
     ValidationInfo,
     model_validator,
 )
-from pydantic_core import ErrorDetails
 
 from llmft import __version__
-from llmft.config.loading import READING_RESULT, Section
+from llmft.config.loading import MISSING, READING_RESULT, Section, describe_fault, refuse_values
 from llmft.errors import UserError
 from llmft.files import read_json, write_text
-
-_MAX_SHOWN = 80
 
 
 class Result(Section):
@@ -34,9 +31,8 @@ def hold_all(*keys: str) -> AfterValidator:
     """Return the annotation of a dictionary that has these keys in every file."""
 
     def refuse_missing(found: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        missing = [key for key in keys if key not in found]
-        if missing and info.context is READING_RESULT:
-            raise ValueError(f"the key {missing[0]} is missing")
+        if info.context is READING_RESULT:
+            refuse_values(((key,), MISSING) for key in keys if key not in found)
         return found
 
     return AfterValidator(refuse_missing)
@@ -84,7 +80,7 @@ def read_result(path: Path, schema: type[FileT], *, mend: str) -> FileT:
     """
     data = read_json(path, mend=mend)
     version, known = data.get("schema_version"), schema.model_fields["schema_version"].default
-    if type(version) is int and version != known:
+    if isinstance(version, int) and repr(version) != repr(known):  # true equals 1
         writer = data.get("llmft_version", "of an unknown version")
         raise UserError(
             f"{path}: schema_version: found {version!r}, written by llmft {writer}, but this llmft "
@@ -94,22 +90,6 @@ def read_result(path: Path, schema: type[FileT], *, mend: str) -> FileT:
         return schema.model_validate(data, context=READING_RESULT)
     except ValidationError as error:
         first, *others = error.errors(include_url=False)
+    key, what = describe_fault(first, data, schema=schema)
     more = f" (and {len(others)} more faults)" if others else ""
-    raise UserError(f"{path}: {_describe(first)}{more}; {mend}")
-
-
-def _describe(fault: ErrorDetails) -> str:
-    """Return the key of a fault, what was found there and what was expected."""
-    key = ".".join(map(str, fault["loc"])) or "(top level)"
-    match fault["type"]:
-        case "missing":
-            return f"{key}: missing"
-        case "extra_forbidden":
-            return f"{key}: unknown key"
-        case "value_error":
-            said = fault["msg"].removeprefix("Value error, ")
-            return f"{key}: {said}" if fault["loc"] else said
-    found = repr(fault["input"])
-    shown = found if len(found) <= _MAX_SHOWN else f"{found[:_MAX_SHOWN]}..."
-    expected = fault["msg"].removeprefix("Input should be ")
-    return f"{key}: found {shown}, expected {expected}"
+    raise UserError(f"{path}: {'.'.join(map(str, key)) or '(top level)'}: {what}{more}; {mend}")

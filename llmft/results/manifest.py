@@ -1,6 +1,8 @@
 """`manifest.json`: what prepared data is made of, and what became of every row."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Tag
 
 from llmft.config.task import Split, SplitConfig, TaskConfig
 from llmft.results.files import Result, ResultFile, hold_all
@@ -16,7 +18,22 @@ class ScoreStats(Result):
     max: float
 
 
-LabelStats = dict[str, int | ScoreStats | dict[str, int]]
+def _name_stats(found: Any) -> str:
+    if not isinstance(found, dict):
+        return "of scores" if isinstance(found, ScoreStats) else "rows"
+    num_known = len(ScoreStats.model_fields.keys() & found.keys())
+    return "of scores" if 2 * num_known > len(ScoreStats.model_fields) else "of tiers"
+
+
+LabelStats = dict[
+    str,
+    Annotated[
+        Annotated[int, Tag("rows")]
+        | Annotated[ScoreStats, Tag("of scores")]
+        | Annotated[dict[str, int], Tag("of tiers")],
+        Discriminator(_name_stats),
+    ],
+]
 """Class or label -> its rows; or dimension -> how its scores are spread, and `tiers` -> rows."""
 
 

@@ -1,9 +1,10 @@
 """What a training leaves beside its model: record, learning curve, and who read its test rows."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from llmft.config.loading import MISSING, refuse_values
 from llmft.config.recipe import Precision, RecipeConfig
 from llmft.config.task import TaskConfig
 from llmft.results.files import Result, ResultFile, hold_all
@@ -142,6 +143,10 @@ class RunRecord(ResultFile, RunIdentity):
     """Of the working folder; null outside a repository."""
 
 
+RunFile = Annotated[RunRecord | UnfinishedRun, Field(discriminator="status")]
+"""What `training_metadata.json` may hold."""
+
+
 class CurvePoint(Result):
     """One validation during a training."""
 
@@ -153,7 +158,7 @@ class CurvePoint(Result):
     learning_rate: float
     seconds: float
     """Of training so far."""
-    val: dict[str, float]
+    val: Annotated[dict[str, float], hold_all("loss")]
     """`loss` and the metrics on the validation rows."""
 
 
@@ -163,8 +168,17 @@ class LearningCurve(ResultFile):
     schema_version: Literal[1] = 1
     metric: str
     """What chose the checkpoint: a key of `val`."""
-    epochs: list[CurvePoint]
+    epochs: list[CurvePoint] = Field(min_length=1)
     """One entry for each validation."""
+
+    @model_validator(mode="after")
+    def _refuse_without_metric(self) -> Self:
+        refuse_values(
+            (("epochs", i, "val", self.metric), MISSING)
+            for i, point in enumerate(self.epochs)
+            if self.metric not in point.val
+        )
+        return self
 
 
 class Read(Result):

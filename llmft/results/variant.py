@@ -246,7 +246,7 @@ class VariantResult(Measurement):
     """Mean over the runs."""
     peak_memory_gib: float
     """In training, of the run that needed most."""
-    test_reads: int
+    num_test_reads: int
     """Of the run that was read most often."""
     metrics_per_run: list[Metrics] = Field(default=[])
     intervals: dict[str, Interval | None] = Field(default={})

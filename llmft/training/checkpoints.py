@@ -31,8 +31,7 @@ def read_step(checkpoint: Path) -> int:
 
 def find_last_checkpoint(folder: Path) -> Path | None:
     """Return the newest checkpoint that was written to its end."""
-    whole = [path for path in _list_checkpoints(folder) if _is_whole(path)]
-    return max(whole, key=read_step, default=None)
+    return max(_list_whole(folder), key=read_step, default=None)
 
 
 def open_checkpoint(path: Path, *, run_dir: Path) -> Path:
@@ -47,20 +46,26 @@ def open_checkpoint(path: Path, *, run_dir: Path) -> Path:
             f"--resume: {path} is no checkpoint of {run_dir}; to begin a new training with another "
             "run's weights, name that run as init_from in the recipe"
         )
-    if not _is_whole(path):
-        names = ", ".join([p.name for p in _list_checkpoints(folder) if _is_whole(p)])
-        raise UserError(f"--resume: {path} is not whole; whole are: {names or 'none'}")
+    fault = _find_fault(path)
+    if fault is not None:
+        names = ", ".join([whole.name for whole in _list_whole(folder)])
+        raise UserError(f"--resume: {path} {fault}; whole are: {names or 'none'}")
     return path
 
 
 def remove_other_checkpoints(folder: Path, *, last: Path | None) -> None:
-    """Remove what was not written to its end, and what came after the last checkpoint to keep."""
+    """Remove what is not whole, and what came after the last checkpoint to keep."""
     for path in _list_checkpoints(folder):
-        is_whole = _is_whole(path)
-        if not is_whole:
-            logger.info("%s: was not written to its end, passed over", path)
-        if last is None or read_step(path) > read_step(last) or not is_whole:
+        fault = _find_fault(path)
+        if fault is not None:
+            logger.info("%s: %s, removed", path, fault)
+        if last is None or read_step(path) > read_step(last) or fault is not None:
             shutil.rmtree(path)
+
+
+def _list_whole(folder: Path) -> list[Path]:
+    """Return the checkpoints that were written to their end, the oldest first."""
+    return [path for path in _list_checkpoints(folder) if _find_fault(path) is None]
 
 
 def _list_checkpoints(folder: Path) -> list[Path]:
@@ -141,8 +146,7 @@ class Checkpointing(TrainerCallback):  # type: ignore[misc]
             )
 
     def _remove_old(self, folder: Path, *, best: str | None) -> None:
-        whole = [path for path in _list_checkpoints(folder) if _is_whole(path)]
-        for path in whole[: -self._config.save_total_limit]:
+        for path in _list_whole(folder)[: -self._config.save_total_limit]:
             if best is None or path.name != Path(best).name:
                 shutil.rmtree(path)
 
@@ -156,11 +160,21 @@ def seal_checkpoint(checkpoint: Path) -> None:
     write_json(checkpoint / _SEAL, {"files": sizes})
 
 
-def _is_whole(checkpoint: Path) -> bool:
+def _find_fault(checkpoint: Path) -> str | None:
+    """Return why a checkpoint cannot be used; None if it is whole."""
+    if not (checkpoint / _SEAL).is_file():
+        return "was not written to its end"
     try:
-        return bool(read_json(checkpoint / _SEAL)["files"] == _measure_files(checkpoint))
-    except (UserError, LookupError):
-        return False
+        sealed = read_json(checkpoint / _SEAL).get("files")
+    except UserError:
+        sealed = None
+    if not isinstance(sealed, dict):
+        return f"cannot be trusted, as its {_SEAL} was changed"
+    sizes = _measure_files(checkpoint)
+    changed = sorted(name for name in {**sealed, **sizes} if sealed.get(name) != sizes.get(name))
+    return (
+        f"cannot be trusted, as {changed[0]} was changed since it was written" if changed else None
+    )
 
 
 def _measure_files(checkpoint: Path) -> dict[str, int]:

@@ -84,7 +84,7 @@ def test_values_are_never_coerced(write) -> None:
     message = complain(
         write("task.yaml", CLASS_TASK + 'split: {seed: "1", stratify: 1, train: high}\n')
     )
-    assert "task.yaml:5: split.seed: found '1', but input should be a valid integer" in message
+    assert "task.yaml:5: split.seed: found '1', but expected a valid integer" in message
     assert "split.stratify: found 1" in message
     assert "split.train: found 'high'" in message
 
@@ -179,9 +179,9 @@ def test_an_override_can_bring_a_whole_section(write) -> None:
     ("override", "complaint"),
     [
         ("split.sed=1", "--set split.sed: split.sed: unknown key. Did you mean `seed`?"),
-        ("split.seed=x", "--set split.seed: split.seed: found 'x', but input should be a valid"),
+        ("split.seed=x", "--set split.seed: split.seed: found 'x', but expected a valid"),
         ("split.seed.x=1", "--set split.seed.x: split.seed: found {'x': 1}"),
-        ("clean.near_duplicates=.nan", "found nan, but input should be a finite number"),
+        ("clean.near_duplicates=.nan", "found nan, but expected a finite number"),
         ("nonsense", "--set 'nonsense': expected KEY=VALUE"),
     ],
 )

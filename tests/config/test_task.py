@@ -28,8 +28,8 @@ def test_numbered_classes_are_text_on_both_sides(write) -> None:
         ("[0, 10]", "[10, 0]", "labels: range: the first must be below the second"),
         ("[0, 10]", "[5, 5]", "labels: range: the first must be below the second"),
         ("[0, 10]", "[0]", "labels.range: found [0], but"),
-        ("[0, 10]", "[0, .inf]", "labels.range.1: found inf, but input should be a finite number"),
-        ("[0, 10]", "[.nan, 1]", "labels.range.0: found nan, but input should be a finite number"),
+        ("[0, 10]", "[0, .inf]", "labels.range.1: found inf, but expected a finite number"),
+        ("[0, 10]", "[.nan, 1]", "labels.range.0: found nan, but expected a finite number"),
         ("[0, 10]", "[0, 1e300]", "labels.range.1: found 1e+300, but"),
         (
             "[0, 10]}",
@@ -44,7 +44,7 @@ def test_numbered_classes_are_text_on_both_sides(write) -> None:
         ("[0, 10]}", "[0, 10], tiers: {a: 3, b: 5}}", "the first must begin at the lowest score 0"),
         ("[0, 10]}", "[0, 10], tiers: {a: -5, b: 0}}", "the first must begin at the lowest score"),
         ("name: risk", "name: a/b", "task.yaml:1: name: found 'a/b', allowed: letters, digits"),
-        ("name: risk", "name: 7", "name: found 7, but input should be a valid string"),
+        ("name: risk", "name: 7", "name: found 7, but expected a valid string"),
     ],
 )
 def test_scores_that_make_no_sense(write, found: str, instead: str, complaint: str) -> None:
@@ -146,7 +146,7 @@ def test_numbered_classes_are_put_in_order_and_left_out(write) -> None:
         ("[]", "sources: found [], but"),
         ("[{path: ''}]", "sources.0.path: found '', but"),
         ("[{path: a.csv, encoding: latin-l}]", "sources.0.encoding: found 'latin-l', which is no"),
-        ("[{path: a.csv, split: dev}]", "split: found 'dev', allowed: train, val, test."),
+        ("[{path: a.csv, split: dev}]", "split: found 'dev', allowed: train, val, test"),
         ("[{path: a.csv, rows: train}]", "sources.0: subset and rows are for hf:// sources only"),
         ("[{path: a.csv, subset: en}]", "sources.0: subset and rows are for hf:// sources only"),
         ("[a.csv]", "sources.0: found 'a.csv', but expected keys and values"),

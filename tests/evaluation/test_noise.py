@@ -128,7 +128,7 @@ def test_of_classes_it_is_the_share_of_rows_that_differ() -> None:
     found, labels = read(second, first, make_task(CLASSES), list("xyz"))
     assert found.num_left_out == 1
     arms = {"arm": [np.eye(3)[[0] * 12]]}
-    noise = measure_noise(found, labels, arms, kind="second oracle", path=Path("f"),
+    noise = measure_noise(found, labels, arms, kind="second_oracle", path=Path("f"),
                           names=list("xyz"))  # fmt: skip
     assert (noise.metric, noise.parts) == ("disagreement", {})
     assert noise.oracle.value == pytest.approx(0.1)

@@ -192,3 +192,19 @@ def test_rows_of_one_group_count_as_one_in_a_slice() -> None:
         assert ratio == pytest.approx(2, rel=0.25)  # four equal rows: twice the standard error
     assert alone[2] is not None
     assert clustered[2] is None  # the slice is a single group
+
+
+@pytest.mark.parametrize(
+    ("values", "slices"),
+    [
+        ([0, 0, 1], {"0": 2, "1": 1}),
+        ([False, True, True], {"true": 2, "false": 1}),
+        ([0.0, None, float("nan")], {"0.0": 1, "none": 2}),
+    ],
+)
+def test_zero_and_false_are_values_and_null_is_none(
+    values: list[Any], slices: dict[str, int]
+) -> None:
+    rows = make_rows([3] * 3, kept=values)
+    (found,) = slice_rows(rows, np.zeros((3, 2)), fields=["kept"], names=["a", "b"], config=PLAIN)
+    assert count(found) == slices

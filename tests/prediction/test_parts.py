@@ -3,7 +3,9 @@
 import json
 import os
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -114,14 +116,14 @@ def test_another_model_or_other_inputs_are_refused_and_nothing_is_lost() -> None
     path = write_rows("a.jsonl", 4)
     run(plan(path))
     before = sorted(FOLDER.rglob("*"))
-    with pytest.raises(ChangedError, match="the model is another one"):
+    with pytest.raises(ChangedError, match="the model was another one"):
         plan(path, model="other")
-    with pytest.raises(ChangedError, match=r"the inputs are others \(b\.jsonl in one"):
+    with pytest.raises(ChangedError, match=r"the inputs were others \(b\.jsonl in one"):
         plan(path, write_rows("b.jsonl", 1))
     os.utime(path, ns=(1, 1))  # another time alone is no other input
     assert list_missing(plan(path)) == []
     write_rows("a.jsonl", 5)
-    with pytest.raises(ChangedError, match=r"a\.jsonl: changed since .* out/a-\*\.jsonl"):
+    with pytest.raises(ChangedError, match=r"a\.jsonl changed since .* out/a-\*\.jsonl"):
         plan(path)
     assert sorted(FOLDER.rglob("*")) == before
     (FOLDER / "_state/a.jsonl.json").unlink()  # as the message says
@@ -198,3 +200,47 @@ def test_memory_does_not_grow_with_the_input(ending: str, monkeypatch: pytest.Mo
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.3 * peaks[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda r: r.pop("num_rows"), "num_rows: missing"),
+        (lambda r: r.update(num_empty=-1), "num_empty: found -1, but expected greater than or"),
+        (lambda r: r.update(num_rows="3"), "num_rows: found '3', but expected a valid integer"),
+        (lambda r: r.update(types="no schema"), "types: expected the schema of an Arrow table"),
+        (lambda r: r.update(schema_version=9, llmft_version="7.8.9"), "written by llmft 7.8.9"),
+        (lambda r: r.update(schema_version=True), "schema_version: found True, written by llmft"),
+    ],
+)
+def test_a_survey_that_was_edited_is_told(
+    change: Callable[[dict[str, Any]], Any], told: str
+) -> None:
+    source = write_rows("a.jsonl", 3)
+    survey_inputs(FOLDER, [source], card=CARD, ending=".parquet")
+    path = FOLDER / "_state/a.jsonl.json"
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+    with pytest.raises(ChangedError) as caught:
+        survey_inputs(FOLDER, [source], card=CARD, ending=".parquet")
+    assert told in str(caught.value)
+    assert str(path) in str(caught.value) and "; remove it, and " in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "cannot be read as JSON"),
+        ('{"schema_version": 1, "model_hash": "m"}', "missing"),
+        ('{"schema_version": 2, "llmft_version": "7.8.9"}', "written by llmft 7.8.9"),
+    ],
+)
+def test_a_folder_of_nobody_knows_whom_is_left_alone(text: str, told: str) -> None:
+    path = FOLDER / "_state/run.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    with pytest.raises(ChangedError, match=told) as caught:
+        plan()
+    assert f"restore it, or remove {FOLDER}" in str(caught.value)
+    assert path.read_text() == text

@@ -27,7 +27,14 @@ from tests.reports.made_up_parts import (
     make_outcomes,
     make_rows,
 )
-from tests.results.made_up import make_curve, make_identity, make_manifest, make_recipe, make_record
+from tests.results.made_up import (
+    make_curve,
+    make_identity,
+    make_manifest,
+    make_recipe,
+    make_record,
+    make_task,
+)
 
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)> | `x` [a](http://b)\n# $y$ </td>"
 SCORE_NAMES = ["severity", "stress"]
@@ -62,11 +69,12 @@ def make_variant(
     """Return a variant at a place of the suite, struck out by the audit or with all that it has."""
     error = 0.612 + 0.111 * place
     identity = make_identity(
+        task=make_task(names=names, label_type=label_type),
         recipe=make_recipe(
             base={"model": "Qwen/Qwen2.5-1.5B", "tuning": "lora"},
             prompt={"mode": "include", "file": "p.md"},
             tokens={"max_length": 4608},
-        )
+        ),
     )
     record = make_record(
         identity,
@@ -90,7 +98,7 @@ def make_variant(
         ],
         train_seconds=754.2,
         peak_memory_gib=11.43,
-        test_reads=3,
+        num_test_reads=3,
     )
     if not valid:
         return result
@@ -131,7 +139,7 @@ def make_comparison(
         winner={"WINNER": arms[-1], "REFERENCE_HOLDS": arms[0]}.get(verdict),
         why=f"because of what {arms[-1]} did",
         decision=decisions.get(verdict, "FAIL"),
-        reasons=["mae: the bound 0.732 does not pass 0.7"],
+        reasons=[f"{metric}: the bound 0.732 does not pass 0.7"],
         provisional=True,
         recommended=arms[-1] if verdict == "WINNER" else None,
         reference=arms[0],
@@ -146,14 +154,14 @@ def make_comparison(
         label_names=names,
         treatment=["prompt", "base"],
         waivers=[WaiverConfig(check="only the treatment differs", reason=WAIVED)],
-        data=make_manifest(),
+        data=make_manifest(names=names, label_type=label_type),
         audit=make_audit(),
         pairs=[make_pair(arm, arms[0], names=names, is_class=is_class) for arm in valid[1:]],
         ensembles=make_ensembles(valid, names=names, label_type=label_type)
         if len(valid) > 1
         else {},
         slices=make_slices(valid, metric),
-        rare=make_rare(valid) if valid else None,
+        rare=make_rare(valid, names=names, label_type=label_type),
         noise=make_noise(valid, names=names, label_type=label_type),
         variants={
             arm: make_variant(
@@ -183,7 +191,8 @@ def make_evaluation(
     identity = make_identity(
         recipe=make_recipe(
             base={"model": "answerdotai/ModernBERT-base"}, train={"learning_rate": 2e-5, "seed": 7}
-        )
+        ),
+        task=make_task(names=names, label_type=label_type),
     )
     run = RunResult(
         path=f"runs/{name}",
@@ -200,7 +209,7 @@ def make_evaluation(
         "runs": [run],
         "train_seconds": 26.62,
         "peak_memory_gib": 0.567,
-        "test_reads": 1,
+        "num_test_reads": 1,
         "metrics_per_run": [measurement.metrics],
         "name": name,
         "task": "market_risk",

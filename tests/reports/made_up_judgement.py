@@ -110,14 +110,18 @@ def make_slices(arms: Sequence[str], metric: str) -> list[SliceTable]:
     ]
 
 
-def make_rare(arms: Sequence[str]) -> RareEvents:
+def make_rare(
+    arms: Sequence[str], *, names: Sequence[str], label_type: LabelType
+) -> RareEvents | None:
+    if not arms or label_type == "multilabel":
+        return None
     both = ListQuality(
         recall=0.571, recall_interval=Interval(0.289, 0.823),
         precision=0.727, precision_interval=Interval(0.391, 0.939),
     )  # fmt: skip
     at_k = [TopListQuality(k=k, **dict(both)) for k in (10, 14, 50)]
     return RareEvents(
-        what="overall score of at least 7",
+        what="overall score of at least 7" if label_type == "scores" else f"class {names[-1]}",
         num_rows=515,
         num_high=14,
         variants={arm: RareFindings(at_k=at_k, **dict(both)) for arm in arms},
@@ -141,7 +145,7 @@ def make_noise(
                 arm: MetricValue(value=0.691, interval=Interval(0.571, 0.823)) for arm in arms
             },
         )
-        for kind in ("repeated", "second oracle")
+        for kind in ("repeated", "second_oracle")
     ]
 
 

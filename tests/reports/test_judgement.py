@@ -124,7 +124,7 @@ def test_null_is_a_dash(tmp_path: Path, label_type: LabelType) -> None:
         for table in r["slices"]:
             for value in table["values"]:
                 value["metrics"] = {arm: UNDEFINED for arm in value["metrics"]}
-        for found in r["rare"]["variants"].values():
+        for found in r["rare"]["variants"].values() if r["rare"] else ():
             found.update(dict.fromkeys(set(found) - {"at_k"}), at_k=[])
         for noise in r["noise"]:
             noise.update(oracle=UNDEFINED)

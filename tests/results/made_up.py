@@ -1,10 +1,12 @@
 """Records, curves and manifests made up by hand, from the models that the code writes and reads."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from llmft.config.recipe import RecipeConfig
 from llmft.config.task import TaskConfig
+from llmft.models.saved import ModelCard
+from llmft.prediction.fits import Curve, Fit
 from llmft.results.files import Result
 from llmft.results.manifest import Manifest, NearDuplicates, ScoreStats, SplitSummary
 from llmft.results.run import (
@@ -13,17 +15,11 @@ from llmft.results.run import (
     RunIdentity,
     RunRecord,
     TokenBudget,
+    UnfinishedRun,
 )
+from llmft.results.variant import LabelType
 
 ResultT = TypeVar("ResultT", bound=Result)
-TASK = TaskConfig.model_validate(
-    {
-        "name": "risk",
-        "sources": [{"path": "rows.jsonl"}],
-        "labels": {"type": "scores", "from": "scores", "dimensions": ["risk", "calm"]},
-        "output": "prepared",
-    }
-)
 RECIPE = {
     "name": "arm",
     "task": "task.yaml",
@@ -40,6 +36,24 @@ def edit(result: ResultT, change: Callable[[dict[str, Any]], Any]) -> ResultT:
     return type(result).model_validate(data)
 
 
+def make_task(
+    *, names: Sequence[str] = ("risk", "calm"), label_type: LabelType = "scores"
+) -> TaskConfig:
+    labels = {
+        "scores": {"from": "scores", "dimensions": list(names)},
+        "class": {"from": "mood", "order": list(names)},
+        "multilabel": {"from": list(names)},
+    }
+    return TaskConfig.model_validate(
+        {
+            "name": "risk",
+            "sources": [{"path": "rows.jsonl"}],
+            "labels": {"type": label_type, **labels[label_type]},
+            "output": "prepared",
+        }
+    )
+
+
 def make_recipe(**changes: Any) -> RecipeConfig:
     """Return a recipe; a section among the changes is laid over that of the plain one."""
     return RecipeConfig.model_validate({**RECIPE, **changes})
@@ -48,7 +62,7 @@ def make_recipe(**changes: Any) -> RecipeConfig:
 def make_identity(**changes: Any) -> RunIdentity:
     made: dict[str, Any] = {
         "recipe": make_recipe(),
-        "task": TASK,
+        "task": make_task(),
         "data_fingerprint": "0123abcd",
         "prompt_sha256": None,
         "init_hash": None,
@@ -106,6 +120,46 @@ def make_record(identity: RunIdentity | None = None, **changes: Any) -> RunRecor
     return RunRecord(**dict(identity or make_identity()), **{**made, **changes})
 
 
+def make_unfinished(identity: RunIdentity | None = None, **changes: Any) -> UnfinishedRun:
+    made: dict[str, Any] = {"world_size": 1, "sharing": "none", "precision": "float32"}
+    return UnfinishedRun(**dict(identity or make_identity()), **{**made, **changes})
+
+
+def make_card(**changes: Any) -> ModelCard:
+    task, recipe = make_task(), make_recipe()
+    made: dict[str, Any] = {
+        "name": "arm",
+        "task": task.name,
+        "base": recipe.base,
+        "base_hash": None,
+        "base_pretrained": True,
+        "head": "regression",
+        "label_names": ["risk", "calm"],
+        "labels": task.labels,
+        "prompt": None,
+        "fields": task.fields,
+        "tokens": recipe.tokens,
+        "precision": "bfloat16",
+        "data_fingerprint": "0123abcd",
+        "num_parameters": 149_605_632,
+        "num_trainable": 149_605_632,
+    }
+    return ModelCard(**{**made, **changes})
+
+
+def make_fit(**changes: Any) -> Fit:
+    curve = Curve(x=[0.0, 10.0], y=[0.5, 9.0])
+    made: dict[str, Any] = {
+        "method": "isotonic",
+        "head": "regression",
+        "num_rows": 6,
+        "model_hash": "4567ef",
+        "data_fingerprint": "0123abcd",
+        "curves": {"risk": curve, "calm": curve},
+    }
+    return Fit(**{**made, **changes})
+
+
 def make_curve(*values: float, metric: str = "mae", step: float = 1.0) -> LearningCurve:
     """Return a learning curve with these values of the validation metric."""
     return LearningCurve(
@@ -124,17 +178,25 @@ def make_curve(*values: float, metric: str = "mae", step: float = 1.0) -> Learni
     )
 
 
-def make_manifest(**changes: Any) -> Manifest:
-    stats = ScoreStats(mean=5.0, sd=2.0, median=5.0, min=0.0, max=10.0)
+def make_manifest(
+    *,
+    names: Sequence[str] = ("risk", "calm"),
+    label_type: LabelType = "scores",
+    **changes: Any,
+) -> Manifest:
+    scores = ScoreStats(mean=5.0, sd=2.0, median=5.0, min=0.0, max=10.0)
     made: dict[str, Any] = {
         "fingerprint": "0123abcd",
         "files": {"train": "a", "val": "b", "test": "c"},
-        "task": TASK,
+        "task": make_task(names=names, label_type=label_type),
         "sources": {"rows.jsonl": "d"},
         "counts": {"input": 63, "repeated": 0, "train": 41, "val": 6, "test": 6, "rejected": 10},
         "rejected": {"label missing": 10},
-        "label_names": ["risk", "calm"],
-        "label_stats": {name: {"risk": stats, "calm": stats} for name in ("train", "val", "test")},
+        "label_names": list(names),
+        "label_stats": {
+            split: dict.fromkeys(names, scores if label_type == "scores" else 3)
+            for split in ("train", "val", "test")
+        },
         "split": SplitSummary(
             group=None, strata="quantile", ranges={"train": None, "val": None, "test": None}
         ),

@@ -52,7 +52,7 @@ def quote(file: Path, data: dict[str, Any]) -> str:
     for step in above:
         data = data[step]
     data[key] = 7 if isinstance(data[key], str) else str(data[key])
-    return f"found {data[key]!r}, expected a valid"
+    return f"found {data[key]!r}, but expected a valid"
 
 
 def renew(file: Path, data: dict[str, Any]) -> str:
@@ -64,6 +64,23 @@ def renew(file: Path, data: dict[str, Any]) -> str:
 def judged(copy: Path) -> Path:
     assert main([*EVALUATE, "--fit", "isotonic"]) == 0
     return copy
+
+
+@pytest.mark.parametrize("file", [CURVE, READS, FIT])
+def test_d8_what_is_broken_is_told_before_anything_is_predicted_or_counted(
+    judged: Path, capsys: pytest.CaptureFixture[str], file: Path
+) -> None:
+    reads = READS.read_bytes()
+    for command in (EVALUATE, COMPARE):
+        stored = BERT / "predictions/test.parquet"
+        stored.unlink(missing_ok=True)
+        before = file.read_bytes()
+        file.write_text("{")
+        assert main(command) == 2
+        assert f"llmft: {file}: cannot be read as JSON" in capsys.readouterr().err
+        file.write_bytes(before)
+        assert not stored.exists()
+        assert READS.read_bytes() == reads
 
 
 @pytest.mark.parametrize("change", [lose, quote, renew])

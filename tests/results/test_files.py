@@ -12,10 +12,18 @@ from llmft.errors import UserError
 from llmft.results.comparison import ComparisonResult
 from llmft.results.evaluation import EvaluationResult
 from llmft.results.files import Result, ResultFile, read_result, write_result
-from llmft.results.run import LearningCurve, RunRecord, UnfinishedRun
+from llmft.results.run import LearningCurve, RunRecord
 from llmft.results.variant import Interval
 from tests.reports.made_up import make_comparison, make_evaluation
-from tests.results.made_up import edit, make_curve, make_identity, make_manifest, make_record
+from tests.results.made_up import (
+    edit,
+    make_card,
+    make_curve,
+    make_fit,
+    make_manifest,
+    make_record,
+    make_unfinished,
+)
 
 MADE: dict[str, ResultFile] = {
     "comparison.json": make_comparison(),
@@ -24,10 +32,10 @@ MADE: dict[str, ResultFile] = {
     "test.json": make_evaluation(label_type="multilabel"),
     "manifest.json": make_manifest(),
     "training_metadata.json": make_record(),
-    "unfinished.json": UnfinishedRun(
-        **dict(make_identity()), world_size=1, sharing="none", precision="float32"
-    ),
+    "unfinished.json": make_unfinished(),
     "training_history.json": make_curve(0.9, 0.4),
+    "llmft.json": make_card(),
+    "fit.json": make_fit(),
 }
 
 
@@ -56,28 +64,28 @@ def read(tmp_path: Path, change: Callable[[dict[str, Any]], Any], name: str = "t
     ("change", "told"),
     [
         (lambda r: r.pop("decision"), "decision: missing"),
-        (lambda r: r.pop("intervals"), "the key intervals is missing"),
+        (lambda r: r.pop("intervals"), "intervals: missing; it must be given"),
         (lambda r: r["runs"][0]["record"].pop("model_hash"), "runs.0.record.model_hash: missing"),
         (lambda r: r["gates"][1].pop("review"), "gates.1.review: missing"),
-        (lambda r: r.update(num_rows="6"), "num_rows: found '6', expected a valid integer"),
-        (lambda r: r.update(num_rows=True), "num_rows: found True, expected a valid integer"),
+        (lambda r: r.update(num_rows="6"), "num_rows: found '6', but expected a valid integer"),
+        (lambda r: r.update(num_rows=True), "num_rows: found True, but expected a valid integer"),
         (
             lambda r: r["metrics"].update(f1_macro="0.5"),
-            "metrics.f1_macro: found '0.5', expected a valid number",
+            "metrics.f1_macro: found '0.5', but expected a valid number",
         ),
         (
             lambda r: r["intervals"].update(f1_macro=[0.1, "0.2"]),
-            "intervals.f1_macro.1: found '0.2', expected a valid number",
+            "intervals.f1_macro.1: found '0.2', but expected a valid number",
         ),
-        (lambda r: r.update(decision="deploy"), "decision: found 'deploy', expected 'DEPLOY', "),
-        (lambda r: r.update(winners="a"), "winners: unknown key"),
+        (lambda r: r.update(decision="deploy"), "decision: found 'deploy', allowed: DEPLOY, "),
+        (lambda r: r.update(winners="a"), "winners: unknown key. "),
         (
             lambda r: r["runs"][0]["record"]["recipe"]["train"].update(seed="7"),
-            "runs.0.record.recipe.train.seed: found '7', expected a valid integer",
+            "runs.0.record.recipe.train.seed: found '7', but expected a valid integer",
         ),
         (
             lambda r: (r.pop("decision"), r.update(num_rows="6", name=3)),
-            "num_rows: found '6', expected a valid integer (and 2 more faults)",
+            "num_rows: found '6', but expected a valid integer (and 2 more faults)",
         ),
     ],
 )
@@ -91,18 +99,18 @@ def test_a_newer_file_says_which_version_wrote_it(tmp_path: Path) -> None:
     told = read(tmp_path, lambda r: r.update(schema_version=99, llmft_version="7.8.9"))
     assert told == (
         "schema_version: found 99, written by llmft 7.8.9, but this llmft "
-        f"{__version__} reads 3; use an llmft that reads it, or evaluate again"
+        f"{__version__} reads 4; use an llmft that reads it, or evaluate again"
     )
     missing = read(tmp_path, lambda r: r.pop("schema_version"))
-    assert missing == "the key schema_version is missing; evaluate again"
-    text = read(tmp_path, lambda r: r.update(schema_version="3"))
-    assert text.startswith("schema_version: found '3', expected 3")
+    assert missing == "schema_version: missing; it must be given; evaluate again"
+    text = read(tmp_path, lambda r: r.update(schema_version="4"))
+    assert text.startswith("schema_version: found '4', allowed: 4")
 
 
 def test_a_number_that_is_none_is_refused(tmp_path: Path) -> None:
     told = read(tmp_path, lambda r: r["epochs"][0].update(epoch=float("nan")),
                 "training_history.json")  # fmt: skip
-    assert told.startswith("epochs.0.epoch: found nan, expected a finite number")
+    assert told.startswith("epochs.0.epoch: found nan, but expected a finite number")
 
 
 def test_what_follows_from_the_rest_is_written_for_readers_of_the_json() -> None:

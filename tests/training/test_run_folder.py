@@ -56,10 +56,20 @@ def test_a_new_folder_is_claimed_and_known_again(tmp_path: Path) -> None:
     assert claim(run) == Start(is_finished=True)
 
 
-@pytest.mark.parametrize("damage", ["shorter", "missing", "extra"])
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("shorter", "cannot be trusted, as trainer_state.json was changed since it was written"),
+        ("missing", "cannot be trusted, as trainer_state.json was changed since it was written"),
+        ("extra", "cannot be trusted, as rng_state_1.pth was changed since it was written"),
+        ("seal", "cannot be trusted, as its complete.json was changed"),
+        ("no seal", "was not written to its end"),
+    ],
+)
 def test_r5_a_checkpoint_that_is_not_as_it_was_written_is_passed_over(
-    tmp_path: Path, damage: str
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str, said: str
 ) -> None:
+    caplog.set_level("INFO", logger="llmft")
     claim(tmp_path / "run")
     good, bad = (write_checkpoint(tmp_path / "run", step) for step in (1, 2))
     match damage:
@@ -67,9 +77,14 @@ def test_r5_a_checkpoint_that_is_not_as_it_was_written_is_passed_over(
             (bad / "trainer_state.json").write_text("{")
         case "missing":
             (bad / "trainer_state.json").unlink()
-        case _:
+        case "extra":
             (bad / "rng_state_1.pth").write_bytes(b"of another attempt")
+        case "seal":
+            (bad / "complete.json").write_text('{"file": ')
+        case _:
+            (bad / "complete.json").unlink()
     assert claim(tmp_path / "run").resume_from == good
+    assert f"{bad}: {said}, removed" in caplog.messages
 
 
 def test_r5_resume_never_begins_anew_and_a_path_goes_on_from_there(tmp_path: Path) -> None:
@@ -78,7 +93,9 @@ def test_r5_resume_never_begins_anew_and_a_path_goes_on_from_there(tmp_path: Pat
         claim(run, resume="somewhere")
     claim(run)
     first, _ = write_checkpoint(run, 1), write_checkpoint(run, 2)
-    with pytest.raises(UserError, match=r"checkpoint-3 is not whole; whole are: checkpoint-1, ch"):
+    with pytest.raises(
+        UserError, match=r"checkpoint-3 was not written to its end; whole are: checkpoint-1, ch"
+    ):
         claim(run, resume=str(run / "checkpoints" / "checkpoint-3"))
     with pytest.raises(UserError, match=r"is no checkpoint of .*run; .* init_from"):
         claim(run, resume=str(write_checkpoint(tmp_path / "other", 1)))

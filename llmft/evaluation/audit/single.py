@@ -1,6 +1,5 @@
 """The audit of one run by itself, as `evaluate` asks for it."""
 
-from pathlib import Path
 from typing import NamedTuple
 
 from llmft.data.fields import Row
@@ -9,7 +8,6 @@ from llmft.evaluation.audit.findings import RunFacts
 from llmft.evaluation.audit.inputs import check_inputs, check_oracle_view
 from llmft.evaluation.audit.leakage import check_leaks
 from llmft.evaluation.audit.runs import check_run, check_test_use
-from llmft.evaluation.reads import record_test_read
 from llmft.prediction.stored import StoredPredictions
 from llmft.results.variant import Finding
 
@@ -23,9 +21,15 @@ class RunAudit(NamedTuple):
 
 
 def audit_run(
-    run: RunFacts, seen: StoredPredictions, rows: list[Row], *, data: PreparedData, name: str
+    run: RunFacts,
+    seen: StoredPredictions,
+    rows: list[Row],
+    *,
+    data: PreparedData,
+    name: str,
+    num_reads: int,
 ) -> RunAudit:
-    """Audit a run on some rows, and count it if these are its test rows.
+    """Audit a run on some rows.
 
     Args:
         run: The run.
@@ -33,9 +37,10 @@ def audit_run(
         rows: Rows to evaluate.
         data: The prepared data that it was trained with.
         name: Of the rows: a split, or `data-STEM` for those of a file.
+        num_reads: How many reports have read its test predictions, this one included.
 
     Raises:
-        UserError: If the card of the model or the count of test reads is broken.
+        UserError: If the card of the model is broken.
     """
     texts = [row["text"] for row in rows]
     findings = [
@@ -52,7 +57,5 @@ def audit_run(
     leaks = check_leaks([run], rows, data=data)
     findings += leaks.findings
     if name == "test":
-        report = str(Path(run.run) / "evaluation" / "test.json")
-        num_reads = record_test_read(Path(run.run), by="evaluate", report=report)
         findings += check_test_use(run, num_reads=num_reads)
     return RunAudit(findings, leaks.drop(rows))
