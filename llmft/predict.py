@@ -14,7 +14,7 @@ from llmft.data.fields import Row, RowFaultError
 from llmft.errors import UserError
 from llmft.models.saved import ModelCard, hash_model, read_card
 from llmft.prediction.columns import make_columns, make_schema
-from llmft.prediction.fits import FIT_NAME, Fit, apply_fit, read_fit
+from llmft.prediction.fits import FIT_NAME, apply_fit, read_fit
 from llmft.prediction.parts import (
     Part,
     claim_folder,
@@ -26,6 +26,7 @@ from llmft.prediction.parts import (
 from llmft.prediction.surveys import ChangedError, survey_inputs
 from llmft.prediction.tables import check_ending, join_tables
 from llmft.processes import get_world_size, is_main
+from llmft.results.fit import Fit
 
 if TYPE_CHECKING:
     from llmft.prediction.inference import Predictor

@@ -14,9 +14,9 @@ from llmft.config.recipe import RecipeConfig
 from llmft.config.suite import SuiteConfig
 from llmft.config.task import TaskConfig
 from llmft.models.saved import ModelCard
-from llmft.prediction.fits import Fit
 from llmft.results.comparison import ComparisonResult
 from llmft.results.evaluation import EvaluationResult
+from llmft.results.fit import Fit
 from llmft.results.manifest import Manifest
 from llmft.results.prediction import PredictionManifest
 from llmft.results.run import LearningCurve, ReadLog, RunFile

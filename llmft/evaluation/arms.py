@@ -29,8 +29,9 @@ from llmft.evaluation.fitting import name_fit
 from llmft.evaluation.reads import count_test_reads
 from llmft.evaluation.verdict import find_valid_arms
 from llmft.models.saved import read_card
-from llmft.prediction.fits import Fit, FittedOutputs, apply_fit, read_fit
+from llmft.prediction.fits import FittedOutputs, apply_fit, read_fit
 from llmft.prediction.stored import ChangedModelError, StoredPredictions, load_or_predict
+from llmft.results.fit import Fit
 from llmft.results.run import LearningCurve, RunRecord
 from llmft.results.variant import Finding
 from llmft.training.run_folder import read_curve, read_record

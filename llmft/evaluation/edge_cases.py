@@ -19,8 +19,9 @@ from llmft.data.labels import LABEL_THRESHOLD
 from llmft.data.prompts import list_placeholders
 from llmft.errors import UserError
 from llmft.evaluation.intervals import bound_share
-from llmft.prediction.fits import Fit, apply_fit
+from llmft.prediction.fits import apply_fit
 from llmft.prediction.inference import Predictor
+from llmft.results.fit import Fit
 from llmft.results.variant import EdgeCaseResult, EdgeCases, PassCount
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)

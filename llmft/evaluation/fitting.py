@@ -16,10 +16,11 @@ from llmft.errors import UserError
 from llmft.evaluation.metrics import Floats, average, is_better, measure
 from llmft.evaluation.thresholds import fit_class_thresholds, fit_curves, fit_label_thresholds
 from llmft.models.saved import ModelCard, read_card
-from llmft.prediction.fits import FIT_NAME, Fit
+from llmft.prediction.fits import FIT_NAME
 from llmft.prediction.stored import load_or_predict
 from llmft.processes import get_world_size, is_main, main_first
 from llmft.results.files import write_result
+from llmft.results.fit import Fit
 from llmft.results.run import RunRecord
 from llmft.results.variant import Finding, FitEffect, VariantResult
 from llmft.training.inputs import describe_limit, limit_rows

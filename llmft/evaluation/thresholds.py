@@ -10,7 +10,8 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import precision_recall_curve
 
 from llmft.data.labels import LABEL_THRESHOLD
-from llmft.prediction.fits import Curve, weigh_classes
+from llmft.prediction.fits import weigh_classes
+from llmft.results.fit import Curve
 
 Floats = NDArray[np.floating[Any]]
 _ROUNDING = 1e-12

@@ -14,7 +14,7 @@ from sklearn.metrics import f1_score, mean_absolute_error
 
 from llmft.cli import main
 from llmft.evaluation.fitting import name_fit
-from llmft.prediction.fits import Fit
+from llmft.results.fit import Fit
 from tests.evaluation.conftest import write_rows
 
 SUITE = (

@@ -266,7 +266,6 @@ def test_a_gap_without_its_facts_is_left_out_or_for_review() -> None:
         ([make_curve(1.0)], None, "REVIEW"),
         ([make_curve(1.0, 0.9), make_curve(1.0)], None, "REVIEW"),
         ([make_curve(1.0, 0.9, step=0.5)], None, "REVIEW"),  # one epoch, looked at twice
-        ([make_curve()], None, "REVIEW"),
     ],
 )
 def test_a_run_that_still_learned_has_not_converged(

@@ -12,7 +12,8 @@ from llmft.evaluation.thresholds import (
     fit_curves,
     fit_label_thresholds,
 )
-from llmft.prediction.fits import Fit, apply_fit
+from llmft.prediction.fits import apply_fit
+from llmft.results.fit import Fit
 
 PROVENANCE = {"llmft_version": "0", "num_rows": 1, "model_hash": "m", "data_fingerprint": "f"}
 

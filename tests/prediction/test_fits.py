@@ -11,8 +11,9 @@ from llmft.config.recipe import BaseConfig
 from llmft.errors import UserError
 from llmft.models.heads import LabelSpace
 from llmft.prediction.columns import make_columns
-from llmft.prediction.fits import Fit, apply_fit, read_fit
+from llmft.prediction.fits import apply_fit, read_fit
 from llmft.results.files import write_result
+from llmft.results.fit import Fit
 from tests.conftest import make_card
 
 ISOTONIC = {"method": "isotonic", "head": "regression"}

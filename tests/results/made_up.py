@@ -6,8 +6,8 @@ from typing import Any, TypeVar
 from llmft.config.recipe import RecipeConfig
 from llmft.config.task import TaskConfig
 from llmft.models.saved import ModelCard
-from llmft.prediction.fits import Curve, Fit
 from llmft.results.files import Result
+from llmft.results.fit import Curve, Fit
 from llmft.results.manifest import Manifest, NearDuplicates, ScoreStats, SplitSummary
 from llmft.results.run import (
     CurvePoint,
