@@ -4,13 +4,14 @@ BIN := .venv/bin
 READY := .venv/ready
 PARALLEL := --numprocesses auto --dist loadscope
 LOWEST := .venv-lowest
+NEWEST := .venv-newest
 # Of the core and of the reports, `name>=X` becomes `name==X`; torch stays as in constraints-cpu.txt.
 LOWER_BOUNDS = import tomllib; \
   project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
   needs = project["dependencies"] + project["optional-dependencies"]["report"]; \
   print(*(n.split(",")[0].replace(">=", "==") for n in needs if n[:6] != "torch>"), sep="\n")
 
-.PHONY: setup demo check test test-slow test-lowest clean
+.PHONY: setup demo check test test-slow test-lowest test-newest clean
 
 setup: $(READY)
 
@@ -47,5 +48,13 @@ $(LOWEST)/ready: pyproject.toml constraints-cpu.txt
 	  -c $(LOWEST)/constraints.txt -e '.[demo,test]'
 	touch $@
 
+# Upgraded each time. torch stays as in constraints-cpu.txt here too: raise it there to try another.
+test-newest:
+	$(PYTHON) -m venv $(NEWEST)
+	$(NEWEST)/bin/python -m pip install --quiet --upgrade pip
+	$(NEWEST)/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager \
+	  -c constraints-cpu.txt -e '.[demo,test]'
+	$(NEWEST)/bin/pytest $(PARALLEL)
+
 clean:
-	rm -rf demo .venv $(LOWEST)
+	rm -rf demo .venv $(LOWEST) $(NEWEST)

@@ -1,4 +1,4 @@
-"""`llmft bench WHAT`: measure llmft against plain ways to do the same, as JSON and a table."""
+"""`llmft bench WHAT`: measure llmft against baselines, as JSON and a table."""
 
 import argparse
 import importlib.util
@@ -17,10 +17,10 @@ from llmft.sample.articles import make_articles
 
 logger = logging.getLogger(__name__)
 
-_SHARED_PROMPT = "train and predict behind a prompt: shared, plain, and the stock Trainer"
-_ARTICLE_ONLY = "train on articles alone: llmft, the stock Trainer, and a loop that pads all rows"
+_SHARED_PROMPT = "train and predict with a prompt: shared, unshared, and the stock Trainer"
+_ARTICLE_ONLY = "train without a prompt: llmft, the stock Trainer, and a loop that pads all rows"
 _SHORT_TEXTS = "train on texts of a dozen words: llmft and the stock Trainer"
-_PROMPT_GROWTH = "how a training step grows with the prompt and with the batch"
+_PROMPT_GROWTH = "time of a training step by length of the prompt and by batch size"
 _COLD_START = "CPU and wall seconds of commands, each in a process of its own"
 _GPU = "training steps of Qwen2.5 with LoRA and QLoRA on a GPU, from random weights"
 
@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> int:
     found: list[Figures] = []
     for entry in args.measure(args):
         found.append(entry)
-        if args.json is not None:  # each at once, since all of them take long
+        if args.json is not None:  # after each, since all of them take long
             write_json(args.json, found)
     for line in format_table(found) if found else ["nothing was measured"]:
         logger.info("%s", line)
@@ -64,8 +64,8 @@ def _add_shared_prompt(parser: argparse.ArgumentParser) -> None:
 
 
 def _measure_shared_prompt(args: argparse.Namespace) -> Iterator[Figures]:
-    # Here and below, since torch takes seconds: what is wrong with an option is said before.
-    from llmft.benchmarks.shared_prompt import measure_shared_prompt
+    # Here and below, since torch takes seconds: errors of options are reported before.
+    from llmft.benchmarks.prompts import measure_shared_prompt
 
     return measure_shared_prompt(args.shape or SHAPES, num_rounds=args.num_rounds, seed=args.seed)
 
@@ -73,7 +73,9 @@ def _measure_shared_prompt(args: argparse.Namespace) -> Iterator[Figures]:
 def _read_shape(text: str) -> Shape:
     parts = [int(part) if part.isdecimal() else 0 for part in text.split(",")]
     if len(parts) != 3 or min(parts[1:]) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no PROMPT,ARTICLE,BATCH, such as 1024,256,8")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not PROMPT,ARTICLE,BATCH, such as 1024,256,8"
+        )
     return Shape(*parts)
 
 
@@ -86,15 +88,15 @@ def _add_prompt_growth(parser: argparse.ArgumentParser) -> None:
 def _measure_prompt_growth(args: argparse.Namespace) -> list[Figures]:
     if args.plot is not None and importlib.util.find_spec("matplotlib") is None:
         raise UserError(
-            "--plot: needs matplotlib, which is not installed; `pip install 'llmft[report]'`, or "
-            "leave --plot away"
+            "--plot: needs matplotlib, which is not installed; run `pip install 'llmft[report]'`, "
+            "or remove --plot"
         )
-    from llmft.benchmarks.prompt_growth import measure_growth
+    from llmft.benchmarks.prompts import measure_growth
 
     found = measure_growth(num_rounds=args.num_rounds, seed=args.seed)
     if args.plot is not None:
         from llmft.reports.plots.figures import use_style
-        from llmft.reports.plots.growth import draw_growth
+        from llmft.reports.plots.runs import draw_growth
 
         with use_style(), replace_file(args.plot) as file:
             draw_growth(found).figure.savefig(file, format="png", dpi=144)
@@ -131,7 +133,7 @@ def _add_rounds(parser: argparse.ArgumentParser) -> None:
     plan = Plan()
     parser.add_argument(
         "--num-rounds", type=_read_count, default=plan.num_rounds,
-        help=f"times that all is measured; default {plan.num_rounds}",
+        help=f"number of rounds; default {plan.num_rounds}",
     )  # fmt: skip
 
 
@@ -168,7 +170,7 @@ def _add_rows(
     )  # fmt: skip
     for name, default, purpose in (
         ("--num-rows", num_rows, "rows that are trained"),
-        ("--batch-size", plan.batch_size, "rows of an update"),
+        ("--batch-size", plan.batch_size, "rows of an optimizer step"),
         ("--max-length", plan.max_length, "longest input in tokens"),
     ):
         add(name, type=_read_count, default=default, help=f"{purpose}; default {default}")
@@ -178,27 +180,27 @@ def _add_rows(
 def _read_count(text: str) -> int:
     count = int(text) if text.isdecimal() else 0
     if count < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer above 0")
     return count
 
 
 def _read_seed(text: str) -> int:
     seed = int(text) if text.isdecimal() else -1
     if not 0 <= seed < 2**32:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to {2**32 - 1}")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer from 0 to {2**32 - 1}")
     return seed
 
 
 def _measure_article_only(args: argparse.Namespace) -> Iterator[Figures]:
     rows = _read_rows(args)
-    from llmft.benchmarks.article_only import measure_article_only
+    from llmft.benchmarks.articles import measure_article_only
 
     return measure_article_only(rows, fields=FieldsConfig(text=args.text), plan=_make_plan(args))
 
 
 def _measure_short_texts(args: argparse.Namespace) -> Iterator[Figures]:
     rows = _read_rows(args)
-    from llmft.benchmarks.short_texts import measure_short_texts
+    from llmft.benchmarks.articles import measure_short_texts
 
     return measure_short_texts(rows, fields=FieldsConfig(text=args.text), plan=_make_plan(args))
 
@@ -213,7 +215,7 @@ def _read_rows(args: argparse.Namespace) -> list[Row]:
         rows = random.Random(args.seed).sample(rows, args.num_rows)
     if len(rows) < args.batch_size:
         raise UserError(
-            f"--batch-size: {args.batch_size}, but there are {len(rows)} articles; take a smaller "
+            f"--batch-size: {args.batch_size}, but there are {len(rows)} articles; use a smaller "
             "batch or more data"
         )
     return rows
@@ -244,7 +246,7 @@ def _has_text(row: Row, fields: FieldsConfig) -> bool:
 
 
 def format_table(found: Sequence[Figures]) -> list[str]:
-    """Return lines of a table, one object a line, a column for every key but nested ones."""
+    """Return lines of a table, one per object, with a column for every key but nested ones."""
     names = [name for name, value in found[0].items() if not isinstance(value, dict)]
     cells = [names, *[[_format(entry[name]) for name in names] for entry in found]]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

@@ -1,4 +1,4 @@
-"""`llmft check RECIPE`: look for mistakes before anything runs. Changes nothing."""
+"""`llmft check RECIPE`: report errors in recipe, data and token budget; writes nothing."""
 
 import argparse
 import logging
@@ -16,14 +16,14 @@ from llmft.errors import UserError
 
 if TYPE_CHECKING:
     from llmft.data.batches import BatchPlan
-    from llmft.models.memory import Footprint
-    from llmft.models.traced_step import Step
+    from llmft.models.memory.estimates import Footprint
+    from llmft.models.memory.traced_step import Step
     from llmft.training.inputs import Inputs
 
 logger = logging.getLogger(__name__)
 
 _NUM_GPUS = 8
-"""GPUs of a machine, where several share a training."""
+"""GPUs of a machine, for layouts that need several."""
 
 
 def main(arguments: list[str]) -> int:
@@ -32,31 +32,32 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("recipe", type=Path, help="recipe file (YAML)")
     parser.add_argument("--set", action="append", metavar="KEY=VALUE", help="override a value")
     data = parser.add_mutually_exclusive_group()
-    data.add_argument("--no-data", action="store_true", help="leave the prepared data alone")
+    data.add_argument("--no-data", action="store_true", help="do not read the prepared data")
     data.add_argument(
         "--show",
         metavar="ROW",
-        help="show what the tokenizer makes of a row, named by its id or its position in train",
+        help="show the tokens of a row, given by its id or its position in train",
     )
     parser.add_argument(
         "--gpu-memory", type=_read_memory, metavar="SIZE",
-        help="tell which ways to share the training fit into so much memory a GPU, such as 24GiB",
+        help="report which of ddp, zero2, zero3 and so on fit into the memory of a GPU, such as "
+        "24GiB",
     )  # fmt: skip
     args = parser.parse_args(arguments)
     if args.no_data and args.gpu_memory is not None:
         raise UserError(
-            "--gpu-memory: needs the prepared data, whose rows decide how large a batch is; leave "
-            "--no-data away"
+            "--gpu-memory: needs the prepared data, since its rows decide how large a batch is; "
+            "remove --no-data"
         )
 
     recipe = load_recipe(args.recipe, overrides=args.set)
-    # Here and below each import stands where it is needed: most take seconds, and without the data
+    # Here and below each import is where it is needed: most take seconds, and without the data
     # few of them are.
     from llmft.training.launch import read_deepspeed, refuse_absent_trackers
 
     refuse_absent_trackers(recipe.config.train.report_to)
     if recipe.config.base.tuning == "qlora":
-        from llmft.models.quantised import refuse_absent_quantiser
+        from llmft.models.quantisation import refuse_absent_quantiser
 
         refuse_absent_quantiser()
     if recipe.config.launch.deepspeed is not None:
@@ -107,19 +108,21 @@ def _report_placeholders(recipe: Recipe) -> None:
 
 
 def _check_room(recipe: Recipe, *, has_base: bool) -> None:
-    """Check what can be told without rows, if the tokenizer is at hand."""
+    """Check the token budget as far as it does not depend on rows, if there is a tokenizer."""
     if not has_base:
-        logger.info("warning: without the base, token budget and memory are not known")
+        logger.info("warning: without the base, token budget and memory are unknown")
         return
-    from llmft.data.budget import judge_room, refuse_budget
-    from llmft.training.encoder import open_encoder
+    from llmft.data.budget import list_prompt_refusals, refuse_budget
+    from llmft.training.inputs import open_encoder
 
-    encoder = open_encoder(recipe).encoder
+    encoder = open_encoder(recipe)
     logger.info(
-        "tokens: prompt and tail take %d of %d, %d are left for the article",
+        "tokens: prompt and tail take %d of %d, %d remain for the article",
         encoder.num_prompt_tokens, encoder.max_length, encoder.room,
     )  # fmt: skip
-    refuse_budget(judge_room(encoder, recipe.config.tokens), waive=recipe.config.tokens.waive)
+    refuse_budget(
+        list_prompt_refusals(encoder, recipe.config.tokens), waive=recipe.config.tokens.waive
+    )
 
 
 def _check_inputs(recipe: Recipe, *, show: str | None, gpu_gib: float | None) -> None:
@@ -134,7 +137,7 @@ def _check_inputs(recipe: Recipe, *, show: str | None, gpu_gib: float | None) ->
     inputs = open_inputs(recipe, data, keep_tokens=False)
     if show is not None:
         split, row = _find_row(inputs, show)
-        for line in show_row(row, split=split, encoder=inputs.encoder, tokenizer=inputs.tokenizer):
+        for line in show_row(row, split=split, encoder=inputs.encoder):
             logger.info("%s", line)
     _report_data(data, inputs)
     refuse_budget(inputs.findings.refusals, waive=config.tokens.waive)
@@ -180,7 +183,8 @@ def _report_data(data: PreparedData, inputs: "Inputs") -> None:
         logger.info("warning: %s changed since it was prepared", source)
     if isinstance(data.task.labels, ClassConfig):
         logger.info(
-            "classes: %s; a binary head would learn the last one", shorten_list(data.label_names)
+            "classes: %s; the positive class of a binary head is the last one",
+            shorten_list(data.label_names),
         )
     for line in describe_labels(data.manifest):
         logger.info("labels %s", line)
@@ -201,8 +205,8 @@ def _report_memory(
     import torch
 
     from llmft.models.device import choose_precision
-    from llmft.models.memory import estimate_memory
-    from llmft.models.traced_step import Step
+    from llmft.models.memory.estimates import estimate_memory
+    from llmft.models.memory.traced_step import Step
 
     config = recipe.config
     step = Step(
@@ -215,7 +219,7 @@ def _report_memory(
     )
     footprint = _measure(recipe, data, step)
     if footprint is None:
-        logger.info("warning: how much memory a %s takes is not known", config.base.model)
+        logger.info("warning: the memory that %s needs is unknown", config.base.model)
         return
     found = estimate_memory(footprint)
     logger.info(
@@ -234,10 +238,10 @@ def _report_memory(
 
 
 def _measure(recipe: Recipe, data: PreparedData, step: "Step") -> "Footprint | None":
-    """Return what a step needs; None if the base is of a kind that cannot be traced."""
+    """Return the memory of a step; None if the base cannot be traced."""
     from llmft.models.bases import read_config
     from llmft.models.heads import LabelSpace
-    from llmft.models.memory import measure_footprint
+    from llmft.models.memory.estimates import measure_footprint
 
     base = recipe.config.base
     space = LabelSpace(recipe.config.head.type, data.label_names)
@@ -249,17 +253,17 @@ def _measure(recipe: Recipe, data: PreparedData, step: "Step") -> "Footprint | N
 
 
 def _report_layouts(recipe: Recipe, footprint: "Footprint | None", *, gpu_gib: float) -> None:
-    """Tell how much every way to share the training needs of one GPU."""
-    from llmft.models.memory import (
+    """Report the memory per GPU with replicated and with sharded parameters."""
+    from llmft.models.memory.estimates import (
         ESTIMATE_ERROR,
         GPU_LIBRARIES_GIB,
         estimate_memory,
         list_layouts,
     )
 
-    assert footprint is not None, "another attention only"
+    assert footprint is not None, "differs from the traced step in the attention only"
     logger.info(
-        "memory a GPU, of %.1f GiB, with %.0f GiB for the libraries (estimates: within %.0f%% of "
+        "memory per GPU, of %.1f GiB, with %.0f GiB for the libraries (estimates: within %.0f%% of "
         "measured peaks of small models on a CPU, never compared on a GPU):",
         gpu_gib, GPU_LIBRARIES_GIB, 100 * ESTIMATE_ERROR,
     )  # fmt: skip
@@ -281,7 +285,7 @@ def _read_memory(text: str) -> float:
         number, prefix, binary = found.groups()
         size = float(number) * (1024 if binary else 1000) ** (1 + "KMGT".index(prefix)) / 2**30
     if size <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size above 0, such as 24GiB or 80GB")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size above 0, such as 24GiB or 80GB")
     return size
 
 

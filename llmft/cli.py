@@ -8,13 +8,13 @@ from llmft.console import run_verb
 
 VERBS = {
     "init": "write a small sample to learn with: data, prompt, task, recipes, suite",
-    "check": "look for mistakes in a recipe, its data and its token budget; changes nothing",
+    "check": "report errors in a recipe, its data and its token budget; writes nothing",
     "prepare": "clean the data of a task and split it without leakage",
     "train": "train the variant that a recipe describes",
     "evaluate": "measure a trained run and decide whether it may be deployed",
-    "compare": "judge the variants of a suite on the same rows, and name the winner",
-    "predict": "score new articles with a trained run",
-    "bench": "measure llmft against plain ways to do the same",
+    "compare": "compare the variants of a suite on the same rows, and name the winner",
+    "predict": "predict new articles with a trained run",
+    "bench": "measure llmft against baselines such as the stock Trainer",
     "schema": "print the JSON Schema of tasks, recipes, suites and results files",
 }
 
@@ -47,9 +47,10 @@ def _call(verb: str, arguments: list[str]) -> int:
 def _make_help() -> str:
     verbs = "\n".join(f"  {name:10} {purpose}" for name, purpose in VERBS.items())
     return (
-        "usage: llmft VERB ...\n\nFine-tune small models on what an expensive LLM scored, and "
-        f"compare them honestly.\n\n{verbs}\n\nllmft VERB --help tells more. From nothing to a "
-        "verdict:\n  llmft init sample && cd sample && llmft compare eval/market_news.yaml --train"
+        "usage: llmft VERB ...\n\nFine-tune small models on labels of a large LLM, and compare "
+        f"them fairly.\n\n{verbs}\n\n`llmft VERB --help` lists the options of a verb. From the "
+        "sample to a verdict:\n"
+        "  llmft init sample && cd sample && llmft compare eval/market_news.yaml --train"
     )
 
 

@@ -1,4 +1,4 @@
-"""`llmft compare SUITE`: judge the variants of a suite on the same rows, and name the winner."""
+"""`llmft compare SUITE`: compare the variants of a suite on the same rows, and name the winner."""
 
 import argparse
 import logging
@@ -11,7 +11,7 @@ from llmft.results.files import write_result
 from llmft.results.variant import meets
 
 if TYPE_CHECKING:
-    from llmft.evaluation.plan import Plan
+    from llmft.evaluation.comparison import RunsByVariant
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--train",
         action="store_true",
-        help="prepare the data and train the arms first, as far as that is not done",
+        help="first prepare the data and train the variants, unless that is done",
     )
     parser.add_argument(
         "--require", choices=["deploy", "review"], help="exit with 1 if the decision is worse"
@@ -35,25 +35,24 @@ def main(arguments: list[str]) -> int:
 
 
 def compare(suite: Suite, *, suite_path: Path, train_first: bool = False) -> ComparisonResult:
-    """Audit, measure and compare the arms of a suite; write `comparison.json` and the reports.
+    """Audit, measure and compare the variants of a suite; write `comparison.json` and the reports.
 
     Args:
         suite: The suite.
         suite_path: Its file.
-        train_first: Whether to prepare the data and train the arms, as far as that is not done.
+        train_first: Whether to prepare the data and train the variants first, unless that is done.
 
     Raises:
         UserError: If a run is missing or unreadable.
     """
-    # Behind what reads the suite, so that its faults are told before torch is loaded.
-    from llmft.evaluation.comparison import compare_variants
-    from llmft.evaluation.plan import plan_runs
+    # After the suite is read, so that its errors are reported before torch is loaded.
+    from llmft.evaluation.comparison import compare_variants, plan_runs
     from llmft.reports.comparison import write_comparison_report
     from llmft.reports.terminal import describe_comparison
 
     plan = plan_runs(suite)
     if train_first:
-        _train_arms(suite, plan)
+        _train_variants(suite, plan)
     result = compare_variants(suite, plan, suite_path=suite_path)
     folder = Path(suite.config.output_dir)
     write_result(folder / "comparison.json", result)
@@ -64,7 +63,7 @@ def compare(suite: Suite, *, suite_path: Path, train_first: bool = False) -> Com
     return result
 
 
-def _train_arms(suite: Suite, plan: "Plan") -> None:
+def _train_variants(suite: Suite, plan: "RunsByVariant") -> None:
     from llmft.data.preparation import prepare_task
     from llmft.data.prepared import is_prepared, open_prepared
     from llmft.evaluation.edge_cases import read_suite_cases
@@ -74,9 +73,9 @@ def _train_arms(suite: Suite, plan: "Plan") -> None:
         prepare_task(suite.task, report=logger.info)
     data = open_prepared(suite.task, task_file=suite.config.task)
     read_suite_cases(suite, label_names=data.label_names)
-    for arm, runs in plan.items():
+    for variant, runs in plan.items():
         for run in runs:
             if run.recipe is not None:
-                logger.info("\n%s: %s", arm, run.path)
+                logger.info("\n%s: %s", variant, run.path)
                 train(run.recipe)
     logger.info("")

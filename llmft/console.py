@@ -1,4 +1,4 @@
-"""How a verb meets the terminal: plain lines out, one message for an error, an exit status."""
+"""Verbs on a terminal: log lines, one message for an error, an exit status."""
 
 import contextlib
 import io
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from llmft.errors import StoppedError, UserError
 from llmft.processes import get_world_size, is_main, leave_group
 
-# What a CPU cannot do is no news to those who chose one; said while they are imported.
+# Limits of CPUs, which these libraries log on import, are no news to those who chose one.
 for _name in ("DeepSpeed", "bitsandbytes.backends.cpu.ops"):
     logging.getLogger(_name).addFilter(lambda record: record.levelno >= logging.ERROR)
 
@@ -20,18 +20,18 @@ for _name in ("DeepSpeed", "bitsandbytes.backends.cpu.ops"):
 def run_verb(verb: Callable[[list[str]], int], arguments: list[str]) -> int:
     """Run a verb and return its exit status.
 
-    0 done; 1 done, but what `--require` asked for was not met; 2 the user can mend it; 3 a fault
-    of ours; 130 interrupted; 143 stopped by a signal, with its state saved.
+    0 done; 1 done, but the decision is worse than `--require`; 2 an error that the user can fix;
+    3 a bug of llmft; 130 interrupted; 143 stopped by a signal, with its state saved.
     """
     logger = logging.getLogger("llmft")
     handler = _ConsoleHandler()
     logger.addHandler(handler)
     logger.propagate = False
     logger.setLevel(logging.INFO if is_main() else logging.WARNING)
-    for stream in (sys.stdout, sys.stderr):  # a terminal may not know every letter of the data
+    for stream in (sys.stdout, sys.stderr):  # a terminal may lack characters of the data
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    # What the libraries will rename one day is not for the people who train a model.
+    # Future renames of the libraries are of no use to people who train a model.
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         status = verb(arguments)
@@ -47,36 +47,36 @@ def run_verb(verb: Callable[[list[str]], int], arguments: list[str]) -> int:
         return 143
     except KeyboardInterrupt:
         if is_main():
-            sys.stderr.write("\nllmft: interrupted; run the same command to go on\n")
+            sys.stderr.write("\nllmft: interrupted; run the same command again to resume\n")
         return 130
     except Exception as error:  # noqa: BLE001 - the last guard: a status, and what to report
         _let_main_speak_first()
         if get_world_size() > 1 and _is_lost_connection(error):
             sys.stderr.write(
-                "llmft: the connection to another process of this launch is lost, perhaps since "
-                "that has ended with a message of its own; mend what it says, and run the same "
-                f"command to go on. What was seen here: {error}\n"
+                "llmft: the connection to another process of this launch is lost, perhaps because "
+                "that process ended with an error; fix that error, and run the same command again "
+                f"to resume. The error here: {error}\n"
             )
             return 2
         traceback.print_exc()
-        sys.stderr.write("llmft: this is a fault of llmft, not yours; please report it\n")
+        sys.stderr.write("llmft: this is a bug of llmft; please report it\n")
         return 3
     finally:
         logger.removeHandler(handler)
 
 
 def _let_main_speak_first() -> None:
-    """Wait in the other processes before they report a fault.
+    """Wait in the other processes before they report an error.
 
-    Most faults are found by all of them at once. The main one says so and ends, and its launcher
-    stops the others before they say the same.
+    Most errors occur in all of them at once. The main one reports it and ends, and its launcher
+    stops the others before they report the same.
     """
     if not is_main():
         time.sleep(10)
 
 
 def _is_lost_connection(error: Exception) -> bool:
-    """Return whether an error says that another process cannot be reached any more."""
+    """Return whether an error means that another process cannot be reached any more."""
     text = str(error)
     signs = ("gloo/transport", "Connection closed by peer", "Connection reset by peer", "NCCL")
     return isinstance(error, ConnectionError) or any(sign in text for sign in signs)
@@ -85,11 +85,11 @@ def _is_lost_connection(error: Exception) -> bool:
 class _ConsoleHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write a line, above the progress bar if there is one."""
-        with contextlib.suppress(BrokenPipeError):  # the reader has gone, as in `llmft ... | head`
+        with contextlib.suppress(BrokenPipeError):  # the pipe is closed, as in `llmft ... | head`
             line = self.format(record)
             if "tqdm" in sys.modules:
                 from tqdm import tqdm
 
                 tqdm.write(line)
-            else:  # no bar can be up; importing tqdm takes longer than all else `--help` does
+            else:  # there is no bar; importing tqdm takes longer than all the rest of `--help`
                 sys.stdout.write(f"{line}\n")

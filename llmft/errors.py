@@ -1,9 +1,9 @@
-"""Why a command ends early: what the user can mend, and a signal."""
+"""Errors that end a command early: those that the user can fix, and a signal."""
 
 
 class UserError(Exception):
-    """A fault that the user can mend: the message says what, where and how. Exit status 2."""
+    """An error that the user can fix: the message says what, where and how. Exit status 2."""
 
 
 class StoppedError(Exception):
-    """A training was told to stop, and has saved its state. Exit status 143."""
+    """A training was stopped by a signal, and has saved its state. Exit status 143."""

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Literal, get_args
 
-from llmft.config.fits import FITS, FitMethod
+from llmft.config.head import FITS, FitMethod
 from llmft.config.suite import Suite, load_suite
 from llmft.config.task import Split
 from llmft.console import run_verb
@@ -26,15 +26,16 @@ def main(arguments: list[str]) -> int:
         "--split", choices=get_args(Split), default="test", help="split to measure (test)"
     )
     what.add_argument("--data", type=Path, metavar="FILE", help="labelled rows from elsewhere")
-    parser.add_argument("--suite", type=Path, help="suite whose gates, cases and waivers count")
+    parser.add_argument("--suite", type=Path, help="suite with gates, edge cases and waivers")
     parser.add_argument(
         "--require", choices=["deploy", "review"], help="exit with 1 if the decision is worse"
     )
     parser.add_argument(
         "--fit", choices=[*FITS, "none"],
-        help="fit the outputs on val before they are measured, and from then on; none removes it",
+        help="fit calibrators (isotonic) or thresholds (f1, precision) on val first, and keep them "
+        "for all later predictions; none removes them",
     )  # fmt: skip
-    parser.add_argument("--min-recall", type=float, help="recall that --fit precision keeps (0.90)")
+    parser.add_argument("--min-recall", type=float, help="lowest recall for --fit precision (0.90)")
     args = parser.parse_args(arguments)
     suite = load_suite(args.suite) if args.suite else None
     result = evaluate(
@@ -53,25 +54,25 @@ def evaluate(
     fit: FitMethod | Literal["none"] | None = None,
     min_recall: float | None = None,
 ) -> EvaluationResult | None:
-    """Measure a run, decide, and write results and report.
+    """Measure a run, decide whether to deploy it, and write results and report.
 
     Args:
         run: Run folder.
-        split: The rows to measure it on.
-        data_file: Labelled rows that take the place of the split.
-        suite: Whose gates, edge cases and waivers count.
-        fit: What to fit to the outputs first, on validation; `none` removes a fit, None leaves all
-            as it is.
-        min_recall: Recall that a fit for precision keeps.
+        split: The split to measure it on.
+        data_file: Labelled rows to use instead of the split.
+        suite: Suite with gates, edge cases and waivers; None: the defaults of the labels.
+        fit: Method to fit calibrators or thresholds on validation first; `none` removes them, None
+            changes nothing.
+        min_recall: Lowest recall for the method `precision`.
 
     Returns:
         The result, as written; None in all processes of a launch but the main one.
 
     Raises:
-        UserError: If the run is not finished, the fit cannot be made, or the rows cannot be read.
+        UserError: If the run is not finished, fitting fails, or the rows cannot be read.
     """
-    # Behind what reads the suite, so that its faults are told before torch is loaded.
-    from llmft.evaluation.fitting import change_fit
+    # After the suite is read, so that its errors are reported before torch is loaded.
+    from llmft.evaluation.post_hoc_fitting import change_fit
     from llmft.evaluation.single_run import evaluate_run
     from llmft.reports.evaluation import write_evaluation_report
     from llmft.reports.terminal import describe_evaluation

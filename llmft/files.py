@@ -1,4 +1,4 @@
-"""Write files so that a killed command leaves either the old one or the new one."""
+"""Atomic writes: a killed command leaves either the old file or the new one."""
 
 import errno
 import hashlib
@@ -18,7 +18,7 @@ _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACC
 
 @contextmanager
 def replace_file(path: Path) -> Iterator[IO[bytes]]:
-    """Open a temporary file beside `path` that takes its place once it is safely on disk.
+    """Open a temporary file next to `path` that replaces it once it is synced to disk.
 
     Raises:
         UserError: If the disk is full or the folder cannot be written.
@@ -46,13 +46,13 @@ def replace_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def find_staged(folder: Path) -> list[Path]:
-    """Return the temporary folders that killed commands have left."""
+    """Return the temporary folders of killed commands."""
     return list(folder.glob(".new.*"))
 
 
 @contextmanager
 def stage_files(folder: Path) -> Iterator[Path]:
-    """Open a temporary folder within `folder`, for files that shall take their places together.
+    """Open a temporary folder within `folder`, for files that are moved there together.
 
     Raises:
         UserError: If the folder cannot be made.
@@ -69,9 +69,9 @@ def stage_files(folder: Path) -> Iterator[Path]:
 
 
 def explain_disk(error: Exception) -> str | None:
-    """Return what an error says of the disk, such as that it is full; None if of another kind.
+    """Return the message of a disk error, such as a full disk; None for other errors.
 
-    The libraries that write weights wrap what the system told them in errors of their own.
+    The libraries that write weights wrap the errors of the system in errors of their own.
     """
     text = str(error)
     is_system = isinstance(error, OSError) and error.errno in _DISK_ERRORS
@@ -80,34 +80,34 @@ def explain_disk(error: Exception) -> str | None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text in one go."""
+    """Write UTF-8 text, atomically."""
     with replace_file(path) as file:
         file.write(text.encode("utf-8"))
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write indented JSON in one go; NaN is refused, since JSON has none."""
+    """Write indented JSON, atomically; NaN is refused, since JSON has none."""
     write_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write one JSON object per line in one go."""
+    """Write one JSON object per line, atomically."""
     with replace_file(path) as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n")
 
 
-def read_json(path: Path, *, mend: str | None = None) -> dict[str, Any]:
+def read_json(path: Path, *, fix: str | None = None) -> dict[str, Any]:
     """Read a JSON object.
 
     Args:
         path: The file.
-        mend: What the user can do where it is none.
+        fix: How the user can fix a file that is none, as an imperative.
 
     Raises:
         UserError: If the file is missing or broken.
     """
-    ending = f"; {mend}" if mend else ""
+    ending = f"; {fix}" if fix else ""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 SUITE = "eval/market_news.yaml"
 SCHEMAS = Path(".schemas")
-"""Where the YAML files of the sample tell editors to look."""
+"""Folder of the JSON Schemas, which the YAML files of the sample name for editors."""
 
 
 def main(arguments: list[str]) -> int:
@@ -31,10 +31,10 @@ def main(arguments: list[str]) -> int:
 
 
 def write_sample(folder: Path) -> None:
-    """Write data, prompt, task, recipes, suite, edge cases and schemas; equal files stay.
+    """Write data, prompt, task, recipes, suite, edge cases and schemas.
 
     Raises:
-        UserError: If a file of the sample is there already and was changed.
+        UserError: If a file of the sample exists already and was changed.
     """
     texts = _read_files(files("llmft.sample") / "files", Path())
     texts |= _read_files(files("llmft.config") / "schemas", SCHEMAS)
@@ -45,7 +45,7 @@ def write_sample(folder: Path) -> None:
     ]
     if changed:
         raise UserError(
-            f"{folder / changed[0]}: is there already and differs from the sample; choose another "
+            f"{folder / changed[0]}: exists already and differs from the sample; choose another "
             "folder"
         )
     for path, text in texts.items():

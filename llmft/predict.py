@@ -1,4 +1,4 @@
-"""`llmft predict RUN --input FILE... --output FILE|DIR`: score new articles with a trained run."""
+"""`llmft predict RUN --input FILE... --output FILE|DIR`: predict new articles."""
 
 import argparse
 import glob
@@ -13,20 +13,20 @@ from llmft.console import run_verb
 from llmft.data.fields import Row, RowFaultError
 from llmft.errors import UserError
 from llmft.models.saved import ModelCard, hash_model, read_card
-from llmft.prediction.columns import make_columns, make_schema
-from llmft.prediction.fits import FIT_NAME, apply_fit, read_fit
-from llmft.prediction.parts import (
-    Part,
+from llmft.prediction.post_hoc_fit import FIT_NAME, apply_fit, read_fit
+from llmft.prediction.shards import (
+    ChangedError,
+    Shard,
     claim_folder,
-    list_missing,
-    plan_parts,
-    predict_parts,
+    list_missing_shards,
+    plan_shards,
+    predict_shards,
+    survey_inputs,
     write_manifest,
 )
-from llmft.prediction.surveys import ChangedError, survey_inputs
-from llmft.prediction.tables import check_ending, join_tables
+from llmft.prediction.tables import check_ending, join_tables, make_columns, make_schema
 from llmft.processes import get_world_size, is_main
-from llmft.results.fit import Fit
+from llmft.results.post_hoc_fit import PostHocFit
 
 if TYPE_CHECKING:
     from llmft.prediction.inference import Predictor
@@ -43,11 +43,11 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument(
         "--output", type=Path, required=True, metavar="FILE|DIR",
-        help="one file, .jsonl, .csv or .parquet; or a folder for part files",
+        help="one file, .jsonl, .csv or .parquet; or a folder for shards",
     )  # fmt: skip
     parser.add_argument(
         "--max-tokens-per-batch", type=_read_count, metavar="N",
-        help="tokens to compute at once, padding counted; default: what memory allows",
+        help="tokens of a batch, padding counted; default: what memory allows",
     )  # fmt: skip
     args = parser.parse_args(arguments)
     inputs = _find_inputs(args.input)
@@ -69,10 +69,10 @@ def main(arguments: list[str]) -> int:
 def predict_file(
     run: Path, *, input_path: Path, output_path: Path, max_tokens_per_batch: int | None = None
 ) -> None:
-    """Write the input's rows with `prediction` and scores or probabilities behind them.
+    """Write the input's rows followed by `prediction` and scores or probabilities.
 
-    A row without text keeps its place and gets empty predictions. A run of this command that was
-    killed is picked up where it ended.
+    A row without text keeps its position and gets empty predictions. A killed command is resumed
+    when it is run again.
 
     Raises:
         UserError: If the run, the input or the output cannot be used.
@@ -82,34 +82,34 @@ def predict_file(
     if input_path.resolve() == output_path.resolve():
         raise UserError(f"--output: {output_path} is the input; name another file")
     if get_world_size() > 1:
-        raise UserError(f"--output: {output_path}: several processes write parts; name a folder")
+        raise UserError(f"--output: {output_path}: several processes write shards; name a folder")
     folder = output_path.with_name(f".{output_path.name}.partial")
-    work = _Work.open(run, folder=folder, inputs=[input_path])
+    work = _PredictionJob.open(run, folder=folder, inputs=[input_path])
     ending = output_path.suffix
     try:
         try:
-            parts = _prepare(work, ending=ending)
+            shards = _prepare(work, ending=ending)
         except ChangedError as error:
-            logger.info("%s; starting anew", error.reason)
+            logger.info("%s; starting again", error.reason)
             shutil.rmtree(folder)
-            parts = _prepare(work, ending=ending)
+            shards = _prepare(work, ending=ending)
     except UserError:
         if not any(folder.glob(f"*-*{ending}")):
             shutil.rmtree(folder, ignore_errors=True)
         raise
-    _predict_own(work, parts, max_tokens_per_batch=max_tokens_per_batch)
-    join_tables([part.path for part in parts], output_path)
+    _predict_missing(work, shards, max_tokens_per_batch=max_tokens_per_batch)
+    join_tables([shard.path for shard in shards], output_path)
     shutil.rmtree(folder)
-    _log_end(parts, output_path)
+    _log_summary(shards, output_path)
 
 
 def predict_folder(
     run: Path, *, inputs: Sequence[Path], output: Path, max_tokens_per_batch: int | None = None
 ) -> None:
-    """Write the inputs' rows and their predictions as part files into a folder.
+    """Write the inputs' rows and their predictions as shards into a folder.
 
-    To be called by one process or by all of a launch; each predicts its share. Where some were
-    killed, the same call computes what is missing, with any number of processes.
+    To be called by one process or by all of a launch, over which the shards are distributed. After
+    a kill the same call predicts the missing shards, with any number of processes.
 
     Raises:
         UserError: If the run, an input or the folder cannot be used.
@@ -117,35 +117,37 @@ def predict_folder(
     for path in inputs:
         check_ending(path, option="--input")
         if path.resolve().parent == output.resolve():
-            raise UserError(f"--output: {output} holds the input {path}; name another folder")
+            raise UserError(
+                f"--output: {output} is the folder of the input {path}; name another one"
+            )
     names = [path.name for path in inputs]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise UserError(
-            f"--input: several files are named {repeated[0]}, and parts are named after their "
+            f"--input: several files are named {repeated[0]}, and shards are named after their "
             "input; rename one"
         )
-    work = _Work.open(run, folder=output, inputs=inputs)
-    parts = _prepare(work, ending=None)
-    _predict_own(work, parts, max_tokens_per_batch=max_tokens_per_batch)
-    if write_manifest(output, parts, model_hash=work.model_hash, fit_hash=work.fit_hash):
-        _log_end(parts, output)
+    work = _PredictionJob.open(run, folder=output, inputs=inputs)
+    shards = _prepare(work, ending=None)
+    _predict_missing(work, shards, max_tokens_per_batch=max_tokens_per_batch)
+    if write_manifest(output, shards, model_hash=work.model_hash, fit_hash=work.fit_hash):
+        _log_summary(shards, output)
     else:
         logger.info("%s: this process is done; the last one writes the manifest", output)
 
 
-class _Work(NamedTuple):
-    """What is predicted, and in which folder the parts are put."""
+class _PredictionJob(NamedTuple):
+    """Model, inputs and folder of the shards."""
 
     run: Path
     card: ModelCard
     model_hash: str
-    fit: Fit | None
+    fit: PostHocFit | None
     folder: Path
     inputs: Sequence[Path]
 
     @classmethod
-    def open(cls, run: Path, *, folder: Path, inputs: Sequence[Path]) -> "_Work":
+    def open(cls, run: Path, *, folder: Path, inputs: Sequence[Path]) -> "_PredictionJob":
         card, model_hash = read_card(run / "model"), hash_model(run / "model")
         fit = read_fit(run, model_hash=model_hash)
         return cls(run, card, model_hash, fit, folder, inputs)
@@ -155,26 +157,30 @@ class _Work(NamedTuple):
         return None if self.fit is None else self.fit.identity
 
 
-def _prepare(work: _Work, *, ending: str | None) -> list[Part]:
-    """Return the parts to be made, once nothing speaks against any of them."""
+def _prepare(work: _PredictionJob, *, ending: str | None) -> list[Shard]:
+    """Check run, folder and inputs, and return the shards."""
     if work.fit is not None:
-        logger.info("%s: predictions go through its %s", work.run / FIT_NAME, work.fit.method)
+        logger.info("applying %s (%s)", work.run / FIT_NAME, work.fit.method)
     claim_folder(
         work.folder, model_hash=work.model_hash, fit_hash=work.fit_hash, inputs=work.inputs
     )
     surveys = survey_inputs(work.folder, work.inputs, card=work.card, ending=ending)
     num_rows = sum(survey.num_rows for survey in surveys)
     if num_rows and num_rows == sum(survey.num_empty for survey in surveys):
-        where, fault = work.inputs[0], next(filter(None, (s.first_fault for s in surveys)))
-        raise UserError(f"{where}: no row can be predicted; {fault}")
-    return plan_parts(work.folder, work.inputs, surveys, ending=ending)
+        first = next(i for i, survey in enumerate(surveys) if survey.first_fault is not None)
+        raise UserError(
+            f"{work.inputs[first]}: no row can be predicted; {surveys[first].first_fault}"
+        )
+    return plan_shards(work.folder, work.inputs, surveys, ending=ending)
 
 
-def _predict_own(work: _Work, parts: Sequence[Part], *, max_tokens_per_batch: int | None) -> None:
-    missing = list_missing(parts)
+def _predict_missing(
+    work: _PredictionJob, shards: Sequence[Shard], *, max_tokens_per_batch: int | None
+) -> None:
+    missing = list_missing_shards(shards)
     if not missing:
         return
-    # Only now, since torch takes seconds: what is wrong with run or input has been said.
+    # Only now, since torch takes seconds: errors of run and inputs are reported before.
     from llmft.prediction.inference import Predictor
 
     predictor = Predictor.open(work.run, max_tokens_per_batch=max_tokens_per_batch)
@@ -190,7 +196,7 @@ def _predict_own(work: _Work, parts: Sequence[Part], *, max_tokens_per_batch: in
                 results[position] = columns
         return results
 
-    predict_parts(missing, predict=predict, card=work.card, report=logger.info)
+    predict_shards(missing, predict=predict, card=work.card, report=logger.info)
 
 
 def _is_usable(row: Row, predictor: "Predictor") -> bool:
@@ -204,7 +210,7 @@ def _is_usable(row: Row, predictor: "Predictor") -> bool:
 def _read_count(text: str) -> int:
     count = int(text) if text.isdecimal() else 0
     if count < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer above 0")
     return count
 
 
@@ -223,8 +229,8 @@ def _find_inputs(patterns: Sequence[str]) -> list[Path]:
     return sorted(found)
 
 
-def _log_end(parts: Sequence[Part], output: Path) -> None:
-    surveys = {part.survey.name: part.survey for part in parts}.values()
+def _log_summary(shards: Sequence[Shard], output: Path) -> None:
+    surveys = {shard.survey.name: shard.survey for shard in shards}.values()
     num_rows = sum(survey.num_rows for survey in surveys)
     num_empty = sum(survey.num_empty for survey in surveys)
     level = logging.INFO if is_main() else logging.WARNING  # any process may be the last one

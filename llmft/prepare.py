@@ -16,7 +16,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--set", action="append", metavar="KEY=VALUE", help="override a value")
     args = parser.parse_args(arguments)
     task = load_task(args.task, overrides=args.set)
-    # Only now, since it takes a while: what is wrong with the task is said before.
+    # Only now, since it takes a while: errors of the task are reported before.
     from llmft.data.preparation import prepare_task
 
     manifest = prepare_task(task, report=logger.info)

@@ -1,6 +1,6 @@
-"""The processes of a launch: which one this is, and how they wait for one another.
+"""The processes of a launch: rank, world size, and barriers.
 
-`torchrun` and `accelerate launch` tell each process its place in the environment.
+`torchrun` and `accelerate launch` set the rank of each process in its environment.
 """
 
 import os
@@ -31,7 +31,7 @@ _IS_LAUNCHED = _is_launcher(_PARENT)
 
 
 def get_rank() -> int:
-    """Return the place of this process among all; 0 is the main one, which writes and logs."""
+    """Return the rank of this process; 0 is the main one, which writes and logs."""
     return int(os.environ.get("RANK", "0"))
 
 
@@ -46,7 +46,7 @@ def is_main() -> bool:
 
 
 def has_launcher() -> bool:
-    """Return whether a launcher started this process, be it the only one."""
+    """Return whether a launcher started this process, even as the only one."""
     return "RANK" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
 
 
@@ -59,7 +59,7 @@ def is_orphan() -> bool:
 
 
 def wait_for_all() -> None:
-    """Go on when all processes have come here."""
+    """Barrier: return when all processes have called this."""
     if get_world_size() > 1:
         import torch
         from accelerate import PartialState
@@ -69,7 +69,7 @@ def wait_for_all() -> None:
 
 
 def is_any(flag: bool) -> bool:
-    """Return whether the flag is set in any process; all have to ask, and get the same answer."""
+    """Return whether the flag is set in any process; all have to call this."""
     if get_world_size() == 1:
         return flag
     import torch
@@ -82,7 +82,7 @@ def is_any(flag: bool) -> bool:
 
 
 def ask_main(compute: Callable[[], T]) -> T:
-    """Return what the main process finds, in all of them; they wait as in `main_first`."""
+    """Broadcast the result of the main process to all, which wait for it."""
     if get_world_size() == 1:
         return compute()
     from accelerate.utils import broadcast_object_list
@@ -94,7 +94,7 @@ def ask_main(compute: Callable[[], T]) -> T:
 
 
 def leave_group() -> None:
-    """Leave the other processes in good order, when all is done.
+    """Destroy the process group at the end.
 
     Threads of gloo that still run when the interpreter ends may abort the process (status -6).
     """
@@ -107,10 +107,9 @@ def leave_group() -> None:
 
 @contextmanager
 def main_first() -> Iterator[None]:
-    """Let the main process through first, so that the others find what it leaves on disk.
+    """Run a block in the main process first, so that the others find its files on disk.
 
-    Where it fails they wait until their launcher stops them, and say nothing: one fault, one
-    message.
+    If it fails, they wait until their launcher stops them, so that there is one message only.
     """
     if not is_main():
         wait_for_all()

@@ -1,4 +1,4 @@
-"""`llmft schema [KIND]`: print what YAMLs may say and results files hold, as JSON Schema."""
+"""`llmft schema [KIND]`: print the JSON Schema of YAML files and results files."""
 
 import argparse
 import json
@@ -9,42 +9,42 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import core_schema
 
-from llmft.config.loading import Section
+from llmft.config.loading import ConfigSection
 from llmft.config.recipe import RecipeConfig
 from llmft.config.suite import SuiteConfig
 from llmft.config.task import TaskConfig
 from llmft.models.saved import ModelCard
 from llmft.results.comparison import ComparisonResult
 from llmft.results.evaluation import EvaluationResult
-from llmft.results.fit import Fit
 from llmft.results.manifest import Manifest
+from llmft.results.post_hoc_fit import PostHocFit
 from llmft.results.prediction import PredictionManifest
 from llmft.results.run import LearningCurve, ReadLog, RunFile
 
 logger = logging.getLogger(__name__)
 
-SECTIONS: dict[str, type[Section]] = {
+CONFIGS: dict[str, type[ConfigSection]] = {
     "task": TaskConfig,
     "recipe": RecipeConfig,
     "suite": SuiteConfig,
 }
-"""Kind of YAML -> what it may say."""
+"""Kind of YAML -> its schema."""
 RESULTS: dict[str, Any] = {
     "manifest": Manifest,
     "training_metadata": RunFile,
     "training_history": LearningCurve,
     "model_card": ModelCard,
-    "fit": Fit,
+    "fit": PostHocFit,
     "test_reads": ReadLog,
     "evaluation": EvaluationResult,
     "comparison": ComparisonResult,
     "prediction_manifest": PredictionManifest,
 }
-"""Kind of results file -> what it holds, as a type."""
-KINDS = [*SECTIONS, *RESULTS]
+"""Kind of results file -> its type."""
+KINDS = [*CONFIGS, *RESULTS]
 _EXTENDS = {
     "type": ["string", "null"],
-    "description": "File whose values hold where this one says nothing, looked up beside it first.",
+    "description": "File with defaults for this one, looked up in the folder of this file first.",
 }
 
 
@@ -66,7 +66,7 @@ def main(arguments: list[str]) -> int:
 def make_schema(kind: str) -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of a kind of file.
 
-    A YAML that extends another may leave out at every depth what the other one says.
+    In a YAML that extends another no key is required, at any depth.
     """
     head = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -74,19 +74,19 @@ def make_schema(kind: str) -> dict[str, Any]:
     }
     if kind in RESULTS:
         described = TypeAdapter(RESULTS[kind]).json_schema(
-            mode="serialization", schema_generator=_WholeGenerator
+            mode="serialization", schema_generator=_CompleteGenerator
         )
         return {**head, **described}
     return {
         **head,
         "if": {"required": ["extends"]},
-        "then": _describe(SECTIONS[kind], _PartGenerator, place="then"),
-        "else": _describe(SECTIONS[kind], _WholeGenerator, place="else"),
+        "then": _describe(CONFIGS[kind], _ExtendingGenerator, place="then"),
+        "else": _describe(CONFIGS[kind], _CompleteGenerator, place="else"),
     }
 
 
 def _describe(
-    section: type[Section], generator: type[GenerateJsonSchema], *, place: str
+    section: type[ConfigSection], generator: type[GenerateJsonSchema], *, place: str
 ) -> dict[str, Any]:
     described = section.model_json_schema(
         ref_template=f"#/{place}/$defs/{{model}}", schema_generator=generator
@@ -95,8 +95,8 @@ def _describe(
     return described
 
 
-class _WholeGenerator(GenerateJsonSchema):
-    """Describes a file that stands alone."""
+class _CompleteGenerator(GenerateJsonSchema):
+    """Generates the schema of a complete file."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         """Leave out titles, since they only repeat the keys."""
@@ -110,24 +110,24 @@ class _WholeGenerator(GenerateJsonSchema):
 
     def tagged_union_schema(self, schema: core_schema.TaggedUnionSchema) -> dict[str, Any]:
         """Leave out the keyword `discriminator`, which is not part of JSON Schema."""
-        is_told_by_key = isinstance(schema["discriminator"], str)  # else members may overlap
+        has_key = isinstance(schema["discriminator"], str)  # else members may overlap
         members = super().tagged_union_schema(schema)["oneOf"]
-        return {"oneOf" if is_told_by_key else "anyOf": members}
+        return {"oneOf" if has_key else "anyOf": members}
 
 
-class _PartGenerator(_WholeGenerator):
-    """Describes a file that extends another: nothing has to be there."""
+class _ExtendingGenerator(_CompleteGenerator):
+    """Generates the schema of a file that extends another: no key is required."""
 
     def field_is_required(self, field: Any, total: bool) -> bool:
         """Require nothing."""
         return False
 
     def dict_schema(self, schema: core_schema.DictSchema) -> dict[str, Any]:
-        """Allow few entries, since they are laid over those of the other file."""
+        """Allow few entries, since they are merged with those of the other file."""
         described = super().dict_schema(schema)
         described.pop("minProperties", None)
         return described
 
     def tagged_union_schema(self, schema: core_schema.TaggedUnionSchema) -> dict[str, Any]:
-        """Allow a part that fits several members, since the tag may stand in the other file."""
+        """Allow a section that fits several members, since the tag may be in the other file."""
         return {"anyOf": super().tagged_union_schema(schema)["oneOf"]}

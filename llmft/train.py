@@ -8,27 +8,23 @@ import gc
 import logging
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llmft.config.loading import dump_yaml
-from llmft.config.recipe import Recipe, load_recipe
+from llmft.config.recipe import Recipe, RecipeConfig, load_recipe
 from llmft.console import run_verb
 from llmft.errors import UserError
 from llmft.files import write_text
 from llmft.processes import ask_main, is_main, main_first
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from llmft.models.heads import TargetScale
-    from llmft.models.saved import ModelCard
-    from llmft.prediction.stored import StoredPredictions
-    from llmft.training.fitting import Fitted, Run
+    from llmft.data.batches import BatchShape
+    from llmft.data.prepared import PreparedData
+    from llmft.training.fitting import TrainedModel
     from llmft.training.inputs import Inputs
+    from llmft.training.launch import Launch
     from llmft.training.run_folder import Start
-    from llmft.training.trainer import FitResult, Measure
 
 logger = logging.getLogger("llmft.train")  # also when run as `-m llmft.train`
 
@@ -42,7 +38,8 @@ def main(arguments: list[str]) -> int:
         "--resume",
         default="auto",
         metavar="auto|never|CHECKPOINT",
-        help="go on from the last checkpoint (auto), begin anew, or go on from a checkpoint folder",
+        help="resume from the last checkpoint (auto), start from scratch (never), or resume from "
+        "this folder",
     )
     args = parser.parse_args(arguments)
     train(load_recipe(args.recipe, overrides=args.set), resume=args.resume)
@@ -54,212 +51,184 @@ def train(recipe: Recipe, *, resume: str = "auto") -> Path:
 
     Args:
         recipe: The recipe.
-        resume: `auto`, `never`, or the checkpoint to go on from.
+        resume: `auto`, `never`, or the checkpoint to resume from.
 
     Returns:
         The folder of the run.
 
     Raises:
-        UserError: If anything is wrong that the user can mend.
-        StoppedError: If told to stop, with all saved.
+        UserError: If anything is wrong that the user can fix.
+        StoppedError: On SIGTERM, with everything saved.
     """
-    config = recipe.config
+    config, folder = recipe.config, Path(recipe.config.output_dir)
     if resume not in ("auto", "never") and not Path(resume).is_dir():
         raise UserError(f"--resume: {resume!r} is not auto, not never, and no checkpoint's folder")
     # Only here and below, since torch and transformers take seconds: what is wrong with a recipe
     # is said before.
+    import torch
+
     from llmft.data.budget import refuse_budget
     from llmft.data.prepared import open_prepared
-    from llmft.training.fitting import Run
-    from llmft.training.inputs import (
-        open_inputs,
-        plan_batches,
-        refuse_schedule,
-    )
-    from llmft.training.launch import read_launch, refuse_absent_trackers
+    from llmft.models.memory.peak import measure_peak_memory, reset_peak_memory
+    from llmft.training.fitting import fit_run
+    from llmft.training.inputs import open_inputs, plan_batches, refuse_schedule
+    from llmft.training.launch import read_launch
+    from llmft.training.record import make_record
     from llmft.training.run_folder import (
         claim_run_folder,
         identify_run,
         log_to_file,
         refuse_unfit_init,
+        write_run,
     )
 
     launch = read_launch(config)
-    if config.base.tuning == "qlora":
-        from llmft.models.quantised import refuse_absent_quantiser
-
-        refuse_absent_quantiser()
-    refuse_absent_trackers(config.train.report_to)
+    _refuse_absent_packages(config)
     with main_first():
         data = open_prepared(recipe.task, task_file=config.task)
         inputs = open_inputs(recipe, data)
     for split, budget in inputs.budgets.items():
         logger.info("%s: %s", split, budget.describe())
     refuse_budget(inputs.findings.refusals, waive=config.tokens.waive)
-    refuse_schedule(config.train, plan_batches(recipe, inputs, world_size=launch.world_size))
+    plan = plan_batches(recipe, inputs, world_size=launch.world_size)
+    refuse_schedule(config.train, plan)
     refuse_unfit_init(config, label_names=data.label_names)
 
-    folder = Path(config.output_dir)
-    identity = identify_run(recipe, data, inputs.prompt)
+    identity = identify_run(recipe, data, inputs.encoder.prompt)
     start = ask_main(lambda: claim_run_folder(folder, identity, launch=launch, resume=resume))
     if start.is_finished:
         logger.info("%s: already trained, nothing to do", folder)
         return folder
     with log_to_file(folder / "logs" / "training.log"):
-        if start.resume_from is not None:
-            logger.info("%s: going on from %s", folder, start.resume_from.name)
-        _train(Run(recipe, data, inputs, launch, identity, folder), start)
+        if is_main():
+            write_text(folder / "recipe.resolved.yaml", dump_yaml(config))
+        started = time.time()
+        reset_peak_memory()
+        while True:
+            plan = plan_batches(
+                recipe, inputs, world_size=launch.world_size, num_splits=start.num_splits
+            )
+            if start.resume_from is not None:
+                logger.info("%s: resuming from %s", folder, start.resume_from.name)
+            try:
+                trained = fit_run(recipe, data, inputs, plan=plan, launch=launch, start=start)
+            except torch.OutOfMemoryError:
+                trained = None  # the exception keeps tensors alive until this block ends
+            if trained is not None:
+                break
+            start = _halve_micro_batches(config, plan.largest, start, launch)
+        peak_memory_gib = measure_peak_memory()
+        if is_main():
+            model_hash = _save_model(trained, data, inputs, config)
+            record = make_record(
+                identity, inputs, trained, plan=plan, launch=launch, started=started,
+                peak_memory_gib=peak_memory_gib, model_hash=model_hash,
+            )  # fmt: skip
+            write_run(folder, record, trained.result.history, metric=recipe.metric)
+            logger.info(
+                "%s: best val %s %.4f at epoch %.2f, trained in %.0f s; wrote %s",
+                config.name, recipe.metric, record.best_metric, record.best_epoch,
+                record.train_seconds, folder / "model",
+            )  # fmt: skip
     return folder
 
 
-def _train(run: "Run", start: "Start") -> None:
-    from llmft.models.peak_memory import measure_peak_memory, reset_peak_memory
-    from llmft.results.files import write_result
-    from llmft.results.run import LearningCurve
-    from llmft.training.record import make_record
-    from llmft.training.run_folder import HISTORY_NAME, METADATA_NAME
+def _refuse_absent_packages(config: RecipeConfig) -> None:
+    """Stop if a package is not installed that only some recipes need."""
+    from llmft.training.launch import refuse_absent_trackers
 
-    config = run.recipe.config
-    started = time.time()
-    reset_peak_memory()
-    if is_main():
-        write_text(run.folder / "recipe.resolved.yaml", dump_yaml(config))
-    fitted = _fit_in_memory(run, start)
-    peak_memory_gib = measure_peak_memory()
-    if not is_main():
-        return
-    result, model_hash = fitted.result, _save(fitted, run)
-    curve = LearningCurve(metric=run.recipe.metric, epochs=result.history)
-    write_result(run.folder / HISTORY_NAME, curve)
-    record = make_record(
-        run, fitted, started=started, peak_memory_gib=peak_memory_gib, model_hash=model_hash
-    )
-    write_result(run.folder / METADATA_NAME, record)
-    logger.info(
-        "%s: best val %s %.4f at epoch %.2f, trained in %.0f s; wrote %s",
-        config.name, run.recipe.metric, result.best_metric, result.best.epoch,
-        result.train_seconds, run.folder / "model",
-    )  # fmt: skip
+    if config.base.tuning == "qlora":
+        from llmft.models.quantisation import refuse_absent_quantiser
+
+        refuse_absent_quantiser()
+    refuse_absent_trackers(config.train.report_to)
 
 
-def _save(fitted: "Fitted", run: "Run") -> str:
-    """Save the model, make sure that it is what was trained, and return its hash.
+def _halve_micro_batches(
+    config: RecipeConfig, shape: "BatchShape", start: "Start", launch: "Launch"
+) -> "Start":
+    """Return the start with micro-batches half as large, if the recipe allows it.
 
-    Where processes divided the weights, the model came from the chosen checkpoint, and only the
-    validation error tells that this holds what was trained.
-    """
-    from llmft.data.batches import pad_inputs
-    from llmft.models.saved import hash_model, refuse_changed_outputs, save_model
-    from llmft.prediction.inference import Predictor
-    from llmft.prediction.stored import predict_and_store
-    from llmft.training.inputs import describe_limit
-
-    model, card, result, _ = fitted
-    inputs, folder = run.inputs, run.folder
-    save_model(model, tokenizer=inputs.tokenizer, card=card, folder=folder / "model")
-    few = pad_inputs(inputs.encoded["val"][:4], pad_token_id=inputs.tokenizer.pad_token_id)
-    refuse_changed_outputs(model, folder / "model", batch=few, precision=card.precision)
-    model_hash = hash_model(folder / "model")
-    limit = describe_limit(run.recipe.config.train.limit_rows)
-    stored = predict_and_store(
-        Predictor.open(folder),
-        inputs.rows["val"],
-        path=folder / "predictions" / "val.parquet",
-        source={"model": model_hash, "data": run.data.fingerprint, **limit},
-    )
-    if card.head == "regression":
-        _refuse_other_epoch(stored, result, inputs, card)
-    return model_hash
-
-
-def _fit_in_memory(run: "Run", start: "Start") -> "Fitted":
-    """Fit, with ever smaller micro-batches where memory does not suffice and the recipe allows it.
+    Args:
+        config: The recipe.
+        shape: The largest micro-batch, which a GPU's memory did not hold.
+        start: Where the training began that ran out of memory.
+        launch: How the processes share the work.
 
     Raises:
-        UserError: If it does not suffice: with what to change.
+        UserError: If that cannot be done here and now: with what to change.
     """
     import torch
 
     from llmft.training.checkpoints import find_last_checkpoint
-    from llmft.training.fitting import fit_run
-    from llmft.training.inputs import plan_batches
     from llmft.training.run_folder import Start, split_batches
 
-    config, launch = run.recipe.config.train, run.launch
-    while True:
-        plan = plan_batches(
-            run.recipe, run.inputs, world_size=launch.world_size, num_splits=start.num_splits
+    folder, num_splits = Path(config.output_dir), 2 * start.num_splits
+    rows = "1 row" if shape.num_rows == 1 else f"{shape.num_rows} rows"
+    found = f"a GPU's memory does not suffice for {rows} of up to {shape.longest} tokens at once"
+    smaller = "set train.gradient_checkpointing: true, or lower tokens.max_length"
+    if shape.num_rows == 1:
+        raise UserError(f"{found}; {smaller}")
+    if not config.train.auto_batch_size:
+        raise UserError(
+            f"train.batch_size: {found}; lower it and raise train.gradient_accumulation_steps by "
+            f"the same factor, or set train.auto_batch_size: true, which does so; or {smaller}"
         )
-        with suppress(torch.OutOfMemoryError):
-            return fit_run(run, plan, start, make_measure=_make_measure)
-        shape = plan.largest
-        rows = "1 row" if shape.num_rows == 1 else f"{shape.num_rows} rows"
-        found = (
-            f"a GPU's memory does not suffice for {rows} of up to {shape.longest} tokens at once"
+    split_batches(folder, num_splits)
+    if launch.world_size > 1:  # the other processes wait for this one's part of the step
+        raise UserError(
+            f"train.auto_batch_size: {found}; run the same command again, it continues with half "
+            "of them and twice the accumulation (`torchrun --max-restarts 3` does so by itself)"
         )
-        if not config.auto_batch_size or shape.num_rows == 1:
-            raise UserError(
-                f"train.batch_size: {found}; lower it and raise train.gradient_accumulation_steps "
-                "by as much, or let train.auto_batch_size: true do so; or say "
-                "train.gradient_checkpointing: true, or lower tokens.max_length"
-            )
-        split_batches(run.folder, 2 * start.num_splits)
-        if launch.world_size > 1:  # the other processes wait for this one's part of the step
-            raise UserError(
-                f"train.auto_batch_size: {found}; run the same command again, it goes on with half "
-                "of them and twice the accumulation (`torchrun --max-restarts 3` does so by itself)"
-            )
-        logger.info("warning: %s; going on with half of them and twice the accumulation", found)
-        gc.collect()
-        torch.cuda.empty_cache()
-        last = find_last_checkpoint(run.folder / "checkpoints")
-        start = Start(False, resume_from=last, num_splits=2 * start.num_splits)
+    logger.info("warning: %s; continuing with half of them and twice the accumulation", found)
+    gc.collect()
+    torch.cuda.empty_cache()
+    last = find_last_checkpoint(folder / "checkpoints")
+    return Start(False, resume_from=last, num_splits=num_splits)
 
 
-def _make_measure(
-    labels: "NDArray[Any]", scale: "TargetScale | None", card: "ModelCard", metric: str
-) -> "Measure":
-    import torch
+def _save_model(
+    trained: "TrainedModel", data: "PreparedData", inputs: "Inputs", config: RecipeConfig
+) -> str:
+    """Save the model and its predictions for validation; return the model's hash.
 
-    from llmft.evaluation.metrics import measure
-    from llmft.models.heads import to_outputs
-
-    def measure_logits(logits_NC: "NDArray[Any]") -> dict[str, float]:
-        outputs_NC = to_outputs(torch.from_numpy(logits_NC), card.head)
-        if scale is not None:
-            outputs_NC = scale.to_labels(outputs_NC)
-        names = card.label_names
-        overall = measure(labels, outputs_NC.numpy(), names=names, config=card.labels).metrics
-        if metric != "loss" and overall.get(metric) is None:
-            raise UserError(
-                f"train.metric: {metric} is not defined on the {len(labels)} validation rows, so "
-                "it cannot choose a checkpoint; take another metric or more validation rows"
-            )
-        return {name: value for name, value in overall.items() if value is not None}
-
-    return measure_logits
-
-
-def _refuse_other_epoch(
-    stored: "StoredPredictions", result: "FitResult", inputs: "Inputs", card: "ModelCard"
-) -> None:
-    """Make sure that the saved model is the chosen checkpoint, in the labels' units.
-
-    For scores only: a class at the edge may flip by rounding, and on few rows that moves F1 far.
+    The saved model is loaded again and its outputs are compared with those of the trained one. With
+    sharded weights the trained one itself came from the best checkpoint, so for scores the
+    validation error is compared too.
 
     Raises:
-        UserError: If its validation error is not the one that was measured in training.
+        UserError: If it is not, or the disk is full.
     """
-    from llmft.data.batches import make_targets
+    from llmft.data.batches import make_targets, pad_inputs
+    from llmft.models.saved import hash_model, refuse_changed_outputs, save_model
+    from llmft.prediction.inference import Predictor
+    from llmft.prediction.stored import predict_and_store
+    from llmft.training.fitting import measure_logits
+    from llmft.training.inputs import describe_limit
 
-    labels = make_targets(inputs.rows["val"], label_names=card.label_names).numpy()
-    found = _make_measure(labels, None, card, "mae")(stored.outputs)["mae"]
-    expected = result.best.val["mae"]
-    if abs(found - expected) > 0.05 * max(1.0, expected):
-        raise UserError(
-            f"the saved model has val mae {found:.4f}, but {expected:.4f} was measured in "
-            "training, so it is not the chosen checkpoint; please report it"
-        )
+    model, card, result = trained
+    folder, tokenizer = Path(config.output_dir), inputs.encoder.tokenizer
+    save_model(model, tokenizer=tokenizer, card=card, folder=folder / "model")
+    few = pad_inputs(inputs.encoded["val"][:4], pad_token_id=tokenizer.pad_token_id)
+    refuse_changed_outputs(model, folder / "model", batch=few, precision=card.precision)
+    model_hash = hash_model(folder / "model")
+    limit = describe_limit(config.train.limit_rows)
+    stored = predict_and_store(
+        Predictor.open(folder),
+        inputs.rows["val"],
+        path=folder / "predictions" / "val.parquet",
+        source={"model": model_hash, "data": data.fingerprint, **limit},
+    )
+    if card.head == "regression":  # a class at the edge may flip by rounding
+        labels = make_targets(inputs.rows["val"], label_names=card.label_names).numpy()
+        metrics = measure_logits(stored.outputs, labels=labels, card=card, scale=None, needed="mae")
+        found, expected = metrics["mae"], result.best.val["mae"]
+        if abs(found - expected) > 0.05 * max(1.0, expected):
+            raise UserError(
+                f"the saved model has val mae {found:.4f}, but {expected:.4f} was measured in "
+                "training, so it is not the chosen checkpoint; please report it"
+            )
+    return model_hash
 
 
 if __name__ == "__main__":

@@ -138,7 +138,7 @@ def make_card(base: Any, space: Any, **changes: Any) -> Any:
     }
     made = {
         "llmft_version": __version__,
-        "name": "arm",
+        "name": "variant",
         "task": "risk",
         "base": base,
         "base_hash": hash_base(base),
@@ -165,7 +165,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def make_task_writer(folder: Path) -> Callable[..., Path]:
-    """Return a function that writes a task with two dimensions told by a word of the text."""
+    """Return a function that writes a task with two dimensions that depend on words of the text."""
 
     def write(*, num_rows: int = 60, name: str = "risk", extra: str = "") -> Path:
         generator = random.Random(1)
@@ -195,7 +195,7 @@ def make_recipe_writer(folder: Path) -> Callable[..., Path]:
     """Return a function that writes a recipe for `task.yaml`: two short epochs in float32."""
 
     def write(
-        base: Path | str, *, name: str = "arm", tuning: str = "full", head: str = "regression",
+        base: Path | str, *, name: str = "variant", tuning: str = "full", head: str = "regression",
         prompt: str | None = None, extra: str = "", train: str = "",
     ) -> Path:  # fmt: skip
         mode = "{mode: exclude}"
@@ -229,7 +229,7 @@ def write_recipe(workspace: Path) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, lively_bert: Path, tiny_qwen: Path) -> Path:
-    """A workspace with three trained arms and their comparison; take `copy` to change anything."""
+    """Three trained variants and their comparison; take `copy` to change anything."""
     from llmft.cli import main
 
     folder = tmp_path_factory.mktemp("trained")

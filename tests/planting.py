@@ -75,10 +75,12 @@ def compare_folders(*, extra: str = "", others: str = _OTHERS) -> dict[str, Any]
     return load("reports/risk/comparison.json")
 
 
-def find(results: dict[str, Any], check: str, arm: str | None = None) -> dict[str, Any]:
-    """Return the only finding of a check, of an arm if one is named."""
+def find(results: dict[str, Any], check: str, variant: str | None = None) -> dict[str, Any]:
+    """Return the only finding of a check, of a variant if one is named."""
     found = [
-        f for f in results["audit"] if f["check"] == check and (arm is None or arm in f["variants"])
+        f
+        for f in results["audit"]
+        if f["check"] == check and (variant is None or variant in f["variants"])
     ]
     assert len(found) == 1, found
     return found[0]

@@ -54,10 +54,10 @@ def test_short_texts_tells_the_ratio_and_where_the_time_goes(workspace: Path) ->
         (["--data", "none.jsonl"], "none.jsonl: cannot be read"),
         (["--data", "a.txt"], "--data: a.txt: unknown ending"),
         (["--text", "titel"], "Did you mean `title`"),
-        (["--num-rows", "3", "--batch-size", "4"], "take a smaller batch"),
+        (["--num-rows", "3", "--batch-size", "4"], "use a smaller batch"),
     ],
 )
-def test_what_cannot_be_measured_is_told(
+def test_what_cannot_be_measured_is_reported(
     workspace: Path, arguments: list[str], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
@@ -68,7 +68,7 @@ def test_what_cannot_be_measured_is_told(
 def test_counts_are_whole_and_positive(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["article-only", "--num-rows", text])
-    message = f"argument --num-rows: {text!r} is no whole number above 0"
+    message = f"argument --num-rows: {text!r} is not an integer above 0"
     assert message in capsys.readouterr().err
 
 
@@ -79,7 +79,7 @@ def test_seeds_are_those_of_recipes(
 ) -> None:
     with pytest.raises(SystemExit):
         main([what, "--seed", text])
-    assert f"argument --seed: {text!r} is no whole number from 0" in capsys.readouterr().err
+    assert f"argument --seed: {text!r} is not an integer from 0" in capsys.readouterr().err
 
 
 def test_a_table_has_a_column_a_key() -> None:

@@ -53,7 +53,7 @@ def test_colours_only_on_a_terminal_that_wants_them(
 
 
 def test_text_that_moves_the_cursor_is_shown_as_text(recipe: Path, capsys) -> None:
-    prompt = Path("arm.md")
+    prompt = Path("variant.md")
     prompt.write_text(prompt.read_text().replace("report", "re\x1b[2Jport"))
     assert "\x1b" not in check(recipe, capsys, "--show", "row7")
 
@@ -86,7 +86,7 @@ def test_it_says_whether_a_base_of_the_hub_is_in_the_cache(
     (repository / "snapshots" / commit).symlink_to(tiny_bert)
     said = check(recipe, capsys, *override)
     assert "commit 0123456789ab" in said
-    assert "are left for the article" in said
+    assert "remain for the article" in said
 
 
 @pytest.mark.parametrize("name", ["no/such/folder", "./nope", "two words"])
@@ -131,7 +131,7 @@ def test_r8_it_counts_the_batches_that_training_then_takes(
     said = check(bounded, capsys, *overrides)
     assert f"48 rows in {batches}, 2 epochs" in said
     assert main(["train", str(bounded), *overrides]) == 0
-    metadata = json.loads(Path("runs/arm/training_metadata.json").read_text())
+    metadata = json.loads(Path("runs/variant/training_metadata.json").read_text())
     assert f"training: {metadata['num_steps']} steps" in said
     assert metadata["global_batch_size"] == int(batches[-1])
 
@@ -156,13 +156,13 @@ def test_r2_it_tells_which_ways_to_share_a_training_fit(
 ) -> None:
     recipe = write_recipe(tiny_qwen, tuning=tuning, prompt="task : {title} {content} report .")
     said = check(recipe, capsys, "--gpu-memory", "24GiB")
-    assert "memory a GPU, of 24.0 GiB" in said
+    assert "memory per GPU, of 24.0 GiB" in said
     assert "never compared on a GPU" in said
     lines = [line.split("  ") for line in said.splitlines() if line.endswith(" fits")]
     assert [line[1].strip() for line in lines] == layouts
     said = check(recipe, capsys, "--gpu-memory", "900MB")
     assert said.count("does not fit") == len(layouts)
-    assert "memory a GPU, of 0.8 GiB" in said
+    assert "memory per GPU, of 0.8 GiB" in said
     assert check(recipe, capsys, "--gpu-memory", "1024 MiB").count("may fit") == len(layouts)
 
 
@@ -173,9 +173,9 @@ def test_a_size_that_is_none_is_an_error(
     with pytest.raises(SystemExit) as stopped:
         main(["check", str(recipe), f"--gpu-memory={size}"])
     assert stopped.value.code == 2
-    assert f"{size!r} is no size above 0, such as 24GiB or 80GB" in capsys.readouterr().err
+    assert f"{size!r} is not a size above 0, such as 24GiB or 80GB" in capsys.readouterr().err
 
 
 def test_memory_a_gpu_needs_the_data(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(recipe), "--no-data", "--gpu-memory", "24GiB"]) == 2
-    assert "leave --no-data away" in capsys.readouterr().err
+    assert "remove --no-data" in capsys.readouterr().err

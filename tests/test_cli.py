@@ -74,4 +74,4 @@ def test_ctrl_c_is_status_130_and_says_how_to_go_on(
 
     monkeypatch.setattr(prepare, "load_task", interrupt)
     assert main(["prepare", "task.yaml"]) == 130
-    assert "run the same command to go on" in capsys.readouterr().err
+    assert "run the same command again to resume" in capsys.readouterr().err

@@ -88,7 +88,7 @@ def test_help_and_init_import_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_a_wrong_option_is_told_at_once(verb: str, tmp_path: Path) -> None:
+def test_a_wrong_option_is_reported_at_once(verb: str, tmp_path: Path) -> None:
     allowed = TABLES if verb == "predict" else YAML
     status, message, imported = start(tmp_path, "llmft", verb, "--no-such-option")
     assert status == 2
@@ -109,7 +109,7 @@ def test_a_wrong_option_is_told_at_once(verb: str, tmp_path: Path) -> None:
     ],
     ids=lambda value: "-".join(value[:2]) if isinstance(value, list) else value,
 )  # fmt: skip
-def test_l18_a_fault_in_a_yaml_is_told_before_torch_is_imported(
+def test_l18_a_fault_in_a_yaml_is_reported_before_torch_is_imported(
     command: list[str], kind: str, fault: str, files: Path
 ) -> None:
     path = files / f"{kind}.yaml"
@@ -125,30 +125,30 @@ def test_l18_a_fault_in_a_yaml_is_told_before_torch_is_imported(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected_message"),
     [
         (["runs/bert", "--input", "no.jsonl", "--output", "out.csv"], "matches no file"),
         (["runs/bert", "--input", "task.yaml", "--output", "out.csv"], "unknown ending"),
-        (["runs/bert", "--input", "rows.jsonl", "--output", "out.csv"], "no finished run"),
+        (["runs/bert", "--input", "rows.jsonl", "--output", "out.csv"], "not a finished run"),
     ],
 )
-def test_what_cannot_be_predicted_is_told_before_torch_is_imported(
-    arguments: list[str], told: str, files: Path
+def test_what_cannot_be_predicted_is_reported_before_torch_is_imported(
+    arguments: list[str], expected_message: str, files: Path
 ) -> None:
     (files / "rows.jsonl").write_text('{"text": "bank"}\n')
     status, message, imported = start(files, "llmft", "predict", *arguments)
     assert status == 2
-    assert told in message
+    assert expected_message in message
     assert imported <= TABLES
 
 
-def test_what_cannot_be_measured_is_told_before_torch_is_imported(tmp_path: Path) -> None:
-    for arguments, told in (
-        (["shared-prompt", "--shape", "none"], "is no PROMPT,ARTICLE,BATCH"),
+def test_what_cannot_be_measured_is_reported_before_torch_is_imported(tmp_path: Path) -> None:
+    for arguments, expected_message in (
+        (["shared-prompt", "--shape", "none"], "is not PROMPT,ARTICLE,BATCH"),
         (["article-only", "--data", "rows.yaml"], "unknown ending"),
     ):
         status, message, imported = start(tmp_path, "llmft", "bench", *arguments)
-        assert (status, told in message) == (2, True), message
+        assert (status, expected_message in message) == (2, True), message
         assert imported <= TABLES
 
 

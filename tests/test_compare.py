@@ -44,7 +44,7 @@ def test_d13_a_comparison_says_more_than_its_verdict(copy: Path) -> None:
     ensemble = results["ensembles"]["mean ensemble"]
     assert ensemble["made_of"] == ["plain", "prompted", "bert"]
     assert not ensemble["recommended"]  # six rows prove nothing
-    parts = [results["latency"][arm]["single_p50_ms"] for arm in ensemble["made_of"]]
+    parts = [results["latency"][name]["single_p50_ms"] for name in ensemble["made_of"]]
     assert ensemble["cost"]["single_p50_ms"] == pytest.approx(sum(parts))
 
     assert results["rare"]["num_high"] > 0
@@ -71,8 +71,8 @@ def test_require_review_is_met_where_nobody_can_tell(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("extra", "complaint"),
     [
-        ("noise: {repeated: other.jsonl}\n", "none of its 60 rows stands in the test split"),
-        ("waive: [{check: unseen row, reason: x}]\n", "Did you mean `unseen rows`?"),
+        ("noise: {repeated: other.jsonl}\n", "none of its 60 rows is in the test split"),
+        ("waive: [{check: contaminatio, reason: x}]\n", "Did you mean `contamination`?"),
         ("treatment: [promt]\n", "Did you mean `prompt`?"),
         (
             "variants: {again: ./runs/plain/seed-2}\n",
@@ -81,11 +81,11 @@ def test_require_review_is_met_where_nobody_can_tell(copy: Path) -> None:
         ("variants: {other: runs/plain}\n", "did you mean runs/plain/seed-1 or runs/plain/seed-2?"),
         (
             "variants: {late: {recipe: bert.yaml, seeds: [7]}}\n",
-            "runs/bert/seed-7: holds no finished run; compare with --train to train it",
+            "runs/bert/seed-7: contains no finished run; compare with --train to train it",
         ),
     ],
 )
-def test_mistakes_of_a_suite_are_told_at_once(
+def test_mistakes_of_a_suite_are_reported_at_once(
     copy: Path, capsys: pytest.CaptureFixture[str], extra: str, complaint: str
 ) -> None:
     text = Path("rows.jsonl").read_text()
@@ -98,15 +98,15 @@ def test_mistakes_of_a_suite_are_told_at_once(
     assert "Traceback" not in said
 
 
-def test_a_comparison_of_trials_mixes_the_validation_rows_that_all_arms_saw(copy: Path) -> None:
-    """Arms of `limit_rows` predicted some validation rows only."""
+def test_a_comparison_of_trials_mixes_the_validation_rows_that_all_variants_saw(copy: Path) -> None:
+    """Variants of `limit_rows` predicted some validation rows only."""
     Path("short.yaml").write_text(
         "extends: bert.yaml\nname: short\ntrain: {limit_rows: 4}\noutput_dir: runs/short\n"
     )
     assert main(["train", "short.yaml"]) == 0
     text = SUITE.replace("bert: runs/bert/seed-1", "short: runs/short")
-    waive = "waive: [{check: predictions vary, reason: toy}, "
-    waive += "{check: only the treatment differs, reason: toy}]\n"
+    waive = "waive: [{check: collapsed_predictions, reason: toy}, "
+    waive += "{check: comparability, reason: toy}]\n"
     Path("own.yaml").write_text(text + waive)
     assert main(["compare", "own.yaml"]) == 0
     results = json.loads(Path("reports/risk/comparison.json").read_text())

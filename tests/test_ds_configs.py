@@ -151,8 +151,8 @@ def test_accelerate_starts_ddp_fsdp2_and_one_gpu(launch: Any) -> None:
 
 def test_two_nodes_take_rank_and_address_from_the_command_line(launch: Any) -> None:
     path = FOLDER / "accelerate/two_nodes.yaml"
-    told = yaml.safe_load(path.read_text())
-    assert not told.keys() & {"machine_rank", "main_process_ip"}
+    config = yaml.safe_load(path.read_text())
+    assert not config.keys() & {"machine_rank", "main_process_ip"}
     args, _ = launch(path, "--machine_rank", "1", "--main_process_ip", "10.0.0.7")
     assert (args.nnodes, args.nproc_per_node, args.node_rank) == ("2", "8", 1)
     assert (args.rdzv_backend, args.rdzv_endpoint) == ("static", "10.0.0.7:29500")
@@ -164,8 +164,8 @@ def test_accelerate_launches_processes_from_a_file(tmp_path: Path) -> None:
     script.write_text(
         "import os, pathlib, sys\n"
         "names = ('WORLD_SIZE', 'ACCELERATE_DEEPSPEED_CONFIG_FILE')\n"
-        "told = ' '.join(os.environ[name] for name in names)\n"
-        "pathlib.Path(sys.argv[1], os.environ['RANK']).write_text(told)\n"
+        "found = ' '.join(os.environ[name] for name in names)\n"
+        "pathlib.Path(sys.argv[1], os.environ['RANK']).write_text(found)\n"
     )
     command = [
         sys.executable, "-m", "accelerate.commands.launch",
@@ -174,8 +174,8 @@ def test_accelerate_launches_processes_from_a_file(tmp_path: Path) -> None:
     ]  # fmt: skip
     pytest.importorskip("deepspeed")
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=120)
-    told = {rank: (tmp_path / rank).read_text() for rank in ("0", "1")}
-    assert told == dict.fromkeys(("0", "1"), "2 ds_configs/zero2.json")
+    found = {rank: (tmp_path / rank).read_text() for rank in ("0", "1")}
+    assert found == dict.fromkeys(("0", "1"), "2 ds_configs/zero2.json")
 
 
 @pytest.mark.parametrize("path", SLURM, ids=lambda path: path.stem)

@@ -60,7 +60,7 @@ def test_an_interrupt_leaves_the_old_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_full_disk_is_told_and_leaves_no_rubbish(
+def test_a_full_disk_is_reported_and_leaves_no_rubbish(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "a.txt"
@@ -93,7 +93,7 @@ def test_staged_files_that_nobody_moved_are_gone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["folder", "file/below.txt", "x" * 300])
-def test_a_place_that_cannot_be_written_is_told(tmp_path: Path, name: str) -> None:
+def test_a_place_that_cannot_be_written_is_reported(tmp_path: Path, name: str) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="cannot be written"):
@@ -109,7 +109,7 @@ def test_json_holds_no_nan(tmp_path: Path, number: float) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe", b'{"a":' * 100_000])
-def test_broken_json_is_told(tmp_path: Path, content: bytes) -> None:
+def test_broken_json_is_reported(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(UserError, match=r"a\.json: (cannot be read as JSON|expected a JSON obj)"):
         read_json(tmp_path / "a.json")

@@ -4,12 +4,13 @@ import csv
 import json
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 import pytest
 
 from llmft.cli import main
+from llmft.config.head import LOSSES, SELECTION_METRIC, Head
 from tests.conftest import make_text
 
 PARTS = {"regression": "per_dimension"}
@@ -79,6 +80,10 @@ EXPECTED = {
 }
 
 
+def test_no_head_is_left_out() -> None:
+    assert set(LABELS) == set(get_args(Head)) == set(SELECTION_METRIC) == set(LOSSES)
+
+
 @pytest.fixture(params=list(LABELS))
 def head(request: pytest.FixtureRequest, workspace: Path, tiny_bert: Path) -> str:
     """Write data, task, recipe and suite for a head into the working folder."""
@@ -100,20 +105,21 @@ def head(request: pytest.FixtureRequest, workspace: Path, tiny_bert: Path) -> st
         f"name: {name}\nsources: [{{{source}}}]\n{TASK[name]}labels: {LABELS[name]}\n"
         "output: prepared\n"
     )
-    Path("arm.yaml").write_text(
-        f"name: arm\ntask: task.yaml\nbase: {{model: {tiny_bert}}}\n"
+    Path("variant.yaml").write_text(
+        f"name: variant\ntask: task.yaml\nbase: {{model: {tiny_bert}}}\n"
         f"head: {{type: {name}, {EXTRA[name]}}}\ntokens: {{max_length: 64}}\n"
         "train: {epochs: 6, batch_size: 16, learning_rate: 3e-3, precision: float32}\n"
-        "output_dir: runs/arm\n"
+        "output_dir: runs/variant\n"
     )
     Path("suite.yaml").write_text(
-        "task: task.yaml\nvariants:\n  long: {recipe: arm.yaml, seeds: [1]}\n"
+        "task: task.yaml\nvariants:\n  long: {recipe: variant.yaml, seeds: [1]}\n"
         "  short: {recipe: short.yaml, seeds: [1]}\nreference: short\n"
         f"metric: {DECIDING.get(name, 'f1_macro')}\nmargin: 0.01\nedge_cases: cases.jsonl\n"
-        "waive: [{check: predictions vary, reason: 20 rows teach little}]\noutput_dir: reports\n"
+        "waive: [{check: collapsed_predictions, reason: 20 rows teach little}]\n"
+        "output_dir: reports\n"
     )
     Path("short.yaml").write_text(
-        "extends: arm.yaml\nname: short\ntrain: {limit_rows: 20}\noutput_dir: runs/short\n"
+        "extends: variant.yaml\nname: short\ntrain: {limit_rows: 20}\noutput_dir: runs/short\n"
     )
     case = {"id": "c1", "text": "market mood9 mood9", "motive": "mood9", "expect": EXPECTED[name]}
     Path("cases.jsonl").write_text(json.dumps(case) + "\n")
@@ -122,10 +128,10 @@ def head(request: pytest.FixtureRequest, workspace: Path, tiny_bert: Path) -> st
 
 def test_a_head_goes_the_whole_way(head: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["prepare", "task.yaml"]) == 0
-    assert main(["check", "arm.yaml", "--show", "0"]) == 0
-    assert main(["train", "arm.yaml"]) == 0
-    assert main(["evaluate", "runs/arm"]) == 0
-    found = load("runs/arm/evaluation/test.json")
+    assert main(["check", "variant.yaml", "--show", "0"]) == 0
+    assert main(["train", "variant.yaml"]) == 0
+    assert main(["evaluate", "runs/variant"]) == 0
+    found = load("runs/variant/evaluation/test.json")
     assert METRICS[head] <= set(found["metrics"])
     assert METRICS[head] <= set(found["intervals"])
     main_metric = DECIDING.get(head, "f1_macro")
@@ -133,13 +139,13 @@ def test_a_head_goes_the_whole_way(head: str, capsys: pytest.CaptureFixture[str]
     gain = found["metrics"][main_metric] - found["baselines"]["constant"]["metrics"][main_metric]
     assert better * gain > 0, "it learned something"
     assert set(found[PARTS.get(head, "per_class")]) == set(found["label_names"])
-    assert Path("runs/arm/evaluation/report.html").is_file()
+    assert Path("runs/variant/evaluation/report.html").is_file()
 
     assert main(["compare", "suite.yaml", "--train"]) == 0
     comparison = load("reports/comparison.json")
     assert comparison["verdict"] == "CONFOUNDED"
     assert "limit_rows" in comparison["why"]
-    trials = [f for f in comparison["audit"] if f["check"] == "trial"]
+    trials = [f for f in comparison["audit"] if f["check"] == "trial_run"]
     assert [f["variants"] for f in trials] == [["short"]]
     assert "20 rows" in Path("reports/report.md").read_text()
     assert "Traceback" not in capsys.readouterr().err
@@ -148,11 +154,11 @@ def test_a_head_goes_the_whole_way(head: str, capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
 def test_predict_gives_the_columns_of_the_head(head: str, ending: str) -> None:
     assert main(["prepare", "task.yaml"]) == 0
-    assert main(["train", "arm.yaml", "--set", "train.steps=2"]) == 0
+    assert main(["train", "variant.yaml", "--set", "train.steps=2"]) == 0
     articles = [{"text": "market mood9", "motive": "mood9"}, {"text": "bank", "motive": "mood1"}]
     Path("new.jsonl").write_text("".join(json.dumps(row) + "\n" for row in articles))
     arguments = ["--input", "new.jsonl", "--output", f"out.{ending}"]
-    assert main(["predict", "runs/arm", *arguments]) == 0
+    assert main(["predict", "runs/variant", *arguments]) == 0
     read = {
         "jsonl": lambda path: pd.read_json(path, lines=True),
         "csv": pd.read_csv,

@@ -54,7 +54,7 @@ def test_a_run_leaves_all_that_it_depended_on(copy: Path) -> None:
     assert plain["training_mode"] == "knowledge_distillation"
 
 
-def test_arms_that_are_done_are_skipped(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_variants_that_are_done_are_skipped(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {p: p.stat().st_mtime_ns for p in copy.glob("runs/*/*/model/*")}
     assert main(["compare", "suite.yaml", "--train"]) == 0
     assert capsys.readouterr().out.count("already trained") == 4
@@ -99,7 +99,7 @@ def test_suite_gates_take_the_place_of_the_defaults(copy: Path) -> None:
     results = load("runs/bert/seed-1/evaluation/test.json")
     assert [(g["name"], g["deploy"]) for g in results["gates"]] == [("mae", 50), ("p95_ms", 1e6)]
     assert results["decision"] == "REVIEW"  # six test rows deploy nothing (D14)
-    assert any("6 rows are fewer than 20" in reason for reason in results["reasons"])
+    assert any("6 rows are too few for evidence" in reason for reason in results["reasons"])
     assert results["latency"]["num_singles"] == 59
     assert results["edge_cases"]["num_cases"] == 1
     assert main(["evaluate", "runs/bert/seed-1", *arguments, "deploy"]) == 1
@@ -158,13 +158,13 @@ def test_an_edge_case_without_a_field_of_the_article_is_named(
         '{"id": "c1", "headline": "x", "expect": {"risk": {"min": 1}}}\n'
     )
     assert main(["evaluate", "runs/bert/seed-1", "--suite", "suite.yaml"]) == 2
-    told = "cases.jsonl:1: not an edge case: 'c1' lacks the field title, content"
-    assert told in capsys.readouterr().err
+    message = "cases.jsonl:1: not an edge case: 'c1' lacks the field title, content"
+    assert message in capsys.readouterr().err
     # The suite's task may make its texts of other fields than the run's did.
     task = (copy / "task.yaml").read_text()
     (copy / "task.yaml").write_text(task.replace("[title, content]", "headline"))
     assert main(["evaluate", "runs/bert/seed-1", "--suite", "suite.yaml"]) == 2
-    assert "edge_cases: a case cannot be scored by bert" in capsys.readouterr().err
+    assert "edge_cases: bert cannot predict a case" in capsys.readouterr().err
 
 
 def test_evaluate_refuses_a_suite_with_other_labels(
@@ -186,7 +186,7 @@ def test_a_run_that_the_suites_recipe_did_not_train_is_refused(
     assert "differs in train.epochs" in capsys.readouterr().err
 
 
-def test_mistakes_of_a_suite_are_told_before_anything_is_trained(
+def test_mistakes_of_a_suite_are_reported_before_anything_is_trained(
     copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     suite, cases = (copy / "suite.yaml").read_text(), (copy / "cases.jsonl").read_text()
@@ -198,7 +198,7 @@ def test_mistakes_of_a_suite_are_told_before_anything_is_trained(
     (copy / "other.yaml").write_text((copy / "task.yaml").read_text().replace("id: id, ", ""))
     (copy / "bert.yaml").write_text(recipe.replace("task.yaml", "other.yaml"))
     assert main(["compare", "suite.yaml", "--train"]) == 2
-    assert "not the suite's task" in capsys.readouterr().err
+    assert "but the suite's is" in capsys.readouterr().err
     (copy / "bert.yaml").write_text(recipe)
     (copy / "cases.jsonl").write_text(cases.replace('"min"', '"mim"'))
     assert main(["compare", "suite.yaml", "--train"]) == 2
@@ -277,7 +277,7 @@ def test_a_warm_up_as_long_as_the_training_is_refused(
     for verb in ("check", "train"):
         arguments = ["--set", "train.warmup_steps=12", "--set", "output_dir=runs/new"]
         assert main([verb, "bert.yaml", *arguments]) == 2
-        assert "12 warm-up steps, but the whole training has 12" in capsys.readouterr().err
+        assert "12 warm-up steps, but the training has 12" in capsys.readouterr().err
 
 
 def test_max_length_beyond_the_base_is_refused(
@@ -295,7 +295,7 @@ def test_check_without_data_or_base_still_checks_the_recipe(
     assert main(["check", str(recipe), "--no-data"]) == 0
     said = capsys.readouterr().out
     assert "nobody/no-such-model is not on this machine" in said
-    assert "token budget and memory are not known" in said
+    assert "token budget and memory are unknown" in said
     assert main(["check", str(recipe)]) == 2
     assert "llmft prepare" in capsys.readouterr().err
 

@@ -1,7 +1,7 @@
 """The comparison that this project began with, made small (D1).
 
-A long prompt stood before each article, the limit cut the articles away, and the arm that had seen
-none was reported to lose by 52.6 %. The same data with room for both is a comparison.
+A long prompt stood before each article, the limit cut the articles away, and the variant that had
+seen none was reported to lose by 52.6 %. The same data with room for both is a comparison.
 """
 
 import json
@@ -53,13 +53,13 @@ def compare(home: Path, name: str) -> dict[str, Any]:
     return results
 
 
-def test_d1_an_arm_that_saw_no_articles_makes_the_comparison_invalid(home: Path) -> None:
+def test_d1_a_variant_that_saw_no_articles_makes_the_comparison_invalid(home: Path) -> None:
     results = compare(home, "cut")
     assert results["verdict"] == "INVALID"
     assert results["winner"] is None
     assert results["pairs"] == []
-    struck = [f for f in results["audit"] if f["status"] == "invalid"]
-    assert {f["check"] for f in struck} >= {"articles seen"}
+    invalid = [f for f in results["audit"] if f["status"] == "invalid"]
+    assert {f["check"] for f in invalid} >= {"truncation"}
     assert "instruction" in results["why"]
     assert "article" in results["why"]
     page = (home / "reports/cut/report.html").read_text()
@@ -72,5 +72,5 @@ def test_d1_with_room_for_both_there_is_a_verdict(home: Path) -> None:
     assert results["verdict"] in ("WINNER", "REFERENCE_HOLDS", "UNRESOLVED")
     assert results["variants"]["instruction"]["valid"]
     assert results["pairs"][0]["interval"][0] <= results["pairs"][0]["gain"]
-    kept = [f for f in results["audit"] if f["check"] == "articles seen"]
+    kept = [f for f in results["audit"] if f["check"] == "truncation"]
     assert kept and all(f["status"] in ("ok", "note") for f in kept)

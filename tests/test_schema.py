@@ -9,14 +9,14 @@ from jsonschema import Draft202012Validator
 
 import llmft
 from llmft.cli import main
-from llmft.schema import KINDS, SECTIONS, make_schema
+from llmft.schema import CONFIGS, KINDS, make_schema
 
 SCHEMAS = {kind: make_schema(kind) for kind in KINDS}
 
 
 @pytest.mark.parametrize("kind", SCHEMAS)
 def test_the_shipped_schemas_are_those_of_the_code(kind: str) -> None:
-    package = "config" if kind in SECTIONS else "results"
+    package = "config" if kind in CONFIGS else "results"
     path = Path(llmft.__file__).parent / package / "schemas" / f"{kind}.json"
     if os.environ.get("UPDATE_SNAPSHOTS") == "1":
         path.write_text(json.dumps(SCHEMAS[kind], indent=2) + "\n")

@@ -82,12 +82,12 @@ def test_a_shared_run_resumes_in_the_middle_of_an_epoch(
         train=", gradient_checkpointing: true, eval_steps: 3",
     )  # fmt: skip
     whole = run(recipe, "whole")
-    from llmft.training import trainer
+    from llmft.training.losses import GuardedLoss
 
     class _Stopped(Exception):
         pass
 
-    original = trainer.GuardedLoss.__call__
+    original = GuardedLoss.__call__
 
     def stop(self: Any, *args: Any, **kwargs: Any) -> Any:
         if self.get_step() == 4:
@@ -95,7 +95,7 @@ def test_a_shared_run_resumes_in_the_middle_of_an_epoch(
         return original(self, *args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.GuardedLoss, "__call__", stop)
+        patch.setattr(GuardedLoss, "__call__", stop)
         with pytest.raises(_Stopped):
             run(recipe, "broken")
     resumed = run(recipe, "broken")
@@ -113,5 +113,5 @@ def test_an_encoder_says_why_it_repeats_the_prompt(
     recipe = write_recipe(tiny_bert, prompt=PROMPT)
     with caplog.at_level(logging.INFO, logger="llmft"):
         run_dir = run(recipe, "encoder")
-    assert "the prompt is computed anew in every row: a bert base is none of" in caplog.text
+    assert "the prompt is computed in every row: a bert base is none of" in caplog.text
     assert read_json(run_dir / "training_metadata.json")["prompt_shared"] is False

@@ -160,7 +160,7 @@ def test_init_leaves_the_schemas_of_others_alone(
     theirs.parent.mkdir()
     theirs.write_text("{}\n")
     assert main(["init", "."]) == 2
-    assert "task.json: is there already" in capsys.readouterr().err
+    assert "task.json: exists already" in capsys.readouterr().err
     assert theirs.read_text() == "{}\n"
     assert not Path("recipes").exists()
 

@@ -52,20 +52,20 @@ def add_test_rows(num_rows: int) -> list[dict[str, Any]]:
     return rows
 
 
-def test_d1_an_arm_that_hardly_sees_its_articles_is_struck_out(copy: Path) -> None:
+def test_d1_a_variant_that_hardly_sees_its_articles_is_excluded(copy: Path) -> None:
     whole = pq.read_table(PROMPTED / "predictions/test.parquet")["article_tokens"].to_numpy()
     rewrite_predictions(PROMPTED, kept_tokens=np.full(len(whole), 2))
     waived = "a reason for training it"
     rewrite_metadata(PROMPTED, lambda m: m["recipe"]["tokens"].update(waive=waived))
     results = compare_folders()
     assert not results["variants"]["prompted"]["valid"]
-    assert results["verdict"] != "INVALID"  # two arms are left
-    finding = find(results, "articles seen", "prompted")
+    assert results["verdict"] != "INVALID"  # two variants are left
+    finding = find(results, "truncation", "prompted")
     assert finding["status"] == "invalid"
     assert re.search(
-        r"shows prompted \d% of its article: a prompt of \d+ tokens", finding["message"]
+        r"leaves the median test row \d% of its article: a prompt of \d+ tokens", finding["message"]
     )
-    assert waived in find(results, "token budget", "prompted")["message"]
+    assert waived in find(results, "token_budget", "prompted")["message"]
     assert finding["message"] in Path("reports/risk/report.md").read_text()
 
 
@@ -73,7 +73,7 @@ def test_d1_a_comparison_whose_reference_sees_nothing_is_invalid(copy: Path) -> 
     rewrite_predictions(PLAIN, kept_tokens=np.full(6, 2))  # one of two seeds is enough
     results = compare_folders()
     assert (results["verdict"], results["winner"], results["pairs"]) == ("INVALID", None, [])
-    assert "the median test row shows plain" in results["why"]
+    assert "plain: truncation leaves the median test row" in results["why"]
 
 
 def test_d1_rows_that_the_model_cannot_tell_apart_are_found(copy: Path) -> None:
@@ -81,7 +81,10 @@ def test_d1_rows_that_the_model_cannot_tell_apart_are_found(copy: Path) -> None:
     rewrite_predictions(BERT, input_hash=[hashes[0]] * 2 + hashes[2:])
     results = compare_folders()
     assert not results["variants"]["bert"]["valid"]
-    assert "the same input for 2 of 6 rows" in find(results, "inputs differ", "bert")["message"]
+    assert (
+        "2 of 6 rows with different texts have identical inputs"
+        in find(results, "identical_inputs", "bert")["message"]
+    )
 
 
 def test_d1_train_and_check_refuse_a_prompt_that_leaves_no_room(
@@ -99,7 +102,7 @@ def test_d1_train_and_check_refuse_a_prompt_that_leaves_no_room(
     assert "a planned mistake" in capsys.readouterr().out
 
 
-def test_d2_a_difference_beside_the_treatment_is_confounded(copy: Path) -> None:
+def test_d2_a_difference_next_to_the_treatment_is_confounded(copy: Path) -> None:
     def change(metadata: dict) -> None:
         metadata["recipe"]["train"]["weight_decay"] = 0.5
 
@@ -116,7 +119,7 @@ def test_d2_what_the_suite_declares_is_the_treatment(copy: Path) -> None:
     rewrite_metadata(PROMPTED, change)
     results = compare_folders(extra="treatment: [prompt, base, train.weight_decay]\n")
     assert results["verdict"] not in ("INVALID", "CONFOUNDED")
-    declared = [f for f in results["audit"] if f["check"] == "only the treatment differs"]
+    declared = [f for f in results["audit"] if f["check"] == "comparability"]
     assert "train.weight_decay" in declared[-1]["message"]
     assert compare_folders(extra="treatment: [train]\n")["verdict"] == "CONFOUNDED"
 
@@ -124,12 +127,12 @@ def test_d2_what_the_suite_declares_is_the_treatment(copy: Path) -> None:
 def test_d2_a_treatment_that_no_recipe_knows_is_refused(
     copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for key, told in (
+    for key, expected in (
         ("train.epoch", "Did you mean `train.epochs`?"),
-        ("task", "'task' is no key"),
+        ("task", "'task' is not a key"),
     ):
         assert main(["compare", write_suite(extra=f"treatment: [{key}]\n")]) == 2
-        assert told in capsys.readouterr().err
+        assert expected in capsys.readouterr().err
 
 
 def test_d2_another_machine_is_one_note(copy: Path) -> None:
@@ -137,7 +140,7 @@ def test_d2_another_machine_is_one_note(copy: Path) -> None:
         metadata["device"], metadata["packages"]["torch"] = "another CPU", "1.0"
 
     rewrite_metadata(PROMPTED, change)
-    finding = find(compare_folders(), "only the treatment differs", "prompted")
+    finding = find(compare_folders(), "comparability", "prompted")
     assert finding["status"] == "note"
     assert "device (another CPU instead of" in finding["message"]
     assert "packages (torch)" in finding["message"]
@@ -148,35 +151,35 @@ def test_d2_a_waiver_with_its_reason_lets_a_difference_pass(copy: Path) -> None:
         metadata["recipe"]["train"]["weight_decay"] = 0.5
 
     rewrite_metadata(PROMPTED, change)
-    waiver = "{check: only the treatment differs, arms: [prompted], reason: it hardly matters}"
+    waiver = "{check: comparability, variants: [prompted], reason: it hardly matters}"
     results = compare_folders(extra=f"waive: [{waiver}]\n")
     assert results["verdict"] not in ("INVALID", "CONFOUNDED")
     (waived,) = [f for f in results["audit"] if f["waived"]]
     assert (waived["status"], waived["waived"]) == ("warning", "it hardly matters")
     assert "train.weight_decay" in waived["message"]
-    other = "{check: unseen rows, reason: no need}"
+    other = "{check: contamination, reason: no need}"
     results = compare_folders(extra=f"waive: [{other}]\n")
     assert results["verdict"] == "CONFOUNDED"
-    assert "is not needed" in find(results, "waivers")["message"]
+    assert "has no effect" in find(results, "waivers")["message"]
 
 
 @pytest.mark.parametrize(
-    ("check", "told"),
+    ("check", "expected"),
     [
-        ("only treatment", "Did you mean `only the treatment differs`?"),
-        ("same rows", "cannot be waived"),
+        ("comparabilty", "Did you mean `comparability`?"),
+        ("same_rows", "cannot be waived"),
     ],
 )
 def test_d2_a_waiver_of_nothing_is_refused(
-    copy: Path, capsys: pytest.CaptureFixture[str], check: str, told: str
+    copy: Path, capsys: pytest.CaptureFixture[str], check: str, expected: str
 ) -> None:
     suite = Path("suite.yaml").read_text()
     Path("suite.yaml").write_text(f"{suite}waive: [{{check: {check}, reason: x}}]\n")
     assert main(["compare", "suite.yaml", "--train"]) == 2
-    assert told in capsys.readouterr().err
+    assert expected in capsys.readouterr().err
 
 
-def test_d2_runs_of_two_kinds_are_no_arm(copy: Path) -> None:
+def test_d2_runs_of_two_kinds_are_no_variant(copy: Path) -> None:
     results = compare_folders(others="mixed: [runs/bert/seed-1, runs/prompted/seed-1]")
     assert results["verdict"] == "INVALID"
 
@@ -190,15 +193,15 @@ def test_d2_a_reference_on_other_data_makes_the_comparison_invalid(copy: Path) -
     assert (copy / "reports/risk/report.html").is_file()
 
 
-def test_d2_a_model_that_changed_since_strikes_out_its_arm(
+def test_d2_a_model_that_changed_since_strikes_out_its_variant(
     copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     card = BERT / "model/llmft.json"
     card.write_text(card.read_text().replace('"max_length": 96', '"max_length": 48'))
     results = compare_folders()
     assert not results["variants"]["bert"]["valid"]
-    assert results["verdict"] != "INVALID"  # two arms are left
-    assert "changed since it was trained" in find(results, "same model", "bert")["message"]
+    assert results["verdict"] != "INVALID"  # two variants are left
+    assert "changed since it was trained" in find(results, "changed_model", "bert")["message"]
     capsys.readouterr()
     assert main(["evaluate", str(BERT)]) == 2
     assert "changed since it was trained" in capsys.readouterr().err
@@ -217,24 +220,25 @@ def test_d3_a_missing_dimension_rejects_the_row(copy: Path) -> None:
     assert all(sum(row["labels"].values()) == 10 for row in prepared)  # as the sources say
 
 
-def test_d4_what_the_oracle_did_not_see_is_told(copy: Path) -> None:
+def test_d4_what_the_oracle_did_not_see_is_reported(copy: Path) -> None:
     task = Path("task.yaml").read_text()
     Path("task.yaml").write_text(f"{task}oracle_sees: {{max_words: 9, head_share: 1.0}}\n")
     results = compare_folders()  # articles have 34 words, and the students see them whole
-    finding = find(results, "what the oracle saw", "plain")
+    finding = find(results, "oracle_view", "plain")
     assert finding["status"] == "warning"
-    told = (
-        r"plain saw about 100% of what the oracle saw, and the oracle about 2\d% of what plain saw"
+    expected = (
+        r"plain got about 100% of the text that the oracle got, and the oracle about 2\d% of the "
+        "text that plain got"
     )
-    assert re.search(told, finding["message"])
+    assert re.search(expected, finding["message"])
     Path("task.yaml").write_text(f"{task}oracle_sees: {{max_words: 900}}\n")
-    assert find(compare_folders(), "what the oracle saw", "plain")["status"] == "ok"
+    assert find(compare_folders(), "oracle_view", "plain")["status"] == "ok"
 
 
 def test_d4_cut_articles_of_an_unknown_oracle_are_noted(copy: Path) -> None:
     kept = pq.read_table(BERT / "predictions/test.parquet")["article_tokens"].to_numpy() - 1
     rewrite_predictions(BERT, kept_tokens=kept)
-    assert "`oracle_sees`" in find(compare_folders(), "what the oracle saw")["message"]
+    assert "`oracle_sees`" in find(compare_folders(), "oracle_view")["message"]
 
 
 def test_d5_test_rows_that_stand_in_train_make_all_invalid(copy: Path) -> None:
@@ -244,9 +248,9 @@ def test_d5_test_rows_that_stand_in_train_make_all_invalid(copy: Path) -> None:
     rewrite_splits(train=[*train, copied, near])
     results = compare_folders()
     assert results["verdict"] == "INVALID"
-    told = "2 of 6 evaluated texts were trained or selected on (1 word for word"
-    assert told in find(results, "unseen rows")["message"]
-    assert told in results["why"]
+    expected = "2 of 6 evaluated texts were trained or selected on (1 identical"
+    assert expected in find(results, "contamination")["message"]
+    assert expected in results["why"]
 
 
 def test_d5_a_few_known_rows_are_dropped_from_the_score_and_counted(copy: Path) -> None:
@@ -257,7 +261,7 @@ def test_d5_a_few_known_rows_are_dropped_from_the_score_and_counted(copy: Path) 
     assert results["verdict"] != "INVALID"
     counted = [results[key] for key in ("num_rows", "num_test_rows", "num_dropped")]
     assert counted == [105, 106, 1]
-    assert find(results, "unseen rows")["status"] == "warning"
+    assert find(results, "contamination")["status"] == "warning"
     assert rows[0]["id"] not in {row["id"] for row in results["rows"]}
     rewrite_splits(test=rows, train=[*load_rows("train"), {**rows[0], "id": "copied"}])
     assert compare_folders()["verdict"] == "INVALID"  # word for word, a single one is too many
@@ -275,13 +279,13 @@ def test_d5_the_run_that_the_weights_come_from_counts_as_training(copy: Path) ->
     assert main(["train", "bert.yaml", *begun]) == 0
     results = compare_folders(others="bert: runs/bert/seed-1, begun: runs/begun")
     assert not results["variants"]["begun"]["valid"]
-    leak = find(results, "weights begun with", "begun")
-    assert "began with the weights of runs/first" in leak["message"]
+    leak = find(results, "initial_weights", "begun")
+    assert "the initial weights of" in leak["message"]
     shutil.rmtree("other")
     results = compare_folders(others="bert: runs/bert/seed-1, begun: runs/begun")
-    leak = find(results, "weights begun with", "begun")
+    leak = find(results, "initial_weights", "begun")
     assert leak["status"] == "warning"
-    assert "is not known" in leak["message"]
+    assert "not known" in leak["message"]
 
 
 def test_d5_a_waiver_of_other_data_does_not_cover_test_rows_in_it(copy: Path) -> None:
@@ -291,17 +295,17 @@ def test_d5_a_waiver_of_other_data_does_not_cover_test_rows_in_it(copy: Path) ->
     assert main(["prepare", "other.yaml"]) == 0
     assert main(["train", "more.yaml", "--set", "output_dir=runs/more"]) == 0
     waive = {"others": "more: runs/more, prompted: runs/prompted/seed-1",
-             "extra": "waive: [{check: same data, reason: it is the treatment}]"}  # fmt: skip
+             "extra": "waive: [{check: same_data, reason: it is the treatment}]"}  # fmt: skip
     results = compare_folders(**waive)
     assert not results["variants"]["more"]["valid"]
-    assert find(results, "same data", "more")["waived"]
-    leak = find(results, "unseen rows", "more")
+    assert find(results, "same_data", "more")["waived"]
+    leak = find(results, "contamination", "more")
     assert leak["status"] == "invalid"
     assert "runs/more was trained or selected on" in leak["message"]
     shutil.rmtree("other")
-    leak = find(compare_folders(**waive), "unseen rows", "more")
+    leak = find(compare_folders(**waive), "contamination", "more")
     assert leak["status"] == "warning"
-    assert "is not known" in leak["message"]
+    assert "not known" in leak["message"]
 
 
 def test_d5_evaluating_on_training_rows_from_a_file_fails(copy: Path) -> None:
@@ -320,20 +324,20 @@ def test_d6_a_group_on_both_sides_makes_all_invalid(copy: Path) -> None:
     )
     results = compare_folders()
     assert results["verdict"] == "INVALID"
-    told = "1 groups of the evaluated rows were trained or selected on, the first: 'act5'"
-    assert told in results["why"]
+    expected = "1 groups of the evaluated rows were trained or selected on, the first: 'act5'"
+    assert expected in results["why"]
 
 
-def test_d6_a_prompt_that_quotes_a_test_row_strikes_out_its_arm(copy: Path) -> None:
+def test_d6_a_prompt_that_quotes_a_test_row_strikes_out_its_variant(copy: Path) -> None:
     words = load_rows("test")[2]["content"].upper().split()
     example = ", ".join(words[4:18])  # other case, other punctuation
     Path("prompted.md").write_text(f"task : {example} . 7 . {{text}}")
-    told = ["--set", "output_dir=runs/quoting", "--set", "tokens.max_length=256"]
-    assert main(["train", "prompted.yaml", *told]) == 0
+    quoting = ["--set", "output_dir=runs/quoting", "--set", "tokens.max_length=256"]
+    assert main(["train", "prompted.yaml", *quoting]) == 0
     results = compare_folders(others="bert: runs/bert/seed-1, quoting: runs/quoting")
     assert not results["variants"]["quoting"]["valid"]
     assert results["variants"]["bert"]["valid"]
-    finding = find(results, "examples in the prompt", "quoting")
+    finding = find(results, "few_shot_contamination", "quoting")
     assert finding["message"] == "the prompt of quoting quotes 1 of 6 evaluated texts"
 
 
@@ -345,8 +349,8 @@ def test_d7_d8_a_split_that_took_part_in_training_never_deploys(copy: Path, spli
 
 def test_d8_test_reads_are_counted_in_every_report(copy: Path) -> None:
     first = load("reports/risk/comparison.json")
-    assert find(first, "test reads", "bert")["status"] == "ok"
-    finding = find(compare_folders(), "test reads", "bert")
+    assert find(first, "test_reads", "bert")["status"] == "ok"
+    finding = find(compare_folders(), "test_reads", "bert")
     assert finding["status"] == "note"
     assert "the test rows of bert were read 2 times" in finding["message"]
     path = BERT / "evaluation/test_reads.json"
@@ -356,10 +360,10 @@ def test_d8_test_reads_are_counted_in_every_report(copy: Path) -> None:
         ("compare", "reports/risk/comparison.json")
     ] * 2
     path.write_text(json.dumps({**log, "reads": reads * 5}))
-    assert find(compare_folders(), "test reads", "bert")["status"] == "warning"
+    assert find(compare_folders(), "test_reads", "bert")["status"] == "warning"
 
 
-def test_d8_a_broken_count_of_test_reads_is_told(
+def test_d8_a_broken_count_of_test_reads_is_reported(
     copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for broken in ("{", "{}"):
@@ -372,10 +376,10 @@ def test_d8_a_checkpoint_that_the_test_rows_chose_is_invalid(copy: Path) -> None
     rewrite_metadata(BERT, lambda m: m.update(best_metric_name="test_mae"))
     results = compare_folders()
     assert not results["variants"]["bert"]["valid"]
-    assert "was chosen by test_mae" in find(results, "checkpoint chosen on val", "bert")["message"]
+    assert "was chosen by test_mae" in find(results, "checkpoint_selection", "bert")["message"]
 
 
-def test_d9_an_arm_that_answers_with_a_constant_is_struck_out(copy: Path) -> None:
+def test_d9_a_variant_that_answers_with_a_constant_is_excluded(copy: Path) -> None:
     rewrite_predictions(
         PROMPTED,
         score_risk=np.full(6, 5.0, dtype=np.float32),
@@ -383,17 +387,17 @@ def test_d9_an_arm_that_answers_with_a_constant_is_struck_out(copy: Path) -> Non
     )
     results = compare_folders()
     assert not results["variants"]["prompted"]["valid"]
-    finding = find(results, "predictions vary", "prompted")
-    assert "prompted answers with a constant (seed 1)" in finding["message"]
+    finding = find(results, "collapsed_predictions", "prompted")
+    assert "the predictions of prompted collapsed (seed 1)" in finding["message"]
 
 
-def test_d9_an_arm_below_a_baseline_is_warned_of(copy: Path) -> None:
+def test_d9_a_variant_below_a_baseline_is_warned_of(copy: Path) -> None:
     rewrite_predictions(
         BERT,
         score_risk=np.linspace(90, 10, 6, dtype=np.float32),
         score_calm=np.linspace(10, 90, 6, dtype=np.float32),
     )
-    finding = find(compare_folders(), "beats the baselines", "bert")
+    finding = find(compare_folders(), "baselines", "bert")
     assert finding["status"] == "warning"
     assert "baseline constant or tfidf" in finding["message"]
 
@@ -409,13 +413,13 @@ def test_d10_reports_say_what_the_results_file_says(copy: Path) -> None:
     assert results["why"].replace("\N{MINUS SIGN}", "-") in report
 
 
-def test_d11_an_arm_with_other_test_rows_is_struck_out(copy: Path) -> None:
+def test_d11_a_variant_with_other_test_rows_is_excluded(copy: Path) -> None:
     path = BERT / "predictions/test.parquet"
     pq.write_table(pq.read_table(path).slice(1), path)
     results = compare_folders()
     assert not results["variants"]["bert"]["valid"]
     assert results["variants"]["prompted"]["valid"]
-    assert results["verdict"] != "INVALID"  # two arms are left
+    assert results["verdict"] != "INVALID"  # two variants are left
 
 
 def test_d11_shuffled_predictions_are_joined_by_id(copy: Path) -> None:
@@ -472,17 +476,17 @@ def test_a_quick_trial_is_compared_by_the_validation_rows_that_it_saw(copy: Path
         rewrite_metadata(run, lambda m: m["recipe"]["train"].update(limit_rows=4))
     results = compare_folders(others="prompted: runs/prompted/seed-1")
     assert "mean ensemble" in results["ensembles"]
-    assert find(results, "trial", "plain")["status"] == "warning"
+    assert find(results, "trial_run", "plain")["status"] == "warning"
 
 
-def test_an_arm_whose_model_says_no_number_is_struck_out(
+def test_a_variant_whose_model_says_no_number_is_excluded(
     copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     num_rows = len(load_rows("test"))
     rewrite_predictions(PROMPTED, score_risk=np.full(num_rows, np.nan, dtype=np.float32))
     results = compare_folders()
     assert not results["variants"]["prompted"]["valid"]
-    assert f"NaN or infinity for {num_rows} of" in find(results, "same rows")["message"]
+    assert f"NaN or infinity for {num_rows} of" in find(results, "same_rows")["message"]
     capsys.readouterr()
     assert main(["evaluate", str(PROMPTED)]) == 2
     assert "NaN or infinity" in capsys.readouterr().err

@@ -1,1 +1,1 @@
-"""What `llmft bench` measures: arms side by side, and the FLOPs that they need."""
+"""Benchmarks of `llmft bench`: llmft and baselines in turns, and the FLOPs that they need."""

@@ -1,4 +1,4 @@
-"""What commands take from a cold start: each in a process of its own, all of them in turns."""
+"""Cold start times of commands: each in a process of its own, all of them in turns."""
 
 import logging
 import resource
@@ -35,7 +35,7 @@ _COMMANDS = {
 
 
 class _Cost(NamedTuple):
-    """Of one process, with those that it started."""
+    """Seconds of one process, with its child processes."""
 
     cpu_s: float
     wall_s: float
@@ -48,13 +48,13 @@ def measure_cold_start(*, num_rounds: int) -> list[Figures]:
         num_rounds: Times that each command is started.
 
     Raises:
-        UserError: If MiniLM is not installed, or a command ends in another way than it should.
+        UserError: If MiniLM is not installed, or a command ends with an unexpected exit status.
     """
     locate_base(BaseConfig(model="builtin:minilm"))
     costs: dict[str, list[_Cost]] = {name: [] for name in _COMMANDS}
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        logger.info("training MiniLM on a few rows of the sample first")
+        logger.info("first training MiniLM on a few rows of the sample")
         _make_run(folder)
         for _ in range(num_rounds):
             for name, command in _COMMANDS.items():
@@ -71,7 +71,7 @@ def measure_cold_start(*, num_rounds: int) -> list[Figures]:
 
 
 def _make_run(folder: Path) -> None:
-    """Leave the sample, a trained run, ten rows, and YAML files with a key that does not exist."""
+    """Write the sample, a trained run, ten rows, and YAML files with an unknown key."""
     few = ["--set", "train.limit_rows=40", "--set", "train.epochs=1"]
     for verb in (
         ["init", "."],
@@ -97,7 +97,7 @@ def _run(command: list[str], folder: Path, *, status: int) -> _Cost:
     wall_s, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode != status:
         raise UserError(
-            f"{' '.join(command)}: ended with {done.returncode} instead of {status}; start it by "
-            f"itself on the sample of `llmft init`: {done.stderr.strip()[-500:]}"
+            f"{' '.join(command)}: exit status {done.returncode} instead of {status}; run it alone "
+            f"on the sample of `llmft init`: {done.stderr.strip()[-500:]}"
         )
     return _Cost(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall_s)

@@ -1,6 +1,6 @@
-"""How many floating point operations a model needs: its linear layers and its attention.
+"""Floating point operations of a model: of its linear layers and its attention.
 
-What is small beside them is left out: norms, activations, embeddings, the head and the optimiser.
+What is small compared to them is left out: norms, activations, embeddings, head and optimizer.
 """
 
 import re
@@ -13,22 +13,22 @@ _IN_LAYER = re.compile(r"(^|\.)layers?\.\d+\.")
 
 
 class Work(NamedTuple):
-    """What goes through a model."""
+    """Tokens and attention pairs of a forward pass."""
 
     num_tokens: int
-    """Through the linear layers."""
+    """Tokens in the linear layers."""
     num_pairs: int
-    """Of a query and a key that it sees."""
+    """Pairs of a query and a key that it attends to."""
 
 
 class FlopRates(NamedTuple):
-    """What a model needs per token and per pair of query and key."""
+    """FLOPs of a model per token and per pair of query and key."""
 
     forward_per_token: int
     """Linear layers, without adapters, which are merged in prediction."""
     training_per_token: int
-    """Forward and backward: three times as much for weights that are trained, twice for frozen
-    ones, which need no gradient of their own; adapters included."""
+    """Forward and backward, with adapters: three times the forward for trained weights, twice for
+    frozen ones, which need no gradient of their own."""
     forward_per_pair: int
     """Attention: the product of query and key, and the weight times the value; all layers."""
     shapes: list[tuple[int, int]]
@@ -39,16 +39,16 @@ class FlopRates(NamedTuple):
         return self.forward_per_token * work.num_tokens + self.forward_per_pair * work.num_pairs
 
     def count_training(self, work: Work) -> int:
-        """Return the FLOPs of a forward and a backward pass, nothing computed twice."""
+        """Return the FLOPs of a forward and a backward pass, without recomputation."""
         return (
             self.training_per_token * work.num_tokens + 3 * self.forward_per_pair * work.num_pairs
         )
 
 
 def find_flop_rates(model: Any) -> FlopRates:
-    """Return what a Hugging Face model needs, as it is tuned: all of it, or adapters only.
+    """Return the FLOPs of a Hugging Face model, with all weights trained or adapters only.
 
-    Linear layers count that stand in its stack of layers; those behind it see one token a row.
+    Only linear layers in its stack of layers count; those after it get one token per row.
 
     Raises:
         ValueError: If it has no such stack.
@@ -78,20 +78,20 @@ def find_flop_rates(model: Any) -> FlopRates:
     )
 
 
-def count_plain_work(lengths: Sequence[int], *, is_causal: bool) -> Work:
-    """Return the work of inputs of these lengths, without padding, each on its own."""
+def count_unshared_work(lengths: Sequence[int], *, is_causal: bool) -> Work:
+    """Return the work of the unshared forward: inputs of these lengths, without padding."""
     pairs = [n * (n + 1) // 2 if is_causal else n * n for n in lengths]
     return Work(sum(lengths), sum(pairs))
 
 
 def count_cached_work(article_lengths: Sequence[int], *, num_prompt_tokens: int) -> Work:
-    """Return the work of articles behind a prompt whose keys and values are there; causal."""
-    own = count_plain_work(article_lengths, is_causal=True)
+    """Return the work of articles after a prompt with cached keys and values; causal."""
+    own = count_unshared_work(article_lengths, is_causal=True)
     return Work(own.num_tokens, own.num_pairs + own.num_tokens * num_prompt_tokens)
 
 
 def count_shared_work(article_lengths: Sequence[int], *, num_prompt_tokens: int) -> Work:
-    """Return the work of a prompt, once, and of the articles behind it; causal."""
-    prompt = count_plain_work([num_prompt_tokens], is_causal=True)
+    """Return the work of a shared prompt, computed once, and of the articles after it; causal."""
+    prompt = count_unshared_work([num_prompt_tokens], is_causal=True)
     articles = count_cached_work(article_lengths, num_prompt_tokens=num_prompt_tokens)
     return Work(prompt.num_tokens + articles.num_tokens, prompt.num_pairs + articles.num_pairs)

@@ -1,4 +1,4 @@
-"""Training steps of Qwen2.5 on a GPU: tokens a second, FLOP utilisation and peak memory.
+"""Training steps of Qwen2.5 on a GPU: tokens per second, FLOP utilisation and peak memory.
 
 The bases have the published sizes and random weights, so nothing is downloaded.
 """
@@ -15,23 +15,24 @@ import torch
 from torch import Tensor
 from transformers import Qwen2Config, Qwen2Model
 
-from llmft.benchmarks.flops import count_plain_work, find_flop_rates
+from llmft.benchmarks.flops import count_unshared_work, find_flop_rates
 from llmft.benchmarks.plans import SIZES, Figures
 from llmft.benchmarks.timing import MatrixProducts, read_clock, time_call
 from llmft.config.head import HeadConfig
 from llmft.config.recipe import BaseConfig
 from llmft.data.batches import BatchShape
 from llmft.errors import UserError
+from llmft.models.acceleration.dropout import fast_dropout
+from llmft.models.acceleration.precision import cast_frozen_weights
+from llmft.models.acceleration.private_apis import refuse_untested
+from llmft.models.acceleration.shared_prompt import SharedPrompt
 from llmft.models.bases import read_config
 from llmft.models.device import Precision, autocast, choose_device
-from llmft.models.dropout import fast_dropout
 from llmft.models.heads import LabelSpace
 from llmft.models.loading import load_model
-from llmft.models.memory import GPU_LIBRARIES_GIB, estimate_memory, measure_footprint
-from llmft.models.peak_memory import measure_peak_memory, reset_peak_memory
-from llmft.models.precision import cast_frozen_weights
-from llmft.models.shared_prompt import SharedPrompt
-from llmft.models.traced_step import Step
+from llmft.models.memory.estimates import GPU_LIBRARIES_GIB, estimate_memory, measure_footprint
+from llmft.models.memory.peak import measure_peak_memory, reset_peak_memory
+from llmft.models.memory.traced_step import Step
 from llmft.training.losses import Loss
 
 logger = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ _LOSS = Loss(HeadConfig(type="regression"))
 
 
 class Trial(NamedTuple):
-    """What is measured."""
+    """One measurement: tuning, batch and precision."""
 
     tuning: Literal["lora", "qlora"]
     batch: BatchShape
@@ -58,19 +59,18 @@ def measure_gpu(sizes: Sequence[str], *, num_steps: int, seed: int) -> Iterator[
 
     Args:
         sizes: Keys of `SIZES`.
-        num_steps: Steps that count, after one that warms up.
+        num_steps: Timed steps, after one that warms up.
         seed: Seed of tokens and weights.
 
     Yields:
-        One object per base, tuning and length of the rows; what does not fit is left out.
+        One object per base, tuning and length of the rows, except where memory runs out.
 
     Raises:
-        UserError: If there is no GPU.
+        UserError: If there is no GPU, or a library is of an untested version.
     """
+    refuse_untested("bench gpu")
     if not torch.cuda.is_available():
-        raise UserError(
-            "bench gpu: there is no GPU that PyTorch can use; run it on a machine that has one"
-        )
+        raise UserError("bench gpu: PyTorch finds no GPU; run it on a machine with one")
     for size in sizes:
         with tempfile.TemporaryDirectory() as folder:
             build_base(make_qwen_config(size), Path(folder), seed=seed)
@@ -114,7 +114,7 @@ def build_base(config: Qwen2Config, folder: Path, *, seed: int) -> None:
 
 
 def measure_trial(folder: str, trial: Trial) -> Figures:
-    """Measure one way to train a base in a folder, on the device that there is."""
+    """Measure one way to train a base in a folder, on the GPU or else the CPU."""
     device, base = choose_device(), BaseConfig(model=folder, tuning=trial.tuning)
     step = Step(
         trial.batch, 0, trial.precision, gradient_checkpointing=False, accumulates=False,
@@ -140,7 +140,7 @@ def measure_trial(folder: str, trial: Trial) -> Figures:
     product_rate = products.num_flops / products_seconds
     del products, time_products
     seconds, peak_memory_gib = _time_steps(model, step, trial, device)
-    work = count_plain_work([trial.batch.longest] * trial.batch.num_rows, is_causal=True)
+    work = count_unshared_work([trial.batch.longest] * trial.batch.num_rows, is_causal=True)
     return {
         "tuning": trial.tuning,
         "rows": trial.batch.num_rows,
@@ -160,19 +160,19 @@ def measure_trial(folder: str, trial: Trial) -> Figures:
 
 
 def _estimate(base: BaseConfig, step: Step) -> float:
-    """Return what `llmft check` would say, in GiB."""
+    """Return the estimate of `llmft check`, in GiB."""
     footprint = measure_footprint(read_config(base), base, labels=_LABELS, step=step)
     return estimate_memory(footprint).total_gib + GPU_LIBRARIES_GIB * step.on_gpu
 
 
-class _Timed(NamedTuple):
+class _StepCost(NamedTuple):
     seconds: float
     """Median of a step."""
     peak_memory_gib: float
 
 
-def _time_steps(model: Any, step: Step, trial: Trial, device: torch.device) -> _Timed:
-    """Train on one batch again and again, as `llmft train` does."""
+def _time_steps(model: Any, step: Step, trial: Trial, device: torch.device) -> _StepCost:
+    """Train repeatedly on one batch, as `llmft train` does."""
     model.train()
     if trial.precision == "bfloat16":
         cast_frozen_weights(model)
@@ -194,7 +194,7 @@ def _time_steps(model: Any, step: Step, trial: Trial, device: torch.device) -> _
             _take_step(model, optimizer, ids_BT, targets_BD, trial.precision)
             seconds.append(read_clock() - started)
     sharing.detach()
-    return _Timed(statistics.median(seconds[1:]), measure_peak_memory())
+    return _StepCost(statistics.median(seconds[1:]), measure_peak_memory())
 
 
 def _take_step(

@@ -1,4 +1,4 @@
-"""Score rows with transformers alone, as few lines as it takes; `llmft bench cold-start` runs it.
+"""Predict rows with transformers alone, in as few lines as possible, for `llmft bench cold-start`.
 
 python plain_predict.py MODEL_FOLDER ROWS.jsonl
 """

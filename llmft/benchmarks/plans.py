@@ -1,13 +1,13 @@
-"""What is measured, as it stands on the command line: shapes, sizes, and how often."""
+"""Options of benchmarks on the command line: shapes, sizes, rounds and seeds."""
 
 from typing import NamedTuple
 
 Figures = dict[str, str | int | float | None]
-"""Name -> figure: an object of the JSON and a line of the table."""
+"""Name -> value: an object of the JSON and a line of the table."""
 
 
 class Plan(NamedTuple):
-    """How to measure."""
+    """Settings of a measurement."""
 
     batch_size: int = 16
     max_length: int = 512

@@ -9,49 +9,49 @@ from typing import NamedTuple
 import torch
 from tqdm.auto import tqdm
 
-Arm = Callable[[], float]
-"""Does the work once and returns the seconds that it took."""
+Way = Callable[[], float]
+"""Does the work once and returns the seconds."""
 
 
-class ArmTimes(NamedTuple):
-    """What was measured, round by round."""
+class WayTimes(NamedTuple):
+    """Seconds of every way in every round."""
 
     seconds: dict[str, list[float]]
-    """Arm -> its seconds, one a round."""
+    """Way -> its seconds, one per round."""
 
-    def take_median(self, arm: str) -> float:
-        """Return the median seconds of an arm."""
-        return statistics.median(self.seconds[arm])
+    def take_median(self, way: str) -> float:
+        """Return the median seconds of a way."""
+        return statistics.median(self.seconds[way])
 
-    def compare(self, arm: str, *, to: str) -> float:
-        """Return how many times faster an arm is than another: the median over the rounds."""
-        pairs = zip(self.seconds[to], self.seconds[arm], strict=True)
+    def compare(self, way: str, *, to: str) -> float:
+        """Return how many times faster a way is than another: the median over the rounds."""
+        pairs = zip(self.seconds[to], self.seconds[way], strict=True)
         return statistics.median(other / own for other, own in pairs)
 
 
-def measure_arms(arms: Mapping[str, Arm], *, num_rounds: int) -> ArmTimes:
-    """Run every arm once a round, in an order that turns around, after a round that warms up.
+def measure_ways(ways: Mapping[str, Way], *, num_rounds: int) -> WayTimes:
+    """Run every way once per round, in alternating order, after a round that warms up.
 
     Args:
-        arms: Name -> arm.
-        num_rounds: Rounds that count.
+        ways: Name -> way.
+        num_rounds: Timed rounds.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in arms}
-    bar = tqdm(total=(num_rounds + 1) * len(arms), unit="arm", desc="measuring", disable=None)
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    bar = tqdm(total=(num_rounds + 1) * len(ways), unit="way", desc="measuring", disable=None)
     with bar:
         for number in range(num_rounds + 1):
-            for name in list(arms)[:: -1 if number % 2 else 1]:
+            for name in list(ways)[:: -1 if number % 2 else 1]:
                 bar.set_postfix_str(name)
                 gc.collect()
-                took = arms[name]()
+                took = ways[name]()
                 if number > 0:
                     seconds[name].append(took)
                 bar.update()
-    return ArmTimes(seconds)
+    return WayTimes(seconds)
 
 
-def time_call(work: Callable[[], object]) -> Arm:
-    """Return an arm that takes the wall time of a call, to the end of what a GPU has to do."""
+def time_call(work: Callable[[], object]) -> Way:
+    """Return a way that takes the wall time of a call, until the GPU is done."""
 
     def measure() -> float:
         started = read_clock()
@@ -62,14 +62,14 @@ def time_call(work: Callable[[], object]) -> Arm:
 
 
 def read_clock() -> float:
-    """Return seconds of a steady clock, once a GPU has done all that it was given."""
+    """Return seconds of a monotonic clock, after synchronising the GPU."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 class MatrixProducts:
-    """The forward matrix products of a model's linear layers alone: the yardstick for its steps."""
+    """The forward matrix products of a model's linear layers alone, a baseline for its steps."""
 
     def __init__(
         self,

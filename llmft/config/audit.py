@@ -4,44 +4,44 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field, field_validator
 
-from llmft.config.loading import Section
+from llmft.config.loading import ConfigSection
 
 WaivableCheck = Literal[
-    "same data",
-    "only the treatment differs",
-    "runs of an arm agree",
-    "several seeds",
-    "unseen rows",
-    "unseen groups",
-    "examples in the prompt",
-    "weights begun with",
-    "articles seen",
-    "inputs differ",
-    "what the oracle saw",
-    "token budget",
-    "predictions vary",
-    "beats the baselines",
-    "checkpoint chosen on val",
-    "test reads",
-    "trial",
-    "pretrained base",
-    "known classes",
-    "post-hoc fit",
+    "same_data",
+    "comparability",
+    "seed_replicates",
+    "num_seeds",
+    "contamination",
+    "group_contamination",
+    "few_shot_contamination",
+    "initial_weights",
+    "truncation",
+    "identical_inputs",
+    "oracle_view",
+    "token_budget",
+    "collapsed_predictions",
+    "baselines",
+    "checkpoint_selection",
+    "test_reads",
+    "trial_run",
+    "pretrained_base",
+    "unknown_classes",
+    "post_hoc_fit",
     "waivers",
 ]
-_NeverWaived = Literal["same rows", "same model"]
+_NeverWaived = Literal["same_rows", "changed_model"]
 NEVER_WAIVED: tuple[str, ...] = get_args(_NeverWaived)
-"""Where these fail there is nothing to score."""
+"""Without these there is nothing to measure."""
 Check = Literal[WaivableCheck, _NeverWaived]
 
 
-class WaiverConfig(Section):
-    """A finding of the audit that a person takes the blame for; every report repeats it."""
+class WaiverConfig(ConfigSection):
+    """A finding of the audit that a person decides to accept; every report repeats it."""
 
     check: WaivableCheck
     """Name of the check, as the audit prints it."""
-    arms: list[str] = Field(default=[])
-    """Whom it is waived for; empty: all."""
+    variants: list[str] = Field(default=[])
+    """Variants that it is waived for; empty: all."""
     reason: str = Field(min_length=1)
     """Why it does not matter here."""
 
@@ -49,7 +49,7 @@ class WaiverConfig(Section):
     @classmethod
     def _refuse_unwaivable(cls, check: Any) -> Any:
         if check in NEVER_WAIVED:
-            raise ValueError(f"{check!r} cannot be waived: without it nothing can be scored")
+            raise ValueError(f"{check!r} cannot be waived: without it nothing can be measured")
         return check
 
     @field_validator("reason", mode="before")

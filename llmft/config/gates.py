@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
 from llmft.config.labels import ClassConfig, LabelsConfig, MultilabelConfig, ScoresConfig
-from llmft.config.loading import Section, refuse_values, suggest
+from llmft.config.loading import ConfigSection, refuse_values, suggest
 from llmft.config.metrics import METRICS, list_metrics
 from llmft.config.yaml_source import KeyPath
 
@@ -22,11 +22,12 @@ HIGHER_IS_BETTER = {
 }
 """Gate -> its direction: those named here, and one for each metric.
 
-`dimensions` looks at the mae of each dimension; `class_f1` and `class_recall` at the worst class or
-label. The gaps say by how much the leading metric is worse on test than on validation, and on
-validation than on train. `convergence` is the part by which the last epoch still bettered the
-validation metric. `p95_ms` is the time in milliseconds below which 95 % of single articles stay.
-`edge_cases` is the share of edge cases passed; one that must pass and does not fails by itself.
+`dimensions` is the mae of each dimension; `class_f1` and `class_recall` are of the worst class
+or label. The gaps are by how much the leading metric is worse on test than on validation, and on
+validation than on train. `convergence` is the fraction by which the last epoch still improved the
+validation metric. `p95_ms` is the 95th percentile of the latency of single articles, in
+milliseconds. `edge_cases` is the fraction of edge cases passed; one that must pass and does not
+fails the gate by itself.
 """
 
 _LABEL_TYPES = {
@@ -51,16 +52,16 @@ GateName = Annotated[
 """One of the names in `HIGHER_IS_BETTER`."""
 
 
-class GateConfig(Section):
+class GateConfig(ConfigSection):
     """Thresholds of one gate."""
 
     deploy: float
-    """To deploy, the worse end of the 95 % interval has to pass this."""
+    """To deploy, the worse end of the 95 % interval has to reach this."""
     review: float | None = None
-    """A run whose value is worse than this fails; without it the gate fails nobody."""
-    share: float | None = Field(default=None, gt=0, le=1)
-    """Of the gate `dimensions`: the share of them that has to pass `deploy` (all); no dimension may
-    be worse than `review`."""
+    """A run whose value is worse than this fails; without it the gate never fails a run."""
+    fraction: float | None = Field(default=None, gt=0, le=1)
+    """Of the gate `dimensions`: the fraction of them that has to reach `deploy` (by default all);
+    no dimension may be worse than `review`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -73,7 +74,7 @@ class GateConfig(Section):
 
 
 def refuse_loose_gates(gates: dict[str, GateConfig | None]) -> None:
-    """Stop if a gate would fail what it deploys.
+    """Refuse gates whose deploy threshold is looser than their review threshold.
 
     Raises:
         ValidationError: With every such gate.
@@ -88,8 +89,8 @@ def refuse_loose_gates(gates: dict[str, GateConfig | None]) -> None:
                 f"deploy {gate.deploy:g} must be as strict as review {gate.review:g}, or stricter"
             )
             faults.append(((name, "deploy"), message))
-        if gate.share is not None and name != "dimensions":
-            faults.append(((name, "share"), "is for the gate dimensions only"))
+        if gate.fraction is not None and name != "dimensions":
+            faults.append(((name, "fraction"), "is for the gate dimensions only"))
     refuse_values(faults)
 
 
@@ -100,10 +101,10 @@ def list_gates(labels: LabelsConfig) -> list[str]:
     return [n for n in own if labels.type in _LABEL_TYPES.get(n, [labels.type])] + metrics
 
 
-def lay_over_defaults(
+def merge_with_defaults(
     gates: dict[str, GateConfig | None], *, labels: LabelsConfig
 ) -> dict[str, GateConfig]:
-    """Return a suite's gates over the defaults of the labels; those set to null are gone."""
+    """Return the default gates, overridden by the suite's; those set to null are left out."""
     merged = {**get_default_gates(labels), **gates}
     return {name: gate for name, gate in merged.items() if gate is not None}
 
@@ -116,7 +117,7 @@ def get_default_gates(labels: LabelsConfig) -> dict[str, GateConfig]:
             return {
                 "mae": GateConfig(deploy=1.0 * unit, review=1.2 * unit),
                 "skill": GateConfig(deploy=0.30, review=0.15),
-                "dimensions": GateConfig(deploy=1.1 * unit, review=2.0 * unit, share=0.625),
+                "dimensions": GateConfig(deploy=1.1 * unit, review=2.0 * unit, fraction=0.625),
                 **_get_common_gates(0.05 * unit),
             }
         case ClassConfig():

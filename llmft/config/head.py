@@ -1,11 +1,11 @@
-"""The part of a recipe that says what the model puts out, and how it learns it."""
+"""Heads: what a model predicts, and the calibrators and thresholds fitted to it afterwards."""
 
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from llmft.config.labels import ClassConfig, LabelsConfig, MultilabelConfig, ScoresConfig
-from llmft.config.loading import Section
+from llmft.config.loading import ConfigSection
 
 Head = Literal["regression", "binary", "multiclass", "multilabel"]
 SELECTION_METRIC: dict[Head, str] = {
@@ -24,14 +24,14 @@ LOSSES: dict[Head, tuple[str, ...]] = {
 """Head -> losses that it takes, the default first."""
 
 
-class LossConfig(Section):
+class LossConfig(ConfigSection):
     """What is minimised."""
 
     name: Literal["mse", "mae", "huber", "cross_entropy", "focal", "bce"] | None = None
     """regression: mse, mae, huber (in standard deviations of each dimension, quadratic below 1);
     multiclass: cross_entropy, focal; binary and multilabel: bce. By default the head's first."""
     dimension_weights: dict[str, Annotated[float, Field(ge=0)]] | None = None
-    """Dimension -> weight in the loss, for regression; 1 where nothing is said."""
+    """Dimension -> weight in the loss, for regression; 1 for dimensions that are not named."""
     class_weights: Literal["balanced"] | list[Annotated[float, Field(ge=0)]] | None = None
     """Weight of each class in the loss, in the order of the classes, for multiclass, scaled to a
     mean of 1 over the rows; balanced = in inverse proportion to its rows."""
@@ -39,9 +39,9 @@ class LossConfig(Section):
     """Weight of the rows to which a label applies, per label, for bce; balanced = rows without it
     by rows with it."""
     label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Part of the target that is spread over all classes, for cross_entropy."""
+    """Fraction of the target that is spread over all classes, for cross_entropy."""
     gamma: float = Field(default=2.0, ge=0)
-    """How strongly focal turns to the rows that are still wrong (Lin et al. 2017)."""
+    """How strongly focal weighs the rows that are still wrong (Lin et al. 2017)."""
     row_weights: str | None = None
     """Field with a weight per row, to be named in `fields.keep` of the task; scaled to a mean of 1
     over train."""
@@ -66,8 +66,8 @@ _LOSS_OPTIONS: dict[str, tuple[str, ...]] = {
 """Option -> losses that take it."""
 
 
-class HeadConfig(Section):
-    """What the model puts out, and how it learns it."""
+class HeadConfig(ConfigSection):
+    """What the model predicts, and its loss."""
 
     type: Head
     """One number per dimension, one of two classes, one class, or any number of labels."""
@@ -81,16 +81,16 @@ class HeadConfig(Section):
             raise ValueError(
                 f"loss.name: found {found}, but a {self.type} head takes {', '.join(allowed)}"
             )
-        default = LossConfig()  # a resolved recipe spells it out, which is no wish
+        default = LossConfig()  # a resolved recipe spells out defaults, which nobody asked for
         for option, losses in _LOSS_OPTIONS.items():
-            is_wished = getattr(self.loss, option) != getattr(default, option)
-            if is_wished and self.loss_name not in losses:
+            is_set = getattr(self.loss, option) != getattr(default, option)
+            if is_set and self.loss_name not in losses:
                 raise ValueError(f"loss.{option}: has no effect with the loss {self.loss_name}")
         return self
 
     @property
     def loss_name(self) -> str:
-        """The loss, also where the recipe leaves it to the head."""
+        """The loss of the recipe, or the default of the head."""
         return self.loss.name or LOSSES[self.type][0]
 
 
@@ -103,3 +103,40 @@ def list_heads(labels: LabelsConfig) -> list[Head]:
             return ["binary", "multiclass"]
         case MultilabelConfig():
             return ["multilabel"]
+
+
+FitMethod = Literal["isotonic", "f1", "precision"]
+FITS: dict[FitMethod, tuple[Head, ...]] = {
+    "isotonic": ("regression",),
+    "f1": ("binary", "multiclass", "multilabel"),
+    "precision": ("binary", "multiclass", "multilabel"),
+}
+"""Method -> heads that it is for.
+
+`isotonic` fits a calibrator to each dimension's scores: an isotonic regression, after which they
+are right on average (Zadrozny and Elkan 2002). `f1` and `precision` choose one threshold per class
+or label: the one with the highest F1, or with the highest precision among those with a minimum
+recall.
+"""
+
+
+class FitConfig(ConfigSection):
+    """How a calibrator or thresholds are fitted to a model's outputs on validation."""
+
+    method: FitMethod
+    """One of the methods in `FITS`."""
+    min_recall: float | None = Field(default=None, gt=0, le=1)
+    """Recall that `precision` has to keep for each class or label (0.90)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_recall(cls, values: dict[str, object]) -> dict[str, object]:
+        if values.get("method") == "precision" and values.get("min_recall") is None:
+            return {**values, "min_recall": 0.90}
+        return values
+
+    @model_validator(mode="after")
+    def _check_recall(self) -> Self:
+        if self.method != "precision" and self.min_recall is not None:
+            raise ValueError(f"min_recall is for precision only, not for {self.method}")
+        return self

@@ -1,10 +1,10 @@
-"""The part of a task that says what is to be learned."""
+"""The schema of the labels of a task."""
 
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from llmft.config.loading import Section, suggest
+from llmft.config.loading import ConfigSection, suggest
 
 
 def _write_numbers_as_text(value: Any) -> Any:
@@ -32,7 +32,7 @@ NameMap = Annotated[
 ]
 
 
-class ScoresConfig(Section):
+class ScoresConfig(ConfigSection):
     """Labels that are numbers: one score per dimension."""
 
     type: Literal["scores"]
@@ -48,10 +48,10 @@ class ScoresConfig(Section):
     """Lowest and highest score; a row with a score outside is rejected."""
     weights: dict[str, Annotated[float, Field(ge=0)]] | None = None
     """Dimension -> weight in the overall score, which is their weighted mean; a dimension that is
-    left out weighs nothing. Without weights the overall score is the plain mean."""
+    left out has weight 0. Without weights the overall score is the unweighted mean."""
     tiers: dict[str, float] | None = Field(default=None, min_length=2)
     """Tier -> lower bound on the overall score, in rising order; rows are stratified by tier, and
-    reports say how many land in the right one."""
+    reports have the accuracy of the predicted tier."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -79,7 +79,7 @@ class ScoresConfig(Section):
         return self
 
 
-class ClassConfig(Section):
+class ClassConfig(ConfigSection):
     """Labels that are one class per row."""
 
     type: Literal["class"]
@@ -93,8 +93,8 @@ class ClassConfig(Section):
     rejects its row. Without a map the values are the names."""
     order: Names | None = Field(default=None, min_length=2)
     """All classes from the lowest to the highest, such as [none, weak, strong]; a class that is not
-    listed rejects its row. A binary head learns the last one. Without it the names stand as in the
-    map, or sorted."""
+    listed rejects its row. The positive class of a binary head is the last one. Without it the
+    order is that of the map, or sorted."""
     exclude: Names = Field(default=[])
     """Classes whose rows are left out."""
 
@@ -115,7 +115,7 @@ class ClassConfig(Section):
         return self
 
 
-class MultilabelConfig(Section):
+class MultilabelConfig(ConfigSection):
     """Labels of which any number apply to a row."""
 
     type: Literal["multilabel"]
@@ -143,7 +143,7 @@ LabelsConfig = ScoresConfig | ClassConfig | MultilabelConfig
 
 def _refuse_repeats(names: list[str], *, key: str) -> None:
     if len(set(names)) < len(names):
-        raise ValueError(f"{key}: a name stands twice")
+        raise ValueError(f"{key}: a name is repeated")
 
 
 def _refuse_unknown(
@@ -151,5 +151,5 @@ def _refuse_unknown(
 ) -> None:
     for name in names:
         if (name in allowed) is negate:
-            found = "stands in `order` as well" if negate else "is not among the fields of `from`"
+            found = "is in `order` as well" if negate else "is not among the fields of `from`"
             raise ValueError(f"{key}: {name!r} {found}")

@@ -1,4 +1,4 @@
-"""Turn YAML files into checked sections, and say all that is wrong with them at once."""
+"""Turn YAML files into validated sections, and report all errors of a file at once."""
 
 import difflib
 from collections.abc import Callable, Iterable, Sequence
@@ -20,13 +20,13 @@ from llmft.config.yaml_source import (
 from llmft.errors import UserError
 
 READING_RESULT: dict[str, str] = {"reads": "a results file"}
-"""Tells validators that values come from a file that llmft wrote, with every key in it."""
-MISSING = "missing; it must be given"
-"""What is said of a key that a file lacks."""
+"""Context for validators: the values come from a file that llmft wrote, with every key in it."""
+MISSING = "missing"
+"""Message for a key that a file lacks."""
 
 
-class Section(BaseModel):
-    """A part of a YAML file: unknown keys are errors, values are never coerced or changed."""
+class ConfigSection(BaseModel):
+    """A section of a YAML file: unknown keys are errors, values are never coerced or changed."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -38,7 +38,7 @@ class Section(BaseModel):
 
     @model_validator(mode="after")
     def _refuse_missing(self, info: ValidationInfo) -> Self:
-        """Take no default of today for what a results file of another day does not say."""
+        """Refuse today's defaults for keys that an older results file lacks."""
         if info.context is READING_RESULT:
             refuse_values(
                 ((field.alias or name,), MISSING)
@@ -48,12 +48,12 @@ class Section(BaseModel):
         return self
 
 
-SectionT = TypeVar("SectionT", bound=Section)
+ConfigSectionT = TypeVar("ConfigSectionT", bound=ConfigSection)
 Loaded = TypeVar("Loaded")
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes text that YAML 1.1 or 1.2 would take for something else, such as "1e5" and "010"."""
+    """Quotes text that YAML 1.1 or 1.2 would read as another type, such as "1e5" and "010"."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012
         first: [
@@ -68,13 +68,13 @@ class _Dumper(yaml.SafeDumper):
 
 
 class FaultList:
-    """Gathers faults of files that belong together, so that all are told at once."""
+    """Gathers faults of files that belong together, so that all are reported at once."""
 
     def __init__(self) -> None:
         self._faults: list[str] = []
 
     def catch(self, load: Callable[[], Loaded]) -> Loaded | None:
-        """Return what `load` returns, or note its fault and return None."""
+        """Return what `load` returns, or add its fault to the list and return None."""
         try:
             return load()
         except UserError as error:
@@ -82,12 +82,12 @@ class FaultList:
             return None
 
     def add(self, fault: str) -> None:
-        """Note a fault; one that was noted already counts once."""
+        """Add a fault, unless it is in the list already."""
         if fault not in self._faults:
             self._faults.append(fault)
 
     def raise_all(self) -> None:
-        """Raise what was noted.
+        """Raise all faults as one error.
 
         Raises:
             UserError: If there is any fault.
@@ -97,10 +97,10 @@ class FaultList:
 
 
 def load_values(path: Path, *, overrides: list[str] | None = None) -> LocatedValues:
-    """Read a YAML file with the files that it `extends`, then lay the overrides over it.
+    """Read a YAML file with the files that it `extends`, then apply the overrides.
 
     Raises:
-        UserError: If a file is missing or malformed, or `extends` runs in a circle.
+        UserError: If a file is missing or malformed, or `extends` is circular.
     """
     values = _load_extended(path, chain=())
     for assignment in overrides or []:
@@ -108,8 +108,8 @@ def load_values(path: Path, *, overrides: list[str] | None = None) -> LocatedVal
     return values
 
 
-def validate(values: LocatedValues, *, schema: type[SectionT]) -> SectionT:
-    """Return the values as a checked section.
+def validate(values: LocatedValues, *, schema: type[ConfigSectionT]) -> ConfigSectionT:
+    """Return the values as a validated section.
 
     Raises:
         UserError: Naming every fault with file, line, key, what was found and what is allowed.
@@ -121,6 +121,7 @@ def validate(values: LocatedValues, *, schema: type[SectionT]) -> SectionT:
         for fault in error.errors():
             key, what = describe_fault(fault, values.data, schema=schema, allowed=["extends"])
             name = ".".join(map(str, key)) or "(top level)"
+            what += "; it must be given" if what == MISSING else ""
             faults.append(f"{values.find_origin(key)}: {name}: {what}")
     where = values.origins[()].file
     count = "1 error" if len(faults) == 1 else f"{len(faults)} errors"
@@ -128,10 +129,10 @@ def validate(values: LocatedValues, *, schema: type[SectionT]) -> SectionT:
 
 
 def refuse_values(faults: Iterable[tuple[KeyPath, str]]) -> None:
-    """Stop a validator with faults of values below what it looks at, each told at its own line.
+    """Stop a validator with faults of nested values, each reported at its own line.
 
     Args:
-        faults: Keys from there down to the value, and what is wrong with it.
+        faults: Keys from the validated section down to the value, and what is wrong with it.
 
     Raises:
         ValidationError: If there is any; pydantic puts the outer keys in front of these.
@@ -148,16 +149,16 @@ def refuse_values(faults: Iterable[tuple[KeyPath, str]]) -> None:
         raise ValidationError.from_exception_data("values", details)
 
 
-def find_beside(value: str, *, key: KeyPath, values: LocatedValues) -> Path:
-    """Find a file that a YAML names: beside that YAML first, then in the working folder.
+def find_named_file(value: str, *, key: KeyPath, values: LocatedValues) -> Path:
+    """Find a file that a YAML names: in the folder of that YAML first, then in the working folder.
 
     Raises:
         UserError: If it is in neither place.
     """
     origin = values.find_origin(key)
-    beside = Path(origin.file).parent / value
+    sibling = Path(origin.file).parent / value
     name = ".".join(map(str, key))
-    for candidate in (beside, Path(value)):
+    for candidate in (sibling, Path(value)):
         try:
             if candidate.is_file():
                 return candidate
@@ -166,13 +167,13 @@ def find_beside(value: str, *, key: KeyPath, values: LocatedValues) -> Path:
                 f"{origin}: {name}: {_show(value)} cannot be opened: {error.strerror}"
             ) from error
     raise UserError(
-        f"{origin}: {name}: no such file: {value!r}. Looked for {beside} and "
-        f"{Path(value).resolve()}; mend the path or create the file"
+        f"{origin}: {name}: no such file: {value!r}. Looked for {sibling} and "
+        f"{Path(value).resolve()}; fix the path or create the file"
     )
 
 
-def dump_yaml(section: Section) -> str:
-    """Return a section as YAML text, every default spelled out."""
+def dump_yaml(section: ConfigSection) -> str:
+    """Return a section as YAML text with all defaults."""
     data = section.model_dump(mode="json", by_alias=True)
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
@@ -196,14 +197,14 @@ def list_dotted_keys(schema: type[BaseModel], *, prefix: str = "") -> list[str]:
 def _load_extended(path: Path, *, chain: tuple[Path, ...]) -> LocatedValues:
     if path.resolve() in chain:
         circle = " -> ".join(p.name for p in (*chain, path))
-        raise UserError(f"{path}: `extends` runs in a circle: {circle}; remove one of them")
+        raise UserError(f"{path}: `extends` is circular: {circle}; remove one of them")
     values = read_yaml(path)
     parent = values.data.pop("extends", None)
     if parent is None:
         return values
     if not isinstance(parent, str):
         raise UserError(f"{values.find_origin(('extends',))}: extends: expected a file name")
-    base = find_beside(parent, key=("extends",), values=values)
+    base = find_named_file(parent, key=("extends",), values=values)
     merged = merge(_load_extended(base, chain=(*chain, path.resolve())), values)
     return LocatedValues(merged.data, {**merged.origins, (): values.origins[()]})
 
@@ -211,13 +212,13 @@ def _load_extended(path: Path, *, chain: tuple[Path, ...]) -> LocatedValues:
 def describe_fault(
     fault: ErrorDetails, data: Any, *, schema: type[BaseModel], allowed: Sequence[str] = ()
 ) -> tuple[KeyPath, str]:
-    """Return at which key a fault is, as somebody wrote it, and what is wrong there.
+    """Return the key of a fault, as it was written in the file, and what is wrong there.
 
     Args:
-        fault: What pydantic says.
-        data: The values that were checked.
-        schema: What they were checked against.
-        allowed: Keys that stand at the top level beside those of the schema.
+        fault: The error of pydantic.
+        data: The values that were validated.
+        schema: The schema that they were validated against.
+        allowed: Keys that are allowed at the top level in addition to those of the schema.
     """
     key = _drop_union_tags(fault["loc"], data)
     found = fault["input"]
@@ -248,19 +249,19 @@ def describe_fault(
 
 
 def _refuse_word(found: Any, expected: str) -> str:
-    """Return what is said of a word that is none of those expected, which pydantic quotes."""
+    """Return the message for a word that is none of those expected, which pydantic quotes."""
     words = expected.replace("'", "").replace(" or ", ", ").split(", ")
     hint = suggest(str(found), allowed=words)
     return f"found {_show(found)}, allowed: {', '.join(words)}{hint and '.' + hint}"
 
 
 def _show(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 100 else f"{shown[:100]}..."
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}..."
 
 
 def _drop_union_tags(loc: tuple[int | str, ...], data: Any) -> KeyPath:
-    """Remove from a pydantic location what nobody wrote: names of union members, `[key]`."""
+    """Remove from a pydantic location what is not in the file: names of union members, `[key]`."""
     path: list[int | str] = []
     loc = loc[:-1] if loc[-1:] == ("[key]",) else loc
     for position, step in enumerate(loc):

@@ -10,7 +10,7 @@ from llmft.config.loading import suggest
 
 
 class Metric(NamedTuple):
-    """What has to be known of a metric before anything is measured."""
+    """The labels that a metric is defined for, and its direction."""
 
     labels: tuple[str, ...]
     """Types of labels that it is defined for."""
@@ -38,7 +38,7 @@ METRICS = {
 """Name, as in scikit-learn where it has the metric -> what it is.
 
 `skill` is `d2_absolute_error_score`, `overall_mae` the error of the weighted overall score,
-`tier_accuracy` the share of rows put into the right tier, `average_precision` the area under the
+`tier_accuracy` the fraction of rows in the right tier, `average_precision` the area under the
 precision-recall curve, `quadratic_kappa` `cohen_kappa_score` with quadratic weights.
 """
 
@@ -61,12 +61,12 @@ MetricName = Annotated[
 def list_metrics(
     label_type: str, config: LabelsConfig | None, *, num_outputs: int | None = None
 ) -> list[str]:
-    """Return the metrics that have a meaning for labels of a type.
+    """Return the metrics that are defined for labels of a type.
 
     Args:
         label_type: Type of the labels.
-        config: What the task says of them; tiers, weights and an order have metrics of their own.
-        num_outputs: Number of classes, where it is known already.
+        config: The task's labels; tiers, weights and an order have metrics of their own.
+        num_outputs: Number of classes, if it is known already.
     """
     scores = config if isinstance(config, ScoresConfig) else None
     order = config.order if isinstance(config, ClassConfig) else None
@@ -74,10 +74,10 @@ def list_metrics(
         num_outputs = len(order) if order is not None else sys.maxsize
     has_tiers = scores is not None and scores.tiers is not None
     has_overall = has_tiers or (scores is not None and scores.weights is not None)
-    is_meant = {
+    is_defined = {
         "overall_mae": has_overall,
         "tier_accuracy": has_tiers,
         "quadratic_kappa": order is not None,
         "top_3_accuracy": num_outputs > 3,
     }
-    return [n for n, m in METRICS.items() if label_type in m.labels and is_meant.get(n, True)]
+    return [n for n, m in METRICS.items() if label_type in m.labels and is_defined.get(n, True)]

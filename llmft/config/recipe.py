@@ -9,9 +9,9 @@ from llmft.config.head import SELECTION_METRIC, HeadConfig, list_heads
 from llmft.config.labels import ClassConfig, ScoresConfig
 from llmft.config.loading import (
     READING_RESULT,
+    ConfigSection,
     FaultList,
-    Section,
-    find_beside,
+    find_named_file,
     load_values,
     validate,
 )
@@ -21,12 +21,12 @@ from llmft.config.task import TaskConfig, check_name, load_task
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """What every random generator takes."""
 Precision = Literal["float32", "bfloat16"]
-"""Of matrix products; head and loss stay in float32."""
+"""Dtype of the matrix products; head and loss stay in float32."""
 BUILTIN_BASES = ("builtin:minilm", "builtin:tiny-qwen2")
 _BATCH_BOUNDS = ("batch_size", "max_tokens_per_batch")
 
 
-class LoraConfig(Section):
+class LoraConfig(ConfigSection):
     """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685)."""
 
     rank: int = Field(default=16, ge=1)
@@ -39,7 +39,7 @@ class LoraConfig(Section):
     """Layers to adapt; the head is trained in full and is never among them."""
 
 
-class BaseConfig(Section):
+class BaseConfig(ConfigSection):
     """The pretrained model and how much of it is trained."""
 
     model: str = Field(min_length=1)
@@ -48,7 +48,8 @@ class BaseConfig(Section):
     revision: str = "main"
     """Branch, tag or commit on the Hub."""
     tuning: Literal["full", "lora", "qlora"] = "full"
-    """Train every weight, or low-rank adapters and the head, on a base in 4 bit for qlora."""
+    """full: train all weights; lora: low-rank adapters and the head; qlora: the same on a base in
+    4 bit."""
     lora: LoraConfig | None = None
     """Adapter settings, for `tuning: lora` and `qlora`."""
 
@@ -66,16 +67,17 @@ class BaseConfig(Section):
         return self
 
 
-class PromptConfig(Section):
-    """Whether the oracle's prompt stands before each article."""
+class PromptConfig(ConfigSection):
+    """Whether the oracle's prompt is prepended to each article."""
 
     mode: Literal["include", "exclude"] = "exclude"
     """include = instruction tuning; exclude = distillation."""
     file: str | None = None
     """Prompt file; `{field}` marks where fields of the row go."""
     share: bool = True
-    """Compute the prompt once for all rows of a batch, where the base allows it; the result is the
-    same. Without a prompt, the same bases then compute a batch without padding."""
+    """Compute the prompt once for all rows of a batch, if the base supports it; loss and gradients
+    are those of the unshared forward. Without a prompt, such bases compute a batch without
+    padding."""
 
     @model_validator(mode="after")
     def _check_file(self) -> Self:
@@ -84,7 +86,7 @@ class PromptConfig(Section):
         return self
 
 
-class TokensConfig(Section):
+class TokensConfig(ConfigSection):
     """The token budget; only the article is ever cut."""
 
     max_length: int = Field(default=512, ge=8)
@@ -97,20 +99,21 @@ class TokensConfig(Section):
     """Reason to train although the budget is refused; every report repeats it."""
 
 
-class TrainConfig(Section):
-    """How the weights are fitted."""
+class TrainConfig(ConfigSection):
+    """Optimisation: batches, optimizer, learning rate, checkpoints."""
 
     epochs: float = Field(default=3, gt=0)
     """Passes over the training rows."""
     steps: int | None = Field(default=None, ge=1)
-    """Updates of the weights; takes the place of the epochs."""
+    """Optimizer steps; replaces the epochs."""
     batch_size: int | None = Field(default=None, ge=1)
-    """Most rows per device and step; by default 16, or no bound with max_tokens_per_batch."""
+    """Most rows in a micro-batch of a device; by default 16, or no limit with
+    max_tokens_per_batch."""
     max_tokens_per_batch: int | None = Field(default=None, ge=1)
-    """Most tokens that are computed in the rows of a device and step, padding counted: many short
-    rows, or few long ones. A shared prompt is computed beside them and does not count."""
+    """Most tokens in a micro-batch of a device, padding counted: many short rows, or few long ones.
+    The tokens of a shared prompt do not count."""
     gradient_accumulation_steps: int = Field(default=1, ge=1)
-    """Steps whose gradients are added up before the weights change."""
+    """Micro-batches whose gradients are accumulated before an optimizer step."""
     learning_rate: float = Field(default=5e-5, gt=0)
     """Peak learning rate of AdamW."""
     lr_scheduler: Literal[
@@ -122,39 +125,39 @@ class TrainConfig(Section):
         "constant_with_warmup",
         "constant",
     ] = "linear"
-    """How the learning rate goes on after the warm-up; constant has none."""
+    """Learning rate schedule after the warm-up; constant has no warm-up."""
     warmup_ratio: float = Field(default=0.1, ge=0, lt=1)
-    """Share of the training in which the learning rate rises."""
+    """Fraction of the training in which the learning rate rises."""
     warmup_steps: int | None = Field(default=None, ge=0)
-    """The same in steps; takes the place of the ratio."""
+    """The same in optimizer steps; replaces the ratio."""
     weight_decay: float = Field(default=0.01, ge=0)
     """Decoupled weight decay."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients are clipped to this norm."""
     gradient_checkpointing: bool = False
-    """Compute activations anew in the backward pass: less memory, about a third more time."""
+    """Recompute activations in the backward pass: less memory, about a third more time."""
     eval_steps: int | None = Field(default=None, ge=1)
     """Validate and save after every so many steps; by default after every epoch."""
     metric: MetricName | Literal["loss"] | None = None
     """Validation metric that chooses the checkpoint; by default mae for scores, f1_macro for
-    classes, f1_micro for several labels. Whether higher is better is known."""
+    classes, f1_micro for several labels."""
     early_stopping_patience: int | None = Field(default=None, ge=1)
     """Stop after this many validations without a better metric."""
     save_total_limit: int = Field(default=1, ge=1)
-    """Checkpoints that are kept, beside the best one."""
+    """Checkpoints that are kept, in addition to the best one."""
     save_steps: int | None = Field(default=None, ge=1)
-    """Save after every so many steps too, for long epochs on machines that may go away."""
+    """Also save every so many steps, for long epochs on machines that may be preempted."""
     auto_batch_size: bool = False
-    """Where a GPU runs out of memory, go on with half the batch and twice the accumulation, which
-    changes the weights for the same rows as before."""
+    """If a GPU runs out of memory, continue with half the batch and twice the accumulation, so that
+    each optimizer step has the same rows as before."""
     world_size: int | None = Field(default=None, ge=1)
-    """Refuse to train with another number of processes than this."""
+    """Number of processes; a training with any other number is refused."""
     limit_rows: int | None = Field(default=None, ge=2)
-    """Take only so many rows of train and of val, for a quick trial; every report says so."""
+    """Use only so many rows of train and of val, for a quick trial; every report says so."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto = bfloat16 where the hardware computes in it; head and loss stay in float32."""
     report_to: list[Literal["wandb", "mlflow"]] = Field(default=[])
-    """Trackers to report to, beside TensorBoard."""
+    """Trackers to report to, in addition to TensorBoard."""
     seed: Seed = 42
     """Seed of initial weights, shuffling and dropout."""
 
@@ -168,36 +171,36 @@ class TrainConfig(Section):
         return values
 
 
-class LaunchConfig(Section):
-    """How the processes of a training share it."""
+class LaunchConfig(ConfigSection):
+    """How a training is distributed over processes."""
 
     deepspeed: str | None = None
-    """DeepSpeed configuration (JSON), such as `ds_configs/zero2.json`; `auto` in it stands for what
-    the recipe says."""
+    """DeepSpeed configuration (JSON), such as `ds_configs/zero2.json`; `auto` in it is replaced by
+    the recipe's value."""
 
 
-class RecipeConfig(Section):
+class RecipeConfig(ConfigSection):
     """How one variant learns a task."""
 
     name: str
     """Name of the variant."""
     task: str
-    """Task file, looked up beside the recipe first."""
+    """Task file, looked up in the folder of the recipe first."""
     base: BaseConfig
     """The pretrained model."""
     head: HeadConfig
-    """What the model puts out."""
+    """What the model predicts, and its loss."""
     prompt: PromptConfig = PromptConfig()
-    """Whether the oracle's prompt stands before each article."""
+    """Whether the oracle's prompt is prepended to each article."""
     tokens: TokensConfig = TokensConfig()
     """The token budget."""
     train: TrainConfig = TrainConfig()
-    """How the weights are fitted."""
+    """Optimisation: batches, optimizer, learning rate, checkpoints."""
     launch: LaunchConfig = LaunchConfig()
-    """How the processes of a training share it."""
+    """How a training is distributed over processes."""
     init_from: str | None = None
-    """Folder of a finished run to begin with its weights instead of the base's: a new training on
-    the same base, with the same head."""
+    """Folder of a finished run whose weights are the initial weights, instead of the base's: a new
+    training on the same base, with the same head."""
     output_dir: str
     """Folder of the run."""
 
@@ -233,13 +236,13 @@ def load_recipe(path: Path, *, overrides: list[str] | None = None) -> Recipe:
     task_name = values.data.get("task")
     task_path = task = prompt_path = None
     if isinstance(task_name, str):
-        task_path = faults.catch(lambda: find_beside(task_name, key=("task",), values=values))
+        task_path = faults.catch(lambda: find_named_file(task_name, key=("task",), values=values))
     if task_path is not None:
         task = faults.catch(lambda: load_task(task_path))
     if config is not None and config.prompt.mode == "include" and config.prompt.file is not None:
         prompt_name = config.prompt.file
         prompt_path = faults.catch(
-            lambda: find_beside(prompt_name, key=("prompt", "file"), values=values)
+            lambda: find_named_file(prompt_name, key=("prompt", "file"), values=values)
         )
     if config is not None and task is not None:
         for key, what in _list_mismatches(config, task).items():
@@ -257,7 +260,7 @@ def load_recipe(path: Path, *, overrides: list[str] | None = None) -> Recipe:
 
 
 def _list_mismatches(config: RecipeConfig, task: TaskConfig) -> dict[tuple[str, ...], str]:
-    """Return key -> what does not fit the task."""
+    """Return key -> why its value does not fit the task."""
     labels, loss = task.labels, config.head.loss
     found: dict[tuple[str, ...], str] = {}
     heads, metrics = list_heads(labels), list_metrics(labels.type, labels)
@@ -269,7 +272,7 @@ def _list_mismatches(config: RecipeConfig, task: TaskConfig) -> dict[tuple[str, 
         num_classes = len(labels.order or [])
         if num_classes > 2:
             found["head", "type"] = (
-                f"found binary, but the task has {num_classes} classes; take multiclass"
+                f"found binary, but the task has {num_classes} classes; use multiclass"
             )
     metric = config.train.metric
     if metric not in (None, "loss", *metrics):
@@ -280,15 +283,15 @@ def _list_mismatches(config: RecipeConfig, task: TaskConfig) -> dict[tuple[str, 
         strange = [n for n in loss.dimension_weights or {} if n not in labels.dimensions]
         if strange:
             found["head", "loss", "dimension_weights"] = (
-                f"{strange[0]!r} is no dimension of the task"
+                f"{strange[0]!r} is not a dimension of the task"
             )
     if loss.row_weights is not None and loss.row_weights not in task.fields.carried:
         found["head", "loss", "row_weights"] = (
-            f"{loss.row_weights!r} is not carried along; name it in fields.keep of the task"
+            f"{loss.row_weights!r} is not in the prepared rows; name it in fields.keep of the task"
         )
     if task.fields.text_pair is not None and config.prompt.mode == "include":
         found["prompt", "mode"] = (
-            "the task has a text_pair, which stands behind the article as a second segment; with a "
-            f"prompt name {{{task.fields.text_pair}}} in it and leave text_pair away"
+            "the task has a text_pair, which follows the article as a second segment; with a "
+            f"prompt, name {{{task.fields.text_pair}}} in it and remove text_pair"
         )
     return found

@@ -1,4 +1,4 @@
-"""The schema of a suite: how variants of one task are judged."""
+"""The schema of a suite: how variants of one task are compared."""
 
 from functools import partial
 from pathlib import Path
@@ -16,9 +16,9 @@ from llmft.config.audit import WaiverConfig
 from llmft.config.gates import GateConfig, GateName, list_gates, refuse_loose_gates
 from llmft.config.labels import ClassConfig, LabelsConfig, ScoresConfig
 from llmft.config.loading import (
+    ConfigSection,
     FaultList,
-    Section,
-    find_beside,
+    find_named_file,
     list_dotted_keys,
     load_values,
     refuse_values,
@@ -37,29 +37,29 @@ _NO_TREATMENT = (
 
 
 NoiseKind = Literal["repeated", "second_oracle"]
-"""Who gave second labels: the same oracle again, or another one."""
+"""Origin of second labels: the same oracle asked again, or another oracle."""
 
 
-class NoiseConfig(Section):
-    """Files in which rows of test are scored again, in the format of the task's sources."""
+class NoiseConfig(ConfigSection):
+    """Files with second labels for test rows, in the format of the task's sources."""
 
     repeated: str | None = None
-    """Scores that the same oracle gave a second time."""
+    """Labels that the same oracle gave when asked again."""
     second_oracle: str | None = None
-    """Scores of another oracle."""
+    """Labels of another oracle."""
 
 
-class LatencyConfig(Section):
+class LatencyConfig(ConfigSection):
     """How predictions are timed."""
 
     batch_size: int = Field(default=32, ge=1)
-    """Articles at once in production; one alone is timed as well."""
+    """Articles per batch in production; single articles are timed as well."""
     price_per_hour: float | None = Field(default=None, ge=0)
     """What the machine costs, in any currency, for the cost of a million articles."""
 
 
-class VariantConfig(Section):
-    """One arm of a comparison: finished runs, or a recipe to be trained once per seed."""
+class VariantConfig(ConfigSection):
+    """One variant of a comparison: finished runs, or a recipe to be trained once per seed."""
 
     model_config = ConfigDict(
         json_schema_extra={  # a file may also write a run folder, or a list of them
@@ -100,52 +100,54 @@ class VariantConfig(Section):
             raise ValueError("a recipe needs seeds, for example seeds: [1, 2, 3]")
         for key, values in (("runs", self.runs or []), ("seeds", self.seeds or [])):
             if len(set(values)) < len(values):
-                raise ValueError(f"{key}: one stands twice, which would count it as two results")
+                raise ValueError(f"{key}: one is repeated, which would count it as two results")
         return self
 
 
-def _check_arm(name: str) -> str:
+def _check_variant(name: str) -> str:
     if check_name(name) in ("constant", "tfidf"):
         raise ValueError(f"{name!r} is the name of a baseline; choose another")
     return name
 
 
-class SuiteConfig(Section):
-    """How variants of one task are judged on the same rows."""
+class SuiteConfig(ConfigSection):
+    """How variants of one task are compared on the same rows."""
 
     task: str
     """Task file."""
-    variants: dict[Annotated[str, AfterValidator(_check_arm)], VariantConfig] = Field(min_length=2)
+    variants: dict[Annotated[str, AfterValidator(_check_variant)], VariantConfig] = Field(
+        min_length=2
+    )
     """Name -> run folder, list of run folders (one a seed), or {recipe, seeds}."""
     reference: str
-    """The variant that the others have to beat."""
+    """The variant that the challengers have to beat."""
     metric: MetricName
-    """Metric that decides."""
+    """Metric of the comparison."""
     margin: float = Field(ge=0)
     """A challenger must beat the reference by more than this."""
     min_difference: float = Field(default=0.05, ge=0)
     """In a single dimension, class or label, smaller differences are ties."""
     treatment: list[str] | None = Field(default=None, min_length=1)
-    """Keys of the recipe in which the arms are meant to differ, such as [prompt, train.epochs].
+    """Keys of the recipe in which the variants may differ, such as [prompt, train.epochs].
     Without it: base, head, prompt and tokens.max_length, and learning rate, warm-up and epochs
     where the bases or their tuning differ."""
     waive: list[WaiverConfig] = Field(default=[])
     """Findings of the audit that do not count."""
     slices: list[str] = Field(default=[])
-    """Kept fields by whose values the metric is shown; length and tier always are."""
+    """Kept fields whose values slice the test rows; length and tier or class always do."""
     high: float | None = None
     """Overall score from which on a row is a rare event; without it the bound of the last tier."""
     top_k: list[Annotated[int, Field(ge=1)]] = Field(default=[10, 50])
-    """Lengths of the list of highest rows whose precision and recall are shown."""
+    """k of the precision and recall among the k rows with the highest predictions."""
     noise: NoiseConfig = NoiseConfig()
-    """Second scores of test rows, for the error that no student can be expected to go below."""
+    """Second labels of test rows, for the error that no model can be expected to go below."""
     edge_cases: str | None = None
     """JSONL file of cases with expected ranges or labels."""
     latency: LatencyConfig = LatencyConfig()
     """How predictions are timed, and what they cost."""
     gates: dict[GateName, GateConfig | None] = Field(default={})
-    """Metric or one of the special gates -> thresholds, laid over the defaults of the labels; null
-    switches one off."""
+    """Metric or one of the special gates -> thresholds, which override the defaults of the labels;
+    null switches a gate off."""
     output_dir: str
     """Folder for comparison.json and the reports."""
 
@@ -169,7 +171,7 @@ class SuiteConfig(Section):
         refuse_values(
             (
                 (i,),
-                f"{key!r} is no key of a recipe in which arms can be meant to differ."
+                f"{key!r} is not a key of a recipe in which variants may differ."
                 + suggest(key, allowed=allowed),
             )
             for i, key in enumerate(treatment or [])
@@ -178,15 +180,21 @@ class SuiteConfig(Section):
         return treatment
 
     @model_validator(mode="after")
-    def _check_arms(self) -> Self:
-        arms = list(self.variants)
+    def _check_variants(self) -> Self:
+        variants = list(self.variants)
         named: list[tuple[KeyPath, str]] = [(("reference",), self.reference)]
         for i, waiver in enumerate(self.waive):
-            named += [(("waive", i, "arms", j), arm) for j, arm in enumerate(waiver.arms)]
+            named += [
+                (("waive", i, "variants", j), variant) for j, variant in enumerate(waiver.variants)
+            ]
         refuse_values(
-            (key, f"found {arm!r}, allowed: {', '.join(arms)}.{suggest(arm, allowed=arms)}")
-            for key, arm in named
-            if arm not in arms
+            (
+                key,
+                f"found {variant!r}, allowed: {', '.join(variants)}."
+                f"{suggest(variant, allowed=variants)}",
+            )
+            for key, variant in named
+            if variant not in variants
         )
         return self
 
@@ -197,10 +205,10 @@ class Suite(NamedTuple):
     config: SuiteConfig
     task: TaskConfig
     recipe_paths: dict[str, Path]
-    """Variant -> recipe file, for variants that are given by a recipe."""
+    """Variant -> recipe file, for variants with a recipe."""
     edge_cases_path: Path | None
     noise_paths: dict[NoiseKind, Path]
-    """Who gave second labels -> their file, as far as the suite names one."""
+    """Origin of second labels -> their file, for those that the suite names."""
 
 
 def load_suite(path: Path) -> Suite:
@@ -212,12 +220,12 @@ def load_suite(path: Path) -> Suite:
     values = load_values(path)
     faults = FaultList()
     config = validate(values, schema=SuiteConfig)
-    task_path = faults.catch(lambda: find_beside(config.task, key=("task",), values=values))
+    task_path = faults.catch(lambda: find_named_file(config.task, key=("task",), values=values))
     task = faults.catch(lambda: load_task(task_path)) if task_path else None
     if task is not None:
         for fault in _list_unfit_keys(config, task, values):
             faults.add(fault)
-    find = partial(find_beside, values=values)
+    find = partial(find_named_file, values=values)
     recipes = {}
     for name, variant in config.variants.items():
         if variant.recipe is not None:
@@ -244,7 +252,7 @@ def load_suite(path: Path) -> Suite:
 
 
 def _list_unfit_keys(config: SuiteConfig, task: TaskConfig, values: LocatedValues) -> list[str]:
-    """Return faults: keys of the suite that say nothing about the labels or rows of the task."""
+    """Return faults: keys of the suite that do not fit the labels or rows of the task."""
     metrics, gates = list_metrics(task.labels.type, task.labels), list_gates(task.labels)
     named: list[tuple[KeyPath, str, list[str]]] = [(("metric",), config.metric, metrics)]
     named += [(("gates", name), name, gates) for name in config.gates]
@@ -258,7 +266,7 @@ def _list_unfit_keys(config: SuiteConfig, task: TaskConfig, values: LocatedValue
         if field not in task.fields.keep:
             kept = ", ".join(task.fields.keep) or "nothing"
             what = (
-                "comes anyway; remove it"
+                "is always among the slices; remove it"
                 if field in _list_slices(task.labels)
                 else f"is not kept by {config.task}, whose fields.keep names {kept}."
                 + suggest(field, allowed=task.fields.keep)
@@ -272,7 +280,7 @@ def _list_unfit_keys(config: SuiteConfig, task: TaskConfig, values: LocatedValue
 
 
 def _list_slices(labels: LabelsConfig) -> list[str]:
-    """Return what people call the slices that are shown without being named."""
+    """Return likely names of the slices that every comparison has."""
     match labels:
         case ScoresConfig(tiers=dict()):
             return ["length", "tier", "true tier"]

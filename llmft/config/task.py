@@ -8,22 +8,22 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from llmft.config.labels import ClassConfig, LabelsConfig, ScoresConfig
-from llmft.config.loading import Section, load_values, validate
+from llmft.config.loading import ConfigSection, load_values, validate
 
 Split = Literal["train", "val", "test"]
 
 
-class SourceConfig(Section):
+class SourceConfig(ConfigSection):
     """One input file, glob or data set."""
 
     path: str = Field(min_length=1)
     """File or glob; `.jsonl`, `.csv` and `.parquet` are read, by ending. Or `hf://owner/name` on
     the Hugging Face Hub, `hf://owner/name@revision`, `hf://FOLDER`."""
     encoding: str = "utf-8"
-    """Encoding of JSONL and CSV files, under the name that Python has for it."""
+    """Encoding of JSONL and CSV files, as Python names it."""
     split: Split | None = None
     """Split that all rows of this source belong to, such as a given test set; other rows are
-    shared out over the splits that no source fixes."""
+    assigned to the splits that no source fixes."""
     subset: str | None = None
     """Configuration of a `hf://` data set that has several."""
     rows: str | None = None
@@ -34,10 +34,10 @@ class SourceConfig(Section):
     def _check_encoding(cls, encoding: str) -> str:
         try:
             codecs.lookup(encoding)
-            "é".encode(encoding, "replace")  # base64, idna and the like are no texts
+            "é".encode(encoding, "replace")  # base64, idna and the like are not text encodings
         except (LookupError, UnicodeError) as error:
             raise ValueError(
-                f"found {encoding!r}, which is no text encoding of Python; for example utf-8, "
+                f"found {encoding!r}, which is not a text encoding of Python, such as utf-8, "
                 "latin-1, cp1252, utf-16"
             ) from error
         return encoding
@@ -58,7 +58,7 @@ PREPARED_NAMES = {
 """Field of a prepared row -> what it holds, whatever the sources call it."""
 
 
-class FieldsConfig(Section):
+class FieldsConfig(ConfigSection):
     """Which fields of an input row are used."""
 
     id: str | None = None
@@ -72,12 +72,12 @@ class FieldsConfig(Section):
     ] = Field(default=["text"], min_length=1)
     """Field or fields that make up the article, joined by a blank line."""
     text_pair: str | None = None
-    """Field that the model reads as a second segment behind the article, as in [CLS] article
-    [SEP] pair [SEP]; behind a blank line if the base knows no segments."""
+    """Field that the model reads as a second segment after the article, as in [CLS] article
+    [SEP] pair [SEP]; after a blank line if the base has no segments."""
     group: str | None = None
     """Field whose rows must stay in one split, such as the act that passages are quoted from."""
     keep: list[str] = Field(default=[])
-    """Further fields to carry along, for prompts, slices and reports."""
+    """Further fields to keep in prepared rows, for prompts, slices and reports."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -95,7 +95,7 @@ class FieldsConfig(Section):
 
     @property
     def carried(self) -> list[str]:
-        """Fields of a source row that a prepared row holds under their own names."""
+        """Fields of a source row that a prepared row has under the same names."""
         pair = [self.text_pair] if self.text_pair else []
         names = dict.fromkeys([*self.text, *pair, *self.keep])
         return [name for name in names if name not in PREPARED_NAMES]
@@ -104,8 +104,8 @@ class FieldsConfig(Section):
 _Values = list[str | int | float | bool]
 
 
-class FilterConfig(Section):
-    """A condition that a row has to meet, else it is left out with its reason."""
+class FilterConfig(ConfigSection):
+    """A condition that a row has to meet; other rows are rejected with the reason."""
 
     field: str
     """Field of the source row."""
@@ -130,7 +130,7 @@ class FilterConfig(Section):
         try:
             re.compile(pattern or "")
         except re.error as error:
-            raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+            raise ValueError(f"{pattern!r} is not a valid regular expression: {error}") from error
         return pattern
 
     @model_validator(mode="after")
@@ -145,7 +145,7 @@ class FilterConfig(Section):
         return self
 
 
-class CleanConfig(Section):
+class CleanConfig(ConfigSection):
     """What happens to short, long and repeated texts."""
 
     min_chars: int = Field(default=1, ge=1)
@@ -155,19 +155,19 @@ class CleanConfig(Section):
     drop: Literal["none", "exact", "near"] = "exact"
     """Keep repeats, drop rows of equal text, or drop near-duplicates too (the first row stays)."""
     near_duplicates: float = Field(default=0.9, gt=0.0, le=1.0)
-    """Texts that share at least this part of their words count as near-duplicates and stay in
-    one split (Jaccard similarity of their bags of words)."""
+    """Jaccard similarity of the bags of words from which on texts are near-duplicates; these stay
+    in one split."""
 
 
-class SplitConfig(Section):
-    """How rows are shared out."""
+class SplitConfig(ConfigSection):
+    """How rows are assigned to train, val and test."""
 
     train: float = Field(default=0.8, gt=0.0, lt=1.0)
-    """Share of the rows to learn from."""
+    """Fraction of the rows to train on."""
     val: float = Field(default=0.1, gt=0.0, lt=1.0)
-    """Share that chooses the checkpoint."""
+    """Fraction that chooses the checkpoint."""
     test: float = Field(default=0.1, gt=0.0, lt=1.0)
-    """Share that is looked at last."""
+    """Fraction that the final evaluation uses."""
     by: str | None = None
     """Field with a date or a number: the earliest rows are train, the latest test."""
     stratify: bool = True
@@ -184,27 +184,27 @@ class SplitConfig(Section):
         return self
 
 
-class BalanceConfig(Section):
+class BalanceConfig(ConfigSection):
     """What happens to frequent and rare classes (or tiers) in train, after the split."""
 
     reduce_majority_to: float | None = Field(default=None, ge=1.0)
     """Leave out rows of the most frequent class until it has at most this many times the rows of
     the second most frequent."""
     oversample: float | None = Field(default=None, gt=0.0, le=1.0)
-    """Repeat rows of every class until it has at least this share of the rows of the most
+    """Repeat rows of every class until it has at least this fraction of the rows of the most
     frequent."""
 
 
-class OracleViewConfig(Section):
-    """What part of each article the oracle saw when it labelled it."""
+class OracleViewConfig(ConfigSection):
+    """Truncation of the articles that the oracle labelled."""
 
     max_words: int = Field(ge=1)
-    """Most words that it was shown."""
+    """Words of an article that the oracle was given, at most."""
     head_share: float = Field(default=1.0, ge=0.0, le=1.0)
-    """How much of that is the beginning of a longer article; the rest is its end."""
+    """Fraction of these words from the head of a longer article; the rest is from its tail."""
 
 
-class TaskConfig(Section):
+class TaskConfig(ConfigSection):
     """What is predicted, from which data; shared by the variants that are compared."""
 
     name: str
@@ -216,15 +216,15 @@ class TaskConfig(Section):
     labels: LabelsConfig = Field(discriminator="type")
     """What is to be learned."""
     filters: list[FilterConfig] = Field(default=[])
-    """Conditions that every row has to meet, in all splits alike."""
+    """Conditions that the rows of all splits have to meet."""
     clean: CleanConfig = CleanConfig()
     """What happens to short, long and repeated texts."""
     split: SplitConfig = SplitConfig()
-    """How rows are shared out."""
+    """How rows are assigned to train, val and test."""
     balance: BalanceConfig = BalanceConfig()
-    """What happens to frequent and rare classes in train; val and test keep what is natural."""
+    """What happens to frequent and rare classes in train; val and test keep their frequencies."""
     oracle_sees: OracleViewConfig | None = None
-    """What part of each article the oracle saw; the audit compares it with what the models see."""
+    """Truncation of the oracle's articles; the audit compares it with that of the models."""
     output: str = Field(min_length=1)
     """Folder for the prepared splits and their manifest."""
 
@@ -251,7 +251,7 @@ class TaskConfig(Section):
 
 
 def check_name(name: str) -> str:
-    """Return a name that can stand in a file name.
+    """Return a name that can be part of a file name.
 
     Raises:
         ValueError: If it holds anything but letters, digits, `.`, `_` and `-`.

@@ -109,7 +109,7 @@ def read_override(assignment: str) -> LocatedValues:
 
 
 def merge(base: LocatedValues, top: LocatedValues) -> LocatedValues:
-    """Lay `top` over `base`: mappings merge key by key, everything else is replaced."""
+    """Override `base` by `top`: mappings merge key by key, everything else is replaced."""
     data, origins = dict(base.data), dict(base.origins)
 
     def lay(target: dict[str, Any], source: dict[str, Any], path: KeyPath) -> None:
@@ -165,18 +165,18 @@ def _walk(node: yaml.Node, path: KeyPath, origins: dict[KeyPath, Origin], file: 
         raise UserError(f"{file}: holds more than {_MAX_VALUES:,} values; look at its aliases")
     if isinstance(node, yaml.ScalarNode) and _NO_TEXT.search(node.value):
         line = node.start_mark.line + 1
-        raise UserError(f"{file}:{line}: a NUL byte or half a surrogate pair is no text; remove it")
+        raise UserError(f"{file}:{line}: a NUL byte or a lone surrogate is not text; remove it")
     if isinstance(node, yaml.MappingNode):
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
             if not isinstance(key_node, yaml.ScalarNode):
                 raise UserError(f"{file}:{line}: a key must be plain text")
             _walk(key_node, path, origins, file)
-            key_node.tag = "tag:yaml.org,2002:str"  # the class 010 is no number, and `true` no bool
+            key_node.tag = "tag:yaml.org,2002:str"  # keys such as 010 and `true` are text
             here = (*path, key_node.value)
             if here in origins:
                 raise UserError(
-                    f"{file}:{line}: the key `{key_node.value}` stands twice "
+                    f"{file}:{line}: the key `{key_node.value}` is repeated "
                     f"(first on line {origins[here].line}); remove one"
                 )
             origins[here] = Origin(file, line)

@@ -1,4 +1,4 @@
-"""Which rows form a batch, and the batch as tensors, padded to its longest row."""
+"""Batches: which rows form one, and its tensors, padded to the longest row."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,22 +12,22 @@ from torch.utils.data import Dataset
 from llmft.config.recipe import TrainConfig
 from llmft.data.encoding import EncodedRow
 from llmft.data.fields import Row
-from llmft.data.tokenised import TokenisedRows
+from llmft.data.token_cache import TokenisedRows
 from llmft.errors import UserError
 
 _SHORTEST = 0.8
-"""Where nothing is shuffled, rows of a batch that is not small differ in length by up to 20 %."""
+"""Without shuffling, rows of a batch differ in length by up to 20 %, unless the batch is small."""
 _SMALL_BATCH = 1_024
 """Tokens below which a batch is small: padding costs less than one more batch."""
 _BIN_WIDTH = 1.1
-"""Lengths in a bin differ by up to 10 %, and by that much a batch may be padding."""
+"""Lengths in a bin differ by up to 10 %, so at most that much of a batch is padding."""
 
 
 class Example(NamedTuple):
     """One row to train on, or to validate with."""
 
     row_index: int
-    """Its place among the rows of its split."""
+    """Its position among the rows of its split."""
     encoded: EncodedRow
     target: Tensor
     """Shape [D] float32 for scores, [L] bool for labels, [] int64 for a class (H4)."""
@@ -66,7 +66,7 @@ class Examples(Dataset[Example]):
 
     @property
     def num_shared(self) -> int:
-        """Tokens that all rows begin with, and that the model computes in each of them."""
+        """Number of leading tokens that all rows have in common, computed in each of them."""
         return len(self._encoded.shared_ids)
 
     @property
@@ -75,13 +75,13 @@ class Examples(Dataset[Example]):
         return self._targets
 
     def without_shared(self) -> "Examples":
-        """Return the same rows without the tokens that all inputs begin with."""
+        """Return the same rows without the leading tokens that all have in common."""
         own = self._encoded.without_shared()
         return Examples(own, self._targets, ids=self.ids, weights=self.weights)
 
 
 class BatchLimits(NamedTuple):
-    """What one device computes at once, at most; None: no limit."""
+    """Upper limits of a micro-batch of one device; None: no limit."""
 
     num_rows: int | None = None
     num_tokens: int | None = None
@@ -89,7 +89,7 @@ class BatchLimits(NamedTuple):
 
 
 class BatchShape(NamedTuple):
-    """Size of a padded micro-batch: what one device computes at once."""
+    """Size of a padded micro-batch of one device."""
 
     num_rows: int
     longest: int
@@ -102,15 +102,15 @@ class BatchShape(NamedTuple):
 
 
 class BatchPlan:
-    """Which rows form which batch, in every epoch, on every device.
+    """Assignment of rows to batches, in every epoch, on every device.
 
-    Rows are put into bins of similar length, shuffled within them, and cut into global batches, for
-    each of which the weights change once, from the longest bin to the shortest; then the batches
-    are shuffled. The cuts depend on the bins alone, so all epochs have as many batches. What is in
-    them, and their order, is a function of seed and epoch (R8).
+    Rows are put into bins of similar length, shuffled within them, and cut into global batches, one
+    per optimizer step, from the longest bin to the shortest; then the batches are shuffled. The
+    cuts depend on the bins only, so all epochs have the same number of batches. Their rows and
+    their order are a function of seed and epoch (R8).
 
-    Only then a batch is dealt out to devices and accumulation steps. So the weights change for the
-    same rows however many devices share the work.
+    A global batch is then distributed over devices and accumulation steps. So an optimizer step has
+    the same rows for any number of devices.
     """
 
     def __init__(
@@ -127,10 +127,10 @@ class BatchPlan:
         Args:
             lengths_N: Tokens that the model computes of each row, shape [N], N > 0.
             config: The bounds of a micro-batch, the accumulation, and the seed.
-            num_shared: How many of them are the same in all rows. They take room but decide
-                nothing else, so a shared prompt gives the same batches as a repeated one.
+            num_shared: Number of these tokens that all rows have in common. They count towards the
+                limits only, so a shared prompt gives the same batches as a repeated one.
             world_size: Number of devices.
-            num_splits: Into how many parts the micro-batches are split where memory is short.
+            num_splits: Number of smaller ones that a micro-batch is split into to save memory.
 
         Raises:
             UserError: If a row is longer than `max_tokens_per_batch`.
@@ -144,26 +144,26 @@ class BatchPlan:
         self._seed = config.seed
         self._world_size = world_size
         self.num_accumulated = config.gradient_accumulation_steps * num_splits
-        """Micro-batches that a device computes for one change of the weights."""
+        """Micro-batches of a device in one optimizer step."""
         self._bins_N = np.floor(np.log(lengths_N - num_shared) / np.log(_BIN_WIDTH))
         order_N = np.argsort(-lengths_N)
         _, first, bin_N = np.unique(-self._bins_N[order_N], return_index=True, return_inverse=True)
-        # A row counts as the longest of its bin, as any of them may come to stand in its place.
+        # A row counts as the longest of its bin, since any of them may be at its position.
         counted_N = lengths_N[order_N][first][bin_N]
-        num_shares = world_size * config.gradient_accumulation_steps
+        num_micro = world_size * config.gradient_accumulation_steps
         limits = BatchLimits(config.batch_size, budget)
-        self._starts = _cut_batches(counted_N, limits, num_shares=num_shares)
+        self._starts = _cut_batches(counted_N, limits, num_micro=num_micro)
         self.global_sizes = np.diff([*self._starts, len(lengths_N)]).tolist()
         """Rows of each global batch."""
-        num_parts = self._world_size * self.num_accumulated
+        num_micro = self._world_size * self.num_accumulated
         self.shapes = [
-            BatchShape(-(-size // num_parts), int(counted_N[start]))
+            BatchShape(-(-size // num_micro), int(counted_N[start]))
             for start, size in zip(self._starts, self.global_sizes, strict=True)
         ]
-        """Size of the micro-batches of each global batch, at most."""
+        """Size of the largest micro-batch of each global batch."""
 
     def __len__(self) -> int:
-        """Return how often the weights change in an epoch."""
+        """Return the number of optimizer steps in an epoch."""
         return len(self._starts)
 
     @property
@@ -174,16 +174,17 @@ class BatchPlan:
     def arrange(self, epoch: int, *, rank: int = 0) -> list[list[int]]:
         """Return the positions of the rows of each micro-batch of a device, in an epoch's order.
 
-        All devices have as many. A micro-batch is empty where a batch has fewer rows than parts.
+        All devices have the same number. A micro-batch is empty if a global batch has fewer rows
+        than micro-batches.
         """
         generator = np.random.default_rng([self._seed, epoch])
         order_N = np.lexsort((generator.random(len(self._bins_N)), -self._bins_N))
         batches = np.split(order_N, self._starts[1:])
-        num_parts = self._world_size * self.num_accumulated
+        num_micro = self._world_size * self.num_accumulated
         return [
-            batches[i][part::num_parts].tolist()
+            batches[i][micro::num_micro].tolist()
             for i in generator.permutation(len(batches))
-            for part in range(rank, num_parts, self._world_size)
+            for micro in range(rank, num_micro, self._world_size)
         ]
 
 
@@ -193,17 +194,17 @@ def sort_into_batches(
     """Return the batches of a device for rows that are computed once, without gradients.
 
     The longest rows come first, so that a batch that does not fit fails at once and not after an
-    hour. All devices have as many batches, and as many rows in each: where some are left over, a
-    row is computed twice, so results have to be joined by row (R3).
+    hour. All devices have the same number of batches, of the same number of rows: some rows are
+    computed twice for that, so results have to be joined by row (R3).
 
     Args:
         lengths_N: Tokens that the model computes of each row, shape [N].
-        limits: The bounds of a batch.
+        limits: The limits of a batch.
         world_size: Number of devices.
-        rank: Which of them.
+        rank: Rank of this device.
     """
     order_N = np.argsort(-lengths_N, kind="stable")
-    starts = _cut_batches(lengths_N[order_N], limits, num_shares=world_size, shortest=_SHORTEST)
+    starts = _cut_batches(lengths_N[order_N], limits, num_micro=world_size, shortest=_SHORTEST)
     batches = [batch.tolist() for batch in np.split(order_N, starts[1:])] if starts else []
     for batch in batches:
         batch += [batch[-1]] * (-len(batch) % world_size)
@@ -211,11 +212,12 @@ def sort_into_batches(
 
 
 def _cut_batches(
-    lengths_N: NDArray[np.int64], limits: BatchLimits, *, num_shares: int, shortest: float = 0.0
+    lengths_N: NDArray[np.int64], limits: BatchLimits, *, num_micro: int, shortest: float = 0.0
 ) -> list[int]:
-    """Return where batches of so many shares start, among rows from longest to shortest.
+    """Return the start of each batch of so many micro-batches, among rows sorted by length.
 
-    A batch of some size ends before rows that are shorter than this part of its longest row.
+    Unless it is small, a batch ends before rows shorter than the fraction `shortest` of its
+    longest row.
     """
     starts, end = [], 0
     while end < len(lengths_N):
@@ -225,10 +227,10 @@ def _cut_batches(
             num_rows = min(num_rows, max(1, limits.num_tokens // int(lengths_N[end])))
         if shortest > 0:
             next_start = np.searchsorted(-lengths_N, -shortest * lengths_N[end], side="right")
-            num_similar = -(-(int(next_start) - end) // num_shares)
+            num_similar = -(-(int(next_start) - end) // num_micro)
             num_rows = min(num_rows, max(num_similar, _SMALL_BATCH // int(lengths_N[end])))
-        end += num_rows * num_shares
-    # A change of the weights for a few rows that were left over would weigh as much as any other.
+        end += num_rows * num_micro
+    # An optimizer step on a few remaining rows would have the same weight as any other.
     if len(starts) > 1 and len(lengths_N) - starts[-1] < starts[-1] - starts[-2]:
         starts[-1] = (starts[-2] + len(lengths_N) + 1) // 2
     return starts
@@ -238,7 +240,7 @@ class Collator:
     """Makes a micro-batch of examples."""
 
     def __init__(self, *, pad_token_id: int, targets: Tensor) -> None:
-        """Take what the examples do not tell.
+        """Take what is common to all batches.
 
         Args:
             pad_token_id: Fills rows up to the longest.
@@ -248,13 +250,13 @@ class Collator:
         self._no_targets = targets[:0]
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Tensor]:
-        """Return the inputs as `pad_inputs` does, with what is no input of the model.
+        """Return the inputs as `pad_inputs` does, with labels, row_index and row_weights.
 
-        That is labels [B, ...], row_index [B], the place of each row in its split, and row_weights
-        [B] if there are any.
+        These are labels [B, ...], row_index [B], the position of each row in its split, and
+        row_weights [B] if there are any.
 
-        Without examples it is one token and no label: a device with nothing to do in a step still
-        has to compute something that the others can add up, though it counts for nothing.
+        Without examples it is one token and no label: a device without rows in a step still has to
+        take part in the collective operations, with a gradient of 0.
         """
         if not examples:
             row = EncodedRow([], [self._pad_token_id], 1, 1)
@@ -275,7 +277,7 @@ class Collator:
 def pad_inputs(rows: Sequence[EncodedRow], *, pad_token_id: int) -> dict[str, Tensor]:
     """Pad on the right; return input_ids and attention_mask, both [B, T] int64.
 
-    Rows with a second segment give token_type_ids [B, T] as well.
+    For rows with a second segment there are token_type_ids [B, T] too.
     """
     longest = max(row.num_tokens for row in rows)
     ids_BT = torch.full((len(rows), longest), pad_token_id, dtype=torch.long)

@@ -1,4 +1,4 @@
-"""The token budget: what the model will see of each article, and whether that is enough."""
+"""The token budget: truncation of the articles, and whether enough of them is kept."""
 
 import hashlib
 from array import array
@@ -15,12 +15,12 @@ from llmft.errors import UserError
 from llmft.results.run import TokenBudget
 
 ENOUGH_KEPT = 0.99
-"""Share of the article tokens from which on cut rows are no warning."""
+"""Fraction of the article tokens from which on truncated rows are no warning."""
 _MAX_BETWEEN_TOKENS = 64  # enough for labels such as "Title:" and "Published:"
 
 
 class BudgetFindings(NamedTuple):
-    """What is wrong with a budget."""
+    """Refusals and warnings about a budget."""
 
     refusals: list[str]
     """Reasons not to train."""
@@ -31,85 +31,85 @@ class BudgetFindings(NamedTuple):
 def measure_budget(
     rows: Sequence[Row], encoded: Sequence[EncodedRow], *, encoder: Encoder
 ) -> TokenBudget:
-    """Measure the budget of encoded rows; `rows[i]` gave `encoded[i]`."""
-    whole, kept, inputs = np.zeros(len(rows), int), np.zeros(len(rows), int), []
+    """Measure the budget of encoded rows; `encoded[i]` is the input of `rows[i]`."""
+    lengths, kept, inputs = np.zeros(len(rows), int), np.zeros(len(rows), int), []
     texts_by_input: defaultdict[bytes, set[str]] = defaultdict(set)
     for i, (row, e) in enumerate(zip(rows, encoded, strict=True)):
-        whole[i], kept[i] = e.num_article_tokens, e.num_kept_tokens
-        # What all rows share tells none from another, and a digest takes less memory than ids.
+        lengths[i], kept[i] = e.num_article_tokens, e.num_kept_tokens
+        # Only a row's own ids can differ, and a digest takes less memory than ids.
         inputs.append(hashlib.sha256(array("i", e.own_ids).tobytes()).digest())
         texts_by_input[inputs[-1]].add(row["text"])
     collisions = {digest for digest, texts in texts_by_input.items() if len(texts) > 1}
     return TokenBudget(
         num_rows=len(rows),
         prompt_tokens=encoder.num_prompt_tokens - encoder.num_special_tokens,
-        article_tokens_median=float(np.median(whole)),
-        article_tokens_p95=float(np.quantile(whole, 0.95)),
-        article_tokens_max=int(whole.max()),
-        num_cut=int((kept < whole).sum()),
-        share_kept=float(kept.sum() / max(1, whole.sum())),
-        share_kept_median=float(np.median(kept / np.maximum(1, whole))),
+        article_tokens_median=float(np.median(lengths)),
+        article_tokens_p95=float(np.quantile(lengths, 0.95)),
+        article_tokens_max=int(lengths.max()),
+        num_cut=int((kept < lengths).sum()),
+        fraction_kept=float(kept.sum() / max(1, lengths.sum())),
+        fraction_kept_median=float(np.median(kept / np.maximum(1, lengths))),
         num_identical=sum(digest in collisions for digest in inputs),
     )
 
 
-def judge_room(encoder: Encoder, config: TokensConfig) -> list[str]:
-    """Return why a prompt is refused, whatever the articles are."""
+def list_prompt_refusals(encoder: Encoder, config: TokensConfig) -> list[str]:
+    """Return why a prompt is refused, for any articles."""
     refusals = []
     if encoder.has_prompt and encoder.room < config.min_article:
         refusals.append(
             f"prompt and tail take {encoder.num_prompt_tokens} of tokens.max_length "
             f"{encoder.max_length}, which leaves {max(0, encoder.room)} tokens for the article; "
-            f"tokens.min_article asks for {config.min_article}"
+            f"tokens.min_article is {config.min_article}"
         )
     if encoder.num_between_tokens > _MAX_BETWEEN_TOKENS:
         refusals.append(
-            f"{encoder.num_between_tokens} tokens of the prompt stand between its first and last "
-            "placeholder, where they would count as article and be cut with it; at most "
+            f"{encoder.num_between_tokens} tokens of the prompt are between its first and last "
+            "placeholder, where they would count as article and be truncated with it; at most "
             f"{_MAX_BETWEEN_TOKENS} are allowed there: move the placeholders together"
         )
     return refusals
 
 
-def judge_budget(
+def check_budget(
     budgets: dict[str, TokenBudget], *, encoder: Encoder, config: TokensConfig
 ) -> BudgetFindings:
-    """Decide whether articles survive (D1).
+    """Check how much truncation leaves of the articles (D1).
 
-    A recipe is refused if its prompt leaves too little room, or if the median row loses more than
-    half of its article to a prompt or to a budget below `min_article`. Other cuts are a warning,
-    where more than 1 % of all article tokens are lost.
+    A recipe is refused if its prompt leaves too few tokens for the article, or if the median row
+    loses more than half of its article to a prompt or to a budget below `min_article`. Other
+    truncation is a warning, if more than 1 % of all article tokens are lost.
     """
-    refusals, warnings = judge_room(encoder, config), []
+    refusals, warnings = list_prompt_refusals(encoder, config), []
     for name, budget in budgets.items():
         is_squeezed = encoder.has_prompt or encoder.room < config.min_article
-        if is_squeezed and budget.share_kept_median < 0.5:
+        if is_squeezed and budget.fraction_kept_median < 0.5:
             refusals.append(
-                f"{name}: the median row keeps {budget.share_kept_median:.0%} of its article; "
+                f"{name}: the median row keeps {budget.fraction_kept_median:.0%} of its article; "
                 f"prompt and tail take {budget.prompt_tokens} of tokens.max_length "
                 f"{encoder.max_length}, the median article has {budget.article_tokens_median:.0f}"
             )
-        elif budget.share_kept < ENOUGH_KEPT:
+        elif budget.fraction_kept < ENOUGH_KEPT:
             warnings.append(
-                f"{name}: {budget.num_cut} of {budget.num_rows} articles are cut to "
-                f"{encoder.room} tokens; {budget.share_kept:.1%} of all article tokens are kept"
+                f"{name}: {budget.num_cut} of {budget.num_rows} articles are truncated to "
+                f"{encoder.room} tokens; {budget.fraction_kept:.1%} of all article tokens are kept"
             )
         if budget.num_identical:
             warnings.append(
-                f"{name}: {budget.num_identical} rows of different text give the same input"
+                f"{name}: {budget.num_identical} rows with different texts have identical inputs"
             )
     return BudgetFindings(refusals, warnings)
 
 
 def refuse_budget(refusals: list[str], *, waive: str | None) -> None:
-    """Stop for a refused budget, unless the recipe waives it with a reason.
+    """Raise the refusals, unless the recipe waives them with a reason.
 
     Raises:
         UserError: With every reason.
     """
     if refusals and waive is None:
         raise UserError(
-            "the token budget is refused, since the model would hardly see the articles:\n  "
+            "the token budget is refused, since truncation would remove most of the articles:\n  "
             + "\n  ".join(refusals)
-            + "\n  Raise tokens.max_length, shorten the prompt, or state a reason in tokens.waive"
+            + "\n  Raise tokens.max_length, shorten the prompt, or give a reason in tokens.waive"
         )

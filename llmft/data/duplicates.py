@@ -1,13 +1,13 @@
-"""Find texts that repeat each other, in linear time.
+"""Find near-duplicate texts, in linear time.
 
 MinHash signatures (Broder 1997) are cut into bands; texts that agree on a band are candidates,
-and every candidate pair is then measured exactly, so the hashing can only ever miss a pair, never
-invent one. A single pair at the threshold is missed with a chance below 0.1 %; where many texts
-share most of their words, some more, since a text is compared with few of a crowded band.
+and the similarity of every candidate pair is computed exactly, so hashing can miss a pair, but has
+no false positives. A single pair at the threshold is missed with a probability below 0.1 %; more
+often among many similar texts, since a text is compared with a few of a large bucket only.
 
-The bands are cut here and not by `rensa.RMinHashLSH`, which hands out whole buckets: of 1,000 texts
-made from one template every pair would be compared, which took 6 times as long (42 s for 7), and
-grows with the square.
+The bands are cut here and not by `rensa.RMinHashLSH`, which returns complete buckets: of 1,000
+texts made from one template every pair would be compared, which took 6 times as long (42 s for 7),
+and grows with the square.
 """
 
 import functools

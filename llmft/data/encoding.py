@@ -1,4 +1,4 @@
-"""From a row to token ids: parts tokenised apart and joined, and only the article cut."""
+"""From a row to token ids: prompt, article and tail are tokenised separately, and joined."""
 
 import json
 import math
@@ -14,8 +14,8 @@ from llmft.data.prompts import Prompt, RowText, fill_prompt, strip_fields
 from llmft.errors import UserError
 from llmft.files import hash_text
 
-HEAD_SHARE = 0.7
-"""Of what is kept of an article with `head_tail`."""
+HEAD_FRACTION = 0.7
+"""Fraction of the kept tokens from the head of an article, with `head_tail`."""
 _ROWS_PER_CALL = 1_000
 
 
@@ -23,24 +23,24 @@ class EncodedRow(NamedTuple):
     """The model's input for one row."""
 
     shared_ids: list[int]
-    """What all rows begin with: special tokens and the prompt but for its last token."""
+    """Leading tokens of all rows: special tokens and the prompt without its last token."""
     own_ids: list[int]
     """The rest, never empty: the prompt's last token, article, pair, tail, special tokens."""
     num_article_tokens: int
-    """Length of the whole article, with the text pair."""
+    """Length of the article before truncation, with the text pair."""
     num_kept_tokens: int
-    """How many of its tokens are in `own_ids`."""
+    """Number of its tokens after truncation, in `own_ids`."""
     pair_start: int | None = None
-    """Position at which the second segment begins, for bases that tell segments apart."""
+    """Start of the second segment, for bases with token types."""
 
     @property
     def input_ids(self) -> list[int]:
-        """The whole input, of at most `max_length` tokens."""
+        """The input, of at most `max_length` tokens."""
         return [*self.shared_ids, *self.own_ids]
 
     @property
     def num_tokens(self) -> int:
-        """Length of the whole input."""
+        """Length of the input."""
         return len(self.shared_ids) + len(self.own_ids)
 
 
@@ -48,7 +48,7 @@ class Piece(NamedTuple):
     """Neighbouring tokens of one kind."""
 
     kind: Literal["special", "prompt", "article", "cut", "pair", "tail"]
-    """`cut` tokens are those that the model does not see."""
+    """`cut` tokens are those that truncation removes."""
     ids: list[int]
 
 
@@ -63,12 +63,12 @@ class _Frame(NamedTuple):
 class Encoder:
     """Encodes rows for one base, one prompt and one budget.
 
-    Prompt, article and tail are tokenised apart, so the prompt's tokens are the same in every
-    row, whatever the article begins with. Text that spells a special token (`[SEP]`,
-    `<|endoftext|>`) is encoded as plain text.
+    Prompt, article and tail are tokenised separately, so the prompt's tokens are the same in every
+    row, however the article begins. Text that spells a special token (`[SEP]`, `<|endoftext|>`) is
+    encoded as ordinary text.
 
-    A text pair stands behind the article. It is only cut where it would take more than half of
-    the room from an article that needs it.
+    A text pair follows the article. It is truncated only if it would take more than half of the
+    room from an article that needs it.
     """
 
     def __init__(
@@ -80,17 +80,17 @@ class Encoder:
         tokens: TokensConfig,
         has_segments: bool = False,
     ) -> None:
-        """Take the parts that all rows share.
+        """Tokenise what all rows have in common.
 
         Args:
             tokenizer: Tokenizer of the base.
             prompt: The prompt, or the empty one.
             fields: Which fields make up the article.
             tokens: The budget, and what to keep of a long article.
-            has_segments: Whether the base tells a second segment from the first.
+            has_segments: Whether the base has token types for a second segment.
         """
-        self._tokenizer = tokenizer
-        self._prompt = prompt
+        self.tokenizer = tokenizer
+        self.prompt = prompt
         self._fields = fields
         self._keeps_tail = tokens.article == "head_tail"
         self._has_segments = has_segments
@@ -103,20 +103,20 @@ class Encoder:
         self._prompt_ids = self._tokenize([prompt.before])[0]
         # The last one is left to the rows, so that none is empty.
         self.shared_ids = [*frame.opening, *self._prompt_ids][:-1]
-        """What every input begins with."""
+        """Leading tokens of every input."""
         self._tail_ids = self._tokenize([prompt.after])[0]
         self.num_special_tokens = sum(map(len, frame))
         self.num_prompt_tokens = (
             self.num_special_tokens + len(self._prompt_ids) + len(self._tail_ids)
         )
-        """Tokens of an input that are no article: prompt, tail and special tokens."""
+        """Tokens of an input apart from the article: prompt, tail and special tokens."""
         self.num_between_tokens = len(self._tokenize([strip_fields(prompt, fields=fields)])[0])
         """Tokens of the prompt between its first and last placeholder, which count as article."""
         self.max_length = tokens.max_length
 
     @property
     def has_prompt(self) -> bool:
-        """Whether anything but special tokens stands around the article."""
+        """Whether there are tokens around the article other than special ones."""
         return self.num_prompt_tokens > self.num_special_tokens
 
     @property
@@ -125,39 +125,39 @@ class Encoder:
         return self.max_length - self.num_prompt_tokens
 
     def compute_fingerprint(self) -> str:
-        """Return a hash of all that a row's ids depend on, but for the row."""
-        tokenizer = self._tokenizer
+        """Return a hash of everything that a row's ids depend on, except the row."""
+        tokenizer = self.tokenizer
         vocabulary = (
             tokenizer.backend_tokenizer.to_str()
             if tokenizer.is_fast
             else sorted(tokenizer.get_vocab().items())
         )
-        parts = [
-            vocabulary, tokenizer.pad_token_id, self._frame, self._prompt, self.max_length,
+        dependencies = [
+            vocabulary, tokenizer.pad_token_id, self._frame, self.prompt, self.max_length,
             self._keeps_tail, self._has_segments, self._fields.model_dump(mode="json"),
             __version__, version("tokenizers"), version("transformers"),
         ]  # fmt: skip
-        return hash_text(json.dumps(parts))
+        return hash_text(json.dumps(dependencies))
 
     def encode(self, rows: Sequence[Row]) -> list[EncodedRow]:
         """Encode rows.
 
         Raises:
             RowFaultError: If a row has no text or lacks a field that the prompt names.
-            UserError: If the prompt leaves no room for an article.
+            UserError: If the prompt leaves no tokens for an article.
         """
         return [self._join(pieces) for pieces in self.dissect(rows)]
 
     def dissect(self, rows: Sequence[Row]) -> list[list[Piece]]:
-        """Return the pieces of each row's input, in order, with what is cut away.
+        """Return the pieces of each row's input, in order, with those that truncation removes.
 
         Raises:
             RowFaultError: If a row has no text or lacks a field that the prompt names.
-            UserError: If the prompt leaves no room for an article.
+            UserError: If the prompt leaves no tokens for an article.
         """
         if self.room < 1:
             raise UserError(
-                f"tokens.max_length: {self.max_length} leaves no room for the article: prompt, "
+                f"tokens.max_length: {self.max_length} leaves no tokens for the article: prompt, "
                 f"tail and special tokens take {self.num_prompt_tokens}"
             )
         texts = [self.fill(row) for row in rows]
@@ -168,13 +168,13 @@ class Encoder:
 
     def fill(self, row: Row) -> RowText:
         """Return the text of a row's parts."""
-        return fill_prompt(self._prompt, row, fields=self._fields)
+        return fill_prompt(self.prompt, row, fields=self._fields)
 
     def _cut(self, article: list[int], pair: list[int]) -> list[Piece]:
         opening, between, closing = self._frame
         pair_room = max(self.room - len(article), self.room // 2)
         room = self.room - min(len(pair), pair_room)
-        num_head = math.ceil(HEAD_SHARE * room) if self._keeps_tail else room
+        num_head = math.ceil(HEAD_FRACTION * room) if self._keeps_tail else room
         num_tail = room - num_head
         if len(article) <= room:
             num_head, num_tail = len(article), 0
@@ -204,15 +204,15 @@ class Encoder:
             if kind != "cut":
                 input_ids += ids
                 num_kept += len(ids) if kind in ("article", "pair") else 0
-        # Of a text that the tokenizer drops, a base without special tokens would see nothing.
-        own_ids = input_ids[len(self.shared_ids) :] or [self._tokenizer.pad_token_id]
+        # If the tokenizer drops all of a text, a base without special tokens would get no input.
+        own_ids = input_ids[len(self.shared_ids) :] or [self.tokenizer.pad_token_id]
         return EncodedRow(self.shared_ids, own_ids, num_whole, num_kept, pair_start)
 
     def _tokenize(self, texts: Iterable[str]) -> list[list[int]]:
         batch = list(texts)
         ids: list[list[int]] = []
         for start in range(0, len(batch), _ROWS_PER_CALL):  # what a tokenizer returns is large
-            encoded = self._tokenizer(
+            encoded = self.tokenizer(
                 batch[start : start + _ROWS_PER_CALL],
                 add_special_tokens=False,
                 split_special_tokens=True,
@@ -225,20 +225,23 @@ class Encoder:
 
 
 def _find_frame(tokenizer: Any) -> _Frame:
-    """Return the special tokens in front of, between and behind two sequences."""
+    """Return the special tokens before, between and after two sequences."""
     plain = tokenizer("a", add_special_tokens=False)["input_ids"]
     single = tokenizer("a", add_special_tokens=True)["input_ids"]
     double = tokenizer("a", "a", add_special_tokens=True)["input_ids"]
     start = _find(plain, single)
     if start is None:
-        raise UserError("this tokenizer changes the text when it adds special tokens; no support")
+        raise UserError(
+            "base.model: its tokenizer changes the text when it adds special tokens, which is not "
+            "supported; choose another base"
+        )
     opening, closing = single[:start], single[start + len(plain) :]
     rest = double[start + len(plain) :]
     between = _find(plain, rest)
     return _Frame(opening, rest[:between] if between else [], closing)
 
 
-def _find(part: list[int], whole: list[int]) -> int | None:
-    """Return where a part first stands in a list of ids."""
-    starts = range(len(whole) - len(part) + 1)
-    return next((i for i in starts if whole[i : i + len(part)] == part), None)
+def _find(wanted: list[int], ids: list[int]) -> int | None:
+    """Return the first position of a sublist in a list of ids; None if it is not there."""
+    starts = range(len(ids) - len(wanted) + 1)
+    return next((i for i in starts if ids[i : i + len(wanted)] == wanted), None)

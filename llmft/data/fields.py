@@ -1,4 +1,4 @@
-"""What the fields of a row hold, as text."""
+"""The fields of a row, as text."""
 
 import json
 import math
@@ -20,10 +20,10 @@ class RowFaultError(ValueError):
 def assemble_text(values: Row, fields: FieldsConfig) -> str:
     """Join the text fields of a row by a blank line.
 
-    A row that lacks all of them but has a prepared `text` gives that.
+    For a row without these fields return its prepared `text`.
 
     Raises:
-        RowFaultError: If a field is no text, or nothing is left.
+        RowFaultError: If a field is not text, or all are empty.
     """
     names = fields.text
     if "text" in values and not any(name in values for name in names):
@@ -36,7 +36,7 @@ def assemble_text(values: Row, fields: FieldsConfig) -> str:
 
 
 def join_pair(row: Row, fields: FieldsConfig) -> str:
-    """Return all text of a prepared row: the article, and the text pair behind a blank line."""
+    """Return the text of a prepared row: the article, and the text pair after a blank line."""
     pair = f"\n\n{row[fields.text_pair]}" if fields.text_pair else ""
     return f"{row['text']}{pair}"
 
@@ -59,22 +59,22 @@ def as_text(value: Any, *, name: str) -> str:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise RowFaultError(f"not text: {name} holds half a surrogate pair") from error
+        raise RowFaultError(f"not text: {name} holds a lone surrogate") from error
     return text
 
 
 def is_missing(value: Any) -> bool:
-    """Return whether a value is null, as JSON or as tables say it."""
+    """Return whether a value is missing: None or NaN."""
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def write_value(value: Any) -> str:
-    """Return a value as it stands in the data: true, not True."""
+    """Return a value as it is written in JSON and CSV: true, not True."""
     return json.dumps(value) if isinstance(value, bool) else str(value)
 
 
 def list_fields(rows: Iterable[Row]) -> list[str]:
-    """Return the fields that any row has, in the order in which they turn up."""
+    """Return the fields that any row has, in the order of their first row."""
     found: dict[str, None] = {}
     for row in rows:
         found |= dict.fromkeys(row)
@@ -82,26 +82,26 @@ def list_fields(rows: Iterable[Row]) -> list[str]:
 
 
 def refuse_absent_fields(wanted: Collection[str], found: Collection[str], *, where: str) -> None:
-    """Stop if fields that are named stand in no row at all: they are most likely misspelt.
+    """Refuse names of fields that no row has: they are most likely misspelt.
 
     Args:
-        wanted: Fields that are named.
+        wanted: Fields that a recipe or task names.
         found: Fields that any row has; none if there are no rows.
-        where: What the message begins with.
+        where: Start of the message.
 
     Raises:
-        UserError: Naming these fields, and the fields that there are.
+        UserError: Naming these fields, and the fields that exist.
     """
     absent = [name for name in wanted if found and name not in found]
     if not absent:
         return
-    told = [
+    faults = [
         f"no row has the field {name!r}.{suggest(name, allowed=list(found))}" for name in absent
     ]
-    raise UserError(f"{where}: {' '.join(told)} Fields found: {shorten_list(list(found))}")
+    raise UserError(f"{where}: {' '.join(faults)} Fields found: {shorten_list(list(found))}")
 
 
 def shorten_list(names: Sequence[str], *, longest: int = 20) -> str:
-    """Return names for a message, joined by commas, and how many more there are."""
+    """Return names for a message, joined by commas, with the number of those left out."""
     more = f" and {len(names) - longest} more" if len(names) > longest else ""
     return ", ".join(names[:longest]) + more

@@ -1,4 +1,4 @@
-"""Turn what a row says into labels, or say why it cannot be done. Nothing is ever imputed."""
+"""Parse the labels of a row, or return the reason why they cannot be; nothing is imputed."""
 
 import contextlib
 import json
@@ -13,7 +13,7 @@ from llmft.config.labels import ClassConfig, LabelsConfig, MultilabelConfig, Sco
 from llmft.data.fields import Row, RowFaultError, as_text, is_missing, write_value
 
 Labels = dict[str, float] | str | list[str]
-"""Scores by dimension, a class, or the labels that apply: what a prepared row holds."""
+"""Labels of a prepared row: scores by dimension, a class, or the labels that apply."""
 LABEL_THRESHOLD = 0.5
 """Probability from which on one of several labels applies."""
 Floats = NDArray[np.floating[Any]]
@@ -23,7 +23,7 @@ def parse_labels(values: Row, config: LabelsConfig) -> Labels:
     """Return the labels of a row.
 
     Raises:
-        RowFaultError: If they are missing or not as the task says.
+        RowFaultError: If they are missing or do not match the task.
     """
     match config:
         case ScoresConfig():
@@ -35,7 +35,7 @@ def parse_labels(values: Row, config: LabelsConfig) -> Labels:
 
 
 def parse_scores(values: Row, config: ScoresConfig) -> dict[str, float]:
-    """Return {dimension: score} from any of the three shapes of the task file.
+    """Return {dimension: score} from any of the three formats of `labels.from`.
 
     Raises:
         RowFaultError: If a score is missing, no number, or out of range.
@@ -103,7 +103,7 @@ def compute_overall(scores_ND: Floats, config: ScoresConfig) -> Floats:
 
 
 def assign_tiers(overall_N: Floats, config: ScoresConfig) -> NDArray[np.int64]:
-    """Return for each overall score the position of its tier, shape [N].
+    """Return for each overall score the index of its tier, shape [N].
 
     A prediction below the lowest bound is in the lowest tier.
     """
@@ -141,7 +141,7 @@ def _show(value: Any) -> str:
 
 
 def _parse_cell(text: str, config: ScoresConfig) -> Any:
-    """Return what a cell of a CSV holds as JSON text; of a single dimension it may be a number."""
+    """Parse a CSV cell with JSON; for a single dimension it may be a number."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:

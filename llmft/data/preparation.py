@@ -1,46 +1,178 @@
-"""Turn a task's sources into splits in which nothing leaks, and account for every row."""
+"""The steps of `prepare`: from sources to splits on disk, with every row accounted for."""
 
+import datetime
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from llmft.config.labels import ClassConfig, MultilabelConfig, ScoresConfig
 from llmft.config.task import BalanceConfig, Split, TaskConfig
-from llmft.data.balancing import plan_balance
 from llmft.data.duplicates import cluster_texts
 from llmft.data.fields import Row, join_pair
-from llmft.data.manifest import make_manifest
-from llmft.data.reading import Accepted, Rejection, read_task
+from llmft.data.labels import assign_tiers, compute_overall, list_scores
+from llmft.data.reading import Rejection, UsableRow, read_task
 from llmft.data.sources import Source, find_sources
 from llmft.data.splitting import (
     SPLITS,
     assign_splits,
     assign_splits_by_date,
+    find_gaps,
     find_leaks,
+    list_strata,
     merge_units,
+    plan_balance,
+    refuse_constant_labels,
 )
-from llmft.data.strata import find_gaps, list_strata, refuse_constant_labels
-from llmft.data.tokenised import TOKENS_FOLDER, remove_tokens
+from llmft.data.token_cache import TOKENS_FOLDER, remove_tokens
 from llmft.errors import UserError
-from llmft.files import find_staged, stage_files, write_jsonl
+from llmft.files import find_staged, hash_file, hash_text, stage_files, write_jsonl
 from llmft.results.files import write_result
-from llmft.results.manifest import Manifest, NearDuplicates
+from llmft.results.manifest import LabelStats, Manifest, NearDuplicates, ScoreStats, SplitSummary
 
-Splits = dict[Split, list[Accepted]]
+
+def make_manifest(
+    task: TaskConfig,
+    sources: Sequence[Source],
+    by_split: Mapping[Split, Sequence[UsableRow]],
+    rejected: Sequence[Rejection],
+    *,
+    num_repeated: int,
+    near_duplicates: NearDuplicates,
+    warnings: list[str],
+    folder: Path,
+) -> Manifest:
+    """Describe splits that are on disk.
+
+    Args:
+        task: The task.
+        sources: Where the rows came from.
+        by_split: The rows of each split.
+        rejected: The rows that are in no split.
+        num_repeated: Number of rows of train that are copies of others.
+        near_duplicates: Counts of near-duplicates.
+        warnings: Problems of the data that a person should look at.
+        folder: Folder of the splits.
+    """
+    hashes = {name: hash_file(folder / f"{name}.jsonl") for name in SPLITS}
+    records = {name: [row.record for row in rows] for name, rows in by_split.items()}
+    label_names = _name_outputs(task, records)
+    counts: dict[str, int] = {name: len(rows) for name, rows in records.items()}
+    kinds = Counter(r.reason.partition(":")[0] for r in rejected)
+    return Manifest(
+        fingerprint=hash_text("\n".join([*hashes.values(), *label_names])),
+        files=hashes,
+        task=task,
+        sources={source.name: source.compute_hash() for source in sources},
+        counts={
+            "input": sum(counts.values()) + len(rejected) - num_repeated,
+            "repeated": num_repeated,
+            **counts,
+            "rejected": len(rejected),
+        },
+        rejected=dict(kinds.most_common()),
+        label_names=label_names,
+        label_stats={
+            name: describe_labels(rows, task, names=label_names) for name, rows in records.items()
+        },
+        split=SplitSummary(
+            **dict(task.split),
+            group=task.fields.group,
+            strata=_describe_strata(task),
+            ranges={
+                name: _describe_range([row.date for row in rows]) for name, rows in by_split.items()
+            },
+        ),
+        near_duplicates=near_duplicates,
+        warnings=warnings,
+    )
+
+
+def describe_labels(rows: Sequence[Row], task: TaskConfig, *, names: Sequence[str]) -> LabelStats:
+    """Return the number of rows per class, label or tier, or statistics of the scores."""
+    labels = task.labels
+    if not isinstance(labels, ScoresConfig):
+        found = [row["labels"] for row in rows]
+        counts = Counter(found if isinstance(labels, ClassConfig) else chain.from_iterable(found))
+        return {name: counts[name] for name in names}
+    scores = list_scores(rows, labels)
+    described: LabelStats = {
+        name: ScoreStats(
+            mean=round(float(column.mean()), 4),
+            sd=round(float(column.std()), 4),
+            median=round(float(np.median(column)), 4),
+            min=float(column.min()),
+            max=float(column.max()),
+        )
+        for name, column in zip(labels.dimensions, scores.T, strict=True)
+    }
+    if labels.tiers is None:
+        return described
+    tiers = np.bincount(
+        assign_tiers(compute_overall(scores, labels), labels), minlength=len(labels.tiers)
+    )
+    return {**described, "tiers": dict(zip(labels.tiers, map(int, tiers), strict=True))}
+
+
+def _name_outputs(task: TaskConfig, by_split: dict[Split, list[Row]]) -> list[str]:
+    """Return the dimensions, classes or labels, in the order of a model's outputs."""
+    match task.labels:
+        case ScoresConfig(dimensions=names):
+            return list(names)
+        case MultilabelConfig(names=names):
+            return list(names)
+        case ClassConfig(order=order, map=mapped):
+            found = {row["labels"] for rows in by_split.values() for row in rows}
+            named = order or [*dict.fromkeys((mapped or {}).values()), *sorted(found)]
+            return [name for name in dict.fromkeys(named) if name in found]
+
+
+def _describe_strata(task: TaskConfig) -> str:
+    if task.split.by is not None:
+        return f"none, since rows are split by {task.split.by}"
+    if not task.split.stratify:
+        return "none"
+    match task.labels:
+        case ClassConfig():
+            return "class"
+        case MultilabelConfig():
+            return "rarest label of the row"
+        case ScoresConfig(tiers=tiers):
+            return "tier" if tiers else "quantile of the overall score"
+
+
+def _describe_range(dates: Sequence[tuple[str, float] | None]) -> list[str] | None:
+    """Return the first and the last date; None unless rows are split by date."""
+    known = sorted(date for date in dates if date is not None)
+    if not known:
+        return None
+    return [_write_date(*known[0]), _write_date(*known[-1])]
+
+
+def _write_date(kind: str, value: float) -> str:
+    if kind == "number":
+        return f"{value:g}"
+    return datetime.datetime.fromtimestamp(value, datetime.UTC).isoformat()
+
+
+Splits = dict[Split, list[UsableRow]]
 
 
 class _Rows(NamedTuple):
-    """Rows with what ties them together, all of length N."""
+    """Rows with their clusters and units, all of length N."""
 
-    accepted: list[Accepted]
+    accepted: list[UsableRow]
     clusters: list[int]
-    """Near-duplicates share a number."""
+    """Near-duplicates have the same number."""
     units: list[int]
-    """Near-duplicates and groups, which must not be parted, share a number."""
+    """Near-duplicates and groups, which have to be in one split, have the same number."""
 
     def drop(self, positions: set[int] | dict[int, Any]) -> "_Rows":
-        """Return the rows without some of them."""
+        """Return the rows without those at these positions."""
         kept = [i for i in range(len(self.accepted)) if i not in positions]
         return _Rows(
             [self.accepted[i] for i in kept],
@@ -79,7 +211,7 @@ def prepare_task(task: TaskConfig, *, report: Callable[[str], None]) -> Manifest
     )
     try:
         refuse_constant_labels([a.record for a in rows.accepted], task)
-        by_split = _share_out(rows, task)
+        by_split = _assign_to_splits(rows, task)
         warnings += find_gaps(_take_records(by_split), task)
     except UserError as error:
         raise UserError(f"{error}" + (f"; {_summarise(rejected)}" if rejected else "")) from error
@@ -111,21 +243,21 @@ def _check_output(output: Path, sources: list[Source]) -> None:
     strange = [name for name in names if (output / name).exists()]
     if strange and not (output / "manifest.json").exists() and not find_staged(output):
         raise UserError(
-            f"output: {output / strange[0]} is there, but was not written by `llmft prepare`; name "
+            f"output: {output / strange[0]} exists, but was not written by `llmft prepare`; name "
             "another folder, or move the file away"
         )
     for path in (Path(source.path) for source in sources if not source.is_hub):
         if path.resolve().parent == output.resolve() and path.stem in (*SPLITS, "rejected"):
             raise UserError(
-                f"sources: {path} is what `llmft prepare` writes; choose another folder for "
-                "`output`, or a glob that leaves it out"
+                f"sources: {path} would be overwritten by `llmft prepare`; choose another folder "
+                "for `output`, or a glob that leaves the file out"
             )
 
 
 def _clean(
-    accepted: list[Accepted], task: TaskConfig, rejected: list[Rejection]
+    accepted: list[UsableRow], task: TaskConfig, rejected: list[Rejection]
 ) -> tuple[_Rows, NearDuplicates]:
-    """Drop repeats and what would leak into a given split; return what was found."""
+    """Drop repeats and rows that would leak into a given split; return the rest and the counts."""
     texts = [join_pair(a.record, task.fields) for a in accepted]
     clusters = alike = cluster_texts(texts, threshold=task.clean.near_duplicates)
     if task.fields.text_pair is not None:  # an article with several pairs stays in one split
@@ -136,7 +268,7 @@ def _clean(
     leaks = find_leaks(units, [a.source.split for a in accepted])
     for position, leak in leaks.items():
         twin = accepted[leak.twin].record["id"]
-        reason = f"leak: repeats row {twin!r} of the given {leak.split} split, or shares its group"
+        reason = f"leak: repeats row {twin!r} of the given {leak.split} split, or is of its group"
         rejected.append(accepted[position].reject(reason))
     rows = rows.drop(leaks)
     repeats = _find_repeats(rows, task)
@@ -153,7 +285,7 @@ def _clean(
 
 
 def _find_repeats(rows: _Rows, task: TaskConfig) -> dict[int, Rejection]:
-    """Return for each row to drop why it repeats an earlier one."""
+    """Return for each row to drop its rejection, which names the earlier row."""
     if task.clean.drop == "none":
         return {}
     texts = [join_pair(a.record, task.fields) for a in rows.accepted]
@@ -171,8 +303,8 @@ def _find_repeats(rows: _Rows, task: TaskConfig) -> dict[int, Rejection]:
     return repeats
 
 
-def _share_out(rows: _Rows, task: TaskConfig) -> Splits:
-    """Return the rows of each split; what a source fixes stays as it is."""
+def _assign_to_splits(rows: _Rows, task: TaskConfig) -> Splits:
+    """Return the rows of each split; rows of sources with a fixed split stay there."""
     given = [a.source.split for a in rows.accepted]
     free = rows.drop({i for i, split in enumerate(given) if split is not None})
     by_split: Splits = {
@@ -191,34 +323,35 @@ def _share_out(rows: _Rows, task: TaskConfig) -> Splits:
     empty = [name for name, found_rows in by_split.items() if not found_rows]
     if empty:
         raise UserError(
-            f"{task.name}: {len(rows.accepted)} usable rows, of which "
-            f"{len(set(rows.units))} can be parted from each other, are too few: "
-            f"{' and '.join(empty)} would be empty; add rows, change the shares under `split`, "
-            "look for a `group` that joins too many rows, or leave `split` away at a source"
+            f"{task.name}: {len(rows.accepted)} usable rows, in {len(set(rows.units))} groups of "
+            f"rows that have to stay in one split, are too few: {' and '.join(empty)} would be "
+            "empty; add rows, change the fractions under `split`, look for a `group` that joins "
+            "too many rows, or remove `split` from a source"
         )
     return by_split
 
 
-def _list_dates(accepted: list[Accepted], task: TaskConfig) -> list[float]:
+def _list_dates(accepted: list[UsableRow], task: TaskConfig) -> list[float]:
     found = [a.date for a in accepted if a.date is not None]
     kinds = Counter(kind for kind, _ in found)
     if len(kinds) > 1:
         raise UserError(
             f"{task.name}: split.by: {task.split.by} holds {kinds['date']} dates and "
-            f"{kinds['number']} plain numbers, which cannot be put in one order; mend the data"
+            f"{kinds['number']} plain numbers, which cannot be sorted together; fix the data"
         )
     return [value for _, value in found]
 
 
 def _balance(by_split: Splits, task: TaskConfig, rejected: list[Rejection]) -> int:
-    """Balance train in place; return how many rows stand in it once more."""
+    """Balance train in place; return the number of repeated rows."""
     train = by_split["train"]
     if task.balance == BalanceConfig():
         return 0
     classes = list_strata([a.record for a in train], task)
     plan = plan_balance(classes, config=task.balance, seed=task.split.seed)
     rejected += [
-        train[i].reject("balanced: left out of the majority") for i in sorted(plan.left_out)
+        train[i].reject("balanced: left out of the most frequent class")
+        for i in sorted(plan.left_out)
     ]
     ids = {a.record["id"] for found in by_split.values() for a in found}
     numbers: defaultdict[int, Iterator[int]] = defaultdict(lambda: itertools.count(2))
@@ -234,7 +367,7 @@ def _balance(by_split: Splits, task: TaskConfig, rejected: list[Rejection]) -> i
 
 
 def _put_in_place(staged: Path, output: Path) -> None:
-    """Move the files over older ones; in between there is no manifest, so no prepared data."""
+    """Replace older files; meanwhile there is no manifest, so no half-written prepared data."""
     place = output
     try:
         (output / "manifest.json").unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Open what `prepare` left, and make sure that it is what the task asks for."""
+"""Open prepared data, and check that it was prepared from the same task."""
 
 import json
 from pathlib import Path
@@ -32,21 +32,21 @@ class PreparedData(NamedTuple):
         return self.manifest.label_names
 
     def refuse_metric(self, metric: str, *, key: str) -> None:
-        """Stop if a metric has no meaning for these labels, such as the top 3 of 3 classes.
+        """Refuse a metric that is not defined for these labels, such as the top 3 of 3 classes.
 
         Raises:
-            UserError: With the metrics that have one.
+            UserError: With the metrics that are defined.
         """
         labels = self.task.labels
         allowed = list_metrics(labels.type, labels, num_outputs=len(self.label_names))
         if metric not in allowed:
             raise UserError(
-                f"{key}: {metric} has no meaning for the {len(self.label_names)} labels of "
+                f"{key}: {metric} is not defined for the {len(self.label_names)} labels of "
                 f"{self.task.output}; allowed: {', '.join(allowed)}"
             )
 
     def find_changed_sources(self) -> list[str]:
-        """Return the sources that are no longer what was prepared; absent ones do not count."""
+        """Return the sources that changed since they were prepared; absent ones are left out."""
         return [
             source
             for source, expected in self.manifest.sources.items()
@@ -67,7 +67,7 @@ class PreparedData(NamedTuple):
 
 
 def is_prepared(task: TaskConfig) -> bool:
-    """Return whether prepared data for just this task lies in its output folder.
+    """Return whether the output folder of a task has data prepared from this version of it.
 
     Raises:
         UserError: If the manifest there is broken or of another version.
@@ -77,33 +77,33 @@ def is_prepared(task: TaskConfig) -> bool:
 
 
 def open_prepared(
-    task: TaskConfig, *, task_file: str = "TASK", mend: str | None = None
+    task: TaskConfig, *, task_file: str = "TASK", fix: str | None = None
 ) -> PreparedData:
     """Open the prepared data of a task.
 
     Raises:
-        UserError: If it was not prepared, or from another version of the task.
+        UserError: If it is not prepared, or from another version of the task.
     """
     path = Path(task.output) / _NAME
-    mend = mend or f"run `llmft prepare {task_file}`"
+    fix = fix or f"run `llmft prepare {task_file}`"
     if not path.is_file():
-        raise UserError(f"{path}: not there, so the data is not prepared; {mend}")
-    manifest = _read_manifest(path, mend)
+        raise UserError(f"{path}: does not exist, so the data is not prepared; {fix}")
+    manifest = _read_manifest(path, fix)
     changed = _list_changes(manifest, task)
     if changed:
         raise UserError(
             f"{path}: prepared from another version of the task (changed: "
-            f"{', '.join(changed)}); {mend}"
+            f"{', '.join(changed)}); {fix}"
         )
     return PreparedData(task, manifest)
 
 
-def _read_manifest(path: Path, mend: str) -> Manifest:
-    return read_result(path, Manifest, mend=mend)
+def _read_manifest(path: Path, fix: str) -> Manifest:
+    return read_result(path, Manifest, fix=fix)
 
 
 def _list_changes(manifest: Manifest, task: TaskConfig) -> list[str]:
-    """Return the keys that differ; a remark such as what the oracle saw changes no row."""
+    """Return the keys that differ, except those that do not change any row."""
     return [
         key
         for key, wanted in task

@@ -1,4 +1,4 @@
-"""Prompt files: a shared part, the article with its fields, and a tail."""
+"""Prompt files: the shared prompt, the article with its fields, and a tail."""
 
 import re
 from functools import cache
@@ -13,25 +13,25 @@ _BRACED_NAME = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 class Prompt(NamedTuple):
-    """A prompt cut at its placeholders; the empty prompt is three empty parts.
+    """A prompt split at its placeholders; `NO_PROMPT` is the article alone.
 
     Only the text between the first and the last placeholder differs from row to row, so `before`
     has the same tokens everywhere.
     """
 
     before: str
-    """What all rows share, in front of the article."""
+    """Text before the article, the same in all rows."""
     article: str
     """Template of the article, such as `{title}` or `{title}\\nSource: {source}\\n{text}`."""
     after: str
-    """What all rows share, behind the article."""
+    """Text after the article, the same in all rows."""
 
 
 NO_PROMPT = Prompt(before="", article="{text}", after="")
 
 
 class RowText(NamedTuple):
-    """One row, ready to be tokenised part by part."""
+    """The texts of one row, which are tokenised separately."""
 
     before: str
     article: str
@@ -41,10 +41,10 @@ class RowText(NamedTuple):
 
 
 def read_prompt(path: Path | None, *, fields: FieldsConfig) -> Prompt:
-    """Read a prompt file; no path is the empty prompt.
+    """Read a prompt file; without a path return the empty prompt.
 
     Raises:
-        UserError: If the file cannot be read, is empty, or leaves out a part of the article.
+        UserError: If the file cannot be read, is empty, or leaves out a field of the article.
     """
     if path is None:
         return NO_PROMPT
@@ -59,17 +59,17 @@ def read_prompt(path: Path | None, *, fields: FieldsConfig) -> Prompt:
     if named and left_out and "text" not in named:
         raise UserError(
             f"{path}: the prompt names {{{'}, {'.join(sorted(named))}}} but leaves out "
-            f"{{{'}, {'.join(left_out)}}}, so the model would not see the whole article; add it, "
-            "or take {text} for all of it"
+            f"{{{'}, {'.join(left_out)}}}, so the model would not get the complete article; add "
+            "it, or use {text} for all of it"
         )
     return split_prompt(text, fields=fields)
 
 
 def split_prompt(text: str, *, fields: FieldsConfig) -> Prompt:
-    """Cut a prompt at its first and last placeholder.
+    """Split a prompt at its first and last placeholder.
 
-    Braces that do not name a field of the task, such as those of a JSON example, stay as they
-    are. Without a placeholder the article follows after a blank line.
+    Braces that do not name a field of the task, such as those of a JSON example, are kept.
+    Without a placeholder the article follows after a blank line.
     """
     marks = list(_match_placeholders(fields).finditer(text))
     if not marks:
@@ -116,7 +116,7 @@ def fill_prompt(prompt: Prompt, row: Row, *, fields: FieldsConfig) -> RowText:
 
 
 def strip_fields(prompt: Prompt, *, fields: FieldsConfig) -> str:
-    """Return what stands between a prompt's placeholders: the same in every row."""
+    """Return the text between a prompt's placeholders, which is the same in every row."""
     return _match_placeholders(fields).sub("", prompt.article)
 
 

@@ -1,23 +1,210 @@
-"""Read rows from files and data sets, one at a time, each with the line that it stood on."""
+"""From files to source rows: JSONL, CSV in any encoding, Parquet, data sets of the Hub."""
 
+import codecs
+import contextlib
 import csv
 import glob
+import hashlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count, filterfalse
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from llmft.config.loading import FaultList
 from llmft.config.task import SourceConfig, Split
-from llmft.data.columnar import HUB, Skips, hash_hub, read_hub, read_parquet
-from llmft.data.encodings import check_encoding
 from llmft.data.fields import Row
 from llmft.data.splitting import rank_given
 from llmft.errors import UserError
 from llmft.files import hash_file
+
+_BYTE_ORDER_MARKS = {
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+_BLOCK = 1 << 20
+
+
+def check_encoding(path: Path, encoding: str) -> str:
+    """Return the codec to read a text file with; a byte order mark of UTF-8 is skipped.
+
+    Raises:
+        UserError: If the file is in another encoding: with the line, and the likely one.
+        OSError: If it cannot be read.
+    """
+    wanted = codecs.lookup(encoding).name
+    fault = _find_fault(path, wanted)
+    if fault is not None:
+        line, found = fault
+        likely = guess_encoding(path)
+        if codecs.lookup(likely).name == wanted:
+            raise UserError(
+                f"{path}:{line}: not {encoding} ({found}), though the rest is; fix the line"
+            )
+        raise UserError(
+            f"{path}:{line}: not {encoding} ({found}); the file is likely {likely}: set "
+            f"`encoding: {likely}` for this source, or convert it with "
+            f"`iconv -f {likely} -t utf-8`"
+        )
+    # Any bytes pass for Latin-1, but text in it hardly ever happens to be valid UTF-8.
+    if wanted != "utf-8" and len("é".encode(wanted, "replace")) == 1 and _holds_utf8(path):
+        raise UserError(
+            f"{path}: all its letters beyond ASCII are valid UTF-8, so it is hardly {encoding}; "
+            "set `encoding: utf-8` for this source"
+        )
+    return "utf-8-sig" if wanted == "utf-8" else wanted
+
+
+def guess_encoding(path: Path) -> str:
+    """Return the likely encoding of a file that is not in the configured one."""
+    data = path.read_bytes()
+    for mark, encoding in _BYTE_ORDER_MARKS.items():
+        if data.startswith(mark):
+            return encoding
+    if b"\0" in data[:2]:  # the first character is ASCII in two bytes
+        return "utf-16-be" if data[:1] == b"\0" else "utf-16-le"
+    text = data.decode("utf-8", "replace")
+    num_beyond_ascii = len(text) - len(text.encode("ascii", "ignore"))
+    # One broken byte does not make a long UTF-8 file Latin-1; there, hardly a letter is valid.
+    if 2 * text.count("\ufffd") <= num_beyond_ascii:
+        return "utf-8"
+    # Between 0x80 and 0x9f Windows has quotes and dashes, Latin-1 control characters.
+    if any(0x80 <= byte <= 0x9F for byte in data):
+        with contextlib.suppress(UnicodeDecodeError):
+            data.decode("cp1252")
+            return "cp1252"
+    return "latin-1"
+
+
+def _find_fault(path: Path, encoding: str) -> tuple[int, str] | None:
+    """Return line and description of the first bytes that cannot be decoded."""
+    decoder = codecs.getincrementaldecoder(encoding)()
+    line = 1
+    with path.open("rb") as file:
+        while True:
+            block = file.read(_BLOCK)
+            try:
+                line += decoder.decode(block, final=not block).count("\n")
+            except UnicodeDecodeError as error:
+                line += _decode_start(error).count("\n")
+                return line, f"byte {error.object[error.start]:#04x}, {error.reason}"
+            except UnicodeError as error:  # such as UTF-16 without a byte order mark
+                return line, str(error)
+            if not block:
+                return None
+
+
+def _decode_start(error: UnicodeDecodeError) -> str:
+    return error.object[: error.start].decode(error.encoding, "ignore")
+
+
+def _holds_utf8(path: Path) -> bool:
+    """Return whether a file holds letters beyond ASCII, and all of them are valid UTF-8."""
+    return _find_fault(path, "utf-8") is None and _find_fault(path, "ascii") is not None
+
+
+HUB = "hf://"
+_BATCH = 1_000
+_BUFFER_BYTES = 1 << 20  # without it a row group is in memory, which may be the complete file
+Skips = Callable[[int], bool]
+"""Position of a row, counted from 0 -> whether the row may be skipped."""
+
+
+def read_parquet(path: Path, *, skips: Skips = lambda position: False) -> Iterator[Row]:
+    """Read the rows of a Parquet file in small batches.
+
+    Args:
+        path: The file.
+        skips: Which rows to skip; row groups of skipped rows only are not read at all.
+
+    Raises:
+        UserError: If it is not a Parquet file.
+    """
+    try:
+        with pq.ParquetFile(path, buffer_size=_BUFFER_BYTES) as file:
+            start = 0
+            for group in range(file.num_row_groups):
+                positions = range(start, start + file.metadata.row_group(group).num_rows)
+                start = positions.stop
+                if not all(map(skips, positions)):
+                    yield from _read_wanted(file, group, positions, skips)
+    except (pa.ArrowException, ValueError, OverflowError) as error:  # a date in the year 30,000
+        raise UserError(f"{path}: cannot be read as Parquet: {error}") from error
+
+
+def _read_wanted(file: pq.ParquetFile, group: int, positions: range, skips: Skips) -> Iterator[Row]:
+    """Read the wanted rows of a row group; skipped rows are not converted to Python objects."""
+    for batch in file.iter_batches(_BATCH, row_groups=[group]):
+        wanted = [not skips(position) for position in positions[: len(batch)]]
+        positions = positions[len(batch) :]
+        if any(wanted):
+            yield from batch.filter(pa.array(wanted)).to_pylist()
+
+
+def read_hub(path: str, *, subset: str | None, rows: str | None) -> Iterator[Row]:
+    """Read the rows of `hf://owner/name@revision`, with class names instead of numbers.
+
+    Args:
+        path: The data set; a local folder of that name takes precedence.
+        subset: Its configuration, if it has several.
+        rows: Its split; None for all splits, one after the other.
+
+    Raises:
+        UserError: If it cannot be loaded.
+    """
+    for dataset in _load_splits(path, subset=subset, rows=rows):
+        names = {
+            key: feature.names
+            for key, feature in dataset.features.items()
+            if type(feature).__name__ == "ClassLabel"
+        }
+        for table in dataset.with_format("arrow").iter(batch_size=_BATCH):
+            for row in table.to_pylist():
+                for key, classes in names.items():
+                    # Data sets have -1 for labels that are not published.
+                    is_known = row[key] is not None and row[key] >= 0
+                    row[key] = classes[row[key]] if is_known else None
+                yield row
+
+
+def hash_hub(path: str, *, subset: str | None, rows: str | None) -> str:
+    """Return the SHA-256 of a data set's rows."""
+    digest = hashlib.sha256()
+    for row in read_hub(path, subset=subset, rows=rows):
+        digest.update(json.dumps(row, default=str).encode())
+    return digest.hexdigest()
+
+
+def _load_splits(path: str, *, subset: str | None, rows: str | None) -> list[Any]:
+    import datasets
+    from datasets.exceptions import DatasetsError
+
+    datasets.disable_progress_bars()
+    name, _, revision = path.removeprefix(HUB).partition("@")
+    try:
+        if (Path(name) / "dataset_info.json").is_file() or (
+            Path(name) / "dataset_dict.json"
+        ).is_file():
+            loaded = datasets.load_from_disk(name)
+            loaded = loaded[rows] if rows is not None else loaded
+        else:
+            loaded = datasets.load_dataset(name, subset, split=rows, revision=revision or None)
+    except (OSError, ValueError, LookupError, pa.ArrowException, DatasetsError) as error:
+        reason = " ".join(str(error).split())[:400] or type(error).__name__
+        raise UserError(
+            f"sources: {path} cannot be loaded. Looked for a folder {name}, in the cache "
+            f"{datasets.config.HF_DATASETS_CACHE} and on the Hub: {reason}"
+        ) from error
+    return list(loaded.values()) if isinstance(loaded, dict) else [loaded]
+
 
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a long article is no error
 
@@ -36,23 +223,23 @@ class Source(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What manifests and messages call it; each split of a data set has a name of its own."""
+        """Name in manifests and messages; each split of a data set has a name of its own."""
         return " ".join(filter(None, (self.path, self.subset, self.rows)))
 
     @property
     def is_hub(self) -> bool:
-        """Whether it is a data set, and no file."""
+        """Whether it is a data set of the Hub, not a file."""
         return self.path.startswith(HUB)
 
     def compute_hash(self) -> str:
-        """Return the SHA-256 of what it holds."""
+        """Return the SHA-256 of its contents."""
         if self.is_hub:
             return hash_hub(self.path, subset=self.subset, rows=self.rows)
         return hash_file(Path(self.path))
 
 
 class SourceRow(NamedTuple):
-    """One row as it was found."""
+    """One row as it is in its source."""
 
     source: Source
     line: int
@@ -60,7 +247,7 @@ class SourceRow(NamedTuple):
     values: Row
     """Empty if the row is broken."""
     fault: str | None
-    """Why the row cannot be used, or None."""
+    """Why the row cannot be used; None if it can."""
 
 
 def find_sources(configs: list[SourceConfig]) -> list[Source]:
@@ -69,8 +256,8 @@ def find_sources(configs: list[SourceConfig]) -> list[Source]:
     Sources of a given test split come first, then those of val and of train.
 
     Raises:
-        UserError: If a glob matches nothing, a file has an unknown ending, or two sources that
-            name the same file say different things of it.
+        UserError: If a glob matches nothing, a file has an unknown ending, or two sources name the
+            same file with different settings.
     """
     found: dict[str, Source] = {}
     faults = FaultList()
@@ -84,7 +271,7 @@ def find_sources(configs: list[SourceConfig]) -> list[Source]:
                     f"sources: {path} is named twice, with another split or encoding; name it once"
                 )
     faults.raise_all()
-    # Of rows with the same id the first stays, so a given test set is read before the others.
+    # Of rows with the same id the first is kept, so a given test set is read before the others.
     return sorted(found.values(), key=lambda source: rank_given(source.split), reverse=True)
 
 
@@ -93,7 +280,7 @@ def read_rows(source: Source, *, skips: Skips = lambda position: False) -> Itera
 
     Args:
         source: What to read.
-        skips: Tells which rows of a file to leave out; they are not parsed where that can be.
+        skips: Which rows of a file to skip; they are not parsed if the format allows it.
 
     Raises:
         UserError: If it cannot be read or is in another encoding.
@@ -123,13 +310,13 @@ def _match_files(config: SourceConfig) -> list[str]:
         matches = glob.glob(glob.escape(config.path))  # noqa: PTH207
     if not matches:
         raise UserError(
-            f"sources: {config.path!r} matches no file below {Path.cwd()}; mend the path, "
-            "which is relative to the folder that the command runs in"
+            f"sources: {config.path!r} matches no file below {Path.cwd()}; fix the path, "
+            "which is relative to the working folder"
         )
     paths = [Path(match) for match in matches]
     for path in paths:
         if not path.is_file():
-            raise UserError(f"sources: {path}: is no file; name the files in it, or a glob")
+            raise UserError(f"sources: {path}: is not a file; name the files in it, or a glob")
         if path.suffix.lower() not in (".jsonl", ".csv", ".parquet"):
             raise UserError(f"sources: {path}: unknown ending; allowed: .jsonl, .csv, .parquet")
         if path.suffix.lower() == ".parquet" and config.encoding != "utf-8":
@@ -181,8 +368,8 @@ def _read_csv(path: Path, source: Source, codec: str, *, skips: Skips) -> Iterat
                 start = reader.line_num + 1
         except csv.Error as error:
             raise UserError(
-                f"{path}:{start}: not valid CSV: {error}; mend the quotes of this row, since what "
-                "follows cannot be told apart"
+                f"{path}:{start}: not valid CSV: {error}; fix the quotes of this row, since the "
+                "rows after it cannot be read"
             ) from error
 
 
@@ -191,7 +378,7 @@ def _check_header(header: list[str], path: Path) -> None:
         raise UserError(f"{path}:1: no header; the first line of a CSV names its columns")
     repeated = [name for name in header if header.count(name) > 1]
     if repeated:
-        raise UserError(f"{path}:1: the column {repeated[0]!r} stands twice; rename one")
+        raise UserError(f"{path}:1: the column {repeated[0]!r} is repeated; rename one")
     separator = next((mark for mark in (";", "\t") if len(header) == 1 and mark in header[0]), None)
     if separator is not None:
         raise UserError(

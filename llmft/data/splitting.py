@@ -1,29 +1,33 @@
-"""Share rows out to train, val and test, keeping what belongs together in one split."""
+"""Assign rows to train, val and test, stratified, with groups in one split; balance train."""
 
 import random
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llmft.config.task import Split, SplitConfig
+from llmft.config.labels import ClassConfig, MultilabelConfig, ScoresConfig
+from llmft.config.task import BalanceConfig, Split, SplitConfig, TaskConfig
+from llmft.data.fields import Row, shorten_list
+from llmft.data.labels import assign_tiers, compute_overall, list_scores
+from llmft.errors import UserError
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 _NUM_SCORE_BINS = 5
 
 
 def merge_units(*keys_per_row: Sequence[Hashable | None]) -> list[int]:
-    """Join rows that share any key (a cluster, a group) into units that must not be split.
+    """Join rows with any key in common (a cluster, a group) into units that stay in one split.
 
     Args:
-        keys_per_row: One or more sequences of N keys; None belongs to nobody.
+        keys_per_row: One or more sequences of N keys; None is no key.
 
     Returns:
         For each row the index of the first row of its unit, length N.
     """
-    from scipy.cluster.hierarchy import DisjointSet  # not for all who read rows
+    from scipy.cluster.hierarchy import DisjointSet  # slow to import, and not needed to read rows
 
     rows = range(len(keys_per_row[0]))
     joined = DisjointSet(rows)
@@ -49,19 +53,19 @@ def assign_splits(
     config: SplitConfig,
     splits: Sequence[Split] = SPLITS,
 ) -> list[Split]:
-    """Return the split of each row; rows of one unit share it.
+    """Return the split of each row; rows of one unit are in the same one.
 
-    Units are walked stratum by stratum, large ones first, and each goes to the split that is
-    furthest behind its share of the stratum, and of all rows. Within a stratum a split is off by
-    less than about two of the largest units; none is left empty where there are units enough; the
-    time is linear in the rows.
+    Units are assigned stratum by stratum, large ones first, each to the split that is furthest
+    behind its fraction of the stratum, and of all rows. Within a stratum a split is off by less
+    than about two of the largest units; none is left empty if there are enough units; the time is
+    linear in the rows.
 
     Args:
         units: For each row the unit that it belongs to, length N.
         strata: For each row its class or score bin, length N; a unit counts as the one that
             most of its rows have.
-        config: Shares and seed.
-        splits: Splits to fill, in proportion to their shares.
+        config: Fractions and seed.
+        splits: Splits to fill, in proportion to their fractions.
     """
     members = _list_members(units)
     stratum_of = {
@@ -76,7 +80,7 @@ def assign_splits(
     else:
         order.sort(key=lambda unit: -len(members[unit]))
 
-    shares = _share(config, splits)
+    fractions = _normalise_fractions(config, splits)
     overall, within = dict.fromkeys(splits, 0.0), dict.fromkeys(splits, 0.0)
     split_of: dict[int, Split] = {}
     for position, unit in enumerate(order):
@@ -85,8 +89,8 @@ def assign_splits(
         size = len(members[unit])
         for owed in (overall, within):
             for name in splits:
-                owed[name] += shares[name] * size
-        # A huge unit must not make the strata behind it pay, so the overall debt weighs one row.
+                owed[name] += fractions[name] * size
+        # A huge unit must not distort the following strata, so the overall debt is at most one row.
         chosen = max(splits, key=lambda name: within[name] + min(max(overall[name], -1.0), 1.0))
         split_of[unit] = chosen
         for owed in (overall, within):
@@ -98,12 +102,12 @@ def assign_splits(
 def _fill_empty(
     split_of: dict[int, Split], members: dict[int, list[int]], splits: Sequence[Split]
 ) -> None:
-    """Give each split that got nothing the smallest unit of the split that has most, in place."""
+    """Give each empty split the smallest unit of the split with the most units, in place."""
     for name in splits:
         sizes = Counter(split_of.values())
         if not sizes[name] and sizes and sizes.most_common(1)[0][1] > 1:
-            richest = sizes.most_common(1)[0][0]
-            spare = [unit for unit, split in split_of.items() if split == richest]
+            largest = sizes.most_common(1)[0][0]
+            spare = [unit for unit, split in split_of.items() if split == largest]
             split_of[min(spare, key=lambda unit: len(members[unit]))] = name
 
 
@@ -116,50 +120,50 @@ def assign_splits_by_date(
 ) -> list[Split]:
     """Return the split of each row: the earliest rows are train, the latest test.
 
-    A unit counts as new as its newest row, so that nothing is learned from the time of a later
-    split. Units of the same date are not parted, so a split may be off its share by the rows of
-    one date.
+    The date of a unit is that of its latest row, so that no training row is from the time of a
+    later split. Units of the same date stay together, so a split may be off its fraction by the
+    rows of one date.
 
     Args:
         units: For each row the unit that it belongs to, length N.
         dates: For each row its date, as any rising number, length N.
-        config: Shares.
-        splits: Splits to fill, in proportion to their shares.
+        config: Fractions.
+        splits: Splits to fill, in proportion to their fractions.
     """
     date_of: dict[int, float] = {}
     for row, unit in enumerate(units):
         date_of[unit] = max(dates[row], date_of.get(unit, dates[row]))
     num_rows = Counter(date_of[unit] for unit in units)
-    shares = _share(config, splits)
+    fractions = _normalise_fractions(config, splits)
     split_of: dict[float, Split] = {}
     num_done = 0
     for date in sorted(num_rows):
         middle = (num_done + num_rows[date] / 2) / len(units)
-        ends = np.cumsum([shares[name] for name in splits])
+        ends = np.cumsum([fractions[name] for name in splits])
         split_of[date] = splits[min(int(np.searchsorted(ends, middle)), len(splits) - 1)]
         num_done += num_rows[date]
     return [split_of[date_of[unit]] for unit in units]
 
 
 def rank_given(split: Split | None) -> int:
-    """Return how firmly a row stays in the split that its source fixes: in test most of all."""
+    """Return the precedence of a split that a source fixes: test is highest; -1 without one."""
     return -1 if split is None else SPLITS.index(split)
 
 
 class Leak(NamedTuple):
-    """A row that must not stay where its source put it, or be shared out."""
+    """A row that would leak a row of a fixed split into another one."""
 
     split: Split
-    """Split that holds its twin."""
+    """Split of its twin."""
     twin: int
-    """Position of the row that it repeats or shares its group with."""
+    """Position of the row that it repeats, or whose group it is in."""
 
 
 def find_leaks(units: Sequence[int], given: Sequence[Split | None]) -> dict[int, Leak]:
-    """Return position -> leak for rows that share a unit with a row of another, given split.
+    """Return position -> leak for rows in the same unit as a row of another, given split.
 
-    A given test set is kept as it is, then a given val set, then a given training set; what would
-    leak into it, or out of it into a split that is shared out, is left out.
+    A given test set is kept complete, then a given val set, then a given training set; rows of
+    other splits, and rows without a fixed split, are left out if they repeat a row of it.
 
     Args:
         units: For each row the unit that it belongs to, length N.
@@ -167,10 +171,10 @@ def find_leaks(units: Sequence[int], given: Sequence[Split | None]) -> dict[int,
     """
     leaks: dict[int, Leak] = {}
     for rows in _list_members(units).values():
-        firmest = max(rows, key=lambda row: rank_given(given[row]))
-        split = given[firmest]
+        twin = max(rows, key=lambda row: rank_given(given[row]))
+        split = given[twin]
         if split is not None:
-            leaks |= {row: Leak(split, firmest) for row in rows if given[row] != split}
+            leaks |= {row: Leak(split, twin) for row in rows if given[row] != split}
     return leaks
 
 
@@ -181,7 +185,139 @@ def _list_members(units: Sequence[int]) -> dict[int, list[int]]:
     return members
 
 
-def _share(config: SplitConfig, splits: Sequence[Split]) -> dict[Split, float]:
-    shares: dict[Split, float] = {name: getattr(config, name) for name in splits}
-    total = sum(shares.values())
-    return {name: share / total for name, share in shares.items()}
+def _normalise_fractions(config: SplitConfig, splits: Sequence[Split]) -> dict[Split, float]:
+    fractions: dict[Split, float] = {name: getattr(config, name) for name in splits}
+    total = sum(fractions.values())
+    return {name: fraction / total for name, fraction in fractions.items()}
+
+
+def list_strata(records: Sequence[Row], task: TaskConfig) -> Sequence[Any]:
+    """Return the stratum of each row: its class, rarest label, tier or score bin."""
+    labels = task.labels
+    match labels:
+        case ClassConfig():
+            return [record["labels"] for record in records]
+        case MultilabelConfig():  # the rarest label of a row is the hardest to stratify
+            counts = Counter(name for record in records for name in record["labels"])
+            return [min(r["labels"], key=lambda n: (counts[n], n), default="") for r in records]
+        case ScoresConfig():
+            overall = compute_overall(list_scores(records, labels), labels)
+            if labels.tiers is not None:
+                return list(map(int, assign_tiers(overall, labels)))
+            return bin_scores(overall)
+
+
+def refuse_constant_labels(records: Sequence[Row], task: TaskConfig) -> None:
+    """Refuse labels that are all the same, and classes with fewer rows than splits.
+
+    Raises:
+        UserError: Naming the classes.
+    """
+    match task.labels:
+        case ClassConfig():
+            counts = Counter(record["labels"] for record in records)
+            if len(counts) == 1:
+                raise UserError(
+                    f"{task.name}: all {len(records)} usable rows are of the class "
+                    f"{records[0]['labels']!r}; there is nothing to learn"
+                )
+            small = {n: c for n, c in counts.items() if c < len(SPLITS) - len(task.fixed_splits)}
+            if small and task.split.stratify and task.split.by is None:
+                named = shorten_list([f"{name!r} ({count})" for name, count in small.items()])
+                raise UserError(
+                    f"{task.name}: classes with too few rows to be in every split: {named}; add "
+                    "rows, join classes in labels.map, leave them out with labels.exclude, or set "
+                    "split.stratify: false"
+                )
+        case ScoresConfig():
+            scores = list_scores(records, task.labels)
+            if (scores == scores[0]).all():
+                raise UserError(
+                    f"{task.name}: all {len(records)} usable rows have the same scores; there is "
+                    "nothing to learn"
+                )
+        case MultilabelConfig():
+            if all(record["labels"] == records[0]["labels"] for record in records):
+                raise UserError(
+                    f"{task.name}: all {len(records)} usable rows have the same labels; there is "
+                    "nothing to learn"
+                )
+
+
+def find_gaps(by_split: dict[Split, list[Row]], task: TaskConfig) -> list[str]:
+    """Return warnings about classes, labels and scores that splits lack.
+
+    Raises:
+        UserError: If a class has no row in train.
+    """
+    labels = task.labels
+    if isinstance(labels, ScoresConfig):
+        scores = list_scores(by_split["train"], labels)
+        return [
+            f"{name} is {scores[0, i]:g} in every row of train, so it cannot be learned"
+            for i, name in enumerate(labels.dimensions)
+            if (scores[:, i] == scores[0, i]).all()
+        ]
+    found = {split: set(_iterate_names(rows)) for split, rows in by_split.items()}
+    names = set().union(*found.values())
+    if isinstance(labels, MultilabelConfig):
+        names |= set(labels.names)
+    absent = {split: sorted(names - found[split]) for split in SPLITS}
+    if absent["train"] and isinstance(labels, ClassConfig):
+        raise UserError(
+            f"{task.name}: no row of train is of the class {', '.join(absent['train'])}; add rows, "
+            "leave the class out with labels.exclude, or change `split`"
+        )
+    ordered = labels.order if isinstance(labels, ClassConfig) else None
+    unused = [name for name in ordered or [] if name not in names]
+    return [
+        *(
+            f"labels.order: no row is of the class {name}, so the model will not have it"
+            for name in unused
+        ),
+        *(f"{split} has no row with {', '.join(gone)}" for split, gone in absent.items() if gone),
+    ]
+
+
+def _iterate_names(records: Sequence[Row]) -> Iterator[str]:
+    for record in records:
+        labels = record["labels"]
+        yield from [labels] if isinstance(labels, str) else labels
+
+
+class Balance(NamedTuple):
+    """Training rows to leave out and to repeat."""
+
+    left_out: set[int]
+    """Positions of rows to leave out."""
+    repeated: list[int]
+    """Positions of rows to add again, once for each entry."""
+
+
+def plan_balance(classes: Sequence[Hashable], *, config: BalanceConfig, seed: int) -> Balance:
+    """Choose rows to leave out and rows to repeat.
+
+    Args:
+        classes: Class or tier of each training row, length N.
+        config: The limits.
+        seed: Seed of the choice.
+    """
+    rows_by_class: dict[Hashable, list[int]] = {}
+    for row, name in enumerate(classes):
+        rows_by_class.setdefault(name, []).append(row)
+    for name in sorted(rows_by_class, key=str):
+        random.Random(f"{seed} {name}").shuffle(rows_by_class[name])
+    left_out: set[int] = set()
+    ranked = Counter(classes).most_common(2)
+    if config.reduce_majority_to is not None and len(ranked) == 2:
+        (majority, _), (_, second) = ranked
+        num_kept = round(config.reduce_majority_to * second)
+        left_out = set(rows_by_class[majority][num_kept:])
+        rows_by_class[majority] = rows_by_class[majority][:num_kept]
+    repeated: list[int] = []
+    if config.oversample is not None:
+        largest = max(map(len, rows_by_class.values()))
+        for rows in rows_by_class.values():
+            num_missing = round(config.oversample * largest) - len(rows)
+            repeated += [rows[i % len(rows)] for i in range(num_missing)]
+    return Balance(left_out, repeated)

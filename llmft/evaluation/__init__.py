@@ -1,1 +1,1 @@
-"""Metrics, statistics, baselines, audit, gates, edge cases and latency."""
+"""Variants, pairs of them, gates, verdict, ensembles, slices, edge cases, latency, calibration."""

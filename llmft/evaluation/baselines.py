@@ -1,4 +1,4 @@
-"""What costs nothing: the best constant, and a linear model on TF-IDF (D9)."""
+"""Baselines: the best constant, and a linear model on TF-IDF features (D9)."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from llmft.evaluation.metrics import find_label_type
+from llmft.metrics.overall import find_label_type
 
 Outputs = NDArray[np.float64]
 
@@ -28,9 +28,9 @@ def predict_constant(train_labels: NDArray[Any], *, num_rows: int, num_outputs: 
 def predict_tfidf(
     train_texts: list[str], train_labels: NDArray[Any], *, texts: list[str], num_outputs: int
 ) -> Outputs:
-    """Fit words and word pairs with ridge or logistic regression; return outputs [N, C].
+    """Fit ridge or logistic regression on TF-IDF of words and bigrams; return outputs [N, C].
 
-    Labels of which any number apply are learned one by one.
+    Multilabel tasks get one logistic regression per label.
     """
     words = TfidfVectorizer(
         sublinear_tf=True,
@@ -41,7 +41,7 @@ def predict_tfidf(
     )
     try:
         train = words.fit_transform(train_texts)
-    except ValueError:  # no word stands in two texts
+    except ValueError:  # no word is in two texts
         train = words.set_params(min_df=1, analyzer="char").fit_transform(train_texts)
     features = words.transform(texts)
     match find_label_type(train_labels):
@@ -60,7 +60,7 @@ def predict_tfidf(
 def _predict_classes(
     train: csr_matrix, labels_N: NDArray[np.int64], features: csr_matrix, num_classes: int
 ) -> Outputs:
-    """Return probabilities [N, C]; a class that train never shows has none."""
+    """Return probabilities [N, C]; 0 for classes without a training row."""
     present = np.unique(labels_N)
     outputs_NC = np.zeros((features.shape[0], num_classes))
     if len(present) == 1:

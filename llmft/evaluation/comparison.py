@@ -1,38 +1,50 @@
-"""The story of `compare`: the variants of a suite, audited, measured and compared."""
+"""The steps of `compare`: audit, measure and compare the variants of a suite."""
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from llmft.config.gates import lay_over_defaults
+from llmft.audit.collapsed_predictions import check_baselines
+from llmft.audit.comparability import TREATMENT
+from llmft.config.gates import merge_with_defaults
+from llmft.config.recipe import Recipe, load_recipe
 from llmft.config.suite import NoiseKind, Suite
 from llmft.config.task import Split
 from llmft.data.batches import make_targets
 from llmft.data.fields import Row
 from llmft.data.prepared import PreparedData, open_prepared
-from llmft.evaluation.arms import Arms, open_arms
-from llmft.evaluation.audit import TREATMENT, check_baselines
-from llmft.evaluation.differences import Floats, Outputs, Rules, compare_with_reference
+from llmft.data.prompts import read_prompt
+from llmft.errors import UserError
 from llmft.evaluation.edge_cases import EdgeCase, read_suite_cases, run_cases
-from llmft.evaluation.fitting import check_fit
-from llmft.evaluation.gate_facts import measure_earlier, predict_earlier
-from llmft.evaluation.gates import Ruling
+from llmft.evaluation.ensembles import find_best_variant, make_ensembles, recommend, sum_costs
+from llmft.evaluation.gates import Outcome, measure_train_and_val, predict_train_and_val
 from llmft.evaluation.latency import measure_latencies
-from llmft.evaluation.metrics import find_label_type
-from llmft.evaluation.mixed import find_best_arm, mix_arms, recommend, sum_costs
 from llmft.evaluation.noise import SecondLabels, measure_noise, read_second_labels
-from llmft.evaluation.paired_tests import compare_classes
-from llmft.evaluation.pairs import compare_parts
-from llmft.evaluation.plan import Plan, refuse_other_recipes
-from llmft.evaluation.rare import measure_rare
-from llmft.evaluation.reads import record_test_read
-from llmft.evaluation.rows import Rows, average_metrics, open_rows
+from llmft.evaluation.pairs import Floats, Outputs, Rules, compare_parts, compare_with_reference
+from llmft.evaluation.post_hoc_fitting import check_fit
+from llmft.evaluation.rare_events import measure_rare
+from llmft.evaluation.rows import (
+    Rows,
+    average_metrics,
+    describe_rows,
+    measure_baselines,
+    open_rows,
+    pick_worst,
+)
 from llmft.evaluation.slices import Slicing, list_row_slices, measure_slices, slice_rows
-from llmft.evaluation.tables import describe_rows, measure_baselines, pick_worst
-from llmft.evaluation.variants import Criteria, judge_variant, measure_variant
-from llmft.evaluation.verdict import Verdict, find_valid_arms, is_provisional, reach_verdict
+from llmft.evaluation.variants import (
+    Criteria,
+    Variants,
+    decide_variant,
+    measure_variant,
+    open_variants,
+    record_test_read,
+)
+from llmft.evaluation.verdict import Verdict, find_valid_variants, is_provisional, reach_verdict
+from llmft.metrics.overall import find_label_type
 from llmft.prediction.inference import Predictor
 from llmft.prediction.stored import StoredPredictions
 from llmft.results.comparison import (
@@ -45,70 +57,148 @@ from llmft.results.comparison import (
     SliceTable,
 )
 from llmft.results.variant import Finding, VariantResult
+from llmft.statistics.paired_tests import compute_mcnemar
+from llmft.training.run_folder import identify_run, is_finished, list_differences, read_record
+
+
+class SuiteRun(NamedTuple):
+    """A run that the suite names."""
+
+    path: Path
+    recipe: Recipe | None
+    """The recipe to train it from; None if the suite names the folder itself."""
+
+
+RunsByVariant = dict[str, list[SuiteRun]]
+"""Variant -> its runs."""
+
+
+def plan_runs(suite: Suite) -> RunsByVariant:
+    """List the runs of every variant, and report errors that would show up only after hours.
+
+    Raises:
+        UserError: If the task of a recipe is another one, or two runs have the same folder.
+    """
+    plan: RunsByVariant = {}
+    for name, variant in suite.config.variants.items():
+        plan[name] = [SuiteRun(Path(run), None) for run in variant.runs or []]
+        for seed in variant.seeds or []:
+            path = suite.recipe_paths[name]
+            folder = Path(load_recipe(path).config.output_dir) / f"seed-{seed}"
+            overrides = [f"train.seed={seed}", f"output_dir={json.dumps(str(folder))}"]
+            recipe = load_recipe(path, overrides=overrides)
+            if recipe.task != suite.task:
+                raise UserError(
+                    f"{path}: its task is {recipe.config.task}, but the suite's is "
+                    f"{suite.config.task}; variants can be compared on one task only"
+                )
+            plan[name].append(SuiteRun(folder, recipe))
+    owners: dict[Path, str] = {}
+    for name, runs in plan.items():
+        for run in runs:
+            if run.path.resolve() in owners:
+                owner = owners[run.path.resolve()]
+                fix = (
+                    "give each recipe its own output_dir"
+                    if run.recipe is not None
+                    else "name another run folder, or remove it"
+                )
+                raise UserError(f"variants.{name}: uses the run {run.path} of {owner}; {fix}")
+            owners[run.path.resolve()] = name
+    return plan
+
+
+def refuse_other_recipes(plan: RunsByVariant, data: PreparedData) -> None:
+    """Stop if a run was not trained from the recipe that the suite names.
+
+    Raises:
+        UserError: With what differs.
+    """
+    for run in (run for runs in plan.values() for run in runs):
+        if run.recipe is None:
+            continue
+        if not is_finished(run.path):
+            raise UserError(
+                f"{run.path}: contains no finished run; compare with --train to train it, or "
+                "name a finished run in the suite"
+            )
+        prompt = read_prompt(run.recipe.prompt_path, fields=run.recipe.task.fields)
+        identity = identify_run(run.recipe, data, prompt)
+        found = read_record(run.path)
+        # Differences in the data are reported by the audit.
+        same_data = {"data_fingerprint": found.data_fingerprint, "task": found.task}
+        differing = list_differences(found, identity.replace(**same_data))
+        if differing:
+            raise UserError(
+                f"{run.path}: was not trained from the suite's recipe: it differs in "
+                f"{', '.join(differing)}; train it again, or name the run folder in the suite"
+            )
+
 
 _Predictions = Mapping[str, Sequence[Mapping[Split, StoredPredictions]]]
-"""Arm -> what each of its runs predicted for train and validation."""
+"""Variant -> predictions of each of its runs for train and val."""
 
 
-def compare_variants(suite: Suite, plan: Plan, *, suite_path: Path) -> ComparisonResult:
-    """Audit, measure and compare the arms of a suite, and note that their test rows were read.
+def compare_variants(suite: Suite, plan: RunsByVariant, *, suite_path: Path) -> ComparisonResult:
+    """Audit, measure and compare the variants of a suite, and record the read of their test rows.
 
     Raises:
         UserError: If a run is missing or unreadable.
     """
-    contest, audit, num_test_rows = _open_contest(suite, plan)
-    result = _compare(contest, audit, suite_path=suite_path, num_test_rows=num_test_rows)
+    inputs, audit, num_test_rows = _open_inputs(suite, plan)
+    result = _compare(inputs, audit, suite_path=suite_path, num_test_rows=num_test_rows)
     report = str(Path(suite.config.output_dir) / "comparison.json")
-    for run in chain.from_iterable(contest.arms.values()):
-        if run.seen is not None:
+    for run in chain.from_iterable(inputs.variants.values()):
+        if run.predictions is not None:
             record_test_read(run.path, by="compare", report=report)
     return result
 
 
 def _compare(
-    contest: "_Contest", audit: list[Finding], *, suite_path: Path, num_test_rows: int
+    inputs: "_ComparisonInputs", audit: list[Finding], *, suite_path: Path, num_test_rows: int
 ) -> ComparisonResult:
-    config, data, rows = contest.suite.config, contest.data, contest.rows
+    config, data, rows = inputs.suite.config, inputs.data, inputs.rows
     baselines = measure_baselines(
         data.read_split("train"), rows.rows, names=rows.names, task=data.task
     )
     values = {name: base.metrics.get(config.metric) for name, base in baselines.items()}
-    valid = find_valid_arms(list(contest.arms), audit)
+    valid = find_valid_variants(list(inputs.variants), audit)
     variants = {
-        arm: measure_variant(runs, rows, valid=arm in valid) for arm, runs in contest.arms.items()
+        variant: measure_variant(runs, rows, valid=variant in valid)
+        for variant, runs in inputs.variants.items()
     }
     pairs: dict[str, Pair] = {}
     if config.reference in valid:
         pairs = compare_with_reference(
-            contest.get_outputs(valid), rows.labels,
-            rules=contest.rules, groups=rows.groups, config=rows.config,
+            inputs.get_outputs(valid), rows.labels,
+            rules=inputs.rules, groups=rows.groups, config=rows.config,
         )  # fmt: skip
     verdict = reach_verdict(
-        pairs, valid_arms=valid, findings=audit, reference=config.reference,
+        pairs, valid_variants=valid, findings=audit, reference=config.reference,
         metric=config.metric, margin=config.margin,
     )  # fmt: skip
-    measured = {arm: variants[arm].metrics.get(config.metric) for arm in valid}
+    measured = {variant: variants[variant].metrics.get(config.metric) for variant in valid}
     audit += check_baselines(config.metric, measured, values)
-    audit += [f for arm in valid for f in check_fit(arm, variants[arm], config.metric)]
+    audit += [f for variant in valid for f in check_fit(variant, variants[variant], config.metric)]
     slicings = slice_rows(
         rows.rows, rows.labels, fields=config.slices, names=rows.names, config=rows.config
     )
     analysis = _NO_ANALYSIS
     if verdict.name != "INVALID":
-        gates = lay_over_defaults(config.gates, labels=rows.config)
+        gates = merge_with_defaults(config.gates, labels=rows.config)
         criteria = Criteria(gates, config.metric, audit, values["constant"])
-        analysis = _analyse(contest, variants, valid, pairs, verdict, criteria, slicings)
+        analysis = _analyse(inputs, variants, valid, pairs, verdict, criteria, slicings)
         variants |= analysis.variants
-    deciding = find_deciding_arms(verdict, valid, reference=config.reference)
-    provisional = [arm for arm in deciding if is_provisional(len(contest.arms[arm]))]
-    ruling = decide_comparison(verdict, variants, provisional=provisional)
+    deciding = find_deciding_variants(verdict, valid, reference=config.reference)
+    provisional = [variant for variant in deciding if is_provisional(len(inputs.variants[variant]))]
+    outcome = decide_comparison(verdict, variants, provisional=provisional)
     recommended = analysis.recommended or verdict.winner
-    if recommended == verdict.winner and ruling.decision == "FAIL":
+    if recommended == verdict.winner and outcome.decision == "FAIL":
         recommended = None
     described = describe_rows(
         rows.rows,
         rows.labels,
-        {arm: [run.shown for run in contest.arms[arm]] for arm in valid},
+        {variant: [run.probabilities for run in inputs.variants[variant]] for variant in valid},
         slices=list_row_slices(slicings, num_rows=len(rows.rows)),
     )
     return ComparisonResult(
@@ -131,8 +221,8 @@ def _compare(
         verdict=verdict.name,
         winner=verdict.winner,
         why=verdict.why,
-        decision=ruling.decision,
-        reasons=ruling.reasons,
+        decision=outcome.decision,
+        reasons=outcome.reasons,
         provisional=bool(provisional),
         recommended=recommended,
         audit=audit,
@@ -148,30 +238,32 @@ def _compare(
     )
 
 
-class _Contest(NamedTuple):
-    """What is compared."""
+class _ComparisonInputs(NamedTuple):
+    """The suite, its runs and the measured rows."""
 
     suite: Suite
     data: PreparedData
-    arms: Arms
+    variants: Variants
     rows: Rows
     cases: list[EdgeCase]
     second: dict[NoiseKind, SecondLabels]
-    """Who gave labels a second time -> these labels."""
+    """Origin of second labels -> these labels."""
 
     @property
     def rules(self) -> Rules:
-        """By what arms are compared."""
+        """Metric, reference, margin and minimum difference of the suite."""
         config = self.suite.config
         return Rules(config.metric, config.reference, config.margin, config.min_difference)
 
-    def get_outputs(self, arms: Sequence[str]) -> Outputs:
-        """Return what decides, of some arms."""
-        return {arm: [run.outputs for run in self.arms[arm]] for arm in arms}
+    def get_outputs(self, variants: Sequence[str]) -> Outputs:
+        """Return the decision scores [N, C] of each run of some variants."""
+        return {
+            variant: [run.decision_scores for run in self.variants[variant]] for variant in variants
+        }
 
 
-def _open_contest(suite: Suite, plan: Plan) -> tuple[_Contest, list[Finding], int]:
-    """Return what is compared, what the audit says of it, and how many test rows there are."""
+def _open_inputs(suite: Suite, plan: RunsByVariant) -> tuple[_ComparisonInputs, list[Finding], int]:
+    """Return the inputs of the comparison, the audit's findings, and the number of test rows."""
     config = suite.config
     data = open_prepared(suite.task, task_file=config.task)
     data.refuse_metric(config.metric, key="metric")
@@ -182,8 +274,8 @@ def _open_contest(suite: Suite, plan: Plan) -> tuple[_Contest, list[Finding], in
         for kind, path in suite.noise_paths.items()
     }
     refuse_other_recipes(plan, data)
-    opened = open_arms(
-        {arm: [run.path for run in runs] for arm, runs in plan.items()},
+    opened = open_variants(
+        {variant: [run.path for run in runs] for variant, runs in plan.items()},
         data=data,
         rows=test_rows,
         reference=config.reference,
@@ -192,26 +284,26 @@ def _open_contest(suite: Suite, plan: Plan) -> tuple[_Contest, list[Finding], in
     )
     scored_ids = {row["id"] for row in opened.rows}
     kept = [i for i, row in enumerate(test_rows) if row["id"] in scored_ids]
-    contest = _Contest(
+    inputs = _ComparisonInputs(
         suite,
         data,
-        opened.arms,
+        opened.variants,
         open_rows(opened.rows, data),
         cases,
         {kind: labels.take(kept) for kind, labels in second.items()},
     )
-    return contest, list(opened.audit), len(test_rows)
+    return inputs, list(opened.audit), len(test_rows)
 
 
 class _Analysis(NamedTuple):
-    """What is found out where the comparison is valid."""
+    """Results that only a valid comparison has."""
 
     variants: dict[str, VariantResult]
-    """The valid ones, with edge cases, latency, gates and decision."""
+    """The valid variants, with edge cases, latency, gates and decision."""
     pairs: list[Pair]
     ensembles: dict[str, EnsembleResult]
     recommended: str | None
-    """The ensemble to use, if it beats the best single arm."""
+    """The ensemble to use, if it beats the best single variant."""
     slices: list[SliceTable]
     rare: RareEvents | None
     noise: list[NoiseResult]
@@ -221,7 +313,7 @@ _NO_ANALYSIS = _Analysis({}, [], {}, None, [], None, [])
 
 
 def _analyse(
-    contest: _Contest,
+    inputs: _ComparisonInputs,
     variants: Mapping[str, VariantResult],
     valid: Sequence[str],
     pairs: Mapping[str, Pair],
@@ -229,39 +321,44 @@ def _analyse(
     criteria: Criteria,
     slicings: Sequence[Slicing],
 ) -> _Analysis:
-    config, rows, outputs = contest.suite.config, contest.rows, contest.get_outputs(valid)
-    tried = _try_models(contest, {arm: variants[arm] for arm in valid})
+    config, rows, outputs = inputs.suite.config, inputs.rows, inputs.get_outputs(valid)
+    complete = _add_edge_cases_and_latency(
+        inputs, {variant_name: variants[variant_name] for variant_name in valid}
+    )
     earlier = {
-        arm: [predict_earlier(run.path, run.record, contest.data) for run in contest.arms[arm]]
-        for arm in valid
+        variant_name: [
+            predict_train_and_val(run.path, run.record, inputs.data)
+            for run in inputs.variants[variant_name]
+        ]
+        for variant_name in valid
     }
-    judged = {
-        arm: judge_variant(
-            arm,
+    decided = {
+        variant_name: decide_variant(
+            variant_name,
             variant,
-            contest.arms[arm],
+            inputs.variants[variant_name],
             rows,
             criteria=criteria,
-            splits=measure_earlier(
-                earlier[arm],
-                contest.data,
+            splits=measure_train_and_val(
+                earlier[variant_name],
+                inputs.data,
                 metric=config.metric,
                 limit=variant.record.recipe.train.limit_rows,
             ),
-            provisional=is_provisional(len(contest.arms[arm])),
+            provisional=is_provisional(len(inputs.variants[variant_name])),
         )
-        for arm, variant in tried.items()
+        for variant_name, variant in complete.items()
     }
-    ensembles = judge_ensembles(
-        contest.rules, outputs, rows,
+    ensembles = measure_ensembles(
+        inputs.rules, outputs, rows,
         earlier=earlier,
-        val_rows=contest.data.read_split("val"),
-        costs={arm: _find_cost(variant) for arm, variant in judged.items()},
+        val_rows=inputs.data.read_split("val"),
+        costs={variant_name: _find_cost(variant) for variant_name, variant in decided.items()},
         may_recommend=verdict.name != "CONFOUNDED",
     )  # fmt: skip
     return _Analysis(
-        judged,
-        [complete_pair(pair, outputs, rows, rules=contest.rules) for pair in pairs.values()],
+        decided,
+        [complete_pair(pair, outputs, rows, rules=inputs.rules) for pair in pairs.values()],
         ensembles,
         next((name for name, found in ensembles.items() if found.recommended), None),
         measure_slices(
@@ -275,35 +372,35 @@ def _analyse(
         [
             measure_noise(
                 again, rows.labels, outputs, kind=kind,
-                path=contest.suite.noise_paths[kind], names=rows.names, groups=rows.groups,
+                path=inputs.suite.noise_paths[kind], names=rows.names, groups=rows.groups,
             )
-            for kind, again in contest.second.items()
+            for kind, again in inputs.second.items()
             if len(again.positions_M)
         ],
     )  # fmt: skip
 
 
-def _try_models(
-    contest: _Contest, variants: Mapping[str, VariantResult]
+def _add_edge_cases_and_latency(
+    inputs: _ComparisonInputs, variants: Mapping[str, VariantResult]
 ) -> dict[str, VariantResult]:
-    """Run the model of each arm's first run over the edge cases, and time all of them in turns."""
-    predictors = {arm: Predictor.open(contest.arms[arm][0].path) for arm in variants}
-    latencies = measure_latencies(predictors, contest.rows.rows, contest.suite.config.latency)
-    tried = {}
-    for arm, variant in variants.items():
-        edge_cases, fit = None, contest.arms[arm][0].fit
-        if contest.cases:
-            edge_cases = run_cases(predictors[arm], contest.cases, name=arm, fit=fit)
-        tried[arm] = variant.replace(edge_cases=edge_cases, latency=latencies[arm])
-    return tried
+    """Add the edge cases and the latency of each variant's first run; models are timed in turns."""
+    predictors = {name: Predictor.open(inputs.variants[name][0].path) for name in variants}
+    latencies = measure_latencies(predictors, inputs.rows.rows, inputs.suite.config.latency)
+    complete = {}
+    for name, variant in variants.items():
+        edge_cases, fit = None, inputs.variants[name][0].fit
+        if inputs.cases:
+            edge_cases = run_cases(predictors[name], inputs.cases, name=name, fit=fit)
+        complete[name] = variant.replace(edge_cases=edge_cases, latency=latencies[name])
+    return complete
 
 
 def complete_pair(pair: Pair, outputs: Outputs, rows: Rows, *, rules: Rules) -> Pair:
-    """Return what a challenger gains with its gains by part and, of classes, McNemar's test."""
+    """Add the gains per dimension, class or label, and McNemar's test for classes."""
     reference, challenger = outputs[pair.reference], outputs[pair.challenger]
     mcnemar = None
     if find_label_type(rows.labels) == "class":
-        mcnemar = compare_classes(
+        mcnemar = compute_mcnemar(
             rows.labels,
             reference=reference,
             challenger=challenger,
@@ -320,7 +417,7 @@ def complete_pair(pair: Pair, outputs: Outputs, rows: Rows, *, rules: Rules) -> 
     return pair.replace(mcnemar=mcnemar, parts=parts)
 
 
-def judge_ensembles(
+def measure_ensembles(
     rules: Rules,
     outputs: Outputs,
     rows: Rows,
@@ -330,44 +427,46 @@ def judge_ensembles(
     costs: Mapping[str, Cost],
     may_recommend: bool,
 ) -> dict[str, EnsembleResult]:
-    """Put the valid arms together, and hold each ensemble against the best of them.
+    """Make ensembles of the valid variants, and compare each with the best single variant.
 
-    One is recommended only if it beats the best single arm. Routes are chosen by what the models
-    themselves say of validation, which post-hoc fits know.
+    An ensemble is recommended only if it beats the best single variant. Routes are chosen on the
+    model outputs for validation without calibrators or thresholds, which were fitted on it.
 
     Args:
-        rules: By what arms are compared.
-        outputs: What decides, of the valid arms.
+        rules: Metric, margin and minimum difference.
+        outputs: Decision scores of the valid variants.
         rows: The test rows.
-        earlier: Arm -> what each of its runs predicted for validation.
-        val_rows: The validation rows; those that every run predicted are looked at.
-        costs: What one prediction of each arm takes.
-        may_recommend: Whether the arms are fit to be held against each other.
+        earlier: Variant -> predictions of each of its runs for validation.
+        val_rows: The validation rows; only those that every run predicted are used.
+        costs: Cost of one prediction of each variant.
+        may_recommend: Whether the comparison is fair, so that an ensemble may be recommended.
     """
-    on_val = {arm: [found["val"] for found in earlier[arm]] for arm in outputs}
+    on_val = {variant: [found["val"] for found in earlier[variant]] for variant in outputs}
     shared = _pick_shared(val_rows, [run for runs in on_val.values() for run in runs])
-    mixed = mix_arms(
+    ensembles = make_ensembles(
         outputs,
-        val_arms={arm: [_pick_outputs(run, shared) for run in on_val[arm]] for arm in outputs},
+        val_variants={
+            variant: [_pick_outputs(run, shared) for run in on_val[variant]] for variant in outputs
+        },
         val_labels=make_targets(shared, label_names=rows.names).numpy(),
         names=rows.names,
     )
-    everyone = {**outputs, **{name: ensemble.runs for name, ensemble in mixed.items()}}
+    everyone = {**outputs, **{name: ensemble.runs for name, ensemble in ensembles.items()}}
     measured = {
         name: average_metrics([m.metrics for m in rows.measure(runs)])
         for name, runs in everyone.items()
     }
-    best_arm = find_best_arm(
-        rules.metric, {arm: measured[arm].get(rules.metric) for arm in outputs}
+    best_variant = find_best_variant(
+        rules.metric, {variant: measured[variant].get(rules.metric) for variant in outputs}
     )
     pairs = compare_with_reference(
-        {name: everyone[name] for name in (best_arm, *mixed)},
+        {name: everyone[name] for name in (best_variant, *ensembles)},
         rows.labels,
-        rules=rules._replace(reference=best_arm),
+        rules=rules._replace(reference=best_variant),
         groups=rows.groups,
         config=rows.config,
     )
-    best = recommend(pairs, best_arm=best_arm) if may_recommend else best_arm
+    best = recommend(pairs, best_variant=best_variant) if may_recommend else best_variant
     return {
         name: EnsembleResult(
             kind=ensemble.kind,
@@ -378,14 +477,14 @@ def judge_ensembles(
             intervals=rows.estimate_intervals(ensemble.runs),
             pair=pairs.get(name),
             recommended=name == best,
-            cost=sum_costs([costs[arm] for arm in ensemble.made_of]),
+            cost=sum_costs([costs[variant] for variant in ensemble.made_of]),
         )
-        for name, ensemble in mixed.items()
+        for name, ensemble in ensembles.items()
     }
 
 
 def _pick_shared(rows: Sequence[Row], runs: Sequence[StoredPredictions]) -> list[Row]:
-    """Return the rows that all runs predicted: a quick trial saw few of them."""
+    """Return the rows that all runs predicted: runs with a row limit have few of them."""
     everywhere = set.intersection(*(set(run.ids) for run in runs))
     return [row for row in rows if row["id"] in everywhere]
 
@@ -396,7 +495,7 @@ def _pick_outputs(run: StoredPredictions, rows: Sequence[Row]) -> Floats:
 
 
 def _find_cost(variant: VariantResult) -> Cost:
-    """Return what one prediction of an arm takes."""
+    """Return time and memory of one prediction of a variant."""
     latency = variant.latency
     return Cost(
         single_p50_ms=None if latency is None else latency.single_p50_ms,
@@ -405,38 +504,41 @@ def _find_cost(variant: VariantResult) -> Cost:
     )
 
 
-def find_deciding_arms(verdict: Verdict, valid_arms: Sequence[str], *, reference: str) -> list[str]:
-    """Return the arms that a verdict rests on: winner and reference, or all where none beats it."""
+def find_deciding_variants(
+    verdict: Verdict, valid_variants: Sequence[str], *, reference: str
+) -> list[str]:
+    """Return the variants that a verdict depends on: winner and reference, or else all."""
     if verdict.name == "WINNER":
-        return [arm for arm in valid_arms if arm in (verdict.winner, reference)]
-    return list(valid_arms)
+        return [variant for variant in valid_variants if variant in (verdict.winner, reference)]
+    return list(valid_variants)
 
 
 def decide_comparison(
     verdict: Verdict, variants: Mapping[str, VariantResult], *, provisional: Sequence[str]
-) -> Ruling:
-    """Return whether the arm that the verdict names may be deployed.
+) -> Outcome:
+    """Return whether the variant that the verdict names may be deployed.
 
-    A verdict that names none is for a person to look at, an invalid one is no ground to deploy
-    anything.
+    A verdict without a winner is REVIEW, an invalid one is FAIL.
 
     Args:
-        verdict: What the comparison says.
-        variants: All arms, the valid ones with their own decisions.
-        provisional: Arms that the verdict rests on and that have fewer than three seeds.
+        verdict: The verdict of the comparison.
+        variants: All variants, the valid ones with their own decisions.
+        provisional: Variants that the verdict depends on and that have fewer than three seeds.
     """
     if verdict.name == "INVALID":
-        return Ruling("FAIL", ["an invalid comparison is no ground to deploy anything"])
+        return Outcome("FAIL", ["the comparison is invalid, so no variant can be deployed"])
     if verdict.winner is None:
         if all(variant.decision == "FAIL" for variant in variants.values() if variant.valid):
-            return Ruling("FAIL", ["every arm fails its gates"])
-        return Ruling("REVIEW", ["the verdict names no arm, so a person has to decide"])
+            return Outcome("FAIL", ["every variant fails its gates"])
+        return Outcome("REVIEW", ["the verdict names no variant, so a person has to decide"])
     chosen = variants[verdict.winner]
     assert chosen.decision is not None
     if provisional and chosen.decision == "DEPLOY":
         named = ", ".join(provisional)
-        return Ruling(
+        return Outcome(
             "REVIEW",
-            [f"provisional: fewer than 3 seeds of {named}, and the verdict rests on them"],
+            [f"provisional: {named} has fewer than 3 seeds, and the verdict depends on it"]
+            if len(provisional) == 1
+            else [f"provisional: {named} have fewer than 3 seeds, and the verdict depends on them"],
         )
-    return Ruling(chosen.decision, chosen.reasons)
+    return Outcome(chosen.decision, chosen.reasons)

@@ -1,4 +1,4 @@
-"""Cases with a known answer, written by people who know how models go wrong."""
+"""Edge cases: rows with an expected answer, written by people who know how models fail."""
 
 import json
 from collections import Counter
@@ -18,18 +18,18 @@ from llmft.data.fields import Row, RowFaultError, assemble_text
 from llmft.data.labels import LABEL_THRESHOLD
 from llmft.data.prompts import list_placeholders
 from llmft.errors import UserError
-from llmft.evaluation.intervals import bound_share
-from llmft.prediction.fits import apply_fit
 from llmft.prediction.inference import Predictor
-from llmft.results.fit import Fit
+from llmft.prediction.post_hoc_fit import apply_fit
+from llmft.results.post_hoc_fit import PostHocFit
 from llmft.results.variant import EdgeCaseResult, EdgeCases, PassCount
+from llmft.statistics.intervals import bound_proportion
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 @dataclass(frozen=True, config=_STRICT)
 class ScoreBounds:
-    """What is expected of one score."""
+    """Bounds of one expected score, inclusive."""
 
     min: float | None = None
     max: float | None = None
@@ -37,7 +37,7 @@ class ScoreBounds:
 
 @dataclass(frozen=True, config=_STRICT)
 class ExpectedClass:
-    """The class that is expected."""
+    """Expectation of a case of a class task."""
 
     label: str
 
@@ -51,11 +51,11 @@ class ExpectedLabels:
 
 
 Expectation = dict[str, ScoreBounds] | ExpectedClass | ExpectedLabels
-"""Of scores by dimension, of a class, or of labels."""
+"""Dimension -> bounds, a class, or labels."""
 
 
 class EdgeCase(NamedTuple):
-    """One case."""
+    """A row with its expectation."""
 
     row: Row
     """The fields of the article, and `id`."""
@@ -78,17 +78,17 @@ def read_suite_cases(suite: Suite, *, label_names: list[str]) -> list[EdgeCase]:
 def read_edge_cases(path: Path, *, label_names: list[str], task: TaskConfig) -> list[EdgeCase]:
     """Read edge cases from JSONL.
 
-    A bound that is an end of the scores' range is left out: a model may say -0.3 on a scale from 0,
-    which is as low as it gets.
+    A bound at an end of the scores' range is ignored: a model may predict -0.3 on a scale from 0,
+    which has to count as the lowest score.
 
     Args:
         path: The file.
         label_names: Names of the dimensions, classes or labels.
-        task: The task, for what articles and labels are made of.
+        task: The task, for its fields and labels.
 
     Raises:
-        UserError: Naming file, line and what is wrong with the first bad case, or an id that stands
-            twice: copies of a case would count as evidence.
+        UserError: With file, line and fault of the first bad case, or for a repeated id: copies of
+            a case would count as independent evidence.
     """
     cases = []
     try:
@@ -112,18 +112,17 @@ def read_edge_cases(path: Path, *, label_names: list[str], task: TaskConfig) -> 
     counts = Counter(str(case.row["id"]) for case in cases)
     twice = [case_id for case_id, count in counts.items() if count > 1]
     if twice:
-        raise UserError(f"{path}: {len(twice)} ids stand twice, the first: {twice[0]!r}")
+        raise UserError(f"{path}: {len(twice)} ids are repeated, the first: {twice[0]!r}")
     return cases
 
 
 def run_cases(
-    predictor: Predictor, cases: Sequence[EdgeCase], *, name: str, fit: Fit | None = None
+    predictor: Predictor, cases: Sequence[EdgeCase], *, name: str, fit: PostHocFit | None = None
 ) -> EdgeCases:
-    """Return what `summarise_cases` says of a model and its fit.
+    """Predict the cases with a model and its fit, and return which ones pass.
 
-    Of an arm with several runs take the first. A case is one article with one answer, and what
-    would be deployed is one model: the mean answer of several would pass cases that none of them
-    passes.
+    For a variant with several runs use the first: what would be deployed is one model, and the mean
+    of several may pass cases that none of them passes.
 
     Raises:
         UserError: If the model lacks a field of a case.
@@ -131,10 +130,10 @@ def run_cases(
     try:
         outputs = predictor.predict([case.row for case in cases], show_progress=False).outputs
     except RowFaultError as error:
-        raise UserError(f"edge_cases: a case cannot be scored by {name}: {error}") from error
+        raise UserError(f"edge_cases: {name} cannot predict a case: {error}") from error
     label_names = predictor.card.label_names
-    decided = apply_fit(outputs, fit).deciding_NC.tolist()
-    return summarise_cases(check_cases(cases, decided, label_names=label_names))
+    decision_scores = apply_fit(outputs, fit).decision_scores_NC.tolist()
+    return summarise_cases(check_cases(cases, decision_scores, label_names=label_names))
 
 
 def check_cases(
@@ -158,7 +157,7 @@ def check_cases(
 
 
 def summarise_cases(results: Sequence[EdgeCaseResult]) -> EdgeCases:
-    """Count passes, over all and by category, with exact 95 % intervals (`bound_share`)."""
+    """Count passes, overall and by category, with exact 95 % intervals."""
     overall = _count_passes(results)
     by_category: dict[str, list[EdgeCaseResult]] = {}
     for result in results:
@@ -175,7 +174,7 @@ def summarise_cases(results: Sequence[EdgeCaseResult]) -> EdgeCases:
 
 def _count_passes(results: Sequence[EdgeCaseResult]) -> PassCount:
     num_passed, num_cases = sum(r.passed for r in results), len(results)
-    interval = bound_share(num_passed, num_cases)
+    interval = bound_proportion(num_passed, num_cases)
     return PassCount(num_passed=num_passed, num_cases=num_cases, interval=interval)
 
 
@@ -195,7 +194,7 @@ def _parse(data: Any, label_names: list[str], task: TaskConfig) -> EdgeCase:
 
 
 def _refuse_misspelt(data: Row, fields: FieldsConfig) -> None:
-    """Stop for a key close to one that the case lacks; it may hold more fields than the task."""
+    """Refuse a key that looks like a misspelt one; a case may have fields that the task has not."""
     lacking = [key for key in ("id", "expect", "must_pass") if key not in data]
     for key in data:
         if key not in (*list_placeholders(fields), *fields.carried, "category"):
@@ -205,14 +204,14 @@ def _refuse_misspelt(data: Row, fields: FieldsConfig) -> None:
 
 
 def _refuse_half_articles(row: Row, fields: FieldsConfig) -> None:
-    """Stop for a case without a field that texts are made of; a joined `text` stands for them."""
+    """Refuse a case that lacks a text field of the task; `text` may replace all of them."""
     is_joined = "text" in row and not any(name in row for name in fields.text)
     wanted = ["text"] if is_joined else list(fields.text)
     wanted += [fields.text_pair] if fields.text_pair else []
     absent = [name for name in wanted if name not in row]
     if absent:
         raise ValueError(
-            f"{row['id']!r} lacks the field {', '.join(absent)} that the task's texts are made of"
+            f"{row['id']!r} lacks the field {', '.join(absent)}, which is part of the task's text"
         )
     assemble_text(row, fields)
 
@@ -247,7 +246,7 @@ def _parse_expectation(
 
 
 def _fit_range(bounds: ScoreBounds, low: float, high: float, *, name: str) -> ScoreBounds:
-    """Return the bounds without those that are ends of the range."""
+    """Return the bounds without those at an end of the range."""
     least = low if bounds.min is None else max(bounds.min, low)
     most = high if bounds.max is None else min(bounds.max, high)
     if least > most:
@@ -273,8 +272,8 @@ def _list_failures(expect: Expectation, found: dict[str, float]) -> list[str]:
         case ExpectedLabels(labels=wanted, not_labels=unwanted):
             missed = [name for name in wanted if found[name] < LABEL_THRESHOLD]
             added = [name for name in unwanted if found[name] >= LABEL_THRESHOLD]
-            return [f"{n}: expected to apply, found at {found[n]:.2f}" for n in missed] + [
-                f"{n}: expected not to apply, found at {found[n]:.2f}" for n in added
+            return [f"{n}: expected to apply, found {found[n]:.2f}" for n in missed] + [
+                f"{n}: expected not to apply, found {found[n]:.2f}" for n in added
             ]
     failures = []
     for name, bounds in expect.items():

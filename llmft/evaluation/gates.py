@@ -1,34 +1,250 @@
-"""May this run be deployed? Thresholds that a confidence bound has to pass (D14)."""
+"""Gates: their inputs, the result of each, and the decision from all."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import norm
+
 from llmft.config.gates import HIGHER_IS_BETTER, GateConfig
+from llmft.config.labels import LabelsConfig
 from llmft.config.metrics import METRICS
-from llmft.evaluation.gate_facts import (
-    GateFacts,
-    estimate_gap,
-    find_last_improvement,
-    find_standard_error,
+from llmft.config.task import Split
+from llmft.data.batches import make_targets
+from llmft.data.fields import Row
+from llmft.data.prepared import PreparedData
+from llmft.metrics.overall import average, compute_metric, compute_parts, find_label_type
+from llmft.prediction.inference import Predictor
+from llmft.prediction.stored import StoredPredictions, load_or_predict
+from llmft.results.run import LearningCurve, RunRecord
+from llmft.results.variant import (
+    DECISIONS,
+    Decision,
+    EdgeCases,
+    Finding,
+    GateResult,
+    Interval,
+    Latency,
+    MetricValue,
 )
-from llmft.evaluation.intervals import MIN_ROWS
-from llmft.results.variant import DECISIONS, Decision, Finding, GateResult, Interval, MetricValue
+from llmft.statistics.intervals import MIN_ROWS, bound_proportion, estimate_interval
+from llmft.training.inputs import describe_limit, limit_rows
+
+Floats = NDArray[np.floating[Any]]
+_MAX_TRAIN_ROWS = 500
+_Z = float(norm.ppf(0.975))
 
 
-class Ruling(NamedTuple):
-    """What the gates and the audit come to."""
+class GateFacts(NamedTuple):
+    """Inputs of the gates: of one run, or the mean over the runs (seeds) of a variant."""
+
+    num_rows: int
+    metric: str
+    """The leading metric, which the gaps compare."""
+    metrics: Mapping[str, float | None]
+    intervals: Mapping[str, Interval | None]
+    parts: Mapping[str, Mapping[str, MetricValue]]
+    """`mae`, or `f1` and `recall` -> dimension, class or label -> its value (`estimate_parts`)."""
+    splits: Mapping[str, MetricValue]
+    """The leading metric on `train`, `val` and `test`, without calibrators and thresholds, which
+    were fitted on `val` (D7); empty if no gap between splits is a gate."""
+    histories: Sequence[LearningCurve]
+    """Learning curve of each run."""
+    latency: Latency | None = None
+    edge_cases: EdgeCases | None = None
+
+
+def estimate_parts(
+    labels: NDArray[Any],
+    runs: Sequence[Floats],
+    *,
+    names: list[str],
+    intervals: Mapping[str, Interval | None],
+    groups: NDArray[np.int64] | None = None,
+) -> dict[str, dict[str, MetricValue]]:
+    """Return the mae of each dimension, or f1 and recall of each class or label.
+
+    A class without rows has none. The interval of a recall is the exact one of a proportion of the
+    class's rows, or of its clusters of rows; hits are the mean over the runs, rounded down, since
+    further seeds are no further rows.
+
+    Args:
+        labels: Scores [N, D], classes [N], or labels [N, L].
+        runs: Outputs [N, C] of each run (seed).
+        names: Of the dimensions, classes or labels.
+        intervals: Of each mae or f1.
+        groups: The cluster of each row, [N]; None if rows are independent.
+    """
+
+    def average(metric: str) -> Floats:
+        return np.asarray(np.mean([compute_parts(metric, labels, o) for o in runs], axis=0))
+
+    if find_label_type(labels) == "scores":
+        means = zip(names, average("mae").tolist(), strict=True)
+        return {
+            "mae": {name: MetricValue(value=mae, interval=intervals[name]) for name, mae in means}
+        }
+    support_C, f1_C, recall_C = average("support"), average("f1"), average("recall")
+    units_N = np.arange(len(labels)) if groups is None else groups
+    found: dict[str, dict[str, MetricValue]] = {"f1": {}, "recall": {}}
+    for i, name in enumerate(names):
+        if support_C[i] == 0:
+            found["f1"][name] = found["recall"][name] = MetricValue(value=None, interval=None)
+            continue
+        has_it_N = labels[:, i] if labels.ndim == 2 else labels == i
+        num_units = len(np.unique(units_N[has_it_N]))
+        num_hits = int(recall_C[i] * num_units + 1e-9)
+        found["f1"][name] = MetricValue(value=float(f1_C[i]), interval=intervals[name])
+        found["recall"][name] = MetricValue(
+            value=float(recall_C[i]), interval=bound_proportion(num_hits, num_units)
+        )
+    return found
+
+
+def predict_train_and_val(
+    run: Path,
+    record: RunRecord,
+    data: PreparedData,
+    *,
+    open_predictor: Callable[[], Predictor] | None = None,
+    across_processes: bool = False,
+) -> dict[Split, StoredPredictions]:
+    """Return predictions for the validation rows and a sample of the train rows of a run.
+
+    The training has stored those for validation. The sample is predicted and stored once, since it
+    depends on the ids of the rows only.
+
+    Args:
+        run: Run folder.
+        record: Its record.
+        data: The prepared data that it was trained on.
+        open_predictor: Returns its model, which may be open already.
+        across_processes: Whether to distribute the prediction over all processes of the launch,
+            which all have to call this.
+
+    Raises:
+        UserError: If the model changed since, or a row cannot be predicted.
+    """
+    limit = record.recipe.train.limit_rows
+    source = {
+        "model": record.model_hash,
+        "data": data.fingerprint,
+        **describe_limit(limit),
+    }
+    found: dict[Split, StoredPredictions] = {}
+    files: dict[Split, str] = {"val": "val", "train": "train-sample"}
+    for split, file in files.items():
+        rows = pick_train_and_val(data, split, limit=limit)
+        found[split] = load_or_predict(
+            run,
+            rows,
+            path=run / "predictions" / f"{file}.parquet",
+            source=source,
+            across_processes=across_processes,
+            open_predictor=open_predictor,
+        ).align([row["id"] for row in rows])
+    return found
+
+
+def pick_train_and_val(data: PreparedData, split: Split, *, limit: int | None) -> list[Row]:
+    """Return the rows of `val`, or at most 500 of `train`, that a run with this limit used."""
+    rows = limit_rows(data.read_split(split), limit)
+    return limit_rows(rows, _MAX_TRAIN_ROWS) if split == "train" else rows
+
+
+def measure_train_and_val(
+    runs: Sequence[Mapping[Split, StoredPredictions]],
+    data: PreparedData,
+    *,
+    metric: str,
+    limit: int | None,
+) -> dict[Split, MetricValue]:
+    """Return a metric on `val` and `train`, the mean over runs, from stored predictions."""
+    found: dict[Split, MetricValue] = {}
+    splits: tuple[Split, ...] = ("val", "train")
+    for split in splits:
+        rows = pick_train_and_val(data, split, limit=limit)
+        labels = make_targets(rows, label_names=data.label_names).numpy()
+        outputs = [run[split].outputs for run in runs]
+        found[split] = estimate_metric(metric, labels, outputs, config=data.task.labels)
+    return found
+
+
+def estimate_metric(
+    metric: str,
+    labels: NDArray[Any],
+    runs: Sequence[Floats],
+    *,
+    config: LabelsConfig | None,
+    groups: NDArray[np.int64] | None = None,
+) -> MetricValue:
+    """Return an overall metric, the mean over runs with outputs [N, C], and its interval."""
+    values = [compute_metric(metric, labels, outputs, config=config) for outputs in runs]
+    value = average(values)
+    interval = estimate_interval(metric, labels, runs, groups=groups, config=config)
+    return MetricValue(value=value, interval=interval)
+
+
+def estimate_gap(before: MetricValue, after: MetricValue, *, higher_is_better: bool) -> MetricValue:
+    """Return by how much a value is worse on the later of two disjoint splits.
+
+    The interval is the normal one, from the standard errors of the two intervals.
+    """
+    if before.value is None or after.value is None:
+        return MetricValue(value=None, interval=None)
+    gap = before.value - after.value if higher_is_better else after.value - before.value
+    if before.interval is None or after.interval is None:
+        return MetricValue(value=gap, interval=None)
+    error = math.hypot(find_standard_error(before.interval), find_standard_error(after.interval))
+    return MetricValue(value=gap, interval=Interval(gap - _Z * error, gap + _Z * error))
+
+
+def find_standard_error(interval: Interval | None) -> float:
+    """Return the standard error that a 95 % interval implies; 0 without an interval."""
+    return 0.0 if interval is None else (interval.high - interval.low) / (2 * _Z)
+
+
+def find_last_improvement(curve: LearningCurve) -> float | None:
+    """Return by what fraction the last epoch improved the validation metric; 0 if it did not.
+
+    Compared with the best validation that is an epoch or more before the last one.
+
+    Args:
+        curve: Of a run.
+
+    Returns:
+        None if there is no such validation.
+    """
+    metric = curve.metric
+    sign = 1.0 if metric in METRICS and METRICS[metric].higher_is_better else -1.0
+    points = [(p.epoch, sign * p.val[metric]) for p in curve.epochs if metric in p.val]
+    if not points:
+        return None
+    last = points[-1][0]
+    before = [value for epoch, value in points if epoch <= last - 1 + 1e-6]
+    if not before:
+        return None
+    best = max(before)
+    gained = max(value for _, value in points) - best
+    return gained / abs(best) if best else float(gained > 0)
+
+
+class Outcome(NamedTuple):
+    """A decision with its reasons."""
 
     decision: Decision
     reasons: list[str]
-    """Why it is no better, the gravest first; where it is DEPLOY, what every gate says."""
+    """Why it is not better, the most severe first; for DEPLOY, the reason of every gate."""
 
 
 def apply_gates(gates: Mapping[str, GateConfig], facts: GateFacts) -> list[GateResult]:
-    """Apply gates: DEPLOY if the bound passes, FAIL if the value is beyond review.
+    """Apply gates: DEPLOY if the bound reaches deploy, FAIL if the value is worse than review.
 
-    Gates whose facts are not at hand, such as edge cases that nobody wrote, are left out. On fewer
-    than 20 rows no gate deploys, nor does one whose value is undefined.
+    Gates without inputs, such as edge cases that the suite does not have, are left out. On fewer
+    than 20 rows no gate is DEPLOY, nor is one with an undefined value.
     """
     found = [_SPECIAL.get(name, _apply_metric)(name, gate, facts) for name, gate in gates.items()]
     return [result for result in found if result is not None]
@@ -41,33 +257,36 @@ def decide(
     beats_constant: bool,
     num_rows: int,
     provisional: bool = False,
-) -> Ruling:
+) -> Outcome:
     """Return the worst result with its reasons.
 
     Args:
-        results: What the gates say; without any a person has to decide.
-        findings: Of the audit, as far as they concern the run; an invalid one fails.
+        results: Results of the gates; without gates the decision is REVIEW.
+        findings: Findings of the audit about the run; an invalid one fails.
         beats_constant: Whether it beats the best constant (D9); if not, it is never DEPLOY.
-        num_rows: Number of rows it was measured on; fewer than 20 never deploy.
-        provisional: Whether an arm of a comparison has too few seeds to be deployed.
+        num_rows: Number of rows it was measured on; below 20 it is never DEPLOY.
+        provisional: Whether a variant of a comparison has too few seeds to be deployed.
     """
-    said: list[tuple[Decision, str]] = [
+    reasons: list[tuple[Decision, str]] = [
         ("FAIL", f"the audit found: {f.message}") for f in findings if f.status == "invalid"
     ]
-    said += [(r.result, r.reason) for r in results]
+    reasons += [(r.result, r.reason) for r in results]
     doubts = {
         "no gate was set, so a person has to decide": not results,
         "it does not beat the best constant": not beats_constant,
-        f"{num_rows} rows are fewer than {MIN_ROWS} and prove nothing": num_rows < MIN_ROWS,
-        "provisional: fewer than 3 seeds do not tell the luck of training": provisional,
+        f"{num_rows} rows are too few for evidence; at least {MIN_ROWS} are needed": num_rows
+        < MIN_ROWS,
+        "provisional: fewer than 3 seeds do not cover the variance between seeds": provisional,
     }
-    said += [("REVIEW", doubt) for doubt, holds in doubts.items() if holds]
-    said.sort(key=lambda pair: DECISIONS.index(pair[0]))
-    decision = said[0][0]
-    return Ruling(decision, [why for one, why in said if one != "DEPLOY" or decision == "DEPLOY"])
+    reasons += [("REVIEW", doubt) for doubt, holds in doubts.items() if holds]
+    reasons.sort(key=lambda pair: DECISIONS.index(pair[0]))
+    decision = reasons[0][0]
+    return Outcome(
+        decision, [why for one, why in reasons if one != "DEPLOY" or decision == "DEPLOY"]
+    )
 
 
-def _judge(
+def _make_result(
     name: str,
     gate: GateConfig,
     *,
@@ -77,29 +296,29 @@ def _judge(
     interval: Interval | None = None,
     doubt: str | None = None,
 ) -> GateResult:
-    """Judge by the rule that all gates share.
+    """Compare value and bound with the thresholds, by the rule that all gates share.
 
     Args:
-        name: Of the gate.
+        name: Name of the gate.
         gate: The thresholds.
-        what: The start of the reason: what has which value.
-        value: What must not be beyond `review`.
-        bound: What has to pass `deploy`.
-        interval: That of the value.
-        doubt: Why it is not to be deployed, whatever the bound.
+        what: The start of the reason: the value, in words.
+        value: Must not be worse than `review`.
+        bound: Has to reach `deploy`.
+        interval: Interval of the value.
+        doubt: Why it is not DEPLOY, whatever the bound.
     """
     sign = 1.0 if HIGHER_IS_BETTER[name] else -1.0
     deploy, review = gate.deploy, gate.review
-    passes = bound is not None and sign * bound >= sign * deploy
-    result: Decision = "DEPLOY" if passes and doubt is None else "REVIEW"
+    reaches = bound is not None and sign * bound >= sign * deploy
+    result: Decision = "DEPLOY" if reaches and doubt is None else "REVIEW"
     at_bound = "" if bound is None or bound == value else f"the bound {_show(bound)} "
-    ending = f"{at_bound}{'passes' if passes else 'does not pass'} {deploy:.4g}"
+    ending = f"{at_bound}{'reaches' if reaches else 'does not reach'} {deploy:.4g}"
     if value is None:
-        ending = f"nothing that could pass {deploy:.4g}"
+        ending = f"so it cannot reach {deploy:.4g}"
     elif bound is None:
-        ending = f"no bound is known that could pass {deploy:.4g}"
+        ending = f"without an interval it cannot reach {deploy:.4g}"
     if value is not None and review is not None and sign * value < sign * review:
-        result, ending = "FAIL", f"{ending}, and a value beyond {review:.4g} fails"
+        result, ending = "FAIL", f"{ending}, and a value worse than {review:.4g} fails"
     reason = "; ".join(part for part in (what, ending, doubt) if part)
     return GateResult(
         name=name,
@@ -116,29 +335,30 @@ def _judge(
 def _apply_metric(name: str, gate: GateConfig, facts: GateFacts) -> GateResult:
     value, interval = facts.metrics.get(name), facts.intervals.get(name)
     what = "not defined on these rows" if value is None else _show(value)
-    return _judge(
+    return _make_result(
         name, gate, what=what, value=value, bound=_find_worse_end(name, interval),
         interval=interval, doubt=_doubt_few(facts.num_rows),
     )  # fmt: skip
 
 
 def _apply_dimensions(name: str, gate: GateConfig, facts: GateFacts) -> GateResult | None:
-    """So many dimensions have to pass by their bounds: the last of them that is needed decides."""
+    """A fraction of the dimensions has to reach the threshold by their bounds."""
     found = facts.parts.get("mae", {})
     worst = _find_worst(found, higher=False)
     if worst is None:
         return None
     # Less a little, since 0.7 * 10 is above 7 in floating point.
-    needed = math.ceil((gate.share or 1.0) * len(found) - 1e-9)
+    needed = math.ceil((gate.fraction or 1.0) * len(found) - 1e-9)
     ranked = sorted(found, key=lambda part: _bound_above(found[part]))
     num_passing = sum(_bound_above(found[part]) <= gate.deploy for part in ranked)
     deciding = found[ranked[needed - 1]]
     bound = _bound_above(deciding)
     what = (
-        f"{num_passing} of {len(found)} surely stay under an mae of {gate.deploy:g} and {needed} "
-        f"have to; the one that decides is {ranked[needed - 1]} with {_show(deciding.value)}"
+        f"{num_passing} of {len(found)} dimensions have an upper bound of their mae of at most "
+        f"{gate.deploy:g}, {needed} are required; the last of these is {ranked[needed - 1]} with "
+        f"{_show(deciding.value)}"
     )
-    result = _judge(
+    result = _make_result(
         name, gate, what=what, value=deciding.value,
         bound=bound if math.isfinite(bound) else None, interval=deciding.interval,
         doubt=_doubt_few(facts.num_rows),
@@ -146,7 +366,7 @@ def _apply_dimensions(name: str, gate: GateConfig, facts: GateFacts) -> GateResu
     value = found[worst].value
     if gate.review is None or value is None or value <= gate.review:
         return result
-    reason = f"{result.reason}; {worst} has {_show(value)}, beyond {gate.review:.4g}, which fails"
+    reason = f"{result.reason}; {worst} has {_show(value)}, above {gate.review:.4g}, which fails"
     return result.replace(result="FAIL", reason=reason)
 
 
@@ -160,13 +380,13 @@ def _apply_classes(name: str, gate: GateConfig, facts: GateFacts) -> GateResult 
     if not found:
         return None
     absent = [part for part, estimate in found.items() if estimate.value is None]
-    doubt = f"no row to judge {', '.join(absent)} by" if absent else _doubt_few(facts.num_rows)
+    doubt = f"no row of {', '.join(absent)}" if absent else _doubt_few(facts.num_rows)
     worst = _find_worst(found, higher=True)
     if worst is None:
-        return _judge(name, gate, what="not defined", value=None, bound=None, doubt=doubt)
+        return _make_result(name, gate, what="not defined", value=None, bound=None, doubt=doubt)
     ends = [e.interval.low if e.interval else None for e in found.values() if e.value is not None]
     known = [end for end in ends if end is not None]
-    return _judge(
+    return _make_result(
         name, gate, what=f"{worst} is worst with {_show(found[worst].value)}",
         value=found[worst].value, bound=min(known) if len(known) == len(ends) else None,
         interval=found[worst].interval, doubt=doubt,
@@ -174,7 +394,7 @@ def _apply_classes(name: str, gate: GateConfig, facts: GateFacts) -> GateResult 
 
 
 def _apply_gap(name: str, gate: GateConfig, facts: GateFacts) -> GateResult | None:
-    """Noise is no gap: 2 standard errors always pass, up to 4 never fail."""
+    """A gap within noise is allowed: up to 2 standard errors deploy, up to 4 do not fail."""
     metric = facts.metric
     earlier, later, _ = name.split("_")
     before, after = facts.splits.get(earlier), facts.splits.get(later)
@@ -185,7 +405,7 @@ def _apply_gap(name: str, gate: GateConfig, facts: GateFacts) -> GateResult | No
     gap = estimate_gap(before, after, higher_is_better=higher)
     if gap.value is None:
         what = f"{metric} is not defined on {earlier} or {later}"
-        return _judge(name, gate, what=what, value=None, bound=None, doubt=doubt)
+        return _make_result(name, gate, what=what, value=None, bound=None, doubt=doubt)
     error = find_standard_error(gap.interval)
     widened = gate.model_copy(
         update={
@@ -198,7 +418,7 @@ def _apply_gap(name: str, gate: GateConfig, facts: GateFacts) -> GateResult | No
         f"{_show(abs(gap.value))} {'worse' if gap.value > 0 else 'better'}; {gate.deploy:g} or "
         "2 standard errors are allowed"
     )
-    return _judge(
+    return _make_result(
         name, widened, what=what, value=gap.value, bound=gap.value, interval=gap.interval,
         doubt=doubt,
     )  # fmt: skip
@@ -210,19 +430,19 @@ def _apply_convergence(name: str, gate: GateConfig, facts: GateFacts) -> GateRes
     found = [find_last_improvement(history) for history in facts.histories]
     known = [value for value in found if value is not None]
     if len(known) < len(found):
-        what = "cannot be told from a single epoch"
-        return _judge(name, gate, what=what, value=None, bound=None)
+        what = "not known from a single epoch"
+        return _make_result(name, gate, what=what, value=None, bound=None)
     value = max(known)
-    what = f"the last epoch bettered the validation metric by {value:.1%}"
-    return _judge(name, gate, what=what, value=value, bound=value)
+    what = f"the last epoch improved the validation metric by {value:.1%}"
+    return _make_result(name, gate, what=what, value=value, bound=value)
 
 
 def _apply_latency(name: str, gate: GateConfig, facts: GateFacts) -> GateResult | None:
     if facts.latency is None:
         return None
     value, count = facts.latency.single_p95_ms, facts.latency.num_singles
-    what = f"{_show(value)} ms in {count} measures"
-    return _judge(name, gate, what=what, value=value, bound=facts.latency.single_p95_bound_ms)
+    what = f"{_show(value)} ms in {count} measurements"
+    return _make_result(name, gate, what=what, value=value, bound=facts.latency.single_p95_bound_ms)
 
 
 def _apply_edge_cases(name: str, gate: GateConfig, facts: GateFacts) -> GateResult | None:
@@ -232,7 +452,7 @@ def _apply_edge_cases(name: str, gate: GateConfig, facts: GateFacts) -> GateResu
     interval = facts.edge_cases.pass_rate_interval
     value = num_passed / num_cases
     what = f"{num_passed} of {num_cases} passed, {_show(value)}"
-    result = _judge(
+    result = _make_result(
         name, gate, what=what, value=value, bound=interval.low, interval=interval
     )  # fmt: skip
     missed = facts.edge_cases.must_pass_failed
@@ -270,7 +490,7 @@ def _find_worst(found: Mapping[str, MetricValue], *, higher: bool) -> str | None
 
 
 def _doubt_few(num_rows: int) -> str | None:
-    few = f"{num_rows} rows are fewer than {MIN_ROWS} and prove nothing"
+    few = f"{num_rows} rows are too few for evidence; at least {MIN_ROWS} are needed"
     return few if num_rows < MIN_ROWS else None
 
 

@@ -1,4 +1,4 @@
-"""How long predictions take, what they need and what they cost: all arms side by side."""
+"""Latency, memory and cost of predictions, measured for all variants in turns."""
 
 import itertools
 import time
@@ -11,7 +11,7 @@ import torch
 from llmft.config.suite import LatencyConfig
 from llmft.data.fields import Row
 from llmft.models.device import name_device
-from llmft.models.peak_memory import measure_peak_memory, reset_peak_memory
+from llmft.models.memory.peak import measure_peak_memory, reset_peak_memory
 from llmft.prediction.inference import Predictor
 from llmft.results.variant import Latency
 
@@ -21,11 +21,11 @@ _NUM_SINGLES = 59
 _NUM_BATCHES = 10
 _MIN_MEASURES = 5
 _MAX_SECONDS = 60.0
-"""For each arm; beyond it only the fewest measures are taken."""
+"""For each variant; beyond it only the minimum number of measurements is taken."""
 
 
-class _Subject(NamedTuple):
-    """One arm while it is timed; the lists hold seconds."""
+class _ModelTimes(NamedTuple):
+    """The measured seconds of one model, and its peak memory."""
 
     predictor: Predictor
     peak_memory_gib: float
@@ -38,39 +38,39 @@ class _Subject(NamedTuple):
 def measure_latencies(
     predictors: Mapping[str, Predictor], rows: Sequence[Row], config: LatencyConfig
 ) -> dict[str, Latency]:
-    """Time every arm's predictions of single articles and of batches.
+    """Time every variant's predictions of single articles and of batches.
 
-    The arms take turns (ABAB), so that a machine that slows down meanwhile slows all of them. An
-    arm takes about a minute at most, unless its fewest measures take longer.
+    The variants take turns (ABAB), so that a machine that slows down meanwhile slows all of them.
+    A variant takes about a minute at most, unless its minimum number of measurements takes longer.
 
     Args:
-        predictors: Arm -> its open model.
-        rows: Articles; they are used again where there are too few.
+        predictors: Variant -> its open model.
+        rows: Articles; they are repeated if there are too few.
         config: Batch size and price.
     """
-    subjects = {
-        arm: _warm_up(predictor, rows, batch_size=config.batch_size)
-        for arm, predictor in predictors.items()
+    models = {
+        variant: _warm_up(predictor, rows, batch_size=config.batch_size)
+        for variant, predictor in predictors.items()
     }
     turns = itertools.cycle(rows)
     for _ in range(_NUM_SINGLES):
         row = [next(turns)]
-        for subject in subjects.values():
-            if _may_go_on(subject.singles, others=subject.uncached):
-                subject.singles.append(_time_predict(subject.predictor, row))
-                if subject.predictor.keeps_prompt:
-                    subject.predictor.forget_prompt()
-                    subject.uncached.append(_time_predict(subject.predictor, row))
+        for model in models.values():
+            if _may_go_on(model.singles, others=model.uncached):
+                model.singles.append(_time_predict(model.predictor, row))
+                if model.predictor.keeps_prompt:
+                    model.predictor.forget_prompt()
+                    model.uncached.append(_time_predict(model.predictor, row))
     for _ in range(_NUM_BATCHES):
         batch = list(itertools.islice(turns, config.batch_size))
-        for subject in subjects.values():
-            if subject.can_batch and _may_go_on(subject.batches):
-                subject.batches.append(_time_predict(subject.predictor, batch))
-    return {arm: _summarise(subject, config) for arm, subject in subjects.items()}
+        for model in models.values():
+            if model.can_batch and _may_go_on(model.batches):
+                model.batches.append(_time_predict(model.predictor, batch))
+    return {variant: _summarise(model, config) for variant, model in models.items()}
 
 
-def _warm_up(predictor: Predictor, rows: Sequence[Row], *, batch_size: int) -> _Subject:
-    """Run a model until it is at speed, and measure its memory on the way."""
+def _warm_up(predictor: Predictor, rows: Sequence[Row], *, batch_size: int) -> _ModelTimes:
+    """Warm a model up, and measure its peak memory."""
     fastest = min(_time_predict(predictor, [row]) for row in rows[:_NUM_WARM_UP])
     can_batch = fastest * batch_size < _MAX_SECONDS
     some = list(itertools.islice(itertools.cycle(rows), batch_size if can_batch else 1))
@@ -79,11 +79,11 @@ def _warm_up(predictor: Predictor, rows: Sequence[Row], *, batch_size: int) -> _
     before = measure_peak_memory()
     _time_predict(predictor, some)
     peak = measure_peak_memory() - before + predictor.measure_weights()
-    return _Subject(predictor, peak, can_batch, [], [], [])
+    return _ModelTimes(predictor, peak, can_batch, [], [], [])
 
 
 def _may_go_on(seconds: list[float], *, others: Sequence[float] = ()) -> bool:
-    """Singles and batches have half of the time each."""
+    """Return whether the time limit allows another measurement, of singles or of batches."""
     return len(seconds) < _MIN_MEASURES or sum(seconds) + sum(others) < _MAX_SECONDS / 2
 
 
@@ -100,29 +100,29 @@ def _wait_for_device() -> None:
         torch.cuda.synchronize()
 
 
-def _summarise(subject: _Subject, config: LatencyConfig) -> Latency:
+def _summarise(model: _ModelTimes, config: LatencyConfig) -> Latency:
     size = config.batch_size
-    counted = (size, subject.batches) if subject.batches else (1, subject.singles)
+    counted = (size, model.batches) if model.batches else (1, model.singles)
     per_second = counted[0] * len(counted[1]) / sum(counted[1])
     cost = None
     if config.price_per_hour is not None:
         cost = config.price_per_hour / 3_600 / per_second * 1e6
-    batch_p50, batch_p95 = _find_quantiles(subject.batches)
-    uncached_p50, uncached_p95 = _find_quantiles(subject.uncached)
-    p50, p95 = _find_quantiles(subject.singles)
+    batch_p50, batch_p95 = _find_quantiles(model.batches)
+    uncached_p50, uncached_p95 = _find_quantiles(model.uncached)
+    p50, p95 = _find_quantiles(model.singles)
     assert p50 is not None and p95 is not None
-    enough = len(subject.singles) >= _NUM_SINGLES
+    enough = len(model.singles) >= _NUM_SINGLES
     return Latency(
         single_p50_ms=p50,
         single_p95_ms=p95,
-        single_p95_bound_ms=1_000 * max(subject.singles) if enough else None,
+        single_p95_bound_ms=1_000 * max(model.singles) if enough else None,
         batch_p50_ms=batch_p50,
         batch_p95_ms=batch_p95,
         batch_size=size,
         articles_per_second=per_second,
-        peak_memory_gib=subject.peak_memory_gib,
-        num_singles=len(subject.singles),
-        num_batches=len(subject.batches),
+        peak_memory_gib=model.peak_memory_gib,
+        num_singles=len(model.singles),
+        num_batches=len(model.batches),
         device=name_device(),
         uncached_p50_ms=uncached_p50,
         uncached_p95_ms=uncached_p95,

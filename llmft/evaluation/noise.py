@@ -1,6 +1,6 @@
-"""How far oracles agree with the test labels: the error that no student can be expected to beat.
+"""Label noise: the error of second labels, below which no model can be expected to get.
 
-It is shown beside the models' errors on the same rows; nothing is subtracted (D13).
+It is reported next to the models' errors on the same rows; nothing is subtracted (D13).
 """
 
 from functools import partial
@@ -16,27 +16,27 @@ from llmft.data.batches import make_targets
 from llmft.data.fields import Row
 from llmft.data.reading import read_labelled
 from llmft.errors import UserError
-from llmft.evaluation.intervals import estimate_interval
-from llmft.evaluation.metrics import compute_metric, find_label_type
-from llmft.evaluation.resampling import Groups
+from llmft.metrics.overall import compute_metric, find_label_type
 from llmft.results.comparison import NoiseResult
 from llmft.results.variant import Interval, MetricValue
+from llmft.statistics.intervals import estimate_interval
+from llmft.statistics.resampling import Groups
 
 Floats = NDArray[np.floating[Any]]
 
 
 class SecondLabels(NamedTuple):
-    """Labels that some of the rows were given a second time."""
+    """Second labels of some of the rows."""
 
     positions_M: NDArray[np.int64]
-    """Which rows."""
+    """Positions of these rows."""
     labels: NDArray[Any]
     """Scores [M, D], classes [M], or labels [M, L]."""
     num_left_out: int
-    """Rows of the file that are none of these rows, or cannot be used."""
+    """Rows of the file that match none of these rows, or cannot be used."""
 
     def take(self, kept: list[int]) -> "SecondLabels":
-        """Return those of some of the rows, which are numbered anew."""
+        """Return the second labels of a subset of the rows, with positions in that subset."""
         places = {position: i for i, position in enumerate(kept)}
         has_M = np.array([position in places for position in self.positions_M.tolist()])
         return SecondLabels(
@@ -51,8 +51,8 @@ def read_second_labels(
 ) -> SecondLabels:
     """Read a file of second labels, in the format of the task's sources, and join it by id (D11).
 
-    Without a field for the id in the task, the id is a hash of the text. A row whose text is
-    another one under a known id is left out.
+    Without a field for the id in the task, the id is a hash of the text. A row with a known id but
+    another text is left out.
 
     Args:
         path: The file.
@@ -61,11 +61,11 @@ def read_second_labels(
         names: Of the dimensions, classes or labels.
 
     Raises:
-        UserError: If the file cannot be read, or no row of it is one of these.
+        UserError: If the file cannot be read, or no row of it matches a test row.
     """
-    # The task's filters have chosen the rows of test; here they would choose what the oracle says.
+    # The task's filters have selected the test rows; here they would select second labels.
     changes = {
-        "name": str(path),  # faults are told of the file
+        "name": str(path),  # errors name the file
         "sources": [SourceConfig(path=str(path))],
         "filters": [],
     }
@@ -89,7 +89,7 @@ def read_second_labels(
 def measure_noise(
     second: SecondLabels,
     labels: NDArray[Any],
-    arms: dict[str, list[Floats]],
+    variants: dict[str, list[Floats]],
     *,
     kind: NoiseKind,
     path: Path,
@@ -97,13 +97,13 @@ def measure_noise(
     groups: Groups | None = None,
     seed: int = 0,
 ) -> NoiseResult:
-    """Return how far second labels are from the first ones, and the arms on the same rows.
+    """Return the error of second labels against the first ones, and of variants on the same rows.
 
     Args:
         second: The second labels.
         labels: Scores [N, D], classes [N], or labels [N, L] of all rows.
-        arms: Arm -> outputs [N, C] of each of its runs.
-        kind: Who gave them.
+        variants: Variant -> outputs [N, C] of each of its runs.
+        kind: Origin of the second labels.
         path: File of the second labels.
         names: Of the dimensions, classes or labels.
         groups: The cluster of each row, [N]; None if rows are independent.
@@ -129,8 +129,8 @@ def measure_noise(
             for name, i in by_part.items()
         },
         variants={
-            arm: measure(first, [outputs[second.positions_M] for outputs in runs])
-            for arm, runs in arms.items()
+            variant: measure(first, [outputs[second.positions_M] for outputs in runs])
+            for variant, runs in variants.items()
         },
     )
 
@@ -138,7 +138,7 @@ def measure_noise(
 def _measure(
     labels: NDArray[Any], runs: list[Floats], *, groups: Groups | None, seed: int
 ) -> MetricValue:
-    """Return the `mae` of scores, or the share of rows with other classes or labels."""
+    """Return the `mae` of scores, or the fraction of rows with other classes or labels."""
     is_error = find_label_type(labels) == "scores"
     metric = "mae" if is_error else "accuracy"
     values = [compute_metric(metric, labels, outputs) for outputs in runs]
@@ -159,21 +159,21 @@ def _explain_no_match(
 ) -> str:
     if not read:
         first = f"; the first: line {rejected[0].line}: {rejected[0].reason}" if rejected else ""
-        return f"{path}: none of its rows can be used{first}; mend the rows, or remove the file"
+        return f"{path}: none of its rows can be used{first}; fix the rows, or remove the file"
     known = {row["id"]: row for row in rows}
     same = [row for row in read if row["id"] in known]
     if same and not any(row["text"] == known[row["id"]]["text"] for row in same):
         found = f"its {len(same)} rows with ids of test rows have other texts"
-        mend = "score the very articles of the test split again"
+        fix = "label the articles of the test split as they are there"
     elif same:
         found = "its rows of the test split have classes or labels that the task does not have"
-        mend = "bring them to the task's names, in the file or with labels.map"
+        fix = "rename them to the task's, in the file or with labels.map"
     else:
-        found = f"none of its {len(read)} rows stands in the test split of {task.output}"
+        found = f"none of its {len(read)} rows is in the test split of {task.output}"
         field = task.fields.id
-        mend = (
+        fix = (
             f"give rows the ids of test rows in the field {field!r}"
             if field is not None
             else "rows are joined by a hash of the text, so give them the texts of test rows"
         )
-    return f"{path}: {found}; {mend}, or remove the file from the suite's noise"
+    return f"{path}: {found}; {fix}, or remove the file from the suite's noise"

@@ -1,4 +1,4 @@
-"""The rows that count, and how arms are measured on them."""
+"""The measured rows: metrics of variants and baselines on them, and their entries in results."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -6,31 +6,38 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from llmft.config.labels import LabelsConfig
+from llmft.config.labels import LabelsConfig, ScoresConfig
+from llmft.config.task import TaskConfig
 from llmft.data.batches import make_targets
-from llmft.data.fields import Row
+from llmft.data.fields import Row, join_pair
 from llmft.data.prepared import PreparedData
-from llmft.evaluation.intervals import estimate_interval
-from llmft.evaluation.metrics import average, measure
-from llmft.results.variant import Interval, Measurement, Metrics, Parts
+from llmft.evaluation.baselines import predict_constant, predict_tfidf
+from llmft.metrics.overall import (
+    average,
+    decide_labels,
+    find_tiers,
+    measure,
+)
+from llmft.results.variant import Interval, Measurement, Metrics, Parts, RowResult, TierConfusion
+from llmft.statistics.intervals import estimate_interval
 
 Floats = NDArray[np.floating[Any]]
 
 
 class Rows(NamedTuple):
-    """The rows that count, and what is true of them."""
+    """The measured rows, their labels and their clusters."""
 
     rows: list[Row]
     labels: NDArray[Any]
     """Scores [N, D], classes [N], or labels [N, L]."""
     groups: NDArray[np.int64] | None
-    """The cluster of each row, [N]; None where the task names no field `group`."""
+    """The cluster of each row, [N]; None if the task names no field `group`."""
     names: list[str]
     """Dimensions, classes or labels."""
     config: LabelsConfig
 
     def measure(self, runs: Sequence[Floats]) -> list[Measurement]:
-        """Measure outputs [N, C] of each run."""
+        """Return the metrics of the decision scores [N, C] of each run."""
         return [measure(self.labels, o, names=self.names, config=self.config) for o in runs]
 
     def estimate_intervals(self, runs: Sequence[Floats]) -> dict[str, Interval | None]:
@@ -42,7 +49,7 @@ class Rows(NamedTuple):
 
 
 def open_rows(rows: list[Row], data: PreparedData) -> Rows:
-    """Return rows with their labels and groups; a row without a group is one of its own."""
+    """Return rows with labels and clusters; a row without a group is a cluster of its own."""
     groups = None
     if data.task.fields.group is not None:
         named = [("group", str(r["group"])) if r.get("group") else ("row", r["id"]) for r in rows]
@@ -53,10 +60,126 @@ def open_rows(rows: list[Row], data: PreparedData) -> Rows:
 
 
 def average_metrics(found: Sequence[Metrics]) -> Metrics:
-    """Return the mean over the runs of each metric; None where one of them has none."""
+    """Return the mean over the runs of each metric; None if it is undefined for a run."""
     return {key: average([metrics[key] for metrics in found]) for key in found[0]}
 
 
 def average_parts(found: Sequence[Parts]) -> Parts:
-    """Return the same by dimension, class or label."""
+    """Return the mean over the runs of each metric, per dimension, class or label."""
     return {part: average_metrics([parts[part] for parts in found]) for part in found[0]}
+
+
+_NUM_WORST = 15
+_MAX_TEXT = 2_000
+
+
+def measure_baselines(
+    train_rows: list[Row], rows: list[Row], *, names: list[str], task: TaskConfig
+) -> dict[str, Measurement]:
+    """Return the metrics of the best constant and of TF-IDF, both fitted on train."""
+    texts = [join_pair(row, task.fields) for row in rows]
+    train_texts = [join_pair(row, task.fields) for row in train_rows]
+    train = make_targets(train_rows, label_names=names).numpy()
+    labels = make_targets(rows, label_names=names).numpy()
+    outputs = {
+        "constant": predict_constant(train, num_rows=len(rows), num_outputs=len(names)),
+        "tfidf": predict_tfidf(train_texts, train, texts=texts, num_outputs=len(names)),
+    }
+    return {
+        name: measure(labels, found, names=names, config=task.labels)
+        for name, found in outputs.items()
+    }
+
+
+def compute_row_errors(labels: NDArray[Any], outputs_NC: Floats) -> Floats:
+    """Return per row the mean absolute error, or 1 minus the true class's probability, [N].
+
+    For multilabel tasks the error is the mean distance of the probabilities from 0 or 1.
+    """
+    if labels.ndim == 2:
+        return np.asarray(np.abs(labels - outputs_NC).mean(axis=1))
+    return np.asarray(1 - outputs_NC[np.arange(len(labels)), labels])
+
+
+def describe_rows(
+    rows: list[Row],
+    labels: NDArray[Any],
+    variants: dict[str, list[Floats]],
+    *,
+    slices: Sequence[dict[str, str]] | None = None,
+) -> list[RowResult]:
+    """Return for each row its id, labels, text, slices, and every variant's outputs and error.
+
+    Outputs and errors are means over the runs of a variant. The mean error is larger than the error
+    of the mean output, as is the variant's `mae`.
+    """
+    outputs = {variant: _to_list(np.mean(runs, axis=0)) for variant, runs in variants.items()}
+    errors = {
+        variant: _to_list(np.mean([compute_row_errors(labels, found) for found in runs], axis=0))
+        for variant, runs in variants.items()
+    }
+    return [
+        RowResult(
+            id=row["id"],
+            labels=row["labels"],
+            outputs={variant: [round(v, 4) for v in o[i]] for variant, o in outputs.items()},
+            errors={variant: round(e[i], 4) for variant, e in errors.items()},
+            text=row["text"][:_MAX_TEXT],
+            slices=slices[i] if slices is not None else {},
+        )
+        for i, row in enumerate(rows)
+    ]
+
+
+def _to_list(values: NDArray[Any]) -> list[Any]:
+    found: list[Any] = values.astype(np.float64).tolist()
+    return found
+
+
+def pick_worst(rows: Sequence[RowResult]) -> list[RowResult]:
+    """Return the 15 rows with the largest mean error over the variants."""
+    if not rows or not rows[0].errors:
+        return []
+    errors_N = np.array([list(row.errors.values()) for row in rows]).mean(axis=1)
+    worst = np.argsort(-errors_N, kind="stable")[:_NUM_WORST]
+    return [rows[i] for i in worst]
+
+
+def count_confusions(
+    labels: NDArray[Any], runs: Sequence[Floats], *, num_classes: int
+) -> list[list[int]]:
+    """Return the confusion matrix of the classes [C, C], summed over runs with outputs [N, C]."""
+    predicted = [outputs.argmax(axis=1) for outputs in runs]
+    return _sum_confusions(labels, predicted, num_classes=num_classes)
+
+
+def count_label_confusions(
+    labels_NL: NDArray[Any], runs: Sequence[Floats], *, names: list[str]
+) -> dict[str, list[list[int]]]:
+    """Return a 2 x 2 confusion matrix per label, summed over runs."""
+    decided = [decide_labels(outputs) for outputs in runs]
+    return {
+        name: _sum_confusions(labels_NL[:, i], [d[:, i] for d in decided], num_classes=2)
+        for i, name in enumerate(names)
+    }
+
+
+def count_tier_confusions(
+    labels_ND: Floats, runs: Sequence[Floats], config: LabelsConfig
+) -> TierConfusion | None:
+    """Return the confusion matrix of the tiers, summed over runs; None without tiers."""
+    if not isinstance(config, ScoresConfig) or config.tiers is None:
+        return None
+    found = [find_tiers(outputs, config) for outputs in runs]
+    matrix = _sum_confusions(find_tiers(labels_ND, config), found, num_classes=len(config.tiers))
+    return TierConfusion(names=list(config.tiers), confusion_matrix=matrix)
+
+
+def _sum_confusions(
+    true_N: NDArray[Any], runs: Sequence[NDArray[Any]], *, num_classes: int
+) -> list[list[int]]:
+    """Return the confusion matrix summed over runs, rows true and columns predicted."""
+    cells = np.concatenate([true_N * num_classes + predicted_N for predicted_N in runs])
+    counts = np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
+    matrix: list[list[int]] = counts.tolist()
+    return matrix

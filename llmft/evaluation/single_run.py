@@ -1,45 +1,174 @@
-"""The story of `evaluate`: one run, measured, audited and judged by itself."""
+"""The steps of `evaluate`: measure and audit one run, and decide whether to deploy it."""
 
 import functools
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from llmft.audit.collapsed_predictions import check_baselines, check_variation
+from llmft.audit.comparability import check_run, check_test_use
+from llmft.audit.contamination import check_contamination
+from llmft.audit.findings import RunFacts, apply_waivers
+from llmft.audit.truncation import check_inputs, check_oracle_view
 from llmft.config.audit import WaiverConfig
-from llmft.config.gates import GateConfig, lay_over_defaults
+from llmft.config.gates import GateConfig, merge_with_defaults
 from llmft.config.head import SELECTION_METRIC
+from llmft.config.labels import LabelsConfig
 from llmft.config.recipe import RecipeConfig
 from llmft.config.suite import LatencyConfig, Suite
-from llmft.config.task import Split
+from llmft.config.task import SourceConfig, Split
+from llmft.data.fields import Row
+from llmft.data.prepared import PreparedData
+from llmft.data.reading import read_labelled
 from llmft.errors import UserError
-from llmft.evaluation.arms import Run
-from llmft.evaluation.audit import (
-    RunFacts,
-    apply_waivers,
-    audit_run,
-    check_baselines,
-    check_variation,
-)
 from llmft.evaluation.edge_cases import EdgeCase, read_suite_cases, run_cases
-from llmft.evaluation.fitting import check_fit, choose_fit, name_fit
-from llmft.evaluation.gate_facts import measure_earlier, predict_earlier
+from llmft.evaluation.gates import measure_train_and_val, predict_train_and_val
 from llmft.evaluation.latency import measure_latencies
-from llmft.evaluation.metrics import find_label_type
-from llmft.evaluation.reads import record_test_read
-from llmft.evaluation.rows import open_rows
-from llmft.evaluation.subject import Subject, open_subject
-from llmft.evaluation.tables import describe_rows, measure_baselines, pick_worst
-from llmft.evaluation.variants import Criteria, judge_variant, measure_variant
+from llmft.evaluation.post_hoc_fitting import check_fit, choose_fit, name_fit, open_trained_data
+from llmft.evaluation.rows import describe_rows, measure_baselines, open_rows, pick_worst
+from llmft.evaluation.variants import (
+    Criteria,
+    Run,
+    decide_variant,
+    measure_variant,
+    record_test_read,
+)
+from llmft.files import hash_file
+from llmft.metrics.overall import find_label_type
 from llmft.prediction.inference import Predictor
 from llmft.prediction.stored import StoredPredictions, load_or_predict
 from llmft.processes import get_world_size, is_main, main_first
 from llmft.results.evaluation import EvaluationResult
+from llmft.results.run import RunRecord
 from llmft.results.variant import EdgeCases, Finding, Latency, MetricValue
 
 
-class _Standard(NamedTuple):
-    """What a run is held against."""
+class EvaluationRows(NamedTuple):
+    """The rows to evaluate a run on."""
+
+    name: str
+    """Name of the split, or `data-` and the name of the file."""
+    rows: list[Row]
+    data: PreparedData
+    """The prepared data that the run was trained on."""
+    train_rows: list[Row]
+    fingerprint: str
+    """Of the prepared data, or the hash of the file."""
+    num_rejected: int = 0
+    num_unknown_labels: int = 0
+    """Rows left out since their class or labels are not among the model's."""
+
+    @property
+    def label_names(self) -> list[str]:
+        """Names of the dimensions, classes or labels."""
+        return self.data.label_names
+
+    @property
+    def labels(self) -> LabelsConfig:
+        """The task's labels."""
+        return self.data.task.labels
+
+
+def open_evaluation_rows(
+    record: RunRecord, *, split: Split, data_file: Path | None
+) -> EvaluationRows:
+    """Return the rows of a split, or of a file in the format of the task's sources.
+
+    Args:
+        record: Record of the run.
+        split: Name of the split.
+        data_file: Labelled rows to use instead of the split.
+
+    Raises:
+        UserError: If the data was prepared again since, or no row of the file can be used.
+    """
+    data = open_trained_data(record)
+    train_rows = data.read_split("train")
+    subject = EvaluationRows(
+        name=split,
+        rows=data.read_split(split),
+        data=data,
+        train_rows=train_rows,
+        fingerprint=data.fingerprint,
+    )
+    return subject if data_file is None else _take_file(subject, data_file)
+
+
+def _take_file(subject: EvaluationRows, path: Path) -> EvaluationRows:
+    task = subject.data.task
+    changes = {"name": str(path), "sources": [SourceConfig(path=str(path))]}
+    rows, rejected = read_labelled(task.model_copy(update=changes))  # errors name the file
+    known = [row for row in rows if not has_unknown_label(row["labels"], subject.label_names)]
+    if not known:
+        first = f"; the first: line {rejected[0].line}: {rejected[0].reason}" if rejected else ""
+        raise UserError(f"{path}: none of its rows has a label of the task {task.name}{first}")
+    return subject._replace(
+        name=f"data-{path.stem}",
+        rows=known,
+        fingerprint=hash_file(path),
+        num_rejected=len(rejected),
+        num_unknown_labels=len(rows) - len(known),
+    )
+
+
+def has_unknown_label(labels: Any, label_names: list[str]) -> bool:
+    """Return whether a row has a class or label that is not among the model's."""
+    named = {labels} if isinstance(labels, str) else set(labels)
+    return not named <= set(label_names)
+
+
+class RunAudit(NamedTuple):
+    """The audit of one run."""
+
+    findings: list[Finding]
+    scored: list[int]
+    """Positions of the rows to measure: those that are not contaminated."""
+
+
+def audit_run(
+    run: RunFacts,
+    predictions: StoredPredictions,
+    rows: list[Row],
+    *,
+    data: PreparedData,
+    name: str,
+    num_reads: int,
+) -> RunAudit:
+    """Audit a run on some rows.
+
+    Args:
+        run: The run.
+        predictions: Its predictions, in the order of the rows.
+        rows: Rows to evaluate.
+        data: The prepared data that it was trained with.
+        name: Name of the rows: a split, or `data-STEM` for those of a file.
+        num_reads: How many reports have read its test predictions, this one included.
+
+    Raises:
+        UserError: If the card of the model is broken.
+    """
+    texts = [row["text"] for row in rows]
+    findings = [
+        *check_run(run),
+        *check_inputs(run, predictions, texts),
+        *check_oracle_view(run, predictions, texts, view=data.task.oracle_sees),
+    ]
+    if name in ("train", "val"):
+        message = f"{name} was used in the training, so the metrics are too optimistic"
+        findings.append(
+            Finding(check="contamination", status="invalid", variants=[], message=message)
+        )
+        return RunAudit(findings, list(range(len(rows))))
+    contamination = check_contamination([run], rows, data=data)
+    findings += contamination.findings
+    if name == "test":
+        findings += check_test_use(run, num_reads=num_reads)
+    return RunAudit(findings, contamination.drop(rows))
+
+
+class _EvaluationSettings(NamedTuple):
+    """Settings of an evaluation: from the suite, or defaults."""
 
     gates: Mapping[str, GateConfig]
     cases: list[EdgeCase]
@@ -48,13 +177,13 @@ class _Standard(NamedTuple):
     """Those of the suite that are for all variants."""
 
 
-class _Trials(NamedTuple):
-    """What a model was run for apart from the rows."""
+class _ExtraPredictions(NamedTuple):
+    """Results of predictions for other inputs than the rows to evaluate."""
 
     edge_cases: EdgeCases | None
     latency: Latency | None
     splits: Mapping[Split, StoredPredictions]
-    """Predictions for `train` and `val`; empty where the gaps mean nothing."""
+    """Predictions for `train` and `val`; empty if no gap between splits is a gate."""
 
 
 def evaluate_run(
@@ -64,9 +193,9 @@ def evaluate_run(
     data_file: Path | None = None,
     suite: Suite | None = None,
 ) -> EvaluationResult | None:
-    """Measure a run and decide.
+    """Measure and audit a run, and decide whether to deploy it.
 
-    All processes of a launch share the prediction; the main one does the rest.
+    Prediction is distributed over all processes of a launch; the main one does the rest.
 
     Returns:
         The result; None in the other processes.
@@ -74,14 +203,14 @@ def evaluate_run(
     Raises:
         UserError: If the run is not finished or the rows cannot be read.
     """
-    with main_first():  # where something is wrong, one process says so
+    with main_first():  # so that one process reports an error, not all
         run = Run.open(folder)
         record = run.record
-        subject = open_subject(record, split=split, data_file=data_file)
-        standard = _open_standard(suite, subject, folder)
+        subject = open_evaluation_rows(record, split=split, data_file=data_file)
+        settings = _open_settings(suite, subject, folder)
     open_predictor = functools.cache(lambda: Predictor.open(folder))
     across = get_world_size() > 1
-    seen = load_or_predict(
+    predictions = load_or_predict(
         folder,
         subject.rows,
         path=folder / "predictions" / f"{subject.name}.parquet",
@@ -90,78 +219,87 @@ def evaluate_run(
         open_predictor=open_predictor,
     )
     earlier: Mapping[Split, StoredPredictions] = {}
-    if subject.name == "test" and standard.gates.keys() & {"val_test_gap", "train_val_gap"}:
-        earlier = predict_earlier(
+    if subject.name == "test" and settings.gates.keys() & {"val_test_gap", "train_val_gap"}:
+        earlier = predict_train_and_val(
             folder, record, subject.data, across_processes=across, open_predictor=open_predictor
         )
     if not is_main():
         return None
     run = run._replace(
-        seen=seen.align([row["id"] for row in subject.rows]),
+        predictions=predictions.align([row["id"] for row in subject.rows]),
         num_test_reads=run.num_test_reads + (subject.name == "test"),
     )
-    trials = _Trials(*_try_model(run, standard, subject, open_predictor), earlier)
-    result = _judge(run, subject, standard, trials)
+    extra = _ExtraPredictions(*_predict_extra(run, settings, subject, open_predictor), earlier)
+    result = _measure(run, subject, settings, extra)
     if subject.name == "test":
         report = folder / "evaluation" / "test.json"
         record_test_read(folder, by="evaluate", report=str(report))
     return result
 
 
-def _open_standard(suite: Suite | None, subject: Subject, folder: Path) -> _Standard:
+def _open_settings(
+    suite: Suite | None, subject: EvaluationRows, folder: Path
+) -> _EvaluationSettings:
     if suite is None:
-        return _Standard(lay_over_defaults({}, labels=subject.labels), [], LatencyConfig(), [])
+        return _EvaluationSettings(
+            merge_with_defaults({}, labels=subject.labels), [], LatencyConfig(), []
+        )
     if suite.task.labels != subject.labels:
         raise UserError(f"--suite: its task {suite.task.name} has other labels than {folder}")
-    return _Standard(
-        lay_over_defaults(suite.config.gates, labels=subject.labels),
+    return _EvaluationSettings(
+        merge_with_defaults(suite.config.gates, labels=subject.labels),
         read_suite_cases(suite, label_names=subject.label_names),
         suite.config.latency,
-        [waiver for waiver in suite.config.waive if not waiver.arms],
+        [waiver for waiver in suite.config.waive if not waiver.variants],
     )
 
 
-def _try_model(
-    run: Run, standard: _Standard, subject: Subject, open_predictor: Callable[[], Predictor]
+def _predict_extra(
+    run: Run,
+    settings: _EvaluationSettings,
+    subject: EvaluationRows,
+    open_predictor: Callable[[], Predictor],
 ) -> tuple[EdgeCases | None, Latency | None]:
-    """Run the edge cases, and time the model where a gate asks for it."""
+    """Run the edge cases, and time the model if a gate asks for it."""
     edge_cases = latency = None
-    if standard.cases:
-        edge_cases = run_cases(open_predictor(), standard.cases, name=run.record.name, fit=run.fit)
-    if "p95_ms" in standard.gates:
-        found = measure_latencies({"": open_predictor()}, subject.rows, standard.latency)
+    if settings.cases:
+        edge_cases = run_cases(open_predictor(), settings.cases, name=run.record.name, fit=run.fit)
+    if "p95_ms" in settings.gates:
+        found = measure_latencies({"": open_predictor()}, subject.rows, settings.latency)
         latency = found[""]
     return edge_cases, latency
 
 
-def _judge(run: Run, subject: Subject, standard: _Standard, trials: _Trials) -> EvaluationResult:
-    """Audit, measure and decide."""
+def _measure(
+    run: Run, subject: EvaluationRows, settings: _EvaluationSettings, extra: _ExtraPredictions
+) -> EvaluationResult:
+    """Audit the run, measure it, and apply the gates."""
     record, data = run.record, subject.data
     name, metric = record.name, _find_leading_metric(record.recipe)
     run, audit, positions = _audit(run, subject)
     rows = open_rows([subject.rows[i] for i in positions], data)
-    audit += check_variation(name, rows.labels, {record.recipe.train.seed: run.outputs})
+    audit += check_variation(name, rows.labels, {record.recipe.train.seed: run.decision_scores})
     variant = measure_variant([run], rows).replace(
-        edge_cases=trials.edge_cases, latency=trials.latency
+        edge_cases=extra.edge_cases, latency=extra.latency
     )
     baselines = measure_baselines(subject.train_rows, rows.rows, names=rows.names, task=data.task)
     values = {key: found.metrics.get(metric) for key, found in baselines.items()}
     audit += check_baselines(metric, {name: variant.metrics.get(metric)}, values)
-    audit = apply_waivers(audit + check_fit(name, variant, metric), standard.waivers)
+    audit = apply_waivers(audit + check_fit(name, variant, metric), settings.waivers)
     splits: Mapping[Split, MetricValue] = {}
-    if trials.splits:
+    if extra.splits:
         limit = record.recipe.train.limit_rows
-        splits = measure_earlier([trials.splits], data, metric=metric, limit=limit)
-    variant = judge_variant(
+        splits = measure_train_and_val([extra.splits], data, metric=metric, limit=limit)
+    variant = decide_variant(
         name,
         variant,
         [run],
         rows,
-        criteria=Criteria(standard.gates, metric, audit, values["constant"]),
+        criteria=Criteria(settings.gates, metric, audit, values["constant"]),
         splits=splits,
-        provisional=False,  # what is deployed is this very run, not another seed of its recipe
+        provisional=False,  # what is deployed is this run, not another seed of its recipe
     )
-    described = describe_rows(rows.rows, rows.labels, {name: [run.shown]})
+    described = describe_rows(rows.rows, rows.labels, {name: [run.probabilities]})
     return EvaluationResult(
         **dict(variant),
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -183,24 +321,31 @@ def _judge(run: Run, subject: Subject, standard: _Standard, trials: _Trials) -> 
 
 
 def _find_leading_metric(recipe: RecipeConfig) -> str:
-    """Return the metric that chose the checkpoint, or the head's own if that was the loss."""
+    """Return the metric that chose the checkpoint, or the head's default if that was the loss."""
     metric = recipe.train.metric
     return SELECTION_METRIC[recipe.head.type] if metric in (None, "loss") else metric
 
 
-def _audit(run: Run, subject: Subject) -> tuple[Run, list[Finding], list[int]]:
-    """Return the run on the rows to score, what the audit says, and the rows' positions."""
-    assert run.seen is not None
+def _audit(run: Run, subject: EvaluationRows) -> tuple[Run, list[Finding], list[int]]:
+    """Return the run on the rows to measure, the findings, and the positions of these rows."""
+    assert run.predictions is not None
     facts = RunFacts(run.record.name, str(run.path), run.record, name_fit(run.fit))
     fit, findings = choose_fit(run.fit, split=subject.name)
     found = audit_run(
-        facts, run.seen, subject.rows,
+        facts, run.predictions, subject.rows,
         data=subject.data, name=subject.name, num_reads=run.num_test_reads,
     )  # fmt: skip
     findings += found.findings
-    if subject.num_strange:
-        message = f"{subject.num_strange} rows were left out: the model does not know their labels"
-        findings.append(
-            Finding(check="known classes", status="warning", variants=[], message=message)
+    if subject.num_unknown_labels:
+        message = (
+            f"{subject.num_unknown_labels} rows were left out: their labels are not among the "
+            "model's"
         )
-    return run._replace(seen=run.seen.take(found.scored), fit=fit), findings, found.scored
+        findings.append(
+            Finding(check="unknown_classes", status="warning", variants=[], message=message)
+        )
+    return (
+        run._replace(predictions=run.predictions.take(found.scored), fit=fit),
+        findings,
+        found.scored,
+    )

@@ -1,4 +1,4 @@
-"""The leading metric on parts of the rows: by kept fields, by length, and by what is true."""
+"""The leading metric by slice of the rows: by kept fields, length, and true tier or class."""
 
 import math
 from collections import Counter
@@ -11,33 +11,33 @@ from numpy.typing import NDArray
 
 from llmft.config.labels import ClassConfig, LabelsConfig, ScoresConfig
 from llmft.data.fields import Row, is_missing, write_value
-from llmft.evaluation.intervals import estimate_interval
-from llmft.evaluation.metrics import (
+from llmft.metrics.overall import (
     average,
     compute_metric,
     compute_row_values,
     find_label_type,
     find_tiers,
 )
-from llmft.evaluation.resampling import Groups
 from llmft.results.comparison import SliceTable, SliceValue
 from llmft.results.variant import MetricValue
+from llmft.statistics.intervals import estimate_interval
+from llmft.statistics.resampling import Groups
 
 Floats = NDArray[np.floating[Any]]
 _MAX_VALUES = 8
 
 
 class Slicing(NamedTuple):
-    """One way to part the rows."""
+    """One way to slice the rows."""
 
     name: str
     """The kept field, or `length`, `true tier`, `true class`."""
     by_row: list[str]
     """The slice of each row, [N]."""
     values: list[str]
-    """The slices, in the order to show them."""
+    """The slices, in the order of the report."""
     is_true_label: bool = False
-    """Whether the rows are parted by their labels."""
+    """Whether the rows are sliced by their labels."""
 
 
 def slice_rows(
@@ -48,19 +48,19 @@ def slice_rows(
     names: list[str],
     config: LabelsConfig,
 ) -> list[Slicing]:
-    """Part the rows by each kept field, by length, and by true tier or class.
+    """Slice the rows by each kept field, by length, and by true tier or class.
 
     The 8 most frequent values of a field are slices of their own, the rest are `other`; a row
-    without a value is in `none` (`other values` and `no value` where the data use these words
-    themselves). Length is counted in words, in thirds with round limits. Parts
-    other than fields are left out where they would hold all rows in one slice.
+    without a value is in `none` (`other values` and `no value` if the data use these words
+    themselves). Length is counted in words, in thirds with round limits. Slicings other than by
+    fields are left out if all rows would be in one slice.
 
     Args:
         rows: Prepared rows.
         labels: Scores [N, D], classes [N], or labels [N, L].
-        fields: Kept fields to part by.
+        fields: Kept fields to slice by.
         names: Of the dimensions, classes or labels.
-        config: What the task says of its labels.
+        config: The task's labels.
     """
     sliced = [
         Slicing(field, *_fold([_write(row.get(field)) for row in rows]))
@@ -90,29 +90,29 @@ def list_row_slices(slicings: Sequence[Slicing], *, num_rows: int) -> list[dict[
 def measure_slices(
     slicings: Sequence[Slicing],
     labels: NDArray[Any],
-    arms: dict[str, list[Floats]],
+    variants: dict[str, list[Floats]],
     *,
     metric: str,
     config: LabelsConfig,
     groups: Groups | None = None,
     seed: int = 0,
 ) -> list[SliceTable]:
-    """Return a metric by slice and arm, with 95 % intervals.
+    """Return a metric by slice and variant, with 95 % intervals.
 
-    Among rows that share their tier or class, an order, a correlation or a balance of classes says
-    nothing; where the metric is none that is a mean over rows, such slices show `mae` or `accuracy`
-    instead, and `metric` says so. The mean over a single row or group has no interval.
+    Among rows of one true tier or class, ranking metrics, correlations and balanced metrics are
+    meaningless; for a metric that is not a mean over rows, such slices have `mae` or `accuracy`
+    instead, as `metric` says. The mean over a single row or cluster has no interval.
 
     Args:
-        slicings: Ways to part the rows.
+        slicings: Ways to slice the rows.
         labels: Scores [N, D], classes [N], or labels [N, L].
-        arms: Arm -> outputs [N, C] of each of its runs.
+        variants: Variant -> outputs [N, C] of each of its runs.
         metric: Name of the leading metric.
-        config: What the task says of its labels.
+        config: The task's labels.
         groups: The cluster of each row, [N]; None if rows are independent.
         seed: Seed of the resampling.
     """
-    outputs = next(iter(arms.values()))[0]
+    outputs = next(iter(variants.values()))[0]
     plain = "mae" if find_label_type(labels) == "scores" else "accuracy"
     is_mean = compute_row_values(metric, labels[:1], outputs[:1], config=config) is not None
     tables = []
@@ -130,10 +130,10 @@ def measure_slices(
                 seed=seed,
             )
             measured = {}
-            for arm, runs in arms.items():
+            for variant, runs in variants.items():
                 of_slice = [outputs[rows_M] for outputs in runs]
-                value_of_arm = _average(shown, labels[rows_M], of_slice, config)
-                measured[arm] = MetricValue(value=value_of_arm, interval=estimate(of_slice))
+                value_of_variant = _average(shown, labels[rows_M], of_slice, config)
+                measured[variant] = MetricValue(value=value_of_variant, interval=estimate(of_slice))
             values.append(SliceValue(value=value, num_rows=len(rows_M), metrics=measured))
         tables.append(SliceTable(name=slicing.name, metric=shown, values=values))
     return tables
@@ -148,12 +148,12 @@ def _average(
 
 
 def _write(value: Any) -> str:
-    """Return a kept value as it stands in the data; what is missing is empty."""
+    """Return a kept value as it is in the data; missing values are empty."""
     return "" if is_missing(value) else write_value(value)
 
 
 def _fold(by_row: list[str]) -> tuple[list[str], list[str]]:
-    """Put rare values together; return the slice of each row, and the slices by their size."""
+    """Group rare values; return the slice of each row, and the slices by their size."""
     counts = Counter(filter(None, by_row))
     frequent = sorted(counts, key=lambda value: (-counts[value], value))[:_MAX_VALUES]
     # The data may use these words themselves.
@@ -164,7 +164,7 @@ def _fold(by_row: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _slice_lengths(num_words: list[int]) -> tuple[list[str], list[str]]:
-    """Part the rows into thirds by length; return the slice of each row, and the slices."""
+    """Slice the rows into thirds by length; return the slice of each row, and the slices."""
     thirds = np.quantile(num_words, [1 / 3, 2 / 3]).tolist()
     limits = sorted({_round_limit(third) for third in thirds})
     names = [

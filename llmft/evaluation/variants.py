@@ -1,40 +1,246 @@
-"""One variant, for `evaluate` and `compare` alike: measured, and held against its gates."""
+"""Variants, for `evaluate` and `compare`: open, audit and measure them, and apply gates."""
 
+import time
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
+from llmft.audit.collapsed_predictions import check_variation
+from llmft.audit.comparability import (
+    check_data,
+    check_run,
+    check_seeds,
+    check_test_use,
+    check_treatment,
+)
+from llmft.audit.contamination import check_contamination
+from llmft.audit.findings import RunFacts, apply_waivers
+from llmft.audit.truncation import check_inputs, check_oracle_view
+from llmft.config.audit import WaiverConfig
 from llmft.config.gates import GateConfig
 from llmft.config.task import Split
-from llmft.evaluation.arms import Run
-from llmft.evaluation.calibration import calibrate_scores, measure_reliability
-from llmft.evaluation.fitting import describe_fit
-from llmft.evaluation.gate_facts import GateFacts, estimate_metric, estimate_parts
-from llmft.evaluation.gates import apply_gates, decide
-from llmft.evaluation.intervals import estimate_part_intervals
-from llmft.evaluation.metrics import find_label_type, is_better
-from llmft.evaluation.rows import Rows, average_metrics, average_parts
-from llmft.evaluation.tables import (
+from llmft.data.batches import make_targets
+from llmft.data.fields import Row
+from llmft.data.prepared import PreparedData
+from llmft.errors import UserError
+from llmft.evaluation.calibration_metrics import calibrate_scores, measure_reliability
+from llmft.evaluation.gates import GateFacts, apply_gates, decide, estimate_metric, estimate_parts
+from llmft.evaluation.post_hoc_fitting import describe_fit, name_fit
+from llmft.evaluation.rows import (
+    Rows,
+    average_metrics,
+    average_parts,
     count_confusions,
     count_label_confusions,
     count_tier_confusions,
 )
+from llmft.evaluation.verdict import find_valid_variants
+from llmft.metrics.overall import find_label_type, is_better
+from llmft.models.saved import read_card
+from llmft.prediction.post_hoc_fit import FinalOutputs, apply_fit, read_fit
+from llmft.prediction.stored import ChangedModelError, StoredPredictions, load_or_predict
+from llmft.results.files import read_result, write_result
+from llmft.results.post_hoc_fit import PostHocFit
+from llmft.results.run import LearningCurve, Read, ReadLog, RunRecord
 from llmft.results.variant import Finding, MetricValue, RunResult, VariantResult
+from llmft.statistics.intervals import estimate_part_intervals
+from llmft.training.run_folder import read_curve, read_record
+
+
+def record_test_read(run: Path, *, by: Literal["evaluate", "compare"], report: str) -> None:
+    """Record that a report has read the test predictions of a run.
+
+    Args:
+        run: Run folder.
+        by: The verb.
+        report: Its results file.
+
+    Raises:
+        UserError: If the file is broken or cannot be written.
+    """
+    when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    reads = [*_list_reads(run), Read(when=when, by=by, report=report)]
+    write_result(_find_file(run), ReadLog(reads=reads))
+
+
+def count_test_reads(run: Path) -> int:
+    """Return how many reports have read the test predictions of a run."""
+    return len(_list_reads(run))
+
+
+def _find_file(run: Path) -> Path:
+    return run / "evaluation" / "test_reads.json"
+
+
+def _list_reads(run: Path) -> list[Read]:
+    path = _find_file(run)
+    return read_result(path, ReadLog, fix="restore it").reads if path.is_file() else []
+
+
+class Run(NamedTuple):
+    """One finished run of a variant."""
+
+    path: Path
+    record: RunRecord
+    curve: LearningCurve
+    num_test_reads: int
+    """How many reports have read its test predictions; this one counts where it reads them."""
+    fit: PostHocFit | None
+    """Its calibrators or thresholds, applied to all its predictions."""
+    predictions: StoredPredictions | None = None
+    """Its predictions in the order of the rows; None if the run is invalid."""
+
+    @classmethod
+    def open(cls, path: Path) -> "Run":
+        """Open a finished run, without its predictions.
+
+        Raises:
+            UserError: If there is none, or one of its files is broken.
+        """
+        record = read_record(path)
+        fit = read_fit(path, model_hash=record.model_hash)
+        return cls(path, record, read_curve(path), count_test_reads(path), fit)
+
+    @property
+    def decision_scores(self) -> NDArray[np.floating[Any]]:
+        """Decision scores: metrics and decisions are computed from them; shape [N, C]."""
+        return self._apply_fit().decision_scores_NC
+
+    @property
+    def raw_outputs(self) -> NDArray[np.float32]:
+        """Outputs of the model without calibrators or thresholds; shape [N, C]."""
+        assert self.predictions is not None
+        return self.predictions.outputs
+
+    @property
+    def probabilities(self) -> NDArray[np.floating[Any]]:
+        """Calibrated scores, or the model's probabilities; shape [N, C]."""
+        return self._apply_fit().probabilities_NC
+
+    def _apply_fit(self) -> FinalOutputs:
+        return apply_fit(self.raw_outputs, self.fit)
+
+
+Variants = dict[str, list[Run]]
+
+
+class VariantSet(NamedTuple):
+    """The variants of a comparison, and the findings of the audit."""
+
+    variants: Variants
+    audit: list[Finding]
+    rows: list[Row]
+    """The test rows to measure: those that no variant was trained on."""
+
+
+def open_variants(
+    paths: dict[str, list[Path]],
+    *,
+    data: PreparedData,
+    rows: list[Row],
+    reference: str,
+    treatment: list[str] | None = None,
+    waivers: Sequence[WaiverConfig] = (),
+) -> VariantSet:
+    """Open every run and audit it; a run with an invalid finding is excluded with its variant.
+
+    Args:
+        paths: Variant -> folders of its runs.
+        data: The prepared data.
+        rows: All test rows.
+        reference: The variant that the others are compared with.
+        treatment: Keys of the recipe in which the variants may differ; None: the default.
+        waivers: Waivers of the suite.
+
+    Raises:
+        UserError: If a run is missing or unreadable.
+    """
+    variants = {variant: [Run.open(path) for path in found] for variant, found in paths.items()}
+    facts = {
+        variant: [_gather_facts(variant, run) for run in runs] for variant, runs in variants.items()
+    }
+    every = [run for runs in facts.values() for run in runs]
+    audit = check_data(every, fingerprint=data.fingerprint)
+    audit += check_treatment(every, reference=reference, treatment=treatment)
+    audit += check_seeds(every)
+    contamination = check_contamination(every, rows, data=data)
+    audit += contamination.findings
+    scored = contamination.drop(rows)
+    valid = find_valid_variants(list(paths), apply_waivers(audit, waivers))
+    for variant, runs in variants.items():
+        if variant in valid:
+            for i, run in enumerate(runs):
+                predictions, found = _open_predictions(
+                    facts[variant][i], data=data, rows=rows, num_reads=run.num_test_reads + 1
+                )
+                audit += [f for f in found if f not in audit]
+                if predictions is not None:
+                    num_reads = run.num_test_reads + 1
+                    runs[i] = run._replace(
+                        predictions=predictions.take(scored), num_test_reads=num_reads
+                    )
+        audit += check_run(facts[variant][0])
+        if all(run.predictions is not None for run in runs):
+            labels = make_targets([rows[i] for i in scored], label_names=data.label_names)
+            by_seed = {run.record.recipe.train.seed: run.decision_scores for run in runs}
+            audit += check_variation(variant, labels.numpy(), by_seed)
+    return VariantSet(variants, apply_waivers(audit, waivers), [rows[i] for i in scored])
+
+
+def _gather_facts(variant: str, run: Run) -> RunFacts:
+    card = read_card(run.path / "model")
+    weights = card.base_hash or card.base.revision
+    return RunFacts(variant, str(run.path), run.record, name_fit(run.fit), weights)
+
+
+def _open_predictions(
+    run: RunFacts, *, data: PreparedData, rows: list[Row], num_reads: int
+) -> tuple[StoredPredictions | None, list[Finding]]:
+    """Return the test predictions of a run in the order of the rows; None if the rows differ."""
+    path, texts = Path(run.path), [row["text"] for row in rows]
+    source = {"model": run.record.model_hash, "data": data.fingerprint}
+    stored = path / "predictions" / "test.parquet"
+    try:
+        predictions = load_or_predict(path, rows, path=stored, source=source)
+    except ChangedModelError as error:
+        return None, [
+            Finding(
+                check="changed_model", status="invalid", variants=[run.variant], message=str(error)
+            )
+        ]
+    try:
+        predictions = predictions.align([row["id"] for row in rows])
+    except UserError as error:
+        return None, [
+            Finding(
+                check="same_rows",
+                status="invalid",
+                variants=[run.variant],
+                message=f"{path}: {error}",
+            )
+        ]
+    return predictions, [
+        *check_inputs(run, predictions, texts),
+        *check_oracle_view(run, predictions, texts, view=data.task.oracle_sees),
+        *check_test_use(run, num_reads=num_reads),
+    ]
 
 
 def measure_variant(runs: Sequence[Run], rows: Rows, *, valid: bool = True) -> VariantResult:
-    """Return what a variant's runs come to on the rows that count, its gates still to be applied.
+    """Return the metrics of a variant, without gates.
 
-    Metrics are means over the runs, confusions their sums. Calibration is that of the first run:
+    Metrics are means over the runs, confusion matrices sums. Calibration is that of the first run:
     the mean of several would be an ensemble, with a calibration that none of them has.
 
     Args:
         runs: One for each seed.
-        rows: The rows that count.
-        valid: Whether the audit left the variant in; else nothing of it is measured.
+        rows: The rows to measure.
+        valid: False if the audit excluded the variant; then it gets no metrics.
     """
-    told = [
+    results = [
         RunResult(
             path=str(run.path),
             record=run.record,
@@ -45,17 +251,17 @@ def measure_variant(runs: Sequence[Run], rows: Rows, *, valid: bool = True) -> V
     ]
     result = VariantResult(
         valid=valid,
-        runs=told,
+        runs=results,
         train_seconds=float(np.mean([run.record.train_seconds for run in runs])),
         peak_memory_gib=max(run.record.peak_memory_gib for run in runs),
-        num_test_reads=max(run.num_test_reads for run in told),
+        num_test_reads=max(run.num_test_reads for run in results),
     )
     if not valid:
         return result
     labels, names, config, groups = rows.labels, rows.names, rows.config, rows.groups
     label_type = find_label_type(labels)
     is_scores = label_type == "scores"
-    outputs, shown = [run.outputs for run in runs], runs[0].shown
+    outputs, probabilities = [run.decision_scores for run in runs], runs[0].probabilities
     measured = rows.measure(outputs)
     return result.replace(
         metrics=average_metrics([m.metrics for m in measured]),
@@ -71,27 +277,29 @@ def measure_variant(runs: Sequence[Run], rows: Rows, *, valid: bool = True) -> V
         if label_type == "multilabel"
         else {},
         tiers=count_tier_confusions(labels, outputs, config),
-        calibration=calibrate_scores(labels, shown, names=names) if is_scores else {},
-        reliability=None if is_scores else measure_reliability(labels, shown, groups=groups),
+        calibration=calibrate_scores(labels, probabilities, names=names) if is_scores else {},
+        reliability=None
+        if is_scores
+        else measure_reliability(labels, probabilities, groups=groups),
         fit=describe_fit(
-            runs[0].fit, labels, [run.raw for run in runs], names=names, config=config
+            runs[0].fit, labels, [run.raw_outputs for run in runs], names=names, config=config
         ),
     )
 
 
 class Criteria(NamedTuple):
-    """By what variants are judged."""
+    """What the decision on a variant depends on, apart from its metrics."""
 
     gates: Mapping[str, GateConfig]
     metric: str
-    """The one that decides."""
+    """The leading metric."""
     findings: Sequence[Finding]
-    """Of the audit, of whatever variant."""
+    """Findings of the audit, for any variant."""
     constant: float | None
     """The metric of the constant baseline (D9)."""
 
 
-def judge_variant(
+def decide_variant(
     name: str,
     variant: VariantResult,
     runs: Sequence[Run],
@@ -101,22 +309,22 @@ def judge_variant(
     splits: Mapping[Split, MetricValue],
     provisional: bool,
 ) -> VariantResult:
-    """Return a variant with `gates`, `decision` and `reasons`.
+    """Apply the gates; return the variant with `gates`, `decision` and `reasons`.
 
     Args:
-        name: What findings call it.
-        variant: What was measured of it.
+        name: Its name in findings.
+        variant: Its metrics.
         runs: Its runs.
         rows: The rows that it was measured on.
-        criteria: By what it is judged.
-        splits: The metric on `train` and `val`; empty where the gaps mean nothing.
+        criteria: Gates and findings.
+        splits: The metric on `train` and `val`; empty if no gap between splits is a gate.
         provisional: Whether it has too few seeds to be deployed.
     """
-    assert variant.part_intervals is not None, "nothing is judged that was not measured"
+    assert variant.part_intervals is not None, "only a measured variant has gates"
     metric, labels, groups = criteria.metric, rows.labels, rows.groups
     on_splits: dict[str, MetricValue] = {name: found for name, found in splits.items()}
     if on_splits:
-        raw = [run.raw for run in runs]
+        raw = [run.raw_outputs for run in runs]
         on_splits["test"] = estimate_metric(metric, labels, raw, config=rows.config, groups=groups)
     facts = GateFacts(
         num_rows=len(rows.rows),
@@ -125,7 +333,7 @@ def judge_variant(
         intervals=variant.intervals,
         parts=estimate_parts(
             labels,
-            [run.outputs for run in runs],
+            [run.decision_scores for run in runs],
             names=rows.names,
             intervals=variant.part_intervals.intervals,
             groups=groups,
@@ -136,11 +344,11 @@ def judge_variant(
         edge_cases=variant.edge_cases,
     )
     gates = apply_gates(criteria.gates, facts)
-    ruling = decide(
+    outcome = decide(
         gates,
         findings=[f for f in criteria.findings if not f.variants or name in f.variants],
         beats_constant=is_better(metric, variant.metrics.get(metric), criteria.constant),
         num_rows=len(rows.rows),
         provisional=provisional,
     )
-    return variant.replace(gates=gates, decision=ruling.decision, reasons=ruling.reasons)
+    return variant.replace(gates=gates, decision=outcome.decision, reasons=outcome.reasons)

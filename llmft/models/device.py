@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     import torch
 
 from llmft.config.recipe import Precision as Precision
+from llmft.models.acceleration.private_apis import read_attention
 
 _MAX_CPU_TOKENS = 1_024
 """More do not fit into a processor's cache, and are padded more (docs/benchmarks.md)."""
@@ -41,7 +42,7 @@ def choose_max_tokens(config: Any, device: "torch.device") -> int:
     """Return how many tokens to compute at once without gradients, padding counted.
 
     They are as many as run fastest, if a quarter of the device's memory surely suffices. That is
-    told from all memory and not from what is free, so that a prediction that is taken up again
+    computed from total and not from free memory, so that a prediction that is resumed
     makes the same batches and writes the same bytes.
 
     Args:
@@ -57,7 +58,7 @@ def choose_max_tokens(config: Any, device: "torch.device") -> int:
     width, num_heads = config.hidden_size, config.num_attention_heads
     # In float32: a layer's inputs, outputs and what lies between, and what its MLP is widened to.
     per_token = 4 * (8 * width + 3 * getattr(config, "intermediate_size", 4 * width))
-    if config._attn_implementation == "eager":  # scores, weights and a copy, for every other token
+    if read_attention(config) == "eager":  # scores, weights and a copy, for every other token
         per_token += 12 * num_heads * config.max_position_embeddings
     most = _MAX_CPU_TOKENS if device.type == "cpu" else _MAX_GPU_TOKENS
     return int(min(most, max(1, num_bytes / 4 / per_token)))

@@ -13,7 +13,7 @@ _HEAD_NAMES = ("score", "classifier")
 
 
 class LabelSpace(NamedTuple):
-    """What the head puts out."""
+    """The outputs of a head: how many, and what they stand for."""
 
     head: Head
     names: list[str]
@@ -116,7 +116,7 @@ def find_head(model: nn.Module) -> nn.Module:
 def find_output_layer(model: nn.Module) -> nn.Linear:
     """Return the last linear layer of the head that is in use."""
     head: Any = find_head(model)
-    if hasattr(head, "modules_to_save"):  # PEFT keeps the trained copy beside the original
+    if hasattr(head, "modules_to_save"):  # PEFT keeps the trained copy next to the original
         head = head.modules_to_save[head.active_adapters[0]]
     layers = [m for m in head.modules() if isinstance(m, nn.Linear)]
     return layers[-1]

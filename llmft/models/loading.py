@@ -12,7 +12,7 @@ from llmft.errors import UserError
 from llmft.models.bases import explain_missing, locate_base, read_config, refuse_other_minilm
 from llmft.models.device import Precision
 from llmft.models.heads import LabelSpace, compute_head_in_float32, find_head
-from llmft.models.quantised import (
+from llmft.models.quantisation import (
     belongs_to_base,
     make_quantisation,
     prepare_quantised,
@@ -42,7 +42,7 @@ def load_model(
 
     Args:
         config: The base: in float32, or in 4 bit for qlora, where it lies on its device at once.
-        labels: What the head puts out.
+        labels: The outputs of the head.
         pad_token_id: What the tokenizer pads with.
         seed: Seed of the new weights.
         precision: What a base in 4 bit is computed in.
@@ -91,8 +91,8 @@ def find_adapted_layers(model: Any, config: BaseConfig) -> list[nn.Linear]:
     for target in wanted:
         if not any(name == target or name.endswith(f".{target}") for name in layers):
             raise UserError(
-                f"base.lora.target_modules: {target!r} is no linear layer of {config.model} beside "
-                f"its head.{suggest(target, allowed=allowed)} Allowed: {', '.join(allowed)}"
+                f"base.lora.target_modules: {target!r} is no linear layer of {config.model} but "
+                f"for its head.{suggest(target, allowed=allowed)} Allowed: {', '.join(allowed)}"
             )
     return [
         module
@@ -117,7 +117,7 @@ def _refuse_untrained_layers(model: Any, missing: list[str], config: BaseConfig)
         raise UserError(
             f"base.model: the weights of {config.model} lack {len(inside)} tensors of its "
             f"architecture, which would be left at random: {shorten_list(inside, longest=3)}; is "
-            "it whole, and of the type that its config.json says?"
+            "the file complete, and does config.json name the right architecture?"
         )
 
 

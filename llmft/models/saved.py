@@ -1,4 +1,4 @@
-"""A trained model as a folder that other tools open, and the card that llmft lays into it."""
+"""A trained model as a folder that other tools open, its card, and training that begins with it."""
 
 import shutil
 from pathlib import Path
@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from llmft.config.head import Head
 from llmft.config.labels import LabelsConfig, ScoresConfig
-from llmft.config.recipe import BaseConfig, Recipe, TokensConfig
+from llmft.config.recipe import BaseConfig, Recipe, RecipeConfig, TokensConfig
 from llmft.config.task import FieldsConfig
 from llmft.data.prepared import PreparedData
 from llmft.data.prompts import Prompt
@@ -23,12 +23,11 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from llmft.models.heads import LabelSpace
-
 CARD_NAME = "llmft.json"
 
 
 class ModelCard(ResultFile):
-    """All that prediction needs beside the weights; `model/llmft.json`."""
+    """What prediction needs in addition to the weights; `model/llmft.json`."""
 
     schema_version: Literal[1] = 1
     name: str
@@ -64,7 +63,7 @@ class ModelCard(ResultFile):
 
     @property
     def label_space(self) -> "LabelSpace":
-        """What the head puts out."""
+        """The outputs of the head."""
         from llmft.models.heads import LabelSpace
 
         return LabelSpace(self.head, self.label_names)
@@ -79,7 +78,7 @@ def make_card(
 ) -> ModelCard:
     """Return the card of a model that is trained from a recipe, its base pinned to a commit."""
     from llmft.models.bases import hash_base, was_pretrained
-    from llmft.models.quantised import count_weights
+    from llmft.models.quantisation import count_weights
 
     config = recipe.config
     return ModelCard(
@@ -111,7 +110,7 @@ class SavedModel(NamedTuple):
 
 
 def save_model(model: Any, *, tokenizer: Any, card: ModelCard, folder: Path) -> None:
-    """Write the folder whole or not at all.
+    """Write the folder, all of it or nothing.
 
     Raises:
         UserError: If a tensor would be saved empty (R1) or the disk is full.
@@ -196,7 +195,7 @@ def refuse_changed_outputs(
     Args:
         model: The trained model.
         folder: What was saved.
-        batch: Some whole inputs.
+        batch: Some inputs, with the prompt.
         precision: What the model was trained in.
 
     Raises:
@@ -226,10 +225,10 @@ def read_card(folder: Path) -> ModelCard:
     path = folder / CARD_NAME
     if not path.is_file():
         raise UserError(
-            f"{path}: not there, so {folder.parent} is no finished run; train it with "
+            f"{path}: not there, so {folder.parent} is not a finished run; train it with "
             "`llmft train RECIPE`"
         )
-    return read_result(path, ModelCard, mend="restore the file, or train again")
+    return read_result(path, ModelCard, fix="restore the file, or train again")
 
 
 def hash_model(folder: Path) -> str:
@@ -252,3 +251,54 @@ def _refuse_empty_tensors(folder: Path) -> None:
             for name in file.keys():  # noqa: SIM118 - not a mapping
                 if 0 in file.get_slice(name).get_shape():
                     raise UserError(f"{path}: the tensor {name} would be saved empty")
+
+
+def refuse_unfit_run(config: RecipeConfig, *, label_names: list[str]) -> None:
+    """Stop if the weights of `init_from` do not fit the model that the recipe describes.
+
+    Raises:
+        UserError: With both values.
+    """
+    from llmft.models.bases import hash_base
+
+    assert config.init_from is not None
+    card = read_card(Path(config.init_from) / "model")
+    pairs = {
+        "base.model": (config.base.model, card.base.model),
+        "base.tuning": (config.base.tuning, card.base.tuning),
+        "base.lora": (config.base.lora, card.base.lora),
+        "base.model (its weights)": (hash_base(config.base), card.base_hash),
+        "head.type": (config.head.type, card.head),
+        "labels": (label_names, card.label_names),
+    }
+    for name, (here, there) in pairs.items():
+        if here != there:
+            raise UserError(
+                f"init_from: {config.init_from} was trained with another {name}: {there}, but the "
+                f"recipe has {here}; use a run that agrees, or remove init_from"
+            )
+
+
+def load_weights(model: Any, folder: Path) -> None:
+    """Put the weights of a saved model or a checkpoint into a model of the same kind, in place.
+
+    Args:
+        model: As `load_model` returns it.
+        folder: Holds the adapter, or the whole model in one or several files.
+    """
+    import torch
+
+    if hasattr(model, "peft_config"):
+        import peft
+        from safetensors.torch import load_file
+
+        weights = load_file(folder / "adapter_model.safetensors")
+        unknown = peft.set_peft_model_state_dict(model, weights).unexpected_keys
+        assert not unknown, f"weights for no place in the model: {unknown}"
+        return
+    # By way of the library, since it may have saved the weights under the names of old.
+    found, info = type(model).from_pretrained(
+        folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+    )
+    assert not info["missing_keys"], f"weights that were not saved: {info['missing_keys']}"
+    model.load_state_dict(found.state_dict())

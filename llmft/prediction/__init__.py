@@ -1,1 +1,1 @@
-"""Batched inference, resume and stored predictions: shared by predict, evaluate and compare."""
+"""Batched inference, resumption and stored predictions, for predict, evaluate and compare."""

@@ -1,4 +1,4 @@
-"""Run a saved model over rows, in batches of similar length."""
+"""Predict rows with a saved model, in batches of similar length."""
 
 import logging
 import sys
@@ -17,31 +17,31 @@ from llmft.data.encoding import EncodedRow, Encoder
 from llmft.data.fields import Row
 from llmft.data.prompts import NO_PROMPT
 from llmft.errors import UserError
+from llmft.models.acceleration.precision import cast_frozen_weights
+from llmft.models.acceleration.shared_prompt import SharedPrompt, find_obstacle
 from llmft.models.bases import has_segments
 from llmft.models.device import Precision, autocast, choose_device, choose_max_tokens
 from llmft.models.heads import compute_head_in_float32, to_outputs
-from llmft.models.precision import cast_frozen_weights
-from llmft.models.quantised import is_quantised
+from llmft.models.quantisation import is_quantised
 from llmft.models.saved import ModelCard, SavedModel, load_saved
-from llmft.models.shared_prompt import SharedPrompt, find_obstacle
 
 logger = logging.getLogger(__name__)
 
 
 class Predictions(NamedTuple):
-    """What a model says of N rows, in the order of the rows."""
+    """Predictions of a model for N rows, in the order of the rows."""
 
     outputs: NDArray[np.float32]
     """Scores in the labels' units, or probabilities of classes or labels; shape [N, C]."""
     encoded: list[EncodedRow]
-    """What the model saw."""
+    """The model's inputs."""
 
 
 class Predictor:
     """A saved model that predicts rows.
 
-    A row's output does not depend on the rows beside it, but for rounding. Where the base allows
-    it, the prompt is computed with the first batch and kept.
+    A row's output does not depend on the other rows of its batch, except for rounding. If the base
+    supports it, the prompt is computed with the first batch and cached.
     """
 
     def __init__(self, saved: SavedModel, *, max_tokens_per_batch: int | None = None) -> None:
@@ -49,8 +49,8 @@ class Predictor:
 
         Args:
             saved: The model.
-            max_tokens_per_batch: Tokens to compute at once, padding counted; None: what the memory
-                of the device allows.
+            max_tokens_per_batch: Tokens of a batch, padding counted; None: as the memory of the
+                device allows.
         """
         self.card: ModelCard = saved.card
         self._device = choose_device()
@@ -81,11 +81,11 @@ class Predictor:
 
     @property
     def keeps_prompt(self) -> bool:
-        """Whether the prompt is computed with the first batch only."""
+        """Whether the prompt is cached, so that it is computed with the first batch only."""
         return self._shared is not None and self._shared.keeps_prompt
 
     def forget_prompt(self) -> None:
-        """Compute the prompt anew with the next batch."""
+        """Clear the cached prompt, so that the next batch computes it again."""
         if self._shared is not None:
             self._shared.forget()
 
@@ -100,7 +100,7 @@ class Predictor:
 
         Raises:
             RowFaultError: If a row has no text or lacks a field that the prompt names.
-            UserError: If a GPU's memory does not suffice for a single row.
+            UserError: If the memory of a GPU is too small for a single row.
         """
         encoded = self.encoder.encode(rows)
         outputs_NC = np.empty((len(rows), len(self.card.label_names)), dtype=np.float32)
@@ -120,18 +120,18 @@ class Predictor:
         return Predictions(outputs_NC, encoded)
 
     def _compute(self, rows: Sequence[EncodedRow]) -> NDArray[np.float32]:
-        """Return the outputs of a batch [B, C], in halves where memory does not suffice."""
+        """Return the outputs of a batch [B, C], halving it when out of memory."""
         with suppress(torch.OutOfMemoryError):
             return self._compute_at_once(rows)
         torch.cuda.empty_cache()
         if len(rows) == 1:
             raise UserError(
-                f"a GPU's memory does not suffice for a single row of {rows[0].num_tokens} tokens; "
-                "free some of it, or take a larger GPU or the CPU (CUDA_VISIBLE_DEVICES=)"
+                f"GPU out of memory for a single row of {rows[0].num_tokens} tokens; free memory, "
+                "or use a larger GPU or the CPU (CUDA_VISIBLE_DEVICES=)"
             )
         half = -(-len(rows) // 2)
         self.max_tokens_per_batch = half * max(row.num_tokens for row in rows)
-        logger.info("memory does not suffice for %d rows at once; going on by halves", len(rows))
+        logger.info("out of memory for a batch of %d rows; continuing with half of it", len(rows))
         return np.concatenate([self._compute(rows[:half]), self._compute(rows[half:])])
 
     @torch.inference_mode()
@@ -145,10 +145,10 @@ class Predictor:
 
 
 def prepare_for_prediction(model: Any, precision: Precision) -> Any:
-    """Return a loaded model in the form that predicts fastest with the same outputs.
+    """Return a loaded model, optimised for inference with the same outputs.
 
     Adapters are merged in float32; in bfloat16 or in 4 bit the merged weights would be rounded,
-    which gives another model (H6).
+    which changes the outputs (H6).
     """
     model = model.requires_grad_(False).eval()
     if precision == "bfloat16":

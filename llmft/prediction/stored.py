@@ -1,4 +1,4 @@
-"""Predictions on disk, tied to the model and the data that they come from."""
+"""Predictions on disk, with the hash of their model and the fingerprint of their data."""
 
 import json
 from collections.abc import Callable
@@ -15,8 +15,8 @@ from llmft.data.fields import Row, RowFaultError
 from llmft.errors import UserError
 from llmft.files import hash_text, replace_file
 from llmft.models.saved import hash_model, read_card
-from llmft.prediction.columns import name_columns
 from llmft.prediction.inference import Predictor
+from llmft.prediction.tables import name_columns
 from llmft.processes import get_rank, get_world_size, is_any, is_main
 
 
@@ -25,15 +25,15 @@ class ChangedModelError(UserError):
 
 
 class StoredPredictions(NamedTuple):
-    """Predictions for N rows; to be joined to labels by id, never by position (D11)."""
+    """Predictions for N rows; joined to labels by id, never by position (D11)."""
 
     ids: list[str]
     outputs: NDArray[np.float32]
     """Shape [N, C]."""
     article_tokens: NDArray[np.int64]
-    """Length of each whole article, shape [N]."""
+    """Length of each article before truncation, shape [N]."""
     kept_tokens: NDArray[np.int64]
-    """How many of them the model saw, shape [N]."""
+    """Its length after truncation, shape [N]."""
     input_hashes: list[str]
     """Hash of each row's input ids."""
 
@@ -41,22 +41,22 @@ class StoredPredictions(NamedTuple):
         """Return the same predictions in the order of `ids`.
 
         Raises:
-            UserError: If the ids are not just the same set, each once, or an output is no number.
+            UserError: If the ids are not the same set, each once, or an output is not finite.
         """
         place = {row_id: i for i, row_id in enumerate(self.ids)}
         if len(place) < len(self.ids) or set(ids) != set(place):
             missing, extra = len(set(ids) - set(place)), len(set(place) - set(ids))
             raise UserError(
-                f"predictions and labels are of other rows: {missing} rows have no prediction, "
-                f"{extra} predictions have no row, {len(self.ids) - len(place)} stand twice"
+                f"predictions and labels are of different rows: {missing} rows have no prediction, "
+                f"{extra} predictions have no row, {len(self.ids) - len(place)} are repeated"
             )
         is_broken_N = ~np.isfinite(self.outputs).all(axis=1)
         if is_broken_N.any():
             first = self.ids[int(is_broken_N.argmax())]
             raise UserError(
-                f"the model says NaN or infinity for {is_broken_N.sum()} of {len(self.ids)} rows, "
-                f"the first: {first}; train it again, with train.precision float32 if it was "
-                "another"
+                f"the model predicts NaN or infinity for {is_broken_N.sum()} of {len(self.ids)} "
+                f"rows, the first: {first}; train it again, with train.precision: float32 if it "
+                "was bfloat16"
             )
         return self.take([place[row_id] for row_id in ids])
 
@@ -80,15 +80,16 @@ def load_or_predict(
     across_processes: bool = False,
     open_predictor: Callable[[], Predictor] | None = None,
 ) -> StoredPredictions:
-    """Read stored predictions if they come from `source`, else predict and store them.
+    """Read stored predictions if they are from `source`, else predict and store them.
 
     Args:
         run: Run folder.
         rows: Prepared rows with `id`.
         path: Parquet file.
-        source: What the predictions come from (hash of the model, fingerprint of the data).
-        across_processes: Whether all processes of the launch call this and share the work.
-        open_predictor: Returns the model of the run, where it may be open already.
+        source: Hash of the model and fingerprint of the data.
+        across_processes: Whether to distribute the prediction over all processes of the launch,
+            which all have to call this.
+        open_predictor: Returns the model of the run, which may be open already.
 
     Raises:
         UserError: If the model on disk is not the one that `source` names, or a row cannot be
@@ -112,15 +113,15 @@ def load_or_predict(
 
 
 def refuse_changed_model(run: Path, *, model_hash: str) -> None:
-    """Stop if the model on disk is not the one that the run recorded.
+    """Check that the model on disk is the one that the run recorded.
 
     Raises:
         ChangedModelError: If it is not.
     """
     if hash_model(run / "model") != model_hash:
         raise ChangedModelError(
-            f"{run / 'model'}: changed since it was trained, so it must not be judged under this "
-            "run's name; train it again"
+            f"{run / 'model'}: changed since it was trained, so the record of the run does not "
+            "hold for it; train it again"
         )
 
 
@@ -132,15 +133,15 @@ def predict_and_store(
     source: dict[str, str],
     across_processes: bool = False,
 ) -> StoredPredictions:
-    """Predict rows and write them as Parquet; the main process does.
+    """Predict rows and write the predictions as Parquet, in the main process.
 
     Args:
         predictor: The model.
         rows: Prepared rows with `id`.
         path: Parquet file to write.
-        source: What the predictions come from (hash of the model, fingerprint of the data).
-        across_processes: Whether all processes of the launch call this, each predicts a share,
-            and all get the whole. Otherwise one process does all.
+        source: Hash of the model and fingerprint of the data.
+        across_processes: Whether to distribute the prediction over all processes of the launch,
+            which all have to call this and all get all predictions.
 
     Raises:
         RowFaultError: If a row cannot be predicted.
@@ -164,12 +165,12 @@ def predict_and_store(
 def read_stored(
     path: Path, *, columns: list[str], source: dict[str, str]
 ) -> StoredPredictions | None:
-    """Read predictions; None if there are none, or they come from another model or other data.
+    """Read predictions; None if there are none, or they are from another model or other data.
 
     Args:
         path: Parquet file.
         columns: Names of the output columns, in the order of the labels.
-        source: What the predictions have to come from.
+        source: Hash of the model and fingerprint of the data that they have to be from.
 
     Raises:
         UserError: If the file is broken.
@@ -206,21 +207,21 @@ def _predict(predictor: Predictor, rows: list[Row]) -> StoredPredictions:
 
 
 def _predict_across(predictor: Predictor, rows: list[Row]) -> StoredPredictions:
-    """Predict every n-th row in each of n processes, and give all rows to all (R3)."""
-    for row in rows:  # where a row is faulty all stop, none waits for another
+    """Predict every n-th row in each of n processes, and gather all rows in all of them (R3)."""
+    for row in rows:  # a faulty row has to stop all processes, so that none waits for another
         predictor.encoder.fill(row)
     positions = range(get_rank(), len(rows), get_world_size())
-    share = _predict(predictor, [rows[i] for i in positions])
-    gathered = gather_object([(positions, share)])
+    own = _predict(predictor, [rows[i] for i in positions])
+    gathered = gather_object([(positions, own)])
     places = np.concatenate([positions for positions, _ in gathered])
-    assert sorted(places) == list(range(len(rows))), "a row is missing, or came twice"
-    order, shares = np.argsort(places), [share for _, share in gathered]
-    ids = [row_id for share in shares for row_id in share.ids]
-    hashes = [found for share in shares for found in share.input_hashes]
+    assert sorted(places) == list(range(len(rows))), "a row is missing or repeated"
+    order, stored = np.argsort(places), [found for _, found in gathered]
+    ids = [row_id for found in stored for row_id in found.ids]
+    hashes = [input_hash for found in stored for input_hash in found.input_hashes]
     return StoredPredictions(
         ids=[ids[i] for i in order],
-        outputs=np.concatenate([share.outputs for share in shares])[order],
-        article_tokens=np.concatenate([share.article_tokens for share in shares])[order],
-        kept_tokens=np.concatenate([share.kept_tokens for share in shares])[order],
+        outputs=np.concatenate([found.outputs for found in stored])[order],
+        article_tokens=np.concatenate([found.article_tokens for found in stored])[order],
+        kept_tokens=np.concatenate([found.kept_tokens for found in stored])[order],
         input_hashes=[hashes[i] for i in order],
     )

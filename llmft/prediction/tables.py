@@ -1,4 +1,4 @@
-"""Input and output tables of predict: JSONL, CSV or Parquet by their ending."""
+"""Tables of predictions: their columns, and how inputs are read and outputs written."""
 
 import csv
 import io
@@ -9,14 +9,73 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from llmft.data.columnar import Skips
+from llmft.config.labels import ScoresConfig
 from llmft.data.fields import Row
-from llmft.data.sources import Source, read_rows
+from llmft.data.labels import LABEL_THRESHOLD, assign_tiers, compute_overall
+from llmft.data.sources import Skips, Source, read_rows
 from llmft.errors import UserError
 from llmft.files import replace_file
+from llmft.models.saved import ModelCard
+from llmft.prediction.post_hoc_fit import FinalOutputs
+
+Floats = NDArray[np.floating[Any]]
+
+
+def name_columns(card: ModelCard) -> list[str]:
+    """Return the names of the output columns, `score_*` or `prob_*`, in order."""
+    prefix = "score" if card.head == "regression" else "prob"
+    return [f"{prefix}_{name}" for name in card.label_names]
+
+
+def make_schema(card: ModelCard) -> pa.Schema:
+    """Return names and types of all prediction columns, in order."""
+    is_scores = isinstance(card.labels, ScoresConfig)
+    has_tiers = isinstance(card.labels, ScoresConfig) and card.labels.tiers is not None
+    kind = pa.list_(pa.string()) if card.head == "multilabel" else pa.string()
+    fields = [("prediction", pa.float64() if is_scores else kind)]
+    fields += [("tier", pa.string())] if has_tiers else []
+    return pa.schema(fields + [(name, pa.float64()) for name in name_columns(card)])
+
+
+def make_columns(outputs: FinalOutputs, card: ModelCard) -> list[Row]:
+    """Return for each row its prediction columns.
+
+    `prediction` is the overall score, the most probable class, or the list of labels that are
+    more probable than not; `tier` is the tier of the overall score. Scores are calibrated, and
+    classes and labels are decided by thresholds, if the model has a fit; thresholds do not change
+    the probabilities.
+    """
+    names = name_columns(card)
+    rows = []
+    decisions = _decide(outputs.decision_scores_NC, card)
+    for probabilities, decision in zip(outputs.probabilities_NC, decisions, strict=True):
+        values = [round(float(value), 6) for value in probabilities]
+        rows.append({**decision, **dict(zip(names, values, strict=True))})
+    return rows
+
+
+def _decide(decision_scores_NC: Floats, card: ModelCard) -> list[Row]:
+    if isinstance(card.labels, ScoresConfig):
+        overall_N = compute_overall(decision_scores_NC, card.labels)
+        decisions: list[Row] = [{"prediction": round(float(v), 4)} for v in overall_N]
+        if card.labels.tiers is not None:
+            tiers = list(card.labels.tiers)
+            for row, tier in zip(decisions, assign_tiers(overall_N, card.labels), strict=True):
+                row["tier"] = tiers[tier]
+        return decisions
+    if card.head == "multilabel":
+        named = [
+            [n for n, s in zip(card.label_names, scores, strict=True) if s >= LABEL_THRESHOLD]
+            for scores in decision_scores_NC
+        ]
+        return [{"prediction": names} for names in named]
+    return [{"prediction": card.label_names[best]} for best in decision_scores_NC.argmax(axis=1)]
+
 
 _ENDINGS = (".jsonl", ".csv", ".parquet")
 
@@ -29,11 +88,11 @@ class Layout(NamedTuple):
     types: pa.Schema | None
     """Their types; only Parquet needs them."""
     added: pa.Schema
-    """Names and types of the prediction columns, which stand behind them."""
+    """Names and types of the prediction columns, which follow those of the input."""
 
 
 def check_ending(path: Path, *, option: str) -> None:
-    """Refuse a file name that tells no format.
+    """Refuse a file name without a known ending.
 
     Raises:
         UserError: If the ending is none of .jsonl, .csv and .parquet.
@@ -43,34 +102,34 @@ def check_ending(path: Path, *, option: str) -> None:
 
 
 def read_input(path: Path, *, skips: Skips = lambda position: False) -> Iterator[Row]:
-    """Read the rows of a file, one at a time, but for those that may be left out.
+    """Read the rows of a file one at a time, without those to skip.
 
     Raises:
         UserError: If the file cannot be read, or a line of it is broken.
     """
     for row in read_rows(Source(str(path)), skips=skips):
         if row.fault is not None:
-            raise UserError(f"{path}:{row.line}: {row.fault}; mend or remove this line")
+            raise UserError(f"{path}:{row.line}: {row.fault}; fix or remove this line")
         yield row.values
 
 
 def refuse_no_unicode(row: Row, *, where: str) -> None:
-    r"""Refuse a row whose text cannot be written, such as half a surrogate pair (`\ud800`).
+    r"""Refuse a row whose text is not Unicode, such as a lone surrogate (`\ud800`).
 
     Raises:
-        UserError: If it is none.
+        UserError: If it cannot be encoded.
     """
     try:
         _dump(row).encode("utf-8")
     except UnicodeError as error:
-        raise UserError(f"{where}: cannot be written: {error}; mend the text") from error
+        raise UserError(f"{where}: cannot be written: {error}; fix the text") from error
 
 
 def read_types(path: Path) -> pa.Schema:
     """Return the types of a Parquet file's columns.
 
     Raises:
-        UserError: If it is none.
+        UserError: If it is not a Parquet file.
     """
     try:
         return pq.read_schema(path).remove_metadata()
@@ -79,14 +138,14 @@ def read_types(path: Path) -> pa.Schema:
 
 
 def find_types(rows: Sequence[Row], known: pa.Schema) -> pa.Schema:
-    """Return the types of columns that Parquet could hold, for these rows and those before.
+    """Return the Parquet types of columns, for these rows and those before.
 
     Args:
         rows: Some rows.
         known: Types of the rows before them.
 
     Raises:
-        UserError: If a column has no one type.
+        UserError: If a column has values of several types.
     """
     types = {name: known.field(name).type for name in known.names}
     for name in dict.fromkeys(name for row in rows for name in row):
@@ -100,7 +159,7 @@ def find_types(rows: Sequence[Row], known: pa.Schema) -> pa.Schema:
 
 
 def write_table(path: Path, rows: Sequence[Row], added: Sequence[Row], *, layout: Layout) -> None:
-    """Write rows with their prediction columns behind the columns that they came with.
+    """Write rows with their input columns, followed by their prediction columns.
 
     Args:
         path: Output file.
@@ -124,7 +183,7 @@ def write_table(path: Path, rows: Sequence[Row], added: Sequence[Row], *, layout
         with replace_file(path) as file:
             writer(file)
     except (pa.ArrowException, UnicodeError) as error:
-        raise UserError(f"{path}: cannot be written: {error}; mend the input's text") from error
+        raise UserError(f"{path}: cannot be written: {error}; fix the text of the input") from error
 
 
 def join_tables(parts: Sequence[Path], path: Path) -> None:
@@ -192,4 +251,4 @@ def _make_column(name: str, values: list[Any], kind: pa.DataType | None) -> pa.A
 
 
 def _refuse_column(name: str, error: Exception) -> UserError:
-    return UserError(f"the column {name!r} holds what Parquet cannot ({error}); write .jsonl")
+    return UserError(f"the column {name!r} cannot be written as Parquet ({error}); write .jsonl")

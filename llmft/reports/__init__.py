@@ -1,1 +1,1 @@
-"""Reports, rendered from one frozen results file; nothing is computed here (D10)."""
+"""Reports, rendered from one results object; no metric is computed here (D10)."""

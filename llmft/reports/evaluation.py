@@ -1,31 +1,26 @@
-"""The report of `llmft evaluate`: one page on whether a run may be deployed."""
+"""The report of `llmft evaluate`: whether a run may be deployed."""
 
 from collections import defaultdict
-from collections.abc import Sequence
 from pathlib import Path
 
-from llmft.config.gates import HIGHER_IS_BETTER
 from llmft.reports import formatting as f
-from llmft.reports.arm_tables import make_latency_table
-from llmft.reports.edge_cases import make_edge_cases
-from llmft.reports.metric_tables import make_metric_table
-from llmft.reports.outline import Block, Section
+from llmft.reports.gates import make_gates_table
+from llmft.reports.layout import Block, Head, Section
 from llmft.reports.rendering import SavedPlot, has_package, name_file, write_report
 from llmft.reports.sections import (
     draw_sections,
+    make_context,
+    make_edge_cases,
     make_sections,
     save_plots,
-    set_scene,
 )
-from llmft.reports.series import Series
-from llmft.reports.tables import Head, Table, make_columns
+from llmft.reports.variant_tables import make_latency_table, make_metric_table
 from llmft.results.evaluation import EvaluationResult
 from llmft.results.run import RunRecord
-from llmft.results.variant import GateResult
 
 _HEADLINES = {
     "DEPLOY": ("good", "{name} may be deployed"),
-    "REVIEW": ("open", "{name} needs a second look"),
+    "REVIEW": ("open", "{name} needs a review"),
     "FAIL": ("bad", "Do not deploy {name}"),
 }
 
@@ -36,14 +31,14 @@ def write_evaluation_report(result: EvaluationResult, *, folder: Path) -> Path:
     Without matplotlib there are no plots.
 
     Args:
-        result: Shown as it is, nothing is added to it (D10).
-        folder: Where to write. Results of another split in it lose their report, not their plots.
+        result: The results, rendered without further computation (D10).
+        folder: Where to write. The report of another split in it is replaced, its plots are kept.
 
     Returns:
         Path of `report.html`.
     """
     name, gates = result.name, result.gates
-    scene = set_scene(result, {name: result})
+    context = make_context(result, {name: result})
     plots: dict[str, list[SavedPlot]] = defaultdict(list)
     is_drawn = has_package("matplotlib", needed_for="plots")
     if is_drawn:
@@ -51,52 +46,31 @@ def write_evaluation_report(result: EvaluationResult, *, folder: Path) -> Path:
         from llmft.reports.plots.figures import use_style
 
         with use_style():
-            drawn = draw_sections(scene)
-            drawn["gates"] = [draw_gates(gates, series=scene.series)] if gates else []
+            drawn = draw_sections(context)
+            drawn["gates"] = [draw_gates(gates, entries=context.entries)] if gates else []
             plots |= save_plots(drawn, folder=folder, prefix=f"{name_file(result.data)}-")
     tone, headline = _HEADLINES[result.decision]
     content = {
-        **make_sections(scene, plots),
+        **make_sections(context, plots),
         "tone": tone,
         "headline": headline.format(name=name),
         "is_drawn": is_drawn,
         "plots": plots,
-        "gates_table": _make_gates_table(gates, scene.baselines),
+        "gates_table": make_gates_table(gates, context.baselines),
         "main_table": make_metric_table(
-            [Head(s.name, s) for s in scene.series],
-            scene.series,
+            [Head(s.name, s) for s in context.entries],
+            context.entries,
             caption="The run and the baselines on the same rows",
         ),
-        "edge_cases": make_edge_cases(scene.variants, scene.arms),
+        "edge_cases": make_edge_cases(context.variants, context.shown),
         "latency": Section(
             "Latency",
-            "p50 and p95: half, and 95 %, of the times are below.",
-            [Block(make_latency_table(scene.variants, scene.arms))],
+            "p50 and p95: 50th and 95th percentile of the times.",
+            [Block(make_latency_table(context.variants, context.shown))],
         ),
         "making": _describe_training(result.record),
     }
     return write_report("evaluation", folder=folder, result=result, content=content)
-
-
-def _make_gates_table(gates: Sequence[GateResult], baselines: Sequence[Series]) -> Table:
-    texts = {
-        "value": [f.format_metric(gate.value) for gate in gates],
-        "95 % interval": [f.format_interval(gate.interval) for gate in gates],
-        "bound": [f.format_metric(gate.bound) for gate in gates],
-        "deploy": [_show_threshold(gate.deploy) for gate in gates],
-        "review": [_show_threshold(gate.review) for gate in gates],
-    }
-    for s in baselines:
-        texts[s.name] = [f.format_metric(s.metrics.get(gate.name)) for gate in gates]
-    texts["result"] = [gate.result for gate in gates]
-    arrows = {True: "↑", False: "↓"}
-    heads = [Head(f"{gate.name} {arrows[HIGHER_IS_BETTER[gate.name]]}") for gate in gates]
-    return Table("Gates", "gate", heads, make_columns(texts, words=["result"]))
-
-
-def _show_threshold(value: float | None) -> str:
-    """Write it as a person did; one that was widened to standard errors has three decimals."""
-    return min(f.format_threshold(value), f.format_metric(value), key=len)
 
 
 def _describe_training(record: RunRecord) -> list[tuple[str, str]]:
@@ -109,7 +83,8 @@ def _describe_training(record: RunRecord) -> list[tuple[str, str]]:
         ("training mode", record.training_mode.replace("_", " ")),
         ("parameters", f"{f.format_size(record.num_parameters)}, of which trainable "
                        f"{f.format_size(record.num_trainable)}"),
-        ("training text kept", f"{f.format_share(record.token_budget['train'].share_kept)} at "
+        ("article tokens kept",
+         f"{f.format_percent(record.token_budget['train'].fraction_kept)} of train at "
                                f"max_length {recipe.tokens.max_length}"),
         ("learning rate", f.format_threshold(recipe.train.learning_rate)),
         ("batch size", f"{f.format_threshold(record.global_batch_size)} over all processes"),

@@ -1,4 +1,4 @@
-"""How values of a results file are written: numbers for people, text that stays text."""
+"""Formatting of values of a results file: numbers for people, and escaped text."""
 
 import math
 import re
@@ -9,7 +9,7 @@ from markupsafe import Markup, escape
 from llmft.results.variant import Interval, Labels
 
 MISSING = "–"
-"""What stands where a results file has no value."""
+"""Shown for missing values."""
 
 _MARKDOWN_SPECIAL = re.compile(r"([\\`*\[\]|~#!$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
 _HTML_SPECIAL = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
@@ -26,26 +26,26 @@ def format_score(value: float | None) -> str:
 
 
 def format_p_value(value: float | None) -> str:
-    """Return a p-value with three decimals; smaller ones are only said to be smaller."""
+    """Return a p-value with three decimals, or "< 0.001"."""
     return "< 0.001" if value is not None and value < 0.001 else format_metric(value)
 
 
 def format_threshold(value: float | None) -> str:
-    """Return a number that a person chose, as that person wrote it."""
+    """Return a number from a configuration file without trailing zeros."""
     return _format(value, "g")
 
 
 def format_count(value: float | None) -> str:
-    """Return a whole number."""
+    """Return an integer."""
     return _format(value, ".0f")
 
 
 def format_quantity(value: float | None) -> str:
-    """Return three significant digits, or whole numbers from 100 on."""
+    """Return three significant digits, or an integer from 100 on."""
     return _format(value, ",.0f" if value is not None and abs(value) >= 100 else "#.3g")
 
 
-def format_share(value: float | None) -> str:
+def format_percent(value: float | None) -> str:
     """Return a fraction as a percentage."""
     return _format(value, ".1%").replace("%", " %")
 
@@ -79,15 +79,15 @@ def format_interval(interval: Interval | None) -> str:
 
 
 def note_interval(interval: Interval | None) -> str:
-    """Return what stands small beneath a value; nothing without an interval."""
+    """Return the interval as a note of a value; empty without an interval."""
     return format_interval(interval) if interval else ""
 
 
-def format_share_interval(interval: Interval | None) -> str:
+def format_percent_interval(interval: Interval | None) -> str:
     """Return both ends of an interval of a fraction as percentages."""
     if interval is None:
         return MISSING
-    return " to ".join(format_share(end) for end in interval)
+    return " to ".join(format_percent(end) for end in interval)
 
 
 def format_labels(labels: Labels) -> str:
@@ -128,9 +128,9 @@ def make_breakable(text: str) -> Markup:
 
 
 def escape_markdown(value: Any) -> Markup:
-    """Return a value as Markdown that renders as that very text, on one line.
+    """Return a value as Markdown that renders as exactly that text, on one line.
 
-    Pipes cannot break a table, and neither HTML, links, images nor code get through.
+    Pipes, HTML, links, images and code are escaped.
     """
     if isinstance(value, Markup):
         return value

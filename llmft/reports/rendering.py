@@ -1,4 +1,4 @@
-"""From a results file to pages: plots are saved, templates filled in, and text stays text."""
+"""Rendering: save plots, and fill in the templates with escaped text."""
 
 import importlib.util
 import logging
@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from llmft.files import replace_file, write_text
+from llmft.reports.entries import BAD, CARD, GAP, GOOD, GRID, INK, MUTED
 from llmft.reports.formatting import (
     MISSING,
     escape_markdown,
@@ -19,8 +20,7 @@ from llmft.reports.formatting import (
     make_breakable,
     shorten,
 )
-from llmft.reports.series import BAD, CARD, GAP, GOOD, GRID, INK, MUTED
-from llmft.results.variant import Judgement
+from llmft.results.variant import EvaluationBase
 
 if TYPE_CHECKING:
     from llmft.reports.plots.figures import Plot
@@ -31,30 +31,30 @@ _VARIABLES = {INK: "ink", MUTED: "muted", GRID: "line", CARD: "card", GOOD: "goo
 
 
 def has_package(name: str, *, needed_for: str) -> bool:
-    """Return whether a package of the extra `report` is there; without it a report has less."""
+    """Return whether a package of the extra `report` is installed; warn if it is not."""
     module = {"matplotlib": "matplotlib", "python-docx": "docx"}[name]
     if importlib.util.find_spec(module) is not None:
         return True
     logger.info(
-        "warning: without %s, since %s is not installed; `pip install 'llmft[report]'`",
+        "warning: no %s, since %s is not installed; run `pip install 'llmft[report]'`",
         needed_for, name,
     )  # fmt: skip
     return False
 
 
 class SavedPlot(NamedTuple):
-    """A plot as the templates use it."""
+    """A plot for the templates."""
 
     title: str
     alt: str
     svg: Markup
-    """Drawn into the page, in the page's font and colours, light or dark."""
+    """Inline SVG, in the page's font and colours, light or dark."""
     path: str
-    """Of the PNG, from the folder of the report."""
+    """Path of the PNG, relative to the folder of the report."""
 
 
 def save_plot(plot: "Plot", *, folder: Path, prefix: str = "") -> SavedPlot:
-    """Save a plot as PNG with its legend, and return it as SVG without: the page has its own."""
+    """Save a plot as PNG with a legend; return it as SVG without, since the page has one."""
     from llmft.reports.plots.figures import lay_out
 
     path = f"plots/{prefix}{plot.name}.png"
@@ -67,14 +67,16 @@ def save_plot(plot: "Plot", *, folder: Path, prefix: str = "") -> SavedPlot:
     return SavedPlot(plot.title, plot.alt, _inline_svg(buffer.getvalue(), plot), path)
 
 
-def write_report(name: str, *, folder: Path, result: Judgement, content: dict[str, Any]) -> Path:
+def write_report(
+    name: str, *, folder: Path, result: EvaluationBase, content: dict[str, Any]
+) -> Path:
     """Fill in the HTML and the Markdown template of a report.
 
     Args:
         name: `comparison` or `evaluation`.
         folder: Where to write `report.html` and `report.md`.
-        result: What is reported.
-        content: What was made of it: tables, saved plots, words.
+        result: The results.
+        content: Tables, saved plots and texts for the templates.
 
     Returns:
         Path of `report.html`.
@@ -87,19 +89,19 @@ def write_report(name: str, *, folder: Path, result: Judgement, content: dict[st
 
 
 def name_file(text: str) -> str:
-    """Return text as a part of a file name that needs no quoting in a link."""
+    """Return text as part of a file name that needs no quoting in a URL."""
     return re.sub(r"[^A-Za-z0-9_-]+", "-", text)[:40].strip("-")
 
 
 def _make_environment(ending: str) -> Environment:
     environment = Environment(
-        loader=PackageLoader("llmft.reports", "."),
+        loader=PackageLoader("llmft.reports"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        # In Markdown everything that is put in is escaped on the way, as autoescape does in HTML.
+        # Escapes all values in Markdown, as autoescape does in HTML.
         finalize=escape_markdown if ending == "md" else None,
     )
     environment.filters.update(
@@ -113,13 +115,13 @@ def _make_environment(ending: str) -> Environment:
 
 
 def _inline_svg(text: str, plot: "Plot") -> Markup:
-    """Return SVG to stand within HTML: unique ids, no namespaces, the colours of the page."""
+    """Return SVG for inline use in HTML: unique ids, no namespaces, the colours of the page."""
     svg = text[text.index("<svg") :]
     svg = re.sub(r"<(metadata|style)\b.*?</\1>\s*", "", svg, flags=re.S)
     opening, body = svg.split(">", 1)
     view_box = re.search(r'viewBox="[^"]*"', opening)
     assert view_box is not None
-    # Only what stands within tags: the text between them may be that of an arm.
+    # Only within tags: the text between them may be the name of a variant.
     body = re.sub(r"<[^>]+>", lambda tag: _adapt_tag(tag.group(), plot.name), body)
     start = Markup('<svg {} role="img" aria-label="{}">').format(Markup(view_box.group()), plot.alt)
     return start + Markup(body)

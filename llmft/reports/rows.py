@@ -1,4 +1,4 @@
-"""The table of all scored rows, which a small script sorts, filters and opens."""
+"""Rows with their predictions: those with the largest errors, and the table of all."""
 
 import base64
 import hashlib
@@ -11,57 +11,123 @@ from markupsafe import Markup
 
 from llmft.data.labels import LABEL_THRESHOLD
 from llmft.reports import formatting as f
-from llmft.reports.series import Series
-from llmft.reports.worst_rows import MAX_OUTPUTS, choose_outputs
+from llmft.reports.entries import ReportEntry
+from llmft.reports.formatting import MISSING, format_score
+from llmft.reports.layout import Cell, Column, Head, Table
 from llmft.results.comparison import ComparisonResult, SliceTable
-from llmft.results.variant import Labels, RowResult
+from llmft.results.variant import EvaluationBase, Labels, RowResult
+
+MAX_OUTPUTS = 12
+_NUM_LARGEST = 3
+
+
+class WorstRow(NamedTuple):
+    """A row with a large error, and its table of outputs."""
+
+    id: str
+    text: str
+    labels: Labels
+    table: Table
+
+
+def list_worst_rows(result: EvaluationBase, variants: Sequence[ReportEntry]) -> list[WorstRow]:
+    """Return the rows with the largest errors, with outputs and error of every variant."""
+    return [
+        WorstRow(row.id, row.text, row.labels, _tabulate_outputs(row, result.label_names, variants))
+        for row in result.worst_rows
+    ]
+
+
+def _tabulate_outputs(
+    row: RowResult, names: Sequence[str], variants: Sequence[ReportEntry]
+) -> Table:
+    labels = row.labels
+    variants = [variant for variant in variants if variant.name in row.outputs]
+    heads = [Head(variant.name, variant) for variant in variants]
+    outputs = {
+        name: [format_score(row.outputs[variant.name][i]) for variant in variants]
+        for i, name in enumerate(names)
+    }
+    errors = [format_score(row.errors[variant.name]) for variant in variants]
+    if isinstance(labels, dict):
+        heads.append(Head("label"))
+        columns = [
+            Column(
+                Head(name), [Cell(text) for text in (*outputs[name], format_score(labels[name]))]
+            )
+            for name in names
+        ]
+        errors.append(MISSING)
+    else:
+        true = [labels] if isinstance(labels, str) else labels
+        columns = [
+            Column(
+                Head(f"{name} (true)" if name in true else name),
+                [Cell(text, name in true) for text in outputs[name]],
+            )
+            for name in choose_outputs(row, names, true)
+        ]
+    columns.append(Column(Head("error"), [Cell(text) for text in errors]))
+    return Table(f"Outputs for {row.id}", "variant", heads, columns)
+
+
+def choose_outputs(row: RowResult, names: Sequence[str], true: Sequence[str]) -> list[str]:
+    """Return all classes; of more than 12 only the true and the most probable ones."""
+    if len(names) <= MAX_OUTPUTS:
+        return list(names)
+    chosen = set(true)
+    for outputs in row.outputs.values():
+        largest = sorted(range(len(names)), key=lambda i: -outputs[i])[:_NUM_LARGEST]
+        chosen.update(names[i] for i in largest)
+    return [name for name in names if name in chosen]
+
 
 _DECIMALS = 3
 
 
 class RowTable(NamedTuple):
-    """What the page needs for its table of rows."""
+    """Data and script of the table of rows."""
 
     data: Markup
-    """JSON in which no text can end the script block that it stands in."""
+    """JSON, escaped so that no text can end its script block."""
     script: Markup
     script_hash: str
-    """As a Content-Security-Policy names it: no other script may run."""
-    arms: Sequence[Series]
+    """For the Content-Security-Policy, which allows no other script."""
+    variants: Sequence[ReportEntry]
     slices: dict[str, list[str]]
-    """Slice -> its values, to choose from."""
+    """Name of a slicing -> its slices."""
     num_rows: int
     is_scored: bool
-    """Whether the labels are scores, and neither a class nor labels that can be wrong."""
+    """Whether the labels are scores, not classes or labels."""
 
 
-def make_row_table(result: ComparisonResult, arms: Sequence[Series]) -> RowTable | None:
-    """Return the table of the rows; None if the file holds none, or no arm that was scored."""
+def make_row_table(result: ComparisonResult, variants: Sequence[ReportEntry]) -> RowTable | None:
+    """Return the table of the rows; None without rows or without a measured variant."""
     rows = result.rows
-    arms = [arm for arm in arms if any(arm.name in row.errors for row in rows)]
-    if not arms:
+    variants = [variant for variant in variants if any(variant.name in row.errors for row in rows)]
+    if not variants:
         return None
     slices = _list_slice_values(rows, result.slices)
     is_scored = isinstance(rows[0].labels, dict)
     data = {
-        "arms": [{"name": a.name, "glyph": a.glyph, "colour": a.colour} for a in arms],
+        "variants": [{"name": a.name, "glyph": a.glyph, "colour": a.colour} for a in variants],
         "names": result.label_names,
         "slices": list(slices),
-        "sortBy": _choose_arm(result, arms),
-        "rows": [_pack_row(row, result.label_names, arms, slices) for row in rows],
+        "sortBy": _choose_variant(result, variants),
+        "rows": [_pack_row(row, result.label_names, variants, slices) for row in rows],
     }
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    script = files("llmft.reports").joinpath("rows.js.j2").read_text("utf-8")
+    script = files("llmft.reports").joinpath("templates", "rows.js.j2").read_text("utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return RowTable(
-        Markup(text.replace("<", "\\u003c")), Markup(script), f"sha256-{digest}", arms, slices,
+        Markup(text.replace("<", "\\u003c")), Markup(script), f"sha256-{digest}", variants, slices,
         len(rows), is_scored,
     )  # fmt: skip
 
 
-def _choose_arm(result: ComparisonResult, arms: Sequence[Series]) -> int:
-    """Return whose largest errors come first: the arm that the verdict names."""
-    names = [arm.name for arm in arms]
+def _choose_variant(result: ComparisonResult, variants: Sequence[ReportEntry]) -> int:
+    """Return the index of the variant to sort by: the winner, else the reference."""
+    names = [variant.name for variant in variants]
     for name in (result.winner, result.reference):
         if name in names:
             return names.index(name)
@@ -71,7 +137,7 @@ def _choose_arm(result: ComparisonResult, arms: Sequence[Series]) -> int:
 def _list_slice_values(
     rows: Sequence[RowResult], slicings: Sequence[SliceTable]
 ) -> dict[str, list[str]]:
-    """Return the values of each slice, in the order of the slicings as far as they name them."""
+    """Return the slices of each slicing, in the order of the results."""
     known = {s.name: [v.value for v in s.values] for s in slicings}
     values: dict[str, set[str]] = {}
     for row in rows:
@@ -85,11 +151,14 @@ def _list_slice_values(
 
 
 def _pack_row(
-    row: RowResult, names: Sequence[str], arms: Sequence[Series], slices: dict[str, list[str]]
+    row: RowResult,
+    names: Sequence[str],
+    variants: Sequence[ReportEntry],
+    slices: dict[str, list[str]],
 ) -> list[Any]:
-    """Return id, text, label, true values, slices, errors, outputs and what each arm predicts.
+    """Return id, text, label, true values, slices, errors, outputs, indices and predictions.
 
-    Of many classes only the outputs that matter are kept, each with the place of its name.
+    Of many classes only the outputs of `choose_outputs` are kept, with the indices of their names.
     """
     labels, outputs = row.labels, row.outputs
     if isinstance(labels, list):
@@ -99,7 +168,7 @@ def _pack_row(
     if len(names) > MAX_OUTPUTS:
         kept = set(choose_outputs(row, names, list(true)))
         chosen = [i for i, name in enumerate(names) if name in kept]
-    errors = [row.errors.get(arm.name) for arm in arms]
+    errors = [row.errors.get(variant.name) for variant in variants]
     return [
         row.id,
         row.text,
@@ -110,20 +179,20 @@ def _pack_row(
         [row.slices.get(name) for name in slices],
         [None if error is None else round(error, _DECIMALS) for error in errors],
         [
-            [round(outputs[arm.name][i], _DECIMALS) for i in chosen]
-            if arm.name in outputs
+            [round(outputs[variant.name][i], _DECIMALS) for i in chosen]
+            if variant.name in outputs
             else None
-            for arm in arms
+            for variant in variants
         ],
         None if len(chosen) == len(names) else list(chosen),
-        [_read_predicted(labels, outputs.get(arm.name), names) for arm in arms],
+        [_read_predicted(labels, outputs.get(variant.name), names) for variant in variants],
     ]
 
 
 def _read_predicted(
     labels: Labels, outputs: list[float] | None, names: Sequence[str]
 ) -> str | None:
-    """Return the class or the labels that outputs stand for; None for scores."""
+    """Return the predicted class or labels as text; None for scores."""
     if isinstance(labels, dict) or outputs is None:
         return None
     if isinstance(labels, str):

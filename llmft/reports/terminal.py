@@ -1,4 +1,4 @@
-"""What a person reads on a terminal: labels, results, and what a tokenizer makes of a row."""
+"""Summaries for a terminal: labels, results, and the tokens of a row."""
 
 import os
 import sys
@@ -7,7 +7,7 @@ from typing import Any
 
 from llmft.data.encoding import Encoder
 from llmft.data.fields import Row, shorten_list
-from llmft.reports.formatting import format_share, format_threshold
+from llmft.reports.formatting import format_percent, format_threshold
 from llmft.results.comparison import ComparisonResult
 from llmft.results.evaluation import EvaluationResult
 from llmft.results.manifest import Manifest, ScoreStats
@@ -26,25 +26,25 @@ _EXPLAINED = {
     "prompt": "prompt, the same in every row",
     "article": "article",
     "pair": "text pair",
-    "cut": "cut, which the model does not see",
+    "cut": "removed by truncation",
     "tail": "tail, the same in every row",
 }
 
 
 def describe_labels(manifest: Manifest) -> Iterator[str]:
-    """Yield lines on how the labels of each split are spread, classes as a share of the rows."""
+    """Yield lines on the distribution of the labels of each split."""
     for split, found in manifest.label_stats.items():
         is_scores = any(isinstance(stats, ScoreStats) for stats in found.values())
         tiers = found.get("tiers")
         counts = (tiers if isinstance(tiers, dict) else {}) if is_scores else found
         num_rows = manifest.counts[split]
-        shares = [
-            f"{name} {n} ({format_share(n / num_rows)})"
+        counted = [
+            f"{name} {n} ({format_percent(n / num_rows)})"
             for name, n in counts.items()
             if isinstance(n, int)
         ]
-        if shares:
-            yield f"{split}: {shorten_list(shares)}"
+        if counted:
+            yield f"{split}: {shorten_list(counted)}"
     for name, stats in manifest.label_stats["train"].items():
         if isinstance(stats, ScoreStats):
             yield (
@@ -54,7 +54,7 @@ def describe_labels(manifest: Manifest) -> Iterator[str]:
 
 
 def describe_evaluation(result: EvaluationResult) -> Iterator[str]:
-    """Yield lines on what `evaluate` found."""
+    """Yield lines on the results of `evaluate`."""
     fit = result.fit
     shown: dict[str, Metrics] = {"unfitted": fit.metrics_before} if fit else {}
     shown[fit.method if fit else "model"] = result.metrics
@@ -67,14 +67,18 @@ def describe_evaluation(result: EvaluationResult) -> Iterator[str]:
         yield f"  gate {gate.result}: {gate.reason}"
     yield from _describe_audit(result.audit)
     yield f"decision: {result.decision}"
-    said = [gate.reason for gate in result.gates]
-    yield from (f"  {reason}" for reason in result.reasons if reason not in said)
+    of_gates = [gate.reason for gate in result.gates]
+    yield from (f"  {reason}" for reason in result.reasons if reason not in of_gates)
 
 
 def describe_comparison(result: ComparisonResult) -> Iterator[str]:
-    """Yield lines on what `compare` found."""
+    """Yield lines on the results of `compare`."""
     metrics = {
-        **{arm: variant.metrics for arm, variant in result.variants.items() if variant.valid},
+        **{
+            variant_name: variant.metrics
+            for variant_name, variant in result.variants.items()
+            if variant.valid
+        },
         **{name: ensemble.metrics for name, ensemble in result.ensembles.items()},
         **{name: baseline.metrics for name, baseline in result.baselines.items()},
     }
@@ -107,10 +111,10 @@ def _describe_audit(audit: Sequence[Finding]) -> Iterator[str]:
             yield f"  {finding.status}: {finding.message}{waived}"
 
 
-def show_row(row: Row, *, split: str, encoder: Encoder, tokenizer: Any) -> Iterator[str]:
-    """Yield lines that show what the tokenizer makes of a row: every piece in its colour.
+def show_row(row: Row, *, split: str, encoder: Encoder) -> Iterator[str]:
+    """Yield lines with the tokens of a row, each kind of piece in its colour.
 
-    Without a terminal, or with NO_COLOR set, the pieces are named in brackets.
+    Without a terminal, or with NO_COLOR set, the kinds are in brackets.
     """
     (pieces,) = encoder.dissect([row])
     (encoded,) = encoder.encode([row])
@@ -123,14 +127,16 @@ def show_row(row: Row, *, split: str, encoder: Encoder, tokenizer: Any) -> Itera
     kinds = dict.fromkeys(piece.kind for piece in present)
     yield "  ".join(_paint(_EXPLAINED[kind], kind, name=kind) for kind in kinds)
     yield "".join(
-        _paint(_decode(tokenizer, piece.ids), piece.kind, name=f"{piece.kind} {len(piece.ids)}")
+        _paint(
+            _decode(encoder.tokenizer, piece.ids), piece.kind, name=f"{piece.kind} {len(piece.ids)}"
+        )
         for piece in present
     )
 
 
 def _decode(tokenizer: Any, ids: list[int]) -> str:
     text = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
-    # Text from data must not move the cursor or change colours.
+    # Text from data must not contain escape sequences.
     return "".join(
         c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
     )

@@ -14,28 +14,26 @@ from docx.oxml import OxmlElement
 from docx.shared import Cm, Length, Pt
 
 from llmft.files import replace_file
-from llmft.reports.audit import Bar
 from llmft.reports.formatting import MISSING
-from llmft.reports.outline import Section
+from llmft.reports.layout import Cell, Column, Head, Section, Table
 from llmft.reports.rendering import SavedPlot
-from llmft.reports.tables import Cell, Column, Head, Table
+from llmft.reports.sections import AuditGroup
 from llmft.results.comparison import ComparisonResult
 
 _MAX_COLUMNS = 8
-"""A wider table is continued beneath."""
+"""A wider table is continued below."""
 _MAX_KEPT_ROWS = 14
-"""A table of no more rows stands on one page."""
+"""A table of at most so many rows is kept on one page."""
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _METHOD = (
-    "All arms predict the same test rows, joined by id. A gain is the difference to the reference "
-    "on the same rows. Its 95 % interval comes from the bootstrap: over rows, over seeds as well "
-    "where an arm has several, and over whole groups where rows belong together. p-values come "
-    "from permutation, and are corrected after Holm where several challengers, dimensions or "
-    "classes are tested.",
+    "All variants predict the same test rows, joined by id. A gain is the difference to the "
+    "reference on the same rows. Its 95 % interval comes from the bootstrap: over rows, also over "
+    "seeds if a variant has several, and over clusters if rows are clustered. p-values come from "
+    "permutation tests, with Holm's correction for several challengers, dimensions or classes.",
     "A challenger wins if the one-sided 95 % lower bound of its gain is above the margin, and its "
     "p-value after Holm below 0.05. The reference holds if the upper bound of every challenger is "
-    "below the margin. Else the comparison is unresolved. Before any of this, the audit looks for "
-    "faults that would make it meaningless.",
+    "below the margin. Otherwise the comparison is unresolved. Before that, the audit looks for "
+    "contamination, confounders, truncation and collapsed predictions.",
 )
 
 
@@ -46,9 +44,9 @@ def write_document(
 
     Args:
         path: Where to write.
-        result: What is reported.
-        content: What the other formats are filled in with.
-        folder: In which the plots were saved.
+        result: The results.
+        content: The content of all formats.
+        folder: Folder of the saved plots.
     """
     document = docx.Document()
     _set_style(document, result, content)
@@ -58,7 +56,7 @@ def write_document(
     _add_decision(document, result, content)
     _add_appendix(document, content["plots"], folder)
     note = f"llmft {result.llmft_version}, {result.created}"
-    _add_text(document, f"{note}; every number stands in comparison.json.")
+    _add_text(document, f"{note}; all numbers are in comparison.json.")
     with replace_file(path) as file:
         document.save(file)
 
@@ -80,15 +78,19 @@ def _add_summary(
     _add_text(document, f"Comparison of {result.task}, {result.suite}")
     document.add_heading("Executive summary", level=1)
     _add_text(document, result.why)
-    _add_judgement(document, result, content)
+    _add_verdict_reasons(document, result, content)
     for fact in content["facts"]:
         _add_item(document, f"{fact.value} ({fact.note})", bold=f"{fact.term}: ")
-    _add_audit(document, [bar for bar in content["audit"] if bar.status not in ("note", "ok")])
+    _add_audit(
+        document, [group for group in content["audit"] if group.status not in ("note", "ok")]
+    )
     for plot in content["plots"]["gains"]:
         _add_plots(document, [plot], folder, width=Cm(12))
 
 
-def _add_judgement(document: Document, result: ComparisonResult, content: dict[str, Any]) -> None:
+def _add_verdict_reasons(
+    document: Document, result: ComparisonResult, content: dict[str, Any]
+) -> None:
     provisional = " (provisional: too few seeds)" if result.provisional else ""
     _add_text(document, f"{result.decision}{provisional}", bold="Decision: ")
     if result.reasons and content["reasons_lead"]:
@@ -129,7 +131,7 @@ def _add_results(document: Document, content: dict[str, Any]) -> None:
                 _add_table(document, block.table)
             for line in block.lines:
                 _add_item(document, line)
-    document.add_heading("How the arms were trained", level=2)
+    document.add_heading("How the variants were trained", level=2)
     _add_table(document, content["making_table"])
     for term, description in content["versions"]:
         _add_item(document, description, bold=f"{term}: ")
@@ -139,7 +141,7 @@ def _add_decision(document: Document, result: ComparisonResult, content: dict[st
     _set_page(document, wide=False)
     document.add_heading("Decision", level=1)
     _add_text(document, f"{result.verdict}: {content['headline']}. {result.why}")
-    _add_judgement(document, result, content)
+    _add_verdict_reasons(document, result, content)
     if result.recommended is not None:
         _add_text(document, result.recommended, bold="Recommended: ")
 
@@ -152,7 +154,7 @@ def _add_appendix(document: Document, plots: dict[str, list[SavedPlot]], folder:
 
 
 def _set_page(document: Document, *, wide: bool) -> None:
-    """Begin a page, upright or lying; the first page of a document is there already."""
+    """Start a page in portrait or landscape, unless the document is empty."""
     is_empty = len(document.element.body) <= 1
     page = document.sections[0] if is_empty else document.add_section(WD_SECTION.NEW_PAGE)
     page.orientation = WD_ORIENT.LANDSCAPE if wide else WD_ORIENT.PORTRAIT
@@ -174,8 +176,8 @@ def _add_item(document: Document, text: str, *, bold: str = "") -> None:
     paragraph.add_run(_clean(text))
 
 
-def _add_audit(document: Document, bars: Sequence[Bar]) -> None:
-    for finding in (finding for bar in bars for finding in bar.findings):
+def _add_audit(document: Document, groups: Sequence[AuditGroup]) -> None:
+    for finding in (finding for group in groups for finding in group.findings):
         waived = f"; waived by the suite: {finding.waived}" if finding.waived else ""
         name = f"{finding.status} ({finding.check}): "
         _add_item(document, f"{finding.message}{waived}", bold=name)
@@ -184,33 +186,33 @@ def _add_audit(document: Document, bars: Sequence[Bar]) -> None:
 def _add_plots(
     document: Document, plots: Sequence[SavedPlot], folder: Path, *, width: Length
 ) -> None:
-    """Add plots side by side beneath one caption, on the same page as it."""
+    """Add plots side by side below one caption, on the same page."""
     caption = " · ".join(plot.title for plot in plots)
     document.add_paragraph(_clean(caption), style="Caption").paragraph_format.keep_with_next = True
     paragraph = document.add_paragraph()
     for plot in plots:
         picture = paragraph.add_run().add_picture(str(folder / plot.path), width=width)
         picture._inline.docPr.set("descr", _clean(plot.alt))
-        paragraph.add_run(" ")  # without which no two stand on one line
+        paragraph.add_run(" ")  # without it, two plots are not on one line
 
 
 def _add_table(document: Document, table: Table) -> None:
-    """Add a table with a caption; one of many columns is continued in further ones."""
+    """Add a table with a caption; a wide one is split into several."""
     if not table.heads or not table.columns:
         return
-    for i, part in enumerate(_split_table(table)):
+    for i, piece in enumerate(_divide_table(table)):
         caption = table.caption if i == 0 else f"{table.caption}, continued"
-        is_one_of_many = len(table.groups) > len(part.groups) == 1 and part.groups[0][0]
+        is_one_of_many = len(table.groups) > len(piece.groups) == 1 and piece.groups[0][0]
         if is_one_of_many:
-            caption = f"{table.caption}: {part.groups[0][0]}"
+            caption = f"{table.caption}: {piece.groups[0][0]}"
         layout = document.add_paragraph(_clean(caption), style="Caption").paragraph_format
         layout.keep_with_next, layout.space_before = True, Pt(8)
-        _fill_table(document, part, grouped=len(table.groups) > 1 and not is_one_of_many)
+        _fill_table(document, piece, grouped=len(table.groups) > 1 and not is_one_of_many)
     document.add_paragraph()
 
 
-def _split_table(table: Table) -> list[Table]:
-    """Return tables that fit a page; a group of columns stays together if it fits one."""
+def _divide_table(table: Table) -> list[Table]:
+    """Return tables that fit a page; a group of columns stays together if it fits."""
     chunks: list[list[Column]] = []
     start = 0
     for _, span in table.groups:
@@ -240,7 +242,7 @@ def _fill_table(document: Document, table: Table, *, grouped: bool) -> None:
         row._tr.get_or_add_trPr().append(OxmlElement("w:cantSplit"))
         if i < len(lines) <= _MAX_KEPT_ROWS:
             row.cells[0].paragraphs[0].paragraph_format.keep_with_next = True
-    # Repeated on every page that the table reaches.
+    # Repeated on every page of the table.
     made.rows[0]._tr.get_or_add_trPr().append(OxmlElement("w:tblHeader"))
 
 
@@ -261,10 +263,10 @@ def _describe_head(head: Head) -> tuple[str, str]:
 
 
 def _describe_cell(cell: Cell) -> tuple[str, str]:
-    # The best value has a mark that survives any style.
+    # The best value has a mark that does not depend on the style.
     return (f"{cell.text} ★" if cell.is_best else cell.text or MISSING), cell.note
 
 
 def _clean(text: str) -> str:
-    """Return text without the characters that XML has no way to write."""
+    """Return text without the characters that XML does not allow."""
     return _FORBIDDEN.sub("\N{REPLACEMENT CHARACTER}", text)

@@ -1,1 +1,1 @@
-"""What a preparation, a run, an evaluation and a comparison found: typed, versioned, published."""
+"""Results files of preparation, training, evaluation and comparison: typed and versioned."""

@@ -11,8 +11,8 @@ from llmft.results.manifest import Manifest
 from llmft.results.variant import (
     Decision,
     EdgeCases,
+    EvaluationBase,
     Interval,
-    Judgement,
     Latency,
     Metrics,
     MetricValue,
@@ -23,15 +23,16 @@ VerdictName = Literal["INVALID", "CONFOUNDED", "WINNER", "REFERENCE_HOLDS", "UNR
 
 
 class Power(Result):
-    """Chance to find a gain."""
+    """Probability that a challenger is found better, given its true gain."""
 
     effect: float
-    """By which it exceeds the margin."""
+    """True gain minus the margin."""
     power: float
+    """In [0, 1]."""
 
 
-class Needed(Result):
-    """What would settle a pair, if the gain stays what it is; both null: no number would."""
+class SampleSize(Result):
+    """Rows or seeds that would resolve a pair if the gain stays the same; both null: none would."""
 
     rows: int | None
     seeds: int | None
@@ -39,7 +40,7 @@ class Needed(Result):
 
 
 class McNemar(Result):
-    """Two variants on the same rows, by who is right."""
+    """McNemar's test: rows by which of two variants classifies them correctly."""
 
     both_right: int
     only_challenger: int
@@ -58,13 +59,13 @@ class PartGain(Result):
     """95 %, two-sided."""
     p_value: float
     p_adjusted: float
-    """By Holm over the parts."""
+    """By Holm over the dimensions, classes or labels."""
     finding: Literal["challenger", "reference", "tie"]
-    """Who is ahead."""
+    """Which variant is better."""
 
 
 class Pair(Result):
-    """By how much a challenger is better than the variant that it is held against."""
+    """By how much a challenger is better than the variant that it is compared with."""
 
     challenger: str
     reference: str
@@ -77,8 +78,8 @@ class Pair(Result):
     upper: float
     """95 %, one-sided."""
     p_value: float
-    """Two-sided, of no difference at all, by permutation; of several seeds it is Student's, which
-    knows of their luck, where that is larger."""
+    """Two-sided, of no difference, by permutation; with several seeds Student's t, which covers the
+    variance between seeds, where that is larger."""
     p_margin: float
     """One-sided, of a gain that is not above the margin: below 0.05 if, and only if, `lower` is
     above it."""
@@ -87,18 +88,18 @@ class Pair(Result):
     finding: Literal["better", "not better", "unresolved"]
     """Better: the adjusted p is below 0.05. Not better: `upper` is not above the margin."""
     power: Power | None
-    needed: Needed | None
-    """Where unresolved."""
+    needed: SampleSize | None
+    """Null unless the finding is unresolved."""
     is_small: bool
     """Whether there are too few rows or clusters to find anything."""
     mcnemar: McNemar | None = None
     """Of classes."""
     parts: dict[str, PartGain] = Field(default={})
-    """Dimension, class or label -> the gain in it; without classes that never occur."""
+    """Dimension, class or label -> its gain; without classes that never occur."""
 
 
 class Cost(Result):
-    """What one prediction takes; null where that is not known of a member."""
+    """Cost of one prediction; null where it is not known of a member."""
 
     single_p50_ms: float | None
     peak_memory_gib: float | None
@@ -106,13 +107,13 @@ class Cost(Result):
 
 
 class EnsembleResult(Result):
-    """Variants put together: the mean of all, or for each part the variant that is best at it."""
+    """Ensemble: the mean of all variants; or routed ensemble: the best variant per dimension."""
 
     kind: Literal["ensemble", "routing"]
     made_of: list[str]
-    """The variants that have to run for it."""
+    """Its members: the variants that have to run for it."""
     routes: dict[str, str] | None
-    """Dimension or label -> the variant whose output is taken."""
+    """Dimension or label -> the variant that predicts it."""
     fitted_on: Literal["val"] | None
     """Split that chose the routes (D7)."""
     metrics: Metrics
@@ -121,7 +122,7 @@ class EnsembleResult(Result):
     """Its gain over the best variant; null where the metric is not defined."""
     recommended: bool
     cost: Cost
-    """Of its members together."""
+    """Sum over its members."""
 
 
 class SliceValue(Result):
@@ -134,7 +135,7 @@ class SliceValue(Result):
 
 
 class SliceTable(Result):
-    """A metric by the slices that the rows are parted into."""
+    """A metric by slice of the rows."""
 
     name: str
     """The kept field, or `length`, `true tier`, `true class`."""
@@ -143,7 +144,7 @@ class SliceTable(Result):
 
 
 class ListQuality(Result):
-    """How many of the rare rows are in a list, and how many of the list are rare."""
+    """Precision and recall of a list of rows predicted to be rare."""
 
     precision: float | None
     """Null for an empty list."""
@@ -156,13 +157,13 @@ class ListQuality(Result):
 
 
 class TopListQuality(ListQuality):
-    """The same of the k rows that a variant puts highest."""
+    """Precision and recall at k: of the k rows with the highest predictions."""
 
     k: int
 
 
 class RareFindings(ListQuality):
-    """How a variant finds the rare rows: by its decision, and by its order of the rows."""
+    """How a variant finds the rare rows: by its decisions, and among its k highest rows."""
 
     at_k: list[TopListQuality]
 
@@ -171,7 +172,7 @@ class RareEvents(Result):
     """How the variants find the rows that are rare."""
 
     what: str
-    """What is rare."""
+    """Description of the rare rows."""
     num_rows: int
     num_high: int
     """Rows that are rare."""
@@ -179,25 +180,25 @@ class RareEvents(Result):
 
 
 class NoiseResult(Result):
-    """How far second labels are from the first ones, and the variants on the same rows (D13)."""
+    """Error of second labels against the first ones, and of the variants on the same rows (D13)."""
 
     kind: NoiseKind
-    """Who gave them."""
+    """Origin of the second labels."""
     file: str
     num_rows: int
     num_left_out: int
-    """Rows of the file that are none of the rows, or cannot be used."""
+    """Rows of the file that match no measured row, or cannot be used."""
     metric: Literal["mae", "disagreement"]
-    """`mae` of scores; else the share of rows with other classes or labels."""
+    """`mae` of scores; else the fraction of rows with other classes or labels."""
     oracle: MetricValue
     """Of the second labels against the first ones."""
     parts: dict[str, MetricValue]
-    """Dimension or label -> the same of it; empty for classes."""
+    """Dimension or label -> the same metric for it; empty for classes."""
     variants: dict[str, MetricValue]
-    """Variant -> the same of its outputs against the first labels, on the very same rows."""
+    """Variant -> the same metric of its predictions against the first labels, on the same rows."""
 
 
-class ComparisonResult(Judgement, ResultFile):
+class ComparisonResult(EvaluationBase, ResultFile):
     """Variants, pairs of them, and a verdict."""
 
     schema_version: Literal[4] = 4
@@ -208,11 +209,11 @@ class ComparisonResult(Judgement, ResultFile):
     reference: str
     """The variant to beat."""
     margin: float
-    """What has to be gained."""
+    """Gain that a challenger has to exceed."""
     min_difference: float
-    """Smaller differences in a part are ties."""
+    """Smaller differences in a dimension, class or label are ties."""
     treatment: list[str]
-    """Keys of the recipe in which variants are meant to differ."""
+    """Keys of the recipe in which variants may differ."""
     waivers: list[WaiverConfig]
 
     verdict: VerdictName
@@ -222,11 +223,11 @@ class ComparisonResult(Judgement, ResultFile):
     reasons: list[str]
     """Why it is no better."""
     provisional: bool
-    """Whether the verdict rests on variants with too few seeds."""
+    """Whether the verdict depends on variants with too few seeds."""
     recommended: str | None
     """The variant or ensemble to use."""
     num_groups: int | None
-    """Clusters of rows; null where rows are independent."""
+    """Number of clusters of rows; null if rows are independent."""
 
     variants: dict[str, VariantResult]
     pairs: list[Pair]
@@ -237,7 +238,7 @@ class ComparisonResult(Judgement, ResultFile):
     """Null where nothing is rare."""
     noise: list[NoiseResult]
 
-    # What users look for at the top, written there for them; the reports read the variants.
+    # Copies at the top level, where users look for them; the reports read `variants`.
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -260,7 +261,7 @@ class ComparisonResult(Judgement, ResultFile):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def latency(self) -> dict[str, Latency]:
-        """Variant -> its times."""
+        """Variant -> its latency."""
         return {name: v.latency for name, v in self.variants.items() if v.latency}
 
     def _list_parts(

@@ -1,13 +1,13 @@
-"""`evaluation/SPLIT.json`: what one run came to, and whether it may be deployed."""
+"""`evaluation/SPLIT.json`: metrics and gates of one run, and whether it may be deployed."""
 
 from typing import Literal
 
 from llmft.results.files import ResultFile
-from llmft.results.variant import Decision, Judgement, VariantResult
+from llmft.results.variant import Decision, EvaluationBase, VariantResult
 
 
-class EvaluationResult(VariantResult, Judgement, ResultFile):
-    """What one run came to, and whether it may be deployed: a variant that stands alone."""
+class EvaluationResult(VariantResult, EvaluationBase, ResultFile):
+    """Metrics and gates of one run, and whether it may be deployed."""
 
     schema_version: Literal[4] = 4
     name: str

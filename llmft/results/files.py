@@ -12,23 +12,29 @@ from pydantic import (
 )
 
 from llmft import __version__
-from llmft.config.loading import MISSING, READING_RESULT, Section, describe_fault, refuse_values
+from llmft.config.loading import (
+    MISSING,
+    READING_RESULT,
+    ConfigSection,
+    describe_fault,
+    refuse_values,
+)
 from llmft.errors import UserError
 from llmft.files import read_json, write_text
 
 
-class Result(Section):
-    """A part of a results file, as strict as a section of a YAML file, with every key in it."""
+class Result(ConfigSection):
+    """A section of a results file: as strict as one of a YAML file, and every key is required."""
 
     model_config = ConfigDict(defer_build=True, json_schema_serialization_defaults_required=True)
 
     def replace(self, **changes: Any) -> Self:
-        """Return a copy in which some fields have other values, checked like the first ones."""
+        """Return a copy with some fields changed, validated again."""
         return type(self)(**{**dict(self), **changes})
 
 
 def hold_all(*keys: str) -> AfterValidator:
-    """Return the annotation of a dictionary that has these keys in every file."""
+    """Return the annotation of a dictionary that must have these keys in a results file."""
 
     def refuse_missing(found: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         if info.context is READING_RESULT:
@@ -39,7 +45,7 @@ def hold_all(*keys: str) -> AfterValidator:
 
 
 class ResultFile(Result):
-    """What every results file says of itself.
+    """The top level of a results file, with the version of its schema.
 
     A class of files narrows `schema_version` to the version that it reads; a change after which
     older files can no longer be read raises it.
@@ -53,7 +59,7 @@ class ResultFile(Result):
     @model_validator(mode="before")
     @classmethod
     def _drop_computed(cls, values: Any) -> Any:
-        """Leave out what was written for readers of the JSON and follows from the rest."""
+        """Drop computed fields, which are written for readers of the JSON only."""
         computed = cls.model_computed_fields
         return {k: v for k, v in values.items() if k not in computed} if computed else values
 
@@ -62,29 +68,29 @@ FileT = TypeVar("FileT", bound=ResultFile)
 
 
 def write_result(path: Path, result: ResultFile) -> None:
-    """Write a result as JSON in one go."""
+    """Write a result as JSON, atomically."""
     write_text(path, result.model_dump_json(indent=2, by_alias=True) + "\n")
 
 
-def read_result(path: Path, schema: type[FileT], *, mend: str) -> FileT:
+def read_result(path: Path, schema: type[FileT], *, fix: str) -> FileT:
     """Read a results file.
 
     Args:
         path: The file.
-        schema: What it has to hold.
-        mend: What the user can do where it does not, as an imperative.
+        schema: Its schema.
+        fix: How the user can fix a file that does not match, as an imperative.
 
     Raises:
         UserError: If the file is missing, broken, or of another version: with the key, what was
-            found, what was expected, and how to mend it.
+            found, what was expected, and how to fix it.
     """
-    data = read_json(path, mend=mend)
+    data = read_json(path, fix=fix)
     version, known = data.get("schema_version"), schema.model_fields["schema_version"].default
     if isinstance(version, int) and repr(version) != repr(known):  # true equals 1
         writer = data.get("llmft_version", "of an unknown version")
         raise UserError(
             f"{path}: schema_version: found {version!r}, written by llmft {writer}, but this llmft "
-            f"{__version__} reads {known}; use an llmft that reads it, or {mend}"
+            f"{__version__} reads {known}; use an llmft that reads it, or {fix}"
         )
     try:
         return schema.model_validate(data, context=READING_RESULT)
@@ -92,4 +98,4 @@ def read_result(path: Path, schema: type[FileT], *, mend: str) -> FileT:
         first, *others = error.errors(include_url=False)
     key, what = describe_fault(first, data, schema=schema)
     more = f" (and {len(others)} more faults)" if others else ""
-    raise UserError(f"{path}: {'.'.join(map(str, key)) or '(top level)'}: {what}{more}; {mend}")
+    raise UserError(f"{path}: {'.'.join(map(str, key)) or '(top level)'}: {what}{more}; {fix}")

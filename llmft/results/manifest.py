@@ -1,4 +1,4 @@
-"""`manifest.json`: what prepared data is made of, and what became of every row."""
+"""`manifest.json`: the sources of prepared data, and a count of every row by outcome."""
 
 from typing import Annotated, Any, Literal
 
@@ -9,7 +9,7 @@ from llmft.results.files import Result, ResultFile, hold_all
 
 
 class ScoreStats(Result):
-    """How the scores of one dimension are spread."""
+    """Distribution of the scores of one dimension."""
 
     mean: float
     sd: float
@@ -34,35 +34,35 @@ LabelStats = dict[
         Discriminator(_name_stats),
     ],
 ]
-"""Class or label -> its rows; or dimension -> how its scores are spread, and `tiers` -> rows."""
+"""Class or label -> number of rows; or dimension -> score statistics, and `tiers` -> rows."""
 
 
 class NearDuplicates(Result):
     """Texts that share most of their words."""
 
     threshold: float
-    """Similarity from which on they count."""
+    """Jaccard similarity from which on texts are near-duplicates."""
     num_clusters: int
     num_rows: int
     """In all clusters together."""
     num_dropped: int
     num_leaks: int
-    """Rows left out since they repeat rows of a split that a source fixes."""
+    """Rows rejected since they repeat rows of a split that a source fixes."""
 
 
 class SplitSummary(SplitConfig):
-    """How the rows were shared out."""
+    """How the rows were assigned to splits."""
 
     group: str | None
     """Field whose rows stay together."""
     strata: str
     """What is equally frequent in every split."""
     ranges: dict[Split, list[str] | None]
-    """First and last date of each split; null if they do not go by date."""
+    """First and last date of each split; null unless rows are split by date."""
 
 
 class Manifest(ResultFile):
-    """What prepared data is made of, and what became of every row."""
+    """The sources of prepared data, and a count of every row by outcome."""
 
     schema_version: Literal[1] = 1
     fingerprint: str
@@ -82,10 +82,10 @@ class Manifest(ResultFile):
     label_names: list[str]
     """Dimensions, classes or labels, in the order of a model's outputs."""
     label_stats: Annotated[dict[Split, LabelStats], hold_all("train", "val", "test")]
-    """How the labels of each split are spread."""
+    """Distribution of the labels of each split."""
     split: SplitSummary
-    """How the rows were shared out."""
+    """How the rows were assigned to splits."""
     near_duplicates: NearDuplicates
     """Texts that share most of their words."""
     warnings: list[str]
-    """What a person ought to look at."""
+    """Problems of the data that a person should look at."""

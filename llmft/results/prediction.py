@@ -1,4 +1,4 @@
-"""What `llmft predict` leaves in a folder: whose parts it holds, and what they are made of."""
+"""What `llmft predict` writes to a folder next to the shards: their origin, and a manifest."""
 
 from typing import Literal
 
@@ -7,32 +7,32 @@ from pydantic import Field
 from llmft.results.files import ResultFile
 
 
-class PartsOwner(ResultFile):
-    """`_state/run.json`: what the parts in a folder are predicted with and from.
+class ShardOrigin(ResultFile):
+    """`_state/run.json`: the model, fit and inputs that the shards in a folder come from.
 
-    Only the same llmft, model, fit and inputs go on with them.
+    A prediction is resumed only with the same llmft, model, fit and inputs.
     """
 
     schema_version: Literal[1] = 1
     model_hash: str
     fit_hash: str | None
-    """Null where the model's own outputs are written."""
+    """Hash of `fit.json`; null if the model has none."""
     inputs: list[str]
     """Names of the files, without their folders."""
-    rows_per_part: int
+    rows_per_shard: int
 
 
 class PredictionManifest(ResultFile):
-    """`_manifest.json`: written when all parts of all inputs are there."""
+    """`_manifest.json`: written when all shards of all inputs are complete."""
 
     schema_version: Literal[1] = 1
     model_hash: str
     fit_hash: str | None
-    """Null where the model's own outputs were written."""
+    """Hash of `fit.json`; null if the model had none."""
     num_rows: int
     num_empty: int
-    """Rows that lack a text and got empty predictions."""
+    """Rows without a text, which got empty predictions."""
     inputs: dict[str, str]
     """File -> its SHA-256."""
-    parts: dict[str, int] = Field(min_length=1)
-    """File with predictions -> its rows."""
+    shards: dict[str, int] = Field(min_length=1)
+    """File with predictions -> number of rows."""

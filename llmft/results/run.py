@@ -1,4 +1,4 @@
-"""What a training leaves beside its model: record, learning curve, and who read its test rows."""
+"""Files of a training next to its model: record, learning curve, reads of the test predictions."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -9,13 +9,13 @@ from llmft.config.recipe import Precision, RecipeConfig
 from llmft.config.task import TaskConfig
 from llmft.results.files import Result, ResultFile, hold_all
 
-Sharing = Literal["none", "ddp", "zero", "zero3", "fsdp"]
-"""How processes share a training: one alone; each with all weights (ddp, and zero for DeepSpeed's
-stages 0 to 2); each with a part of them (zero3, fsdp)."""
+Parallelism = Literal["none", "ddp", "zero", "zero3", "fsdp"]
+"""How parameters are distributed over processes: one process (none); replicated (ddp, and zero for
+DeepSpeed's stages 0 to 2); sharded (zero3, fsdp)."""
 
 
 class TokenBudget(Result):
-    """The token budget of one split: what the model sees of the articles."""
+    """The token budget of one split: truncation of the articles."""
 
     num_rows: int
     prompt_tokens: int
@@ -24,31 +24,31 @@ class TokenBudget(Result):
     article_tokens_p95: float
     article_tokens_max: int
     num_cut: int
-    """Rows whose article lost tokens."""
-    share_kept: float
-    """Part of all article tokens that the model sees, in [0, 1]."""
-    share_kept_median: float
+    """Rows with a truncated article."""
+    fraction_kept: float
+    """Fraction of all article tokens that truncation keeps, in [0, 1]."""
+    fraction_kept_median: float
     """The same for the median row."""
     num_identical: int
-    """Rows whose input equals that of a row with a different text."""
+    """Rows whose input is identical to that of a row with a different text."""
 
     def describe(self) -> str:
         """Return one line for a terminal."""
         return (
             f"prompt {self.prompt_tokens}, article median {self.article_tokens_median:.0f} "
             f"p95 {self.article_tokens_p95:.0f} max {self.article_tokens_max}, "
-            f"cut {self.num_cut} of {self.num_rows} rows, kept {self.share_kept:.1%}, "
+            f"truncated {self.num_cut} of {self.num_rows} rows, kept {self.fraction_kept:.1%}, "
             f"identical inputs {self.num_identical}"
         )
 
 
 class RunIdentity(Result):
-    """What a run was asked to learn: recipe, task, rows and prompt."""
+    """What a run is trained from: recipe, task, rows, prompt and initial weights."""
 
     recipe: RecipeConfig
-    """As resolved, every default spelled out."""
+    """As resolved, with all defaults."""
     task: TaskConfig
-    """The task of that time."""
+    """The task when the training started."""
     data_fingerprint: str
     """Of the prepared data."""
     prompt_sha256: str | None
@@ -58,50 +58,50 @@ class RunIdentity(Result):
 
 
 class UnfinishedRun(ResultFile, RunIdentity):
-    """`training_metadata.json` of a run that is still learning, or was stopped."""
+    """`training_metadata.json` of a run that is still training, or was stopped."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     status: Literal["unfinished"] = "unfinished"
     world_size: int
     """Number of processes."""
-    sharing: Sharing
-    """How they share the training."""
+    parallelism: Parallelism
+    """How parameters are distributed over them."""
     precision: Precision
-    """Of matrix products."""
+    """Dtype of the matrix products."""
     num_splits: int = 1
-    """Into how many parts micro-batches are split, since memory ran out before."""
+    """Number of smaller micro-batches that each one is split into, since memory ran out before."""
 
 
 class RunRecord(ResultFile, RunIdentity):
-    """`training_metadata.json` of a finished run: all that it depended on, and what it took."""
+    """`training_metadata.json` of a finished run: what it depended on, its time and its memory."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     status: Literal["finished"] = "finished"
     name: str
     """Of the recipe."""
     started: str
-    """When the last attempt did, in UTC."""
+    """Start of the last attempt, in UTC."""
     training_mode: Literal["instruction_tuning", "knowledge_distillation"]
     """Whether the prompt was included."""
 
     world_size: int
     """Number of processes."""
-    sharing: Sharing
-    """How they shared the training."""
+    parallelism: Parallelism
+    """How parameters were distributed over them."""
     distributed_type: str
-    """As accelerate names it."""
+    """`distributed_type` of accelerate."""
     deepspeed: dict[str, Any] | None
-    """DeepSpeed's own configuration, as it was given to it."""
+    """The configuration that DeepSpeed got."""
     per_device_batch_size: int
     """Rows of the largest micro-batch."""
     gradient_accumulation_steps: int
     global_batch_size: float
-    """Rows of an optimizer step, over all processes; their mean where they vary."""
+    """Rows of an optimizer step, over all processes; the mean if it varies."""
 
     train_seconds: float
     """Wall time of training, validation included, over all attempts."""
     num_train_tokens: int
-    """A shared prompt counts in every row that saw it, padding never does."""
+    """A shared prompt counts once per row, padding does not count."""
     tokens_per_second: float
     peak_memory_gib: float
     """On the main process's device."""
@@ -112,25 +112,25 @@ class RunRecord(ResultFile, RunIdentity):
     resumed_from_step: int
     """0 if it was not resumed."""
     num_rows: Annotated[dict[str, int], hold_all("train", "val", "test")]
-    """Split -> rows that the run was given."""
+    """Split -> number of rows."""
     token_budget: Annotated[dict[str, TokenBudget], hold_all("train", "val", "test")]
-    """Split -> what the model saw of its articles."""
+    """Split -> truncation of its articles."""
     budget_warnings: list[str]
-    """What was wrong with the budget, waived refusals included; every report repeats it."""
+    """Warnings about the budget, waived refusals included; every report repeats them."""
 
     best_metric_name: str
-    """What chose the checkpoint."""
+    """The metric that chose the checkpoint."""
     best_metric: float
-    """Its value there."""
+    """Its value at that checkpoint."""
     best_epoch: float
     best_step: int
 
     precision: Precision
-    """Of matrix products."""
+    """Dtype of the matrix products."""
     num_parameters: int
     num_trainable: int
     base_pretrained: bool
-    """Whether the base's weights were ever pretrained."""
+    """Whether the base is pretrained, not randomly initialised."""
     model_hash: str
     """Of the files in `model/`."""
     python: str
@@ -167,7 +167,7 @@ class LearningCurve(ResultFile):
 
     schema_version: Literal[1] = 1
     metric: str
-    """What chose the checkpoint: a key of `val`."""
+    """The metric that chose the checkpoint: a key of `val`."""
     epochs: list[CurvePoint] = Field(min_length=1)
     """One entry for each validation."""
 
@@ -188,11 +188,11 @@ class Read(Result):
     """In UTC."""
     by: Literal["evaluate", "compare"]
     report: str
-    """What it wrote its results to."""
+    """Its results file."""
 
 
 class ReadLog(ResultFile):
-    """`evaluation/test_reads.json`: who read the test predictions of a run (D8)."""
+    """`evaluation/test_reads.json`: the reports that read the test predictions of a run (D8)."""
 
     schema_version: Literal[1] = 1
     reads: list[Read] = Field(default=[])

@@ -1,32 +1,32 @@
-"""What is measured of a variant, whether it stands alone or is compared with others."""
+"""Results of one variant, as `evaluate` and `compare` share them."""
 
 from typing import Literal, NamedTuple
 
 from pydantic import Field
 
 from llmft.config.audit import Check
-from llmft.config.fits import FitMethod
+from llmft.config.head import FitMethod
 from llmft.results.files import Result
 from llmft.results.run import LearningCurve, RunRecord
 
 Status = Literal["ok", "note", "warning", "confounded", "invalid"]
-"""Of a finding: confounded, the comparison is not fair; invalid, the variant does not count."""
+"""Of a finding: confounded, the comparison is not fair; invalid, the variant is excluded."""
 Decision = Literal["DEPLOY", "REVIEW", "FAIL"]
 DECISIONS: tuple[Decision, ...] = ("FAIL", "REVIEW", "DEPLOY")
 """From the worst to the best."""
 LabelType = Literal["scores", "class", "multilabel"]
 Labels = dict[str, float] | str | list[str]
-"""Scores by dimension, a class, or the labels that apply: what a row holds."""
+"""Labels of a row: scores by dimension, a class, or the labels that apply."""
 Metrics = dict[str, float | None]
 """Metric -> value; null where it is not defined, such as the rank correlation of a constant."""
 Parts = dict[str, Metrics]
 """Dimension, class or label -> its metrics."""
 Matrix = list[list[int]]
-"""Counts: rows are true, columns predicted."""
+"""Confusion matrix: rows are true, columns predicted."""
 
 
 def meets(decision: Decision, required: str | None) -> bool:
-    """Return whether a decision is what `--require` asks for, in any case of letters, or better."""
+    """Return whether a decision is at least as good as the required one, case-insensitively."""
     order = [str(step) for step in DECISIONS]
     return required is None or order.index(decision) >= order.index(required.upper())
 
@@ -46,30 +46,30 @@ class MetricValue(Result):
 
 
 class Finding(Result):
-    """One answer of the audit."""
+    """A finding of the audit."""
 
     check: Check
-    """What was asked."""
+    """The check that found it."""
     status: Status
     variants: list[str]
-    """Whom it concerns; empty if all."""
+    """Variants that it is about; empty: all."""
     message: str
     waived: str | None = None
-    """Why somebody said that it does not count; it is a warning then."""
+    """Reason of the waiver, which makes it a warning; null if it is not waived."""
 
 
 class Measurement(Result):
-    """Metrics of predictions, overall and by part; of several runs their mean."""
+    """Metrics, overall and per dimension, class or label; the mean over several runs."""
 
     metrics: Metrics = Field(default={})
     per_dimension: Parts = Field(default={})
-    """Of scores."""
+    """For labels of type scores."""
     per_class: Parts = Field(default={})
-    """Of classes and of several labels."""
+    """For labels of type class and multilabel."""
 
     @property
     def parts(self) -> Parts:
-        """The metrics by dimension, class or label, whichever there are."""
+        """The metrics per dimension, class or label."""
         return self.per_dimension or self.per_class
 
 
@@ -81,7 +81,7 @@ class PartIntervals(Result):
 
 
 class TierConfusion(Result):
-    """Which tiers were taken for which."""
+    """Confusion matrix of the tiers."""
 
     names: list[str]
     confusion_matrix: Matrix
@@ -98,7 +98,7 @@ class Stratum(Result):
 
 
 class ScoreCalibration(Result):
-    """How the predicted scores of a dimension follow the true ones (D12)."""
+    """Calibration of the predicted scores of a dimension against the true ones (D12)."""
 
     slope: float | None
     """Of the line through predicted over true; below 1 the range is compressed. Null if all true
@@ -118,16 +118,16 @@ class ReliabilityBin(Result):
     high: float
     num_rows: int
     mean_predicted: float
-    share_true: float
+    fraction_true: float
 
 
 class Reliability(Result):
-    """Whether probabilities come true."""
+    """Calibration of probabilities."""
 
     ece: float
     """Expected calibration error, a fraction."""
     ece_by_chance: float
-    """What it would stay below in 95 % of draws if every probability were right."""
+    """95th percentile of the ece if all probabilities were perfectly calibrated."""
     bins: list[ReliabilityBin]
     """Of equal width; empty ones are left out."""
     brier: float
@@ -137,50 +137,50 @@ class Reliability(Result):
 
 
 class FitEffect(Result):
-    """What a post-hoc fit did to a variant."""
+    """Metrics of a variant without its calibrators or thresholds."""
 
     method: FitMethod
     split: str
-    """That it was fitted on."""
+    """The split that it was fitted on."""
     num_rows: int
     """Of that split."""
     metrics_before: Metrics
-    """Of the model's own outputs, on the rows that are judged."""
+    """Of the model's outputs without the fit, on the measured rows."""
 
 
 class Latency(Result):
-    """Measured times of one model, tokenisation included, model already loaded."""
+    """Latency of one model, tokenisation included, model already loaded."""
 
     single_p50_ms: float
-    """Median time for one article alone, the prompt kept from earlier ones, as in production."""
+    """Median time for a single article with the prompt in the cache, as in production."""
     single_p95_ms: float
     single_p95_bound_ms: float | None
-    """The 95th percentile is not above this, with 95 % certainty; null: too few measures."""
+    """Upper 95 % confidence bound of the 95th percentile; null: too few measurements."""
     batch_p50_ms: float | None
-    """Median time for a batch of the production's size; null if one alone takes too long."""
+    """Median time for a batch of the production's size; null if that takes too long."""
     batch_p95_ms: float | None
     batch_size: int
     articles_per_second: float
-    """In batches, or one by one where no batch was timed."""
+    """In batches, or one by one if no batch was timed."""
     peak_memory_gib: float
-    """Weights and what a batch needs beside them."""
+    """Weights, and what a batch needs in addition."""
     num_singles: int
     num_batches: int
     device: str
     uncached_p50_ms: float | None
-    """Median time for one article alone where the prompt is computed again; null without one."""
+    """Median time for a single article without the cached prompt; null without a prompt."""
     uncached_p95_ms: float | None
     cost_per_million: float | None
-    """Of a million articles in batches, in the price's currency; null without a price."""
+    """Cost of a million articles in batches, in the currency of the price; null without a price."""
 
 
 class PassCount(Result):
-    """How many edge cases were passed."""
+    """Number of edge cases passed."""
 
     num_passed: int
     num_cases: int
     interval: Interval
-    """95 %, exact, of the share."""
+    """95 %, exact, of the pass rate."""
 
 
 class EdgeCaseResult(Result):
@@ -202,31 +202,31 @@ class EdgeCases(Result):
     pass_rate_interval: Interval
     """95 %, exact."""
     must_pass_failed: list[str]
-    """Ids of the cases that have to pass and do not."""
+    """Ids of the must-pass cases that failed."""
     by_category: dict[str, PassCount]
     cases: list[EdgeCaseResult]
 
 
 class GateResult(Result):
-    """What one gate says."""
+    """Value, thresholds and result of one gate."""
 
     name: str
     value: float | None
-    """Null if it is undefined for these rows, or cannot be told."""
+    """Null if it is undefined for these rows, or not known."""
     interval: Interval | None
     """95 %, over rows."""
     bound: float | None
-    """What has to pass `deploy`: the worse end of the interval, where the gate has one."""
+    """Compared with `deploy`: the worse end of the interval, if the gate has one."""
     deploy: float
     review: float | None
-    """A value beyond it fails; null: nothing does."""
+    """A worse value fails; null: none does."""
     result: Decision
     reason: str
     """One sentence with value, bound and threshold."""
 
 
 class RunResult(Result):
-    """One run of a variant: where it lies and how it was trained."""
+    """One run of a variant: its folder and how it was trained."""
 
     path: str
     record: RunRecord
@@ -236,10 +236,10 @@ class RunResult(Result):
 
 
 class VariantResult(Measurement):
-    """What a variant's runs come to: how they were trained, what was measured, what is decided."""
+    """Results of a variant: its runs, metrics, gates and decision."""
 
     valid: bool = True
-    """Whether the audit left it in; else nothing of it was measured."""
+    """False if the audit excluded it; then it has no metrics."""
     runs: list[RunResult]
     """One for each seed."""
     train_seconds: float
@@ -264,57 +264,57 @@ class VariantResult(Measurement):
     reliability: Reliability | None = None
     """Of classes and labels; of the first run."""
     fit: FitEffect | None = None
-    """Null where the model's own outputs are judged."""
+    """Null without calibrators or thresholds."""
     edge_cases: EdgeCases | None = None
-    """Of the first run; null where there are none."""
+    """Of the first run; null without edge cases."""
     latency: Latency | None = None
-    """Of the first run; null where it was not timed."""
+    """Of the first run; null if it was not timed."""
     gates: list[GateResult] = Field(default=[])
     decision: Decision | None = None
-    """Null where the comparison is invalid, so that no gate was applied."""
+    """Null if the comparison is invalid, so that no gate was applied."""
     reasons: list[str] = Field(default=[])
-    """Why it is no better, the gravest first; where it is DEPLOY, what every gate says."""
+    """Why it is not better, the most severe first; for DEPLOY, the reason of every gate."""
 
     @property
     def record(self) -> RunRecord:
-        """That of the first run; those of the others differ in the seed and its consequences."""
+        """The record of the first run; the others differ in the seed and its consequences."""
         return self.runs[0].record
 
 
 class RowResult(Result):
-    """A row that counts, with what was predicted of it."""
+    """A measured row with its predictions."""
 
     id: str
     labels: Labels
     outputs: dict[str, list[float]]
-    """Variant -> its outputs in the order of the labels' names, the mean over its runs."""
+    """Variant -> scores or probabilities in the order of `label_names`, the mean over its runs."""
     errors: dict[str, float]
     """Variant -> mean absolute error, or 1 minus the true class's probability, the mean over its
     runs."""
     text: str
-    """The beginning of it."""
+    """The text, or the beginning of a long one."""
     slices: dict[str, str] = Field(default={})
-    """Name of a slicing -> the slice that the row is in."""
+    """Name of a slicing -> the slice of the row."""
 
 
-class Judgement(Result):
-    """What an evaluation and a comparison share: the rows that count, and what is true of them."""
+class EvaluationBase(Result):
+    """Fields that an evaluation and a comparison share: task, metric, rows, audit, baselines."""
 
     created: str
-    """When, in UTC."""
+    """Time, in UTC."""
     task: str
-    """Its name."""
+    """Name of the task."""
     metric: str
-    """The one that decides."""
+    """The leading metric."""
     label_type: LabelType
     label_names: list[str]
     """Dimensions, classes or labels, in the order of the outputs."""
     num_rows: int
-    """Rows that count."""
+    """Measured rows."""
     num_test_rows: int
-    """Rows that there were."""
+    """All rows."""
     num_dropped: int
-    """Rows left out, since they are too like rows of the training."""
+    """Rows excluded as near-duplicates of training rows."""
     audit: list[Finding]
     baselines: dict[str, Measurement]
     """`constant`, `tfidf`."""

@@ -29,19 +29,19 @@ class _Wording(NamedTuple):
 
 
 def make_articles(*, num_articles: int = 420, seed: int = 7) -> list[dict[str, object]]:
-    """Return the sample's rows: invented articles and, mixed in, ten planted ones.
+    """Return the sample's rows: invented articles and, among them, ten planted ones.
 
     A latent level per dimension chooses the wording; the score is that level with noise of
-    standard deviation 0.7, rounded to a whole number from 0 to 10. Market stress and policy risk
-    lean the same way, and so do evidence quality and actionability.
+    standard deviation 0.7, rounded to an integer from 0 to 10. Market stress and policy risk are
+    correlated, and so are evidence quality and actionability.
 
-    The planted rows give `prepare` something to find: three repeat another article word for word,
-    three differ from another by a few words, and four are faulty (a dimension missing, a score of
-    14, the score "n/a", title and content empty).
+    The planted rows show what `prepare` rejects: three are identical to another article, three
+    differ from another by a few words, and four are faulty (a dimension missing, a score of 14, the
+    score "n/a", title and content empty).
 
     Args:
-        num_articles: Number of sound and distinct articles, at least 10; the ten planted rows come
-            on top.
+        num_articles: Number of valid and distinct articles, at least 10; the ten planted rows are
+            added to them.
         seed: Seed of every choice.
 
     Returns:
@@ -100,7 +100,7 @@ def _clip(level: float) -> float:
 
 
 def _compose(levels: dict[str, float], *, rng: random.Random) -> tuple[str, str]:
-    """Return a title and a content whose words fit the levels."""
+    """Return a title and a content worded for the levels."""
     wording = _load_wording()
     slots = {name: rng.choice(fillers) for name, fillers in wording.slots.items()}
     # {Sector} is {sector} at the start of a sentence.

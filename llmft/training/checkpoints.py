@@ -1,11 +1,11 @@
-"""Checkpoints that survive anything: whole or passed over, at fixed steps and when told to stop."""
+"""Checkpoints: which one is the best, when they are written, and that they survive a kill."""
 
 import logging
 import os
 import re
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -17,6 +17,7 @@ from llmft.config.recipe import TrainConfig
 from llmft.errors import StoppedError, UserError
 from llmft.files import read_json, write_json
 from llmft.processes import is_any, is_main, is_orphan, wait_for_all
+from llmft.results.run import CurvePoint
 
 logger = logging.getLogger(__name__)
 
@@ -25,13 +26,24 @@ _SEAL = "complete.json"
 
 
 def read_step(checkpoint: Path) -> int:
-    """Return after how many changes of the weights a checkpoint was written."""
+    """Return the optimizer step after which a checkpoint was written."""
     return int(checkpoint.name.rpartition("-")[2])
+
+
+def choose_best(
+    history: Sequence[CurvePoint], *, metric: str, higher_is_better: bool
+) -> CurvePoint:
+    """Return the validation whose checkpoint becomes the model: the best one, the first of equals.
+
+    The trainer keeps the checkpoint by the same rule (`metric_for_best_model`).
+    """
+    choose = max if higher_is_better else min
+    return choose(history, key=lambda point: point.val[metric])
 
 
 def find_last_checkpoint(folder: Path) -> Path | None:
     """Return the newest checkpoint that was written to its end."""
-    return max(_list_whole(folder), key=read_step, default=None)
+    return max(_list_complete(folder), key=read_step, default=None)
 
 
 def open_checkpoint(path: Path, *, run_dir: Path) -> Path:
@@ -43,18 +55,18 @@ def open_checkpoint(path: Path, *, run_dir: Path) -> Path:
     folder = run_dir / "checkpoints"
     if path.resolve().parent != folder.resolve():
         raise UserError(
-            f"--resume: {path} is no checkpoint of {run_dir}; to begin a new training with another "
-            "run's weights, name that run as init_from in the recipe"
+            f"--resume: {path} is not a checkpoint of {run_dir}; to start a new training with "
+            "another run's weights, name that run as init_from in the recipe"
         )
     fault = _find_fault(path)
     if fault is not None:
-        names = ", ".join([whole.name for whole in _list_whole(folder)])
-        raise UserError(f"--resume: {path} {fault}; whole are: {names or 'none'}")
+        names = ", ".join([path.name for path in _list_complete(folder)])
+        raise UserError(f"--resume: {path} {fault}; complete are: {names or 'none'}")
     return path
 
 
 def remove_other_checkpoints(folder: Path, *, last: Path | None) -> None:
-    """Remove what is not whole, and what came after the last checkpoint to keep."""
+    """Remove incomplete checkpoints, and those later than the last one to keep."""
     for path in _list_checkpoints(folder):
         fault = _find_fault(path)
         if fault is not None:
@@ -63,7 +75,7 @@ def remove_other_checkpoints(folder: Path, *, last: Path | None) -> None:
             shutil.rmtree(path)
 
 
-def _list_whole(folder: Path) -> list[Path]:
+def _list_complete(folder: Path) -> list[Path]:
     """Return the checkpoints that were written to their end, the oldest first."""
     return [path for path in _list_checkpoints(folder) if _find_fault(path) is None]
 
@@ -75,9 +87,9 @@ def _list_checkpoints(folder: Path) -> list[Path]:
 
 
 class Checkpointing(TrainerCallback):  # type: ignore[misc]
-    """Saves at the recipe's steps and when told to stop, and seals what was saved.
+    """Saves at the recipe's steps and on SIGTERM, and seals what was saved.
 
-    The trainer's own rotation would remove the old checkpoint before the new one is whole.
+    The trainer's own rotation would remove the old checkpoint before the new one is complete.
     """
 
     def __init__(self, config: TrainConfig, *, steps_per_epoch: int) -> None:
@@ -85,24 +97,24 @@ class Checkpointing(TrainerCallback):  # type: ignore[misc]
 
         Args:
             config: When to save, and how many checkpoints to keep.
-            steps_per_epoch: Changes of the weights in an epoch.
+            steps_per_epoch: Optimizer steps in an epoch.
         """
         self._config = config
         self._steps_per_epoch = steps_per_epoch
-        self._is_told = False
+        self._got_sigterm = False
         self._is_stopping = False
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Take SIGTERM for a wish to save and stop, meanwhile."""
-        before = signal.signal(signal.SIGTERM, self._hear)
+    def handling_sigterm(self) -> Iterator[None]:
+        """Save and stop on SIGTERM, within the context."""
+        before = signal.signal(signal.SIGTERM, self._on_sigterm)
         try:
             yield
         finally:
             signal.signal(signal.SIGTERM, before)
 
-    def _hear(self, number: int, frame: FrameType | None) -> None:
-        self._is_told = True
+    def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
+        self._got_sigterm = True
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -116,7 +128,7 @@ class Checkpointing(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Ask for a checkpoint where one is due, with the loss so far (R5)."""
-        self._is_stopping = is_any(self._is_told or is_orphan())
+        self._is_stopping = is_any(self._got_sigterm or is_orphan())
         is_due = self._config.save_steps and state.global_step % self._config.save_steps == 0
         # At its end an epoch is validated and saved anyway; what is saved before would skip that.
         ends_epoch = state.global_step % self._steps_per_epoch == 0
@@ -128,10 +140,10 @@ class Checkpointing(TrainerCallback):  # type: ignore[misc]
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Seal the checkpoint when all processes have written their part; stop if told to.
+        """Seal the checkpoint when all processes have written their shard; stop after SIGTERM.
 
         Raises:
-            StoppedError: If told to.
+            StoppedError: After SIGTERM.
         """
         wait_for_all()
         folder = Path(args.output_dir)
@@ -139,20 +151,20 @@ class Checkpointing(TrainerCallback):  # type: ignore[misc]
             seal_checkpoint(folder / f"checkpoint-{state.global_step}")
             self._remove_old(folder, best=state.best_model_checkpoint)
         wait_for_all()
-        if is_any(self._is_stopping or self._is_told):  # perhaps in the validation before
+        if is_any(self._is_stopping or self._got_sigterm):  # perhaps in the validation before
             raise StoppedError(
-                f"stopped at step {state.global_step} of {state.max_steps}, with all saved; run "
-                "the same command to go on"
+                f"stopped at step {state.global_step} of {state.max_steps}, with everything saved; "
+                "run the same command to resume"
             )
 
     def _remove_old(self, folder: Path, *, best: str | None) -> None:
-        for path in _list_whole(folder)[: -self._config.save_total_limit]:
+        for path in _list_complete(folder)[: -self._config.save_total_limit]:
             if best is None or path.name != Path(best).name:
                 shutil.rmtree(path)
 
 
 def seal_checkpoint(checkpoint: Path) -> None:
-    """Say that a checkpoint is whole, once it is safely on disk."""
+    """Mark a checkpoint as complete, once it is synced to disk."""
     sizes = _measure_files(checkpoint)
     for name in sizes:
         with (checkpoint / name).open("rb") as file:
@@ -161,7 +173,7 @@ def seal_checkpoint(checkpoint: Path) -> None:
 
 
 def _find_fault(checkpoint: Path) -> str | None:
-    """Return why a checkpoint cannot be used; None if it is whole."""
+    """Return why a checkpoint cannot be used; None if it is complete."""
     if not (checkpoint / _SEAL).is_file():
         return "was not written to its end"
     try:

@@ -1,10 +1,12 @@
-"""Fit what a recipe describes: load the model, fit it, and bring its weights home."""
+"""From a recipe to a trained model: load, scale, loss, the steps, and the weights in one piece."""
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 import transformers
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -12,6 +14,10 @@ from torch import Tensor, nn
 from llmft.config.recipe import BaseConfig, Recipe
 from llmft.data.batches import BatchPlan, Collator, make_targets
 from llmft.data.prepared import PreparedData
+from llmft.errors import UserError
+from llmft.metrics.overall import measure
+from llmft.models.acceleration.precision import cast_frozen_weights
+from llmft.models.acceleration.shared_prompt import SharedPrompt
 from llmft.models.bases import pin_base
 from llmft.models.device import choose_precision
 from llmft.models.heads import (
@@ -21,151 +27,156 @@ from llmft.models.heads import (
     fit_target_scale,
     fold_scale,
     is_far_from_zero,
+    to_outputs,
     unfold_scale,
 )
-from llmft.models.initial import load_weights
 from llmft.models.loading import load_model
-from llmft.models.precision import cast_frozen_weights
-from llmft.models.saved import ModelCard, make_card
-from llmft.models.shared_prompt import SharedPrompt
+from llmft.models.saved import ModelCard, load_weights, make_card
 from llmft.processes import is_main
-from llmft.results.run import RunIdentity
 from llmft.training.inputs import Inputs, make_examples
 from llmft.training.launch import Launch
 from llmft.training.losses import make_loss
 from llmft.training.run_folder import Start
-from llmft.training.schedule import make_schedule
-from llmft.training.sharing import choose_rows
-from llmft.training.trainer import Fit, FitResult, Measure, fit_model
+from llmft.training.sharing_check import SharingCheck, choose_rows
+from llmft.training.trainer import TrainingResult, fit_model, make_arguments
 
 logger = logging.getLogger("llmft.train")
 
-MakeMeasure = Callable[[NDArray[Any], TargetScale | None, ModelCard, str], Measure]
-"""From labels [N, ...], the scale of what is learned, the card and the metric that has to be
-there, to the measure of outputs."""
 
+class TrainedModel(NamedTuple):
+    """A model, trained, its outputs in the labels' units.
 
-class Run(NamedTuple):
-    """What is trained, on what, and where it goes."""
-
-    recipe: Recipe
-    data: PreparedData
-    inputs: Inputs
-    launch: Launch
-    identity: RunIdentity
-    folder: Path
-
-
-class Fitted(NamedTuple):
-    """What a fit leaves. Where processes divide the weights, only the main one gets the model."""
+    Where processes shard the weights, only the main one has them.
+    """
 
     model: nn.Module
     card: ModelCard
-    result: FitResult
-    plan: BatchPlan
+    result: TrainingResult
 
 
-def fit_run(run: Run, plan: BatchPlan, start: Start, *, make_measure: MakeMeasure) -> Fitted:
-    """Load a model and fit it; it ends in the labels' units.
+def fit_run(
+    recipe: Recipe, data: PreparedData, inputs: Inputs, *, plan: BatchPlan, launch: Launch,
+    start: Start,
+) -> TrainedModel:  # fmt: skip
+    """Load the model of a recipe and train it.
 
     Args:
-        run: What is trained.
+        recipe: The recipe.
+        data: The prepared data of its task.
+        inputs: The rows, encoded.
         plan: The batches.
+        launch: How the processes share the work.
         start: Where the training begins.
-        make_measure: Makes the measure of validation outputs.
 
     Raises:
         UserError: If the base cannot be loaded, the loss is not finite, or the disk is full.
-        StoppedError: If told to stop.
+        StoppedError: On SIGTERM.
         torch.OutOfMemoryError: If a GPU's memory does not suffice.
     """
-    recipe, inputs, launch = run.recipe, run.inputs, run.launch
-    schedule = make_schedule(
-        recipe.config.train,
-        plan=plan,
-        metric=recipe.metric,
-        run_dir=run.folder,
-        launch=launch,
+    config, head, folder = recipe.config.train, recipe.config.head, Path(recipe.config.output_dir)
+    arguments = make_arguments(
+        config, plan=plan, metric=recipe.metric, run_dir=folder, launch=launch
     )
-    model, card = _open_model(run, begins=start.resume_from is None)
-    train, val = (
-        make_targets(inputs.rows[name], label_names=card.label_names) for name in ("train", "val")
-    )
-    head, scale, scaled = recipe.config.head, None, {"train": train, "val": val}
+    base = pin_base(recipe.config.base)
+    load = partial(_load, recipe, base, data, inputs)
+    transformers.set_seed(config.seed)
+    model = load()
+    card = make_card(model, base, recipe, data, inputs.encoder.prompt)
+    _log_model(card, inputs, launch)
+    if recipe.config.init_from is not None and start.resume_from is None:
+        load_weights(model, Path(recipe.config.init_from) / "model")
+        logger.info("initial weights: those of %s", recipe.config.init_from)
+    if card.precision == "bfloat16" and launch.has_replicated_weights:
+        cast_frozen_weights(model)
+
+    labels = {
+        split: make_targets(inputs.rows[split], label_names=card.label_names)
+        for split in ("train", "val")
+    }
+    scale, targets = None, labels
     if card.head == "regression":
-        scale = _fit_scale(model, train, card)
-        scaled = {split: scale.to_targets(targets) for split, targets in scaled.items()}
+        scale = _fit_scale(model, labels["train"], card)
+        targets = {split: scale.to_targets(scores) for split, scores in labels.items()}
         if recipe.config.init_from is not None:
             unfold_scale(model, scale)
     examples = {
-        split: make_examples(inputs, targets, split=split, loss=head.loss)
-        for split, targets in scaled.items()
+        split: make_examples(inputs, found, split=split, loss=head.loss)
+        for split, found in targets.items()
     }
-    sharing, checked = None, choose_rows(examples["train"])
+    collator = Collator(
+        pad_token_id=inputs.encoder.tokenizer.pad_token_id, targets=targets["train"]
+    )
+    loss = make_loss(head, targets=labels["train"], label_names=card.label_names)
+    sharing, checks = None, []
     if inputs.obstacle is None:
         sharing = SharedPrompt(model, inputs.encoder.shared_ids)
+        checks = [
+            SharingCheck(
+                sharing,
+                choose_rows(examples["train"]),
+                collator=collator,
+                loss=loss,
+                precision=card.precision,
+                has_replicated_weights=launch.has_replicated_weights,
+            )
+        ]
         examples = {split: found.without_shared() for split, found in examples.items()}
-    fit = Fit(
-        model=model,
-        train=examples["train"],
-        val=examples["val"],
-        collator=Collator(pad_token_id=inputs.tokenizer.pad_token_id, targets=scaled["train"]),
-        loss=make_loss(head, targets=train, label_names=card.label_names),
-        measure=make_measure(val.numpy(), scale, card, recipe.metric),
-        sharing=sharing,
-        checked=checked,
-    )
     try:
-        result = fit_model(fit, schedule, resume_from=start.resume_from)
+        result = fit_model(
+            model,
+            examples["train"],
+            examples["val"],
+            collator=collator,
+            loss=loss,
+            measure=partial(
+                measure_logits, labels=labels["val"].numpy(), card=card, scale=scale,
+                needed=recipe.metric,
+            ),
+            config=config,
+            plan=plan,
+            arguments=arguments,
+            launch=launch,
+            callbacks=checks,
+            resume_from=start.resume_from,
+        )  # fmt: skip
     finally:
         if sharing is not None:
             sharing.detach()
-    if not launch.has_whole_weights and is_main():
-        model = _reload_whole(card.base, run, result)
+    if not launch.has_replicated_weights and is_main():
+        model = _reload_whole(load, result.best_checkpoint)
     if scale is not None and is_main():
         fold_scale(model, scale)
-    return Fitted(model, card, result, plan)
+    return TrainedModel(model, card, result)
 
 
-def _open_model(run: Run, *, begins: bool) -> tuple[nn.Module, ModelCard]:
-    config, inputs = run.recipe.config, run.inputs
-    transformers.set_seed(config.train.seed)
-    base = pin_base(config.base)
-    model = _load(base, run)
-    card = make_card(model, base, run.recipe, run.data, inputs.prompt)
-    logger.info(
-        "%s: %s with %s tuning, %s of %s parameters trained, %s, %d %s",
-        config.name, config.base.model, config.base.tuning, f"{card.num_trainable:,}",
-        f"{card.num_parameters:,}", card.precision, run.launch.world_size,
-        "process" if run.launch.world_size == 1 else "processes",
-    )  # fmt: skip
-    if config.init_from is not None and begins:
-        load_weights(model, Path(config.init_from) / "model")
-        logger.info("the weights are those of %s to begin with", config.init_from)
-    if card.prompt is not None:
-        logger.info("%s", inputs.describe_sharing())
-    if card.precision == "bfloat16" and run.launch.has_whole_weights:
-        cast_frozen_weights(model)
-    return model, card
-
-
-def _load(base: BaseConfig, run: Run) -> nn.Module:
+def _load(recipe: Recipe, base: BaseConfig, data: PreparedData, inputs: Inputs) -> nn.Module:
     return load_model(
         base,
-        labels=LabelSpace(run.recipe.config.head.type, run.data.label_names),
-        pad_token_id=run.inputs.tokenizer.pad_token_id,
-        seed=run.recipe.config.train.seed,
-        precision=choose_precision(run.recipe.config.train.precision),
+        labels=LabelSpace(recipe.config.head.type, data.label_names),
+        pad_token_id=inputs.encoder.tokenizer.pad_token_id,
+        seed=recipe.config.train.seed,
+        precision=choose_precision(recipe.config.train.precision),
     ).model
 
 
-def _reload_whole(base: BaseConfig, run: Run, result: FitResult) -> nn.Module:
-    """Return the chosen weights in one piece, from the checkpoint that the processes wrote (R1)."""
+def _log_model(card: ModelCard, inputs: Inputs, launch: Launch) -> None:
+    logger.info(
+        "%s: %s with %s tuning, %s of %s parameters trained, %s, %d %s",
+        card.name, card.base.model, card.base.tuning, f"{card.num_trainable:,}",
+        f"{card.num_parameters:,}", card.precision, launch.world_size,
+        "process" if launch.world_size == 1 else "processes",
+    )  # fmt: skip
+    if card.prompt is not None:
+        logger.info("%s", inputs.describe_sharing())
+
+
+def _reload_whole(load: Callable[[], nn.Module], checkpoint: Path) -> nn.Module:
+    """Return the weights of the best checkpoint, which the processes wrote in shards (R1)."""
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
     unset_hf_deepspeed_config()
-    model = _load(base, run)
-    load_weights(model, result.best_checkpoint)
+    model = load()
+    load_weights(model, checkpoint)
     return model
 
 
@@ -173,8 +184,41 @@ def _fit_scale(model: nn.Module, train_ND: Tensor, card: ModelCard) -> TargetSca
     has_bias = find_output_layer(model).bias is not None
     if not has_bias and is_far_from_zero(train_ND):
         logger.info(
-            "warning: the scores lie far from 0 for how little they vary, and the head of %s "
-            "has no bias to start from there; shift them towards 0, or take a BERT-family base",
+            "warning: the mean of the scores is far from 0 relative to their SD, and the head of "
+            "%s has no bias; shift the scores towards 0, or use a BERT-family base",
             card.base.model,
         )
     return fit_target_scale(train_ND, has_bias=has_bias)
+
+
+def measure_logits(
+    logits_NC: NDArray[Any],
+    *,
+    labels: NDArray[Any],
+    card: ModelCard,
+    scale: TargetScale | None,
+    needed: str,
+) -> dict[str, float]:
+    """Return the metrics of a model's logits on the validation rows.
+
+    Args:
+        logits_NC: Logits of the model, [N, C].
+        labels: Scores [N, D], classes [N], or labels [N, L] of the same rows.
+        card: Of the model.
+        scale: Of the targets that it learns; None if these are the labels themselves.
+        needed: The metric that chooses the checkpoint.
+
+    Raises:
+        UserError: If that one is not defined on these rows.
+    """
+    outputs_NC = to_outputs(torch.from_numpy(logits_NC), card.head)
+    if scale is not None:
+        outputs_NC = scale.to_labels(outputs_NC)
+    names = card.label_names
+    overall = measure(labels, outputs_NC.numpy(), names=names, config=card.labels).metrics
+    if needed != "loss" and overall.get(needed) is None:
+        raise UserError(
+            f"train.metric: {needed} is not defined on the {len(labels)} validation rows, so it "
+            "cannot choose a checkpoint; use another metric or more validation rows"
+        )
+    return {name: value for name, value in overall.items() if value is not None}

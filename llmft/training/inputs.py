@@ -2,34 +2,59 @@
 
 import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
 from llmft.config.head import LossConfig
 from llmft.config.recipe import Recipe, TrainConfig
 from llmft.data.batches import BatchPlan, Examples
-from llmft.data.budget import BudgetFindings, judge_budget
+from llmft.data.budget import BudgetFindings, check_budget
 from llmft.data.encoding import Encoder
 from llmft.data.fields import Row, RowFaultError
 from llmft.data.prepared import PreparedData
-from llmft.data.prompts import Prompt
+from llmft.data.prompts import read_prompt
 from llmft.data.splitting import SPLITS
-from llmft.data.tokenised import TOKENS_FOLDER, TokenisedRows, open_tokens
+from llmft.data.token_cache import TOKENS_FOLDER, TokenisedRows, open_tokens
 from llmft.errors import UserError
 from llmft.files import hash_text
-from llmft.models.bases import read_config
-from llmft.models.shared_prompt import find_obstacle
+from llmft.models.acceleration.shared_prompt import find_obstacle
+from llmft.models.bases import load_tokenizer, read_config, read_limits
 from llmft.results.run import TokenBudget
-from llmft.training.encoder import open_encoder
 from llmft.training.losses import read_row_weights
+
+
+def open_encoder(recipe: Recipe) -> Encoder:
+    """Return the encoder of a recipe: the tokenizer of its base, its prompt, its token budget.
+
+    Raises:
+        UserError: If prompt or base cannot be read, or the base takes shorter inputs only.
+    """
+    config = recipe.config
+    prompt = read_prompt(recipe.prompt_path, fields=recipe.task.fields)
+    positions, has_segments = read_limits(config.base)
+    if positions is not None and config.tokens.max_length > positions:
+        raise UserError(
+            f"tokens.max_length: found {config.tokens.max_length}, but {config.base.model} takes "
+            f"at most {positions} tokens; lower it or choose a base for longer inputs"
+        )
+    tokenizer = load_tokenizer(config.base)
+    if has_segments and recipe.task.fields.text_pair is not None:
+        # So that other tools that open the saved tokenizer give the segments to the model too (H5).
+        names = list(dict.fromkeys([*tokenizer.model_input_names, "token_type_ids"]))
+        tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = names
+    return Encoder(
+        tokenizer,
+        prompt=prompt,
+        fields=recipe.task.fields,
+        tokens=config.tokens,
+        has_segments=has_segments,
+    )
 
 
 class Inputs(NamedTuple):
     """Everything that goes into a training, tokenised."""
 
-    tokenizer: Any
-    prompt: Prompt
     encoder: Encoder
     rows: dict[str, list[Row]]
     """Split -> prepared rows."""
@@ -50,7 +75,7 @@ class Inputs(NamedTuple):
         if self.obstacle is None:
             num_shared = len(self.encoder.shared_ids)
             return f"the {num_shared} tokens that all rows begin with are computed once a batch"
-        return f"the prompt is computed anew in every row: {self.obstacle}"
+        return f"the prompt is computed in every row: {self.obstacle}"
 
 
 def open_inputs(recipe: Recipe, data: PreparedData, *, keep_tokens: bool = True) -> Inputs:
@@ -59,7 +84,7 @@ def open_inputs(recipe: Recipe, data: PreparedData, *, keep_tokens: bool = True)
     Args:
         recipe: The recipe.
         data: The prepared data of its task.
-        keep_tokens: Whether to leave the tokens beside the data, for the next run.
+        keep_tokens: Whether to keep the tokens next to the data, for the next run.
 
     Raises:
         UserError: As `open_encoder`, if there is no room for an article at all, or if the head
@@ -68,9 +93,9 @@ def open_inputs(recipe: Recipe, data: PreparedData, *, keep_tokens: bool = True)
     if recipe.config.head.type == "binary" and len(data.label_names) != 2:
         raise UserError(
             f"head.type: binary, but the prepared data has {len(data.label_names)} classes: "
-            f"{', '.join(data.label_names)}; take multiclass, or join classes in labels.map"
+            f"{', '.join(data.label_names)}; use multiclass, or merge classes in labels.map"
         )
-    tokenizer, prompt, encoder = open_encoder(recipe)
+    encoder = open_encoder(recipe)
     if recipe.metric != "loss":
         data.refuse_metric(recipe.metric, key="train.metric")
     rows: dict[str, list[Row]] = {name: data.read_split(name) for name in SPLITS}
@@ -86,15 +111,15 @@ def open_inputs(recipe: Recipe, data: PreparedData, *, keep_tokens: bool = True)
             f"{recipe.prompt_path}: {error}; name it in fields.keep of {recipe.config.task} and "
             "prepare again"
         ) from error
-    findings = judge_budget(budgets, encoder=encoder, config=recipe.config.tokens)
+    findings = check_budget(budgets, encoder=encoder, config=recipe.config.tokens)
     obstacle = find_obstacle(read_config(recipe.config.base))
     if not recipe.config.prompt.share:
         obstacle = "prompt.share is false"
-    return Inputs(tokenizer, prompt, encoder, rows, encoded, budgets, findings, obstacle)
+    return Inputs(encoder, rows, encoded, budgets, findings, obstacle)
 
 
 def limit_rows(rows: list[Row], limit: int | None) -> list[Row]:
-    """Return so many rows, chosen by the hash of their ids: the same ones in every arm."""
+    """Return so many rows, chosen by the hash of their ids: the same ones in every variant."""
     if limit is None or len(rows) <= limit:
         return rows
     chosen = {row["id"] for row in sorted(rows, key=lambda row: hash_text(row["id"]))[:limit]}
@@ -144,7 +169,7 @@ def plan_batches(
 
 
 def count_steps(config: TrainConfig, plan: BatchPlan) -> int:
-    """Return how often the weights change in a whole training."""
+    """Return the optimizer steps of a training."""
     return config.steps or math.ceil(len(plan) * config.epochs)
 
 
@@ -161,7 +186,7 @@ def refuse_schedule(config: TrainConfig, plan: BatchPlan) -> None:
     if warmup >= steps and config.lr_scheduler != "constant":
         length = f"{config.epochs:g} epochs" if config.steps is None else "train.steps"
         raise UserError(
-            f"train.warmup: {warmup} warm-up steps, but the whole training has {steps} "
+            f"train.warmup: {warmup} warm-up steps, but the training has {steps} "
             f"({len(plan)} batches an epoch, {length}); lower "
             "train.warmup_steps or train.warmup_ratio, or train longer"
         )

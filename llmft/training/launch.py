@@ -11,7 +11,7 @@ from llmft.config.recipe import RecipeConfig
 from llmft.errors import UserError
 from llmft.files import read_json
 from llmft.processes import get_world_size, has_launcher
-from llmft.results.run import Sharing
+from llmft.results.run import Parallelism
 
 logger = logging.getLogger(__name__)
 
@@ -29,23 +29,23 @@ class Launch(NamedTuple):
     """How the processes share a training."""
 
     world_size: int
-    sharing: Sharing
+    parallelism: Parallelism
     """none = one process alone; ddp = each holds all weights; zero = DeepSpeed, where each holds
     all weights (stages 0 to 2); zero3 and fsdp = each holds a part of the weights."""
     deepspeed: dict[str, Any] | None
     """The DeepSpeed configuration, with what the recipe owns as `auto`."""
 
     @property
-    def has_whole_weights(self) -> bool:
+    def has_replicated_weights(self) -> bool:
         """Whether each process holds all weights, so that they can be looked at and changed."""
-        return self.sharing in ("none", "ddp", "zero")
+        return self.parallelism in ("none", "ddp", "zero")
 
     def describe(self) -> str:
         """Return it in words."""
         names = {"none": "", "ddp": "", "zero": " under ZeRO-2", "zero3": " under ZeRO-3"}
         names["fsdp"] = " under FSDP"
         what = "1 process" if self.world_size == 1 else f"{self.world_size} processes"
-        return what + names[self.sharing]
+        return what + names[self.parallelism]
 
 
 ONE_PROCESS = Launch(1, "none", None)
@@ -72,13 +72,13 @@ def read_launch(config: RecipeConfig) -> Launch:
             f"launch.deepspeed: the recipe says {config.launch.deepspeed}, but the launcher says "
             "FSDP; remove one of them"
         )
-    sharing: Sharing = "none" if world_size == 1 else "ddp"
+    parallelism: Parallelism = "none" if world_size == 1 else "ddp"
     if deepspeed is not None:
         deepspeed = _complete(deepspeed)
-        sharing = "zero3" if _stage(deepspeed) == 3 else "zero"
+        parallelism = "zero3" if _stage(deepspeed) == 3 else "zero"
     elif uses_fsdp:
-        sharing = "fsdp"
-    launch = Launch(world_size, sharing, deepspeed)
+        parallelism = "fsdp"
+    launch = Launch(world_size, parallelism, deepspeed)
     _refuse_impossible(launch, config)
     return launch
 
@@ -146,7 +146,7 @@ def read_deepspeed(path: Path, *, key: str) -> dict[str, Any]:
     for name, owner in _OWNED.items():
         if found.get(name, "auto") != "auto":
             raise UserError(
-                f'{key}: {path}: {name}: found {found[name]!r}; say "auto", as the recipe\'s '
+                f'{key}: {path}: {name}: found {found[name]!r}; set it to "auto", as the recipe\'s '
                 f"{owner} decides"
             )
     for name in _PRECISIONS:
@@ -168,7 +168,7 @@ def refuse_absent_trackers(names: Sequence[str]) -> None:
         if importlib.util.find_spec(name) is None:
             raise UserError(
                 f"train.report_to: {name} is not installed; `pip install 'llmft[{name}]'`, or "
-                "leave it out, since TensorBoard files are always written"
+                "remove it, since TensorBoard files are always written"
             )
 
 
@@ -194,29 +194,29 @@ def _complete(deepspeed: dict[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_impossible(launch: Launch, config: RecipeConfig) -> None:
-    sharing = {"zero3": "DeepSpeed ZeRO-3", "fsdp": "FSDP"}.get(launch.sharing)
+    sharing = {"zero3": "DeepSpeed ZeRO-3", "fsdp": "FSDP"}.get(launch.parallelism)
     if sharing is None:
         return
     state_dict = os.environ.get("FSDP_STATE_DICT_TYPE", "SHARDED_STATE_DICT")
-    if launch.sharing == "fsdp" and "FULL_STATE_DICT" not in state_dict:
+    if launch.parallelism == "fsdp" and "FULL_STATE_DICT" not in state_dict:
         raise UserError(
-            f"fsdp_state_dict_type: found {state_dict} in the launcher's file; say "
-            "FULL_STATE_DICT, as checkpoints have to hold all weights"
+            f"fsdp_state_dict_type: found {state_dict} in the launcher's file; set it "
+            "to FULL_STATE_DICT, as checkpoints need all weights"
         )
     if config.base.tuning == "qlora":
         raise UserError(
             f"base.tuning: qlora and {sharing} do not work together, since a base in 4 bit cannot "
-            "be divided; take DDP or ds_configs/zero2.json, which hold it whole on each GPU (the "
+            "be sharded; use DDP or ds_configs/zero2.json, which replicate it on each GPU (the "
             "weights of 7B take about 5 GiB), or tuning: lora"
         )
     if config.train.auto_batch_size:
         raise UserError(
-            f"train.auto_batch_size: cannot be had with {sharing}; lower train.batch_size and "
+            f"train.auto_batch_size: is not supported with {sharing}; lower train.batch_size and "
             "raise train.gradient_accumulation_steps instead"
         )
     if config.init_from is not None:
         raise UserError(
-            f"init_from: cannot be had with {sharing}; take DDP or ds_configs/zero2.json"
+            f"init_from: is not supported with {sharing}; use DDP or ds_configs/zero2.json"
         )
 
 

@@ -11,8 +11,9 @@ import torch
 from llmft.config.recipe import TrainConfig
 from llmft.data.batches import BatchPlan
 from llmft.models.device import name_device
-from llmft.results.run import RunRecord
-from llmft.training.fitting import Fitted, Run
+from llmft.results.run import RunIdentity, RunRecord
+from llmft.training.fitting import TrainedModel
+from llmft.training.inputs import Inputs
 from llmft.training.launch import Launch
 
 _PACKAGES = ("llmft", "torch", "transformers", "peft", "accelerate", "tokenizers", "numpy",
@@ -20,29 +21,32 @@ _PACKAGES = ("llmft", "torch", "transformers", "peft", "accelerate", "tokenizers
 
 
 def make_record(
-    run: Run, fitted: Fitted, *, started: float, peak_memory_gib: float, model_hash: str
-) -> RunRecord:
+    identity: RunIdentity, inputs: Inputs, trained: TrainedModel, *, plan: BatchPlan,
+    launch: Launch, started: float, peak_memory_gib: float, model_hash: str,
+) -> RunRecord:  # fmt: skip
     """Return the record of a finished run.
 
     Args:
-        run: What was trained.
-        fitted: What the training left.
-        started: When its last attempt did, as `time.time` tells it.
+        identity: What was to be learned.
+        inputs: From which rows.
+        trained: The trained model.
+        plan: The batches.
+        launch: How it was distributed.
+        started: When its last attempt started, in seconds since the epoch.
         peak_memory_gib: What the device needed most.
         model_hash: Of the saved model.
     """
-    config, inputs, launch = run.recipe.config, run.inputs, run.launch
-    card, result, plan = fitted.card, fitted.result, fitted.plan
+    config, card, result = identity.recipe, trained.card, trained.result
     included = config.prompt.mode == "include"
     # A shared prompt counts in every row that saw it, as padding never does.
     num_train_tokens = round(int(inputs.encoded["train"].lengths.sum()) * result.num_epochs)
     return RunRecord(
-        **dict(run.identity),
+        **dict(identity),
         name=config.name,
         started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
         training_mode="instruction_tuning" if included else "knowledge_distillation",
         world_size=launch.world_size,
-        sharing=launch.sharing,
+        parallelism=launch.parallelism,
         distributed_type=result.distributed_type,
         deepspeed=launch.deepspeed,
         per_device_batch_size=plan.largest.num_rows,
@@ -58,7 +62,7 @@ def make_record(
         num_rows={name: len(rows) for name, rows in inputs.rows.items()},
         token_budget=inputs.budgets,
         budget_warnings=inputs.findings.warnings + inputs.findings.refusals,
-        best_metric_name=f"val_{run.recipe.metric}",
+        best_metric_name=f"val_{result.best_metric_name}",
         best_metric=result.best_metric,
         best_epoch=result.best.epoch,
         best_step=result.best.step,

@@ -1,7 +1,7 @@
 """The folder of a run: whose it is, and how far it got."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,11 +12,10 @@ from llmft.data.prompts import Prompt
 from llmft.errors import UserError
 from llmft.files import hash_text, read_json
 from llmft.models.device import choose_precision
-from llmft.models.initial import refuse_unfit_run
-from llmft.models.saved import hash_model
+from llmft.models.saved import hash_model, refuse_unfit_run
 from llmft.processes import is_main
 from llmft.results.files import read_result, write_result
-from llmft.results.run import LearningCurve, RunIdentity, RunRecord, UnfinishedRun
+from llmft.results.run import CurvePoint, LearningCurve, RunIdentity, RunRecord, UnfinishedRun
 from llmft.training.checkpoints import (
     find_last_checkpoint,
     open_checkpoint,
@@ -26,7 +25,6 @@ from llmft.training.launch import Launch
 
 METADATA_NAME = "training_metadata.json"
 HISTORY_NAME = "training_history.json"
-
 _NOT_COMPARED = (
     # Names and paths: the contents behind them are compared.
     "recipe.name", "recipe.task", "recipe.output_dir", "recipe.prompt.file", "recipe.init_from",
@@ -40,9 +38,8 @@ _IN_WORDS = {
     "prompt_sha256": "the text of the prompt",
     "init_hash": "the weights of init_from",
 }
-
 _WORDS = ("auto", "never")
-_MEND = "restore the file, or remove the folder of the run and train again"
+_FIX = "restore the file, or remove the folder of the run and train again"
 
 
 def identify_run(recipe: Recipe, data: PreparedData, prompt: Prompt) -> RunIdentity:
@@ -87,7 +84,7 @@ class Start(NamedTuple):
     is_finished: bool
     """Whether nothing is left to do."""
     resume_from: Path | None = None
-    """The checkpoint to go on from."""
+    """The checkpoint to resume from."""
     num_splits: int = 1
     """Into how many parts micro-batches are split, since memory ran out before."""
 
@@ -99,8 +96,8 @@ def claim_run_folder(run_dir: Path, identity: RunIdentity, *, launch: Launch, re
         run_dir: Folder of the run.
         identity: What is to be trained.
         launch: How the processes share it.
-        resume: `auto` goes on from the last checkpoint, `never` begins anew, and all else names a
-            checkpoint of this run to go on from; what came after it is removed.
+        resume: `auto` resumes from the last checkpoint, `never` starts from scratch, and all else
+            names a checkpoint of this run to resume from; later ones are removed.
 
     Raises:
         UserError: If another run lies there, with what differs, or the checkpoint is none.
@@ -109,11 +106,11 @@ def claim_run_folder(run_dir: Path, identity: RunIdentity, *, launch: Launch, re
     if not path.is_file():
         if run_dir.is_dir() and any(not p.name.startswith(".") for p in run_dir.iterdir()):
             raise UserError(
-                f"{run_dir}: holds files that are no run of llmft; choose another output_dir"
+                f"{run_dir}: contains files that are not a run of llmft; choose another output_dir"
             )
         if resume not in _WORDS:
             raise UserError(
-                f"--resume: {resume}: there is no run in {run_dir} yet; leave --resume away"
+                f"--resume: {resume}: there is no run in {run_dir} yet; remove --resume"
             )
         _write_unfinished(run_dir, identity, launch)
         return Start(is_finished=False)
@@ -123,7 +120,7 @@ def claim_run_folder(run_dir: Path, identity: RunIdentity, *, launch: Launch, re
     differing = list_differences(found, identity)
     if differing and (has_finished or last is not None):  # else nothing was learned yet
         raise UserError(
-            f"{run_dir}: holds another run, which differs in "
+            f"{run_dir}: contains another run, which differs in "
             f"{', '.join(_IN_WORDS.get(name, name) for name in differing)}; choose another "
             "output_dir (--set output_dir=...) or remove the folder"
         )
@@ -133,17 +130,19 @@ def claim_run_folder(run_dir: Path, identity: RunIdentity, *, launch: Launch, re
         last = None
     elif resume != "auto":
         last = open_checkpoint(Path(resume), run_dir=run_dir)
-    before = Launch(found.world_size, found.sharing, None)
+    before = Launch(found.world_size, found.parallelism, None)
     precision = _choose_precision(identity)
     if last is not None and found.precision != precision:
         raise UserError(
-            f"{run_dir}: holds a run that began in {found.precision}, but this machine computes "
-            f"in {precision}; go on on such a machine as before, or begin anew with --resume never"
+            f"{run_dir}: contains a run that began in {found.precision}, but this machine computes "
+            f"in {precision}; resume on a machine as before, or start from scratch with --resume "
+            "never"
         )
     if last is not None and before.describe() != launch.describe():
         raise UserError(
-            f"{run_dir}: holds a run that began with {before.describe()}, and {launch.describe()} "
-            "cannot go on with it; launch it as before, or begin anew with --resume never"
+            f"{run_dir}: contains a run that began with {before.describe()}, and "
+            f"{launch.describe()} cannot resume it; launch it as before, or start from scratch "
+            "with --resume never"
         )
     remove_other_checkpoints(checkpoints, last=last)
     goes_on = not differing and resume != "never"
@@ -162,7 +161,7 @@ def refuse_unfit_init(config: RecipeConfig, *, label_names: list[str]) -> None:
         return
     if not is_finished(Path(config.init_from)):
         raise UserError(
-            f"init_from: {config.init_from} holds no finished run; name the folder in which "
+            f"init_from: {config.init_from} contains no finished run; name the folder in which "
             f"{METADATA_NAME} and model/ lie, or train it first"
         )
     refuse_unfit_run(config, label_names=label_names)
@@ -175,13 +174,21 @@ def split_batches(run_dir: Path, num_splits: int) -> None:
     write_result(run_dir / METADATA_NAME, found.replace(num_splits=num_splits))
 
 
+def write_run(
+    run_dir: Path, record: RunRecord, history: Sequence[CurvePoint], *, metric: str
+) -> None:
+    """Write learning curve and record, the record last: with it the run is finished."""
+    write_result(run_dir / HISTORY_NAME, LearningCurve(metric=metric, epochs=list(history)))
+    write_result(run_dir / METADATA_NAME, record)
+
+
 def _write_unfinished(
     run_dir: Path, identity: RunIdentity, launch: Launch, num_splits: int = 1
 ) -> None:
     record = UnfinishedRun(
         **dict(identity),
         world_size=launch.world_size,
-        sharing=launch.sharing,
+        parallelism=launch.parallelism,
         precision=_choose_precision(identity),
         num_splits=num_splits,
     )
@@ -218,8 +225,8 @@ def read_record(run_dir: Path) -> RunRecord:
             return found
     inside = sorted(path.parent for path in run_dir.glob(f"*/{METADATA_NAME}"))
     near = " or ".join(str(path) for path in inside if is_finished(path))
-    mend = f"did you mean {near}?" if near else "train it with `llmft train RECIPE`"
-    raise UserError(f"{run_dir}: holds no finished run; {mend}")
+    fix = f"did you mean {near}?" if near else "train it with `llmft train RECIPE`"
+    raise UserError(f"{run_dir}: contains no finished run; {fix}")
 
 
 def read_curve(run_dir: Path) -> LearningCurve:
@@ -228,14 +235,14 @@ def read_curve(run_dir: Path) -> LearningCurve:
     Raises:
         UserError: If it is missing, broken or of another version.
     """
-    return read_result(run_dir / HISTORY_NAME, LearningCurve, mend=_MEND)
+    return read_result(run_dir / HISTORY_NAME, LearningCurve, fix=_FIX)
 
 
 def _read_run(run_dir: Path) -> RunRecord | UnfinishedRun:
     path = run_dir / METADATA_NAME
-    if read_json(path, mend=_MEND).get("status") == "unfinished":
-        return read_result(path, UnfinishedRun, mend=_MEND)
-    return read_result(path, RunRecord, mend=_MEND)
+    if read_json(path, fix=_FIX).get("status") == "unfinished":
+        return read_result(path, UnfinishedRun, fix=_FIX)
+    return read_result(path, RunRecord, fix=_FIX)
 
 
 def _choose_precision(identity: RunIdentity) -> Precision:

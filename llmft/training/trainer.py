@@ -1,8 +1,11 @@
-"""Fit a model with `transformers.Trainer`: schedule, clipping, checkpoints, early stopping."""
+"""The steps of a training, by `transformers.Trainer`: batches, schedule, checkpoints, progress."""
 
+import logging
 import math
+import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import MethodType
 from typing import Any, NamedTuple
@@ -15,10 +18,21 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import DataLoader, Sampler
-from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerState
+from tqdm.auto import tqdm
+from transformers import (
+    EarlyStoppingCallback,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import EvalPrediction
 
+from llmft.config.metrics import METRICS
+from llmft.config.recipe import TrainConfig
 from llmft.data.batches import (
     BatchLimits,
     BatchPlan,
@@ -29,31 +43,202 @@ from llmft.data.batches import (
 )
 from llmft.errors import UserError
 from llmft.files import explain_disk
-from llmft.models.device import autocast, choose_max_tokens, choose_precision
-from llmft.models.dropout import fast_dropout
-from llmft.models.initial import load_weights
-from llmft.models.shared_prompt import SharedPrompt
+from llmft.models.acceleration.dropout import fast_dropout
+from llmft.models.acceleration.private_apis import use_one_gpu
+from llmft.models.device import Precision, autocast, choose_max_tokens, choose_precision
+from llmft.models.saved import load_weights
 from llmft.processes import get_rank, get_world_size, is_main
 from llmft.results.run import CurvePoint
-from llmft.training.checkpoints import Checkpointing, read_step
-from llmft.training.history import summarise_history
+from llmft.training.checkpoints import Checkpointing, choose_best, read_step
 from llmft.training.inputs import count_steps
+from llmft.training.launch import ONE_PROCESS, Launch
 from llmft.training.losses import GuardedLoss, Loss
-from llmft.training.progress import ProgressReporter
-from llmft.training.schedule import Schedule
-from llmft.training.sharing import SharingCheck
+
+_TIMING = ("runtime", "samples_per_second", "steps_per_second")
+
+
+def summarise_history(log: list[dict[str, Any]]) -> list[CurvePoint]:
+    """Return one point per evaluation."""
+    points: list[CurvePoint] = []
+    losses: list[float] = []
+    steps: list[int] = []
+    rate, last_step = 0.0, 0
+    for record in log:
+        if "loss" in record:
+            losses.append(record["loss"])
+            steps.append(record["step"] - last_step)
+            rate, last_step = record["learning_rate"], record["step"]
+        elif "eval_loss" in record:
+            measured = {
+                key.removeprefix("eval_"): value
+                for key, value in record.items()
+                if key.startswith("eval_")
+            }
+            points.append(
+                CurvePoint(
+                    epoch=record["epoch"],
+                    step=record["step"],
+                    train_loss=float(np.average(losses, weights=steps)),
+                    learning_rate=rate,
+                    seconds=record["seconds"],
+                    val={key: value for key, value in measured.items() if key not in _TIMING},
+                )
+            )
+            losses, steps = [], []
+    return points
+
+
+logger = logging.getLogger("llmft.training")
+
+
+class ProgressReporter(TrainerCallback):  # type: ignore[misc]
+    """Shows loss and validation metric in a progress bar, and logs one line per evaluation."""
+
+    def __init__(self, *, metric: str) -> None:
+        self._metric = metric
+        self._started = 0.0
+        self._bar: tqdm[Any] | None = None
+        self._shown: dict[str, str] = {}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Open the bar, and count the seconds on from where an earlier attempt ended."""
+        earlier = max((record.get("seconds", 0.0) for record in state.log_history), default=0.0)
+        self._started = time.perf_counter() - earlier
+        self._bar = tqdm(
+            total=state.max_steps,
+            initial=state.global_step,
+            unit="step",
+            desc="training",
+            disable=not (state.is_world_process_zero and sys.stderr.isatty()),
+        )
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Move the bar, and log the loss before every validation."""
+        control.should_log |= control.should_evaluate
+        if self._bar is not None:
+            self._bar.update(state.global_step - self._bar.n)
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Log the loss before every validation."""
+        control.should_log |= control.should_evaluate
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """Note the time, and show the last loss and the last validation metric."""
+        state.log_history[-1]["seconds"] = round(time.perf_counter() - self._started, 2)
+        for key, label in (("loss", "loss"), (f"eval_{self._metric}", f"val {self._metric}")):
+            if logs and key in logs:
+                self._shown[label] = f"{logs[key]:.4f}"
+        if self._bar is not None:
+            self._bar.set_postfix(self._shown)
+        if logs and f"eval_{self._metric}" in logs and state.is_world_process_zero:
+            shown = ", ".join(f"{label} {value}" for label, value in self._shown.items())
+            logger.info(
+                "epoch %.2f, step %d of %d: %s",
+                state.epoch,
+                state.global_step,
+                state.max_steps,
+                shown,
+            )
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Close the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def make_arguments(
+    config: TrainConfig,
+    *,
+    plan: BatchPlan,
+    metric: str,
+    run_dir: Path,
+    launch: Launch = ONE_PROCESS,
+) -> TrainingArguments:
+    """Return a recipe's settings as `TrainingArguments`.
+
+    To be made before the model is loaded, which under ZeRO-3 is sharded while it is read, and to
+    be kept as long as it is trained.
+
+    Args:
+        config: The recipe's settings.
+        plan: The batches.
+        metric: The validation metric that chooses the checkpoint.
+        run_dir: Folder of the run.
+        launch: How the processes share the work.
+    """
+    is_bfloat16 = choose_precision(config.precision) == "bfloat16"
+    uses_autocast = is_bfloat16 and launch.deepspeed is None  # else `fit_model` casts
+    warmup = config.warmup_ratio if config.warmup_steps is None else config.warmup_steps
+    steps = count_steps(config, plan)
+    log_at_most = min(len(plan), config.eval_steps or steps, config.save_steps or steps)
+    eval_strategy = "epoch" if config.eval_steps is None else "steps"
+    arguments = TrainingArguments(
+        output_dir=str(run_dir / "checkpoints"),
+        num_train_epochs=config.epochs,
+        max_steps=config.steps or -1,
+        per_device_train_batch_size=plan.largest.num_rows,
+        gradient_accumulation_steps=plan.num_accumulated,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=config.lr_scheduler,
+        lr_scheduler_kwargs={"lr_end": 0.0} if config.lr_scheduler == "polynomial" else {},
+        warmup_steps=warmup,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        bf16=uses_autocast,
+        deepspeed=launch.deepspeed,
+        ddp_find_unused_parameters=False,  # all that is trained takes part, in every family
+        use_cpu=not torch.cuda.is_available(),
+        seed=config.seed,
+        gradient_checkpointing=config.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        eval_strategy=eval_strategy,
+        eval_steps=config.eval_steps,
+        save_strategy=eval_strategy,
+        save_steps=config.eval_steps or 500,
+        restore_callback_states_from_checkpoint=True,  # early stopping goes on counting
+        load_best_model_at_end=True,
+        metric_for_best_model=metric,
+        greater_is_better=metric != "loss" and METRICS[metric].higher_is_better,
+        logging_steps=max(1, min(steps // 200, log_at_most)),
+        logging_nan_inf_filter=False,  # GuardedLoss stops instead of averaging it away
+        label_names=["labels", "row_index"],
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        disable_tqdm=True,
+        run_name=run_dir.name,
+        report_to=config.report_to,
+    )
+    arguments.mixed_precision = "bf16" if uses_autocast else "no"  # the recipe says, no launcher
+    return arguments
+
 
 Measure = Callable[[NDArray[np.float32]], dict[str, float]]
 """From the outputs [N, C] for the validation rows, in their order, to metrics by name."""
 
 
-class FitResult(NamedTuple):
-    """How a fit went. The model that was passed in holds the weights of the best checkpoint."""
+class TrainingResult(NamedTuple):
+    """How a training went; the model that was trained holds the weights of the best checkpoint."""
 
     history: list[CurvePoint]
     """One point per validation."""
     best: CurvePoint
     """The one that was chosen."""
+    best_metric_name: str
     best_metric: float
     best_checkpoint: Path
     num_steps: int
@@ -66,60 +251,66 @@ class FitResult(NamedTuple):
     """As accelerate names it."""
 
 
-class Fit(NamedTuple):
-    """What is fitted."""
-
-    model: nn.Module
-    train: Examples
-    val: Examples
-    collator: Collator
-    loss: Loss
-    measure: Measure
-    sharing: SharedPrompt | None = None
-    """The shared prompt, attached to the model; then the rows come without their shared tokens."""
-    checked: Sequence[Example] = ()
-    """Rows of train with their shared tokens, on which the shared prompt is checked."""
-
-
-def fit_model(fit: Fit, schedule: Schedule, *, resume_from: Path | None = None) -> FitResult:
+def fit_model(  # noqa: PLR0913 - as many as `Trainer` takes
+    model: nn.Module,
+    train: Examples,
+    val: Examples,
+    *,
+    collator: Collator,
+    loss: Loss,
+    measure: Measure,
+    config: TrainConfig,
+    plan: BatchPlan,
+    arguments: TrainingArguments,
+    launch: Launch = ONE_PROCESS,
+    callbacks: Sequence[TrainerCallback] = (),
+    resume_from: Path | None = None,
+) -> TrainingResult:
     """Train to the end or until validation no longer improves; keep the best checkpoint.
 
     Args:
-        fit: What is fitted, in place; under ZeRO-3 and FSDP the model is of no use afterwards.
-        schedule: How.
-        resume_from: A checkpoint to go on from.
+        model: What is trained, in place; under ZeRO-3 and FSDP it is of no use afterwards.
+        train: The rows to learn from.
+        val: The rows that choose the checkpoint.
+        collator: Makes batches of rows.
+        loss: What is minimised.
+        measure: Gives the metrics of validation.
+        config: The recipe's settings.
+        plan: The batches.
+        arguments: As `make_arguments` returns them for the same config and plan.
+        launch: How the processes share the work.
+        callbacks: In addition to those for progress, checkpoints and early stopping.
+        resume_from: A checkpoint to resume from.
 
     Raises:
         UserError: If the loss is not finite, or the disk is full.
-        StoppedError: If told to stop.
+        StoppedError: On SIGTERM.
         torch.OutOfMemoryError: If a GPU's memory does not suffice.
     """
-    config, plan, arguments = schedule.config, schedule.plan, schedule.arguments
-    if resume_from is not None and _has_ended(resume_from, schedule):
-        return _take_ended(fit, schedule, resume_from)
-    arguments._n_gpu = min(1, arguments.n_gpu)  # several GPUs take a launcher, not DataParallel
+    if resume_from is not None and _has_ended(resume_from, config, plan):
+        return _take_ended(model, arguments, launch, resume_from)
+    use_one_gpu(arguments)
     checkpointing = Checkpointing(config, steps_per_epoch=len(plan))
-    loss = GuardedLoss(fit.loss, fit.model, train=fit.train, val=fit.val)
+    guarded = GuardedLoss(loss, model, train=train, val=val)
     trainer = _PlannedTrainer(
-        model=fit.model,
+        model=model,
         args=arguments,
-        train_dataset=fit.train,
-        eval_dataset=fit.val,
-        data_collator=fit.collator,
-        compute_loss_func=loss,
-        compute_metrics=_make_metrics(fit),
-        callbacks=[*_make_callbacks(fit, schedule), checkpointing],
+        train_dataset=train,
+        eval_dataset=val,
+        data_collator=collator,
+        compute_loss_func=guarded,
+        compute_metrics=_make_metrics(val, loss, measure),
+        callbacks=[*_make_callbacks(config, arguments), *callbacks, checkpointing],
     )
     trainer.plan = plan
     trainer.remove_callback(PrinterCallback)
-    loss.get_step = lambda: int(trainer.state.global_step)
+    guarded.get_step = lambda: int(trainer.state.global_step)
     transformers.set_seed(config.seed + get_rank())  # other dropout masks on each device
+    in_precision: AbstractContextManager[None] = nullcontext()  # accelerate applies autocast
+    if launch.deepspeed is not None:
+        in_precision = _autocast(model, arguments.device, choose_precision(config.precision))
     try:
-        with (
-            fast_dropout(fit.model),
-            _autocast_under_deepspeed(fit.model, schedule),
-            checkpointing.listening(),
-        ):
+        with fast_dropout(model), in_precision, checkpointing.handling_sigterm():
             trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     except (OSError, RuntimeError, SafetensorError) as error:
         disk = explain_disk(error)
@@ -127,43 +318,46 @@ def fit_model(fit: Fit, schedule: Schedule, *, resume_from: Path | None = None) 
             raise
         raise UserError(
             f"{arguments.output_dir}: cannot be written: {disk}; free some space and run the same "
-            "command again, it goes on from the last checkpoint"
+            "command again, it resumes from the last checkpoint"
         ) from error
     finally:
-        loss.detach()
+        guarded.detach()
         trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
-    return _describe(trainer.state, schedule, resume_from)
+    return _summarise(trainer.state, arguments, resume_from)
 
 
-def _has_ended(checkpoint: Path, schedule: Schedule) -> bool:
+def _has_ended(checkpoint: Path, config: TrainConfig, plan: BatchPlan) -> bool:
     """Return whether a checkpoint is the last one, and only what comes after it is missing.
 
     The trainer would take one step more from there if that is not the end of an epoch.
     """
-    config = schedule.config
     state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
     found = state.stateful_callbacks.get("EarlyStoppingCallback", {"attributes": {}})
     num_worse = found["attributes"].get("early_stopping_patience_counter", 0)
     has_stopped = num_worse >= (config.early_stopping_patience or math.inf)
-    return bool(has_stopped or state.global_step >= count_steps(config, schedule.plan))
+    return bool(has_stopped or state.global_step >= count_steps(config, plan))
 
 
-def _take_ended(fit: Fit, schedule: Schedule, checkpoint: Path) -> FitResult:
+def _take_ended(
+    model: nn.Module, arguments: TrainingArguments, launch: Launch, checkpoint: Path
+) -> TrainingResult:
     state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-    result = _describe(state, schedule, checkpoint)
-    if schedule.launch.has_whole_weights:
-        load_weights(fit.model, result.best_checkpoint)
+    result = _summarise(state, arguments, checkpoint)
+    if launch.has_replicated_weights:
+        load_weights(model, result.best_checkpoint)
     return result
 
 
-def _describe(state: TrainerState, schedule: Schedule, resume_from: Path | None) -> FitResult:
-    arguments = schedule.arguments
+def _summarise(
+    state: TrainerState, arguments: TrainingArguments, resume_from: Path | None
+) -> TrainingResult:
     history = summarise_history(state.log_history)
     key = str(arguments.metric_for_best_model)
-    best = (max if arguments.greater_is_better else min)(history, key=lambda point: point.val[key])
-    return FitResult(
+    best = choose_best(history, metric=key, higher_is_better=arguments.greater_is_better)
+    return TrainingResult(
         history=history,
         best=best,
+        best_metric_name=key,
         best_metric=best.val[key],
         best_checkpoint=Path(arguments.output_dir, Path(state.best_model_checkpoint).name),
         num_steps=state.global_step,
@@ -201,7 +395,7 @@ class _PlannedTrainer(Trainer):  # type: ignore[misc]
             collate_fn=self.data_collator,
             pin_memory=self.args.dataloader_pin_memory,
         )
-        # As if there were one process: the rows have been dealt out already (R8).
+        # As if there were one process: the rows are distributed already (R8).
         prepared: DataLoader[Example] = prepare_data_loader(
             loader, self.args.device, num_processes=1, process_index=0, put_on_device=True
         )
@@ -228,13 +422,9 @@ class _PlanSampler(Sampler[list[int]]):
 
 
 @contextmanager
-def _autocast_under_deepspeed(model: nn.Module, schedule: Schedule) -> Iterator[None]:
-    """Compute in the recipe's precision, as accelerate sees to it without DeepSpeed."""
-    if schedule.launch.deepspeed is None:
-        yield
-        return
-    forward, device = model.forward, schedule.arguments.device
-    precision = choose_precision(schedule.config.precision)
+def _autocast(model: nn.Module, device: torch.device, precision: Precision) -> Iterator[None]:
+    """Compute in a precision, as accelerate does by itself without DeepSpeed."""
+    forward = model.forward
 
     def compute(_: nn.Module, *args: Any, **kwargs: Any) -> Any:
         with autocast(device, precision):
@@ -247,31 +437,21 @@ def _autocast_under_deepspeed(model: nn.Module, schedule: Schedule) -> Iterator[
         model.forward = forward
 
 
-def _make_callbacks(fit: Fit, schedule: Schedule) -> list[Any]:
-    config, launch = schedule.config, schedule.launch
-    callbacks: list[Any] = [ProgressReporter(metric=str(schedule.arguments.metric_for_best_model))]
+def _make_callbacks(config: TrainConfig, arguments: TrainingArguments) -> list[TrainerCallback]:
+    callbacks = [ProgressReporter(metric=str(arguments.metric_for_best_model))]
     if is_main():
         from torch.utils.tensorboard import SummaryWriter
 
-        logs = Path(schedule.arguments.output_dir).with_name("logs")
+        logs = Path(arguments.output_dir).with_name("logs")
         callbacks.append(TensorBoardCallback(SummaryWriter(log_dir=str(logs / "tensorboard"))))
-    if fit.sharing is not None:
-        callbacks.append(
-            SharingCheck(
-                fit.sharing,
-                fit.checked,
-                collator=fit.collator,
-                loss=fit.loss,
-                precision=choose_precision(config.precision),
-                has_whole_weights=launch.has_whole_weights,
-            )
-        )
     if config.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(config.early_stopping_patience))
     return callbacks
 
 
-def _make_metrics(fit: Fit) -> Callable[[EvalPrediction], dict[str, float]]:
+def _make_metrics(
+    val: Examples, loss: Loss, measure: Measure
+) -> Callable[[EvalPrediction], dict[str, float]]:
     """Return the measure of validation outputs as the trainer gathers them.
 
     They come in the order of the batches, some of them twice (`sort_into_batches`), and are joined
@@ -281,10 +461,9 @@ def _make_metrics(fit: Fit) -> Callable[[EvalPrediction], dict[str, float]]:
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
         _, index_M = prediction.label_ids
         index_N, first_N = np.unique(index_M, return_index=True)
-        assert np.array_equal(index_N, np.arange(len(fit.val))), "other rows than asked for (R3)"
+        assert np.array_equal(index_N, np.arange(len(val))), "other rows than asked for (R3)"
         logits_NC = np.asarray(prediction.predictions, dtype=np.float32)[first_N]
-        logits, targets = torch.from_numpy(logits_NC), fit.val.targets
-        loss = fit.loss(logits, targets, row_weights_B=fit.val.weights)
-        return {"loss": loss.item(), **fit.measure(logits_NC)}
+        mean = loss(torch.from_numpy(logits_NC), val.targets, row_weights_B=val.weights)
+        return {"loss": mean.item(), **measure(logits_NC)}
 
     return compute_metrics

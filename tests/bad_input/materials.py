@@ -25,14 +25,14 @@ split: {train: 0.6, val: 0.2, test: 0.2, stratify: false, seed: 7}
 output: out
 """
 RECIPE = """\
-name: arm
+name: variant
 task: task.yaml
 base: {model: builtin:minilm, tuning: lora, lora: {rank: 4}}
 head: {type: multiclass}
 prompt: {mode: include, file: prompt.md}
 tokens: {max_length: 256, min_article: 32, article: head_tail}
 train: {epochs: 1, learning_rate: 1e-4}
-output_dir: runs/arm
+output_dir: runs/variant
 """
 PROMPT = "Rate the mood of this article.\n{title} from {url}\n{body}\nAnswer:"
 

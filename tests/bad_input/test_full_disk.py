@@ -32,14 +32,14 @@ def test_a_full_disk_leaves_no_half_prepared_data(write) -> None:
     assert list_files(Path("out")) == {}
 
 
-def test_a_full_disk_while_a_model_is_saved_is_told_and_the_run_goes_on_afterwards(
+def test_a_full_disk_while_a_model_is_saved_is_reported_and_the_run_goes_on_afterwards(
     write_scores_task, write_recipe, tiny_bert: Path
 ) -> None:
     assert run("prepare", str(write_scores_task())).status == 0
     recipe = str(write_recipe(tiny_bert))
     outcome = run_process("train", recipe, max_file_bytes=100_000)
-    outcome.check_refusal("File too large", "runs/arm")
-    assert not Path("runs/arm/model").exists()
-    assert not list(Path("runs/arm").rglob("*.tmp"))
+    outcome.check_refusal("File too large", "runs/variant")
+    assert not Path("runs/variant/model").exists()
+    assert not list(Path("runs/variant").rglob("*.tmp"))
     assert run("train", recipe).status == 0
-    assert Path("runs/arm/model/llmft.json").is_file()
+    assert Path("runs/variant/model/llmft.json").is_file()

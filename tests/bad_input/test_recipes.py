@@ -21,13 +21,13 @@ from tests.bad_input.materials import (
         ),
         (
             RECIPE.replace("task.yaml", "tusk.yaml"),
-            ["recipe.yaml:2: task: no such file: 'tusk.yaml'. Looked for", "mend the path"],
+            ["recipe.yaml:2: task: no such file: 'tusk.yaml'. Looked for", "fix the path"],
         ),
         (
             RECIPE.replace("prompt.md", "promt.md"),
             ["recipe.yaml:5: prompt.file: no such file: 'promt.md'"],
         ),
-        ("extends: recipe.yaml\n" + RECIPE, ["`extends` runs in a circle: recipe.yaml -> recipe"]),
+        ("extends: recipe.yaml\n" + RECIPE, ["`extends` is circular: recipe.yaml -> recipe"]),
         ("", ["recipe.yaml:1: name: missing", "recipe.yaml:1: task: missing"]),
         ("- a\n", ["recipe.yaml:1: expected keys and values at the top, found a list"]),
         ("name: [\n", ["recipe.yaml:2: not valid YAML"]),
@@ -47,7 +47,7 @@ def test_a_circle_over_three_files_is_named(write) -> None:
     run("check", "recipe.yaml").check_refusal("recipe.yaml -> a.yaml -> b.yaml -> recipe.yaml")
 
 
-def test_faults_of_recipe_task_and_prompt_are_told_at_once(write) -> None:
+def test_faults_of_recipe_task_and_prompt_are_reported_at_once(write) -> None:
     write(
         task=TASK.replace("drop: near,", "dorp: near,").replace("map:", "mop:"),
         recipe=RECIPE.replace("rank", "rnak").replace("prompt.md", "gone.md"),
@@ -77,19 +77,21 @@ def test_a_folder_with_another_runs_data_is_not_trained_over(
     assert run("prepare", str(write_scores_task())).status == 0
     recipe = str(write_recipe(tiny_bert, train=", steps: 1, warmup_ratio: 0"))
     assert run("train", recipe).status == 0
-    before = list_files(Path("runs/arm"))
+    before = list_files(Path("runs/variant"))
     assert run("prepare", str(write_scores_task(extra="split: {seed: 1}\n"))).status == 0
     run("train", recipe).check_refusal(
-        "runs/arm: holds another run, which differs in", "choose another output_dir"
+        "runs/variant: contains another run, which differs in", "choose another output_dir"
     )
-    assert list_files(Path("runs/arm")) == before
+    assert list_files(Path("runs/variant")) == before
 
 
 def test_a_folder_with_strange_files_is_not_trained_into(
     write_scores_task, write_recipe, tiny_bert: Path
 ) -> None:
     assert run("prepare", str(write_scores_task())).status == 0
-    Path("runs/arm").mkdir(parents=True)
-    Path("runs/arm/thesis.tex").write_text("years of work")
-    run("train", str(write_recipe(tiny_bert))).check_refusal("holds files that are no run of llmft")
-    assert list_files(Path("runs/arm")) == {"thesis.tex": b"years of work"}
+    Path("runs/variant").mkdir(parents=True)
+    Path("runs/variant/thesis.tex").write_text("years of work")
+    run("train", str(write_recipe(tiny_bert))).check_refusal(
+        "contains files that are not a run of llmft"
+    )
+    assert list_files(Path("runs/variant")) == {"thesis.tex": b"years of work"}

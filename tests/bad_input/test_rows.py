@@ -45,7 +45,7 @@ def test_sources_that_cannot_be_learned_from(write, content: str | bytes, compla
 def test_a_glob_without_a_match_says_where_it_was_looked_for(write, workspace: Path) -> None:
     write(task=TASK.replace("rows.jsonl", "scored_*.jsonl"))
     run("prepare", "task.yaml").check_refusal(
-        f"sources: 'scored_*.jsonl' matches no file below {workspace}; mend the path"
+        f"sources: 'scored_*.jsonl' matches no file below {workspace}; fix the path"
     )
 
 
@@ -71,7 +71,7 @@ def test_bad_rows_are_rejected_with_their_reason(write) -> None:
     good = make_rows()
     bad = {
         '{"id": "x", "title': "broken JSON: ",
-        json.dumps({**good[0], "body": "new", "id": "r7"}): "repeated id: 'r7' stands in an ear",
+        json.dumps({**good[0], "body": "new", "id": "r7"}): "repeated id: an earlier row has 'r7",
         json.dumps({**good[0], "id": "a", "title": "", "body": " "}): "empty text: nothing in ti",
         json.dumps({**good[0], "id": "b", "body": "NUL \0 byte"}): "not text: body holds NUL byte",
         "\0" * 50: "broken JSON: Expecting value: line 1",
@@ -103,7 +103,7 @@ def test_a_csv_with_a_missing_column_names_it(write) -> None:
 
 def test_a_csv_with_a_quote_that_is_never_closed_names_its_line(write) -> None:
     write('id,title\nr0,"open\nr1,x\n', name="rows.csv", task=TASK.replace(".jsonl", ".csv"))
-    run("prepare", "task.yaml").check_refusal("rows.csv:2: not valid CSV", "mend the quotes")
+    run("prepare", "task.yaml").check_refusal("rows.csv:2: not valid CSV", "fix the quotes")
 
 
 def test_a_text_of_five_megabytes_is_prepared_checked_and_cut(

@@ -1,13 +1,13 @@
-"""Measuring a base: what is told of it, for every precision."""
+"""Measuring a base: its figures for every precision."""
 
 from pathlib import Path
 
 import pytest
 
-from llmft.benchmarks.article_only import measure_base
+from llmft.benchmarks.articles import measure_base
 from llmft.benchmarks.plans import Plan
 from llmft.models.device import list_precisions
-from tests.benchmarks.test_article_arms import make_course
+from tests.benchmarks.test_article_ways import make_course
 
 
 @pytest.mark.parametrize("tuning", ["full", "lora"])

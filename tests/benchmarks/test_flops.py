@@ -10,8 +10,8 @@ from transformers import AutoModelForSequenceClassification, Qwen2Config
 from llmft.benchmarks.flops import (
     Work,
     count_cached_work,
-    count_plain_work,
     count_shared_work,
+    count_unshared_work,
     find_flop_rates,
 )
 from llmft.config.recipe import BaseConfig, LoraConfig
@@ -41,7 +41,7 @@ def count_by_torch(model: Any, *, num_rows: int, longest: int) -> tuple[int, int
 def test_an_encoder_needs_what_torch_counts(tiny_bert: Any, tuning: str) -> None:
     model = load(tiny_bert, tuning=tuning).eval()
     model.config._attn_implementation = "eager"  # the counter does not know the fused kernel
-    rates, work = find_flop_rates(model), count_plain_work([24] * 3, is_causal=False)
+    rates, work = find_flop_rates(model), count_unshared_work([24] * 3, is_causal=False)
     forward, training = count_by_torch(model, num_rows=3, longest=24)
     adapters = sum(p.numel() for n, p in model.named_parameters() if ".lora_" in n)
     assert rates.count_forward(work) + 2 * 72 * adapters == pytest.approx(forward, rel=0.02)
@@ -52,13 +52,13 @@ def test_an_encoder_needs_what_torch_counts(tiny_bert: Any, tuning: str) -> None
 
 
 def test_a_prompt_and_what_stands_behind_it_add_up() -> None:
-    whole = count_plain_work([7 + 3], is_causal=True)
+    whole = count_unshared_work([7 + 3], is_causal=True)
     assert count_shared_work([3], num_prompt_tokens=7) == whole
-    assert count_shared_work([3, 3], num_prompt_tokens=0) == count_plain_work(
+    assert count_shared_work([3, 3], num_prompt_tokens=0) == count_unshared_work(
         [3, 3], is_causal=True
     )
     assert count_cached_work([2, 1], num_prompt_tokens=5) == Work(3, (5 + 1) + (5 + 2) + (5 + 1))
-    assert count_plain_work([4, 2], is_causal=False) == Work(6, 16 + 4)
+    assert count_unshared_work([4, 2], is_causal=False) == Work(6, 16 + 4)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_known_ceilings(prompt: int, article: int, training: float, prediction: 
         model = AutoModelForSequenceClassification.from_config(config)
         settings = peft.LoraConfig(task_type="SEQ_CLS", r=16, target_modules="all-linear")
         rates = find_flop_rates(peft.get_peft_model(model, settings))
-    plain = count_plain_work([prompt + article] * 8, is_causal=True)
+    plain = count_unshared_work([prompt + article] * 8, is_causal=True)
     shared = count_shared_work([article] * 8, num_prompt_tokens=prompt)
     cached = count_cached_work([article] * 8, num_prompt_tokens=prompt)
     assert rates.count_training(plain) / rates.count_training(shared) == pytest.approx(

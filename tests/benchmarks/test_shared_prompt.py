@@ -1,4 +1,4 @@
-"""Measuring a shared prompt: what is told of a shape, its ceilings, and how a step grows."""
+"""Measuring a shared prompt: figures of a shape, its ceilings, and how a step grows."""
 
 import json
 import sys
@@ -10,10 +10,11 @@ import pytest
 from transformers import Qwen2ForSequenceClassification
 
 from llmft.bench import main
-from llmft.benchmarks import prompt_arms, prompt_growth, shared_prompt
+from llmft.benchmarks import prompts as prompt_growth
+from llmft.benchmarks import prompts as prompt_ways
+from llmft.benchmarks import prompts as shared_prompt
 from llmft.benchmarks.plans import Shape
-from llmft.benchmarks.prompt_arms import PromptArms
-from llmft.benchmarks.shared_prompt import count_ceilings, measure_shape
+from llmft.benchmarks.prompts import PromptWays, count_ceilings, measure_shape
 from llmft.benchmarks.small_qwen2 import make_small_qwen2_config
 from llmft.errors import UserError
 from llmft.models.device import list_precisions
@@ -27,8 +28,8 @@ KEYS = {
 
 @pytest.fixture(autouse=True)
 def _small_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prompt_arms, "_FIRST_ID", 5)
-    monkeypatch.setattr(prompt_arms, "_LAST_ID", 400)
+    monkeypatch.setattr(prompt_ways, "_FIRST_ID", 5)
+    monkeypatch.setattr(prompt_ways, "_LAST_ID", 400)
 
 
 @pytest.fixture
@@ -41,16 +42,16 @@ def test_a_shape_is_measured_whole(base: str) -> None:
     assert found.keys() >= KEYS
     assert found["gradient_error"] < 1e-5
     assert found["training_speedup"] == pytest.approx(
-        found["seconds_plain"] / found["seconds_shared"]
+        found["seconds_unshared"] / found["seconds_shared"]
     )
-    assert found["plain_rows_at_once"] in (1, 2, 3)
+    assert found["unshared_rows_at_once"] in (1, 2, 3)
     assert min(found[key] for key in KEYS - {"gradient_error", "dtype"}) > 0
 
 
 def test_both_ways_give_the_same_gradient_behind_any_prompt(base: str) -> None:
     for num_prompt in (0, 1, 30):
-        arms = PromptArms(Shape(num_prompt, 5, 2), "float32", base_dir=base, seed=1)
-        assert arms.measure_gradient_error() < 1e-5
+        ways = PromptWays(Shape(num_prompt, 5, 2), "float32", base_dir=base, seed=1)
+        assert ways.measure_gradient_error() < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -90,11 +91,11 @@ def test_the_verb_writes_one_object_a_shape_and_precision(
 
 
 @pytest.mark.parametrize("shape", ["12,4", "12,0,3", "12,-1,2", "12,b,3", "1,2,3,4"])
-def test_a_shape_that_is_none_is_told(shape: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_shape_that_is_none_is_reported(shape: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["shared-prompt", f"--shape={shape}"])
     assert stopped.value.code == 2
-    assert f"--shape: '{shape}' is no PROMPT,ARTICLE,BATCH" in capsys.readouterr().err
+    assert f"--shape: '{shape}' is not PROMPT,ARTICLE,BATCH" in capsys.readouterr().err
 
 
 def test_growth_is_measured_and_drawn(workspace: Path, tiny_builds: None) -> None:
@@ -102,8 +103,8 @@ def test_growth_is_measured_and_drawn(workspace: Path, tiny_builds: None) -> Non
     assert main(["prompt-growth", *arguments]) == 0
     found: list[dict[str, Any]] = json.loads(Path("found.json").read_text())
     assert [e["growing"] for e in found] == ["prompt_tokens", "prompt_tokens", "batch_size"]
-    assert found[1]["flops_plain"] > found[1]["flops_shared"]
-    assert found[0]["model_seconds_plain"] == found[0]["model_seconds_shared"]
+    assert found[1]["flops_unshared"] > found[1]["flops_shared"]
+    assert found[0]["model_seconds_unshared"] == found[0]["model_seconds_shared"]
     assert Path("plots/growth.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -22,11 +22,11 @@ output: prepared
 """
 
 RECIPE = """\
-name: arm
+name: variant
 task: task.yaml
 base: {model: builtin:minilm}
 head: {type: regression}
-output_dir: runs/arm
+output_dir: runs/variant
 """
 
 SUITE = """\

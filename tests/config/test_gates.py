@@ -4,8 +4,8 @@ from llmft.config.gates import (
     HIGHER_IS_BETTER,
     GateConfig,
     get_default_gates,
-    lay_over_defaults,
     list_gates,
+    merge_with_defaults,
 )
 from llmft.config.labels import ClassConfig, LabelsConfig, MultilabelConfig, ScoresConfig
 from llmft.config.metrics import METRICS
@@ -44,7 +44,7 @@ def test_gates_of_scores_and_of_classes_differ() -> None:
 
 def test_a_suite_changes_single_gates_and_switches_some_off() -> None:
     strict = GateConfig(deploy=0.5, review=0.7)
-    found = lay_over_defaults({"mae": strict, "dimensions": None}, labels=SCORES)
+    found = merge_with_defaults({"mae": strict, "dimensions": None}, labels=SCORES)
     assert found["mae"] == strict
     assert "dimensions" not in found
     assert found["skill"] == get_default_gates(SCORES)["skill"]

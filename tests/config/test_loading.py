@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from llmft.cli import main
-from llmft.config.loading import dump_yaml, find_beside, load_values, suggest, validate
+from llmft.config.loading import dump_yaml, find_named_file, load_values, suggest, validate
 from llmft.config.recipe import BaseConfig, TrainConfig
 from llmft.config.task import TaskConfig, load_task
 from llmft.errors import UserError
@@ -130,8 +130,9 @@ def test_extending_reaches_over_generations(write) -> None:
 def test_a_circle_is_named(write) -> None:
     write("a.yaml", "extends: b.yaml\n")
     write("b.yaml", "extends: a.yaml\n")
-    assert "circle: a.yaml -> b.yaml -> a.yaml" in complain(Path("a.yaml"))
-    assert "circle: self.yaml -> self.yaml" in complain(write("self.yaml", "extends: self.yaml\n"))
+    assert "circular: a.yaml -> b.yaml -> a.yaml" in complain(Path("a.yaml"))
+    path = write("self.yaml", "extends: self.yaml\n")
+    assert "circular: self.yaml -> self.yaml" in complain(path)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +186,7 @@ def test_an_override_can_bring_a_whole_section(write) -> None:
         ("nonsense", "--set 'nonsense': expected KEY=VALUE"),
     ],
 )
-def test_a_wrong_override_is_told_from_a_wrong_file(
+def test_a_wrong_override_is_reported_from_a_wrong_file(
     write, capsys: pytest.CaptureFixture[str], override: str, complaint: str
 ) -> None:
     path = write("task.yaml", CLASS_TASK)
@@ -196,26 +197,26 @@ def test_a_wrong_override_is_told_from_a_wrong_file(
 # paths
 
 
-def test_a_file_is_looked_for_beside_the_yaml_first(write) -> None:
+def test_a_file_is_looked_for_next_to_the_yaml_first(write) -> None:
     write("prompt.md", "in the working folder")
     values = load_values(write("recipes/a.yaml", "file: prompt.md\n"))
-    assert find_beside("prompt.md", key=("file",), values=values) == Path("prompt.md")
-    write("recipes/prompt.md", "beside the recipe")
-    assert find_beside("prompt.md", key=("file",), values=values) == Path("recipes/prompt.md")
+    assert find_named_file("prompt.md", key=("file",), values=values) == Path("prompt.md")
+    write("recipes/prompt.md", "next to the recipe")
+    assert find_named_file("prompt.md", key=("file",), values=values) == Path("recipes/prompt.md")
 
 
-def test_a_file_that_a_parent_names_is_looked_for_beside_the_parent(write) -> None:
+def test_a_file_that_a_parent_names_is_looked_for_next_to_the_parent(write) -> None:
     write("shared/base.yaml", "file: prompt.md\n")
-    write("shared/prompt.md", "beside the parent")
+    write("shared/prompt.md", "next to the parent")
     values = load_values(write("mine/a.yaml", "extends: ../shared/base.yaml\n"))
-    found = find_beside("prompt.md", key=("file",), values=values)
-    assert found.read_text() == "beside the parent"
+    found = find_named_file("prompt.md", key=("file",), values=values)
+    assert found.read_text() == "next to the parent"
 
 
 def test_a_missing_file_names_both_places(write, workspace: Path) -> None:
     values = load_values(write("recipes/a.yaml", "x: 1\nprompt: {file: gone.md}\n"))
     with pytest.raises(UserError) as caught:
-        find_beside("gone.md", key=("prompt", "file"), values=values)
+        find_named_file("gone.md", key=("prompt", "file"), values=values)
     message = str(caught.value)
     assert message.startswith("recipes/a.yaml:2: prompt.file: no such file: 'gone.md'")
     assert "recipes/gone.md" in message

@@ -17,12 +17,12 @@ def complain(path: Path) -> str:
     return str(caught.value)
 
 
-def test_a_recipe_finds_its_task_and_prompt_beside_it(write) -> None:
+def test_a_recipe_finds_its_task_and_prompt_next_to_it(write) -> None:
     write("recipes/tasks/risk.yaml", SCORES_TASK)
     write("recipes/prompts/risk.md", "Rate this.\n{text}")
     recipe = load_recipe(
         write(
-            "recipes/arm.yaml",
+            "recipes/variant.yaml",
             RECIPE.replace("task.yaml", "tasks/risk.yaml")
             + "prompt: {mode: include, file: prompts/risk.md}\n",
         )
@@ -36,10 +36,10 @@ def test_the_resolved_recipe_loads_again_from_its_run(write) -> None:
     write("recipes/task.yaml", SCORES_TASK)
     write("recipes/risk.md", "Rate this.")
     first = load_recipe(
-        write("recipes/arm.yaml", RECIPE + "prompt: {mode: include, file: risk.md}\n"),
+        write("recipes/variant.yaml", RECIPE + "prompt: {mode: include, file: risk.md}\n"),
         overrides=["train.learning_rate=2e-5", "base.revision='1e10'", "tokens.waive='no'"],
     )
-    again = load_recipe(write("runs/arm/recipe.resolved.yaml", dump_yaml(first.config)))
+    again = load_recipe(write("runs/variant/recipe.resolved.yaml", dump_yaml(first.config)))
     assert again == first
 
 
@@ -56,10 +56,10 @@ def test_head_and_labels_must_fit(
     write, capsys: pytest.CaptureFixture[str], task: str, head: str, wanted: str
 ) -> None:
     write("task.yaml", task)
-    path = write("arm.yaml", RECIPE.replace("regression", head))
+    path = write("variant.yaml", RECIPE.replace("regression", head))
     assert main(["check", str(path)]) == 2
     message = capsys.readouterr().err
-    assert f"arm.yaml:4: head.type: found {head}, but labels of type {wanted}" in message
+    assert f"variant.yaml:4: head.type: found {head}, but labels of type {wanted}" in message
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_head_and_labels_must_fit(
         (
             "{model: builtin:minilm}",
             "{model: builtin:minilm, lora: {rank: 4}}",
-            "arm.yaml:3: base: lora settings have no effect with tuning: full",
+            "variant.yaml:3: base: lora settings have no effect with tuning: full",
         ),
         (
             "builtin:minilm",
@@ -76,7 +76,7 @@ def test_head_and_labels_must_fit(
             "base.model: found 'builtin:minlm', allowed: builtin:minilm, builtin:tiny-qwen2",
         ),
         ("minilm}", "minilm, tuning: qlorra}", "base.tuning: found 'qlorra', allowed: full, lora"),
-        ("{type: regression}", "{}", "arm.yaml:4: head.type: missing; it must be given"),
+        ("{type: regression}", "{}", "variant.yaml:4: head.type: missing; it must be given"),
         (
             "minilm}",
             "minilm, tuning: lora, lora: {target_modules: 5}}",
@@ -94,7 +94,7 @@ def test_bases_and_heads_that_make_no_sense(
 ) -> None:
     write("task.yaml", SCORES_TASK)
     assert RECIPE.count(found) == 1
-    message = complain(write("arm.yaml", RECIPE.replace(found, instead)))
+    message = complain(write("variant.yaml", RECIPE.replace(found, instead)))
     assert complaint in message
     assert "list[str]" not in message, "no names of our own types"
 
@@ -102,8 +102,11 @@ def test_bases_and_heads_that_make_no_sense(
 @pytest.mark.parametrize(
     ("section", "complaint"),
     [
-        ("prompt: {mode: include}", "arm.yaml:6: prompt: mode: include needs a file"),
-        ("prompt: {mode: include, file: no.md}", "arm.yaml:6: prompt.file: no such file: 'no.md'"),
+        ("prompt: {mode: include}", "variant.yaml:6: prompt: mode: include needs a file"),
+        (
+            "prompt: {mode: include, file: no.md}",
+            "variant.yaml:6: prompt.file: no such file: 'no.md'",
+        ),
         ("tokens: {waive: ''}", "tokens.waive: found '', but"),
         ("tokens: {max_length: 4}", "tokens.max_length: found 4, but"),
         ("train: {epoch: 3}", "train.epoch: unknown key. Did you mean `epochs`?"),
@@ -129,25 +132,27 @@ def test_bases_and_heads_that_make_no_sense(
 )
 def test_sections_that_make_no_sense(write, section: str, complaint: str) -> None:
     write("task.yaml", SCORES_TASK)
-    assert complaint in complain(write("arm.yaml", f"{RECIPE}{section}\n"))
+    assert complaint in complain(write("variant.yaml", f"{RECIPE}{section}\n"))
 
 
 def test_a_prompt_that_is_excluded_is_not_looked_for(write) -> None:
     write("task.yaml", SCORES_TASK)
-    recipe = load_recipe(write("arm.yaml", RECIPE + "prompt: {mode: exclude, file: gone.md}\n"))
+    recipe = load_recipe(write("variant.yaml", RECIPE + "prompt: {mode: exclude, file: gone.md}\n"))
     assert recipe.prompt_path is None
     assert recipe.config.prompt.file is None
 
 
 def test_faults_of_the_task_are_shown_as_faults_of_the_task(write) -> None:
     write("task.yaml", SCORES_TASK + "splitt: {}\n")
-    message = complain(write("arm.yaml", RECIPE))
+    message = complain(write("variant.yaml", RECIPE))
     assert "task.yaml:5: splitt: unknown key. Did you mean `split`?" in message
 
 
 def test_lora_is_tuned_with_its_own_defaults(write) -> None:
     write("task.yaml", SCORES_TASK)
-    path = write("arm.yaml", RECIPE.replace("minilm}", "minilm, tuning: lora, lora: {rank: 4}}"))
+    path = write(
+        "variant.yaml", RECIPE.replace("minilm}", "minilm, tuning: lora, lora: {rank: 4}}")
+    )
     lora = load_recipe(path, overrides=["base.lora.alpha=8"]).config.base.lora
     assert lora is not None
     assert (lora.rank, lora.alpha, lora.target_modules) == (4, 8, "all-linear")
@@ -181,16 +186,19 @@ def with_head(head: str) -> str:
             "{type: regression, loss: {dimension_weights: {risk: 0}}}",
             "at least one must be above 0",
         ),
-        ("{type: regression, loss: {dimension_weights: {rsk: 1}}}", "'rsk' is no dimension of the"),
+        (
+            "{type: regression, loss: {dimension_weights: {rsk: 1}}}",
+            "'rsk' is not a dimension of the",
+        ),
         (
             "{type: regression, loss: {row_weights: sure}}",
-            "'sure' is not carried along; name it in",
+            "'sure' is not in the prepared rows; name it in",
         ),
     ],
 )
 def test_losses_that_make_no_sense(write, head: str, complaint: str) -> None:
     write("task.yaml", SCORES_TASK)
-    assert complaint in complain(write("arm.yaml", with_head(head)))
+    assert complaint in complain(write("variant.yaml", with_head(head)))
 
 
 @pytest.mark.parametrize(
@@ -205,28 +213,28 @@ def test_losses_that_make_no_sense(write, head: str, complaint: str) -> None:
 )
 def test_every_head_loads_again_from_its_run(write, task: str, head: str) -> None:
     write("task.yaml", task)
-    first = load_recipe(write("arm.yaml", with_head(head)))
-    again = load_recipe(write("runs/arm/recipe.resolved.yaml", dump_yaml(first.config)))
+    first = load_recipe(write("variant.yaml", with_head(head)))
+    again = load_recipe(write("runs/variant/recipe.resolved.yaml", dump_yaml(first.config)))
     assert again == first
 
 
 def test_a_binary_head_has_two_classes(write) -> None:
     write("task.yaml", CLASS_TASK.replace("mood}", "mood, order: [a, b, c]}"))
-    message = complain(write("arm.yaml", with_head("{type: binary}")))
-    assert "head.type: found binary, but the task has 3 classes; take multiclass" in message
+    message = complain(write("variant.yaml", with_head("{type: binary}")))
+    assert "head.type: found binary, but the task has 3 classes; use multiclass" in message
 
 
 def test_a_second_segment_and_a_prompt_do_not_go_together(write) -> None:
     write("task.yaml", SCORES_TASK + "fields: {text: body, text_pair: motive}\n")
     write("risk.md", "Rate this.")
-    path = write("arm.yaml", RECIPE + "prompt: {mode: include, file: risk.md}\n")
+    path = write("variant.yaml", RECIPE + "prompt: {mode: include, file: risk.md}\n")
     assert "prompt.mode: the task has a text_pair" in complain(path)
 
 
 def test_faults_of_recipe_task_and_prompt_come_at_once(write) -> None:
     write("task.yaml", SCORES_TASK + "splitt: {}\n")
     message = complain(
-        write("arm.yaml", RECIPE + "prompt: {mode: include, file: no.md}\ntrain: {epochs: 1}\n")
+        write("variant.yaml", RECIPE + "prompt: {mode: include, file: no.md}\ntrain: {epochs: 1}\n")
     )
     assert "prompt.file: no such file: 'no.md'" in message
     assert "task.yaml:5: splitt: unknown key" in message

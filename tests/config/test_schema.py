@@ -1,4 +1,4 @@
-"""What editors are told of a file is what the loader takes; a new knob is a visible change."""
+"""The schema for editors allows what the loader takes; a new knob is a visible change."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,10 +8,10 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from llmft.config.loading import load_values, validate
-from llmft.schema import SECTIONS, make_schema
+from llmft.schema import CONFIGS, make_schema
 from tests.config.examples import CLASS_TASK, RECIPE, SCORES_TASK, SUITE
 
-SCHEMAS = {kind: make_schema(kind) for kind in SECTIONS}
+SCHEMAS = {kind: make_schema(kind) for kind in CONFIGS}
 WHOLE = {"task": SCORES_TASK, "recipe": RECIPE, "suite": SUITE}
 
 
@@ -51,7 +51,7 @@ def test_they_accept_what_the_loader_accepts(
     write: Callable[[str, str], Path], kind: str, text: str
 ) -> None:
     values = load_values(write("file.yaml", text))
-    validate(values, schema=SECTIONS[kind])
+    validate(values, schema=CONFIGS[kind])
     assert list_faults(kind, values.data) == []
 
 
@@ -72,7 +72,7 @@ def test_they_accept_a_part_of_a_file_if_it_extends_another(
     whole = WHOLE[kind].replace("range", "tiers: {noise: 0, red: 7}, range")
     write("whole.yaml", whole + "gates: {mae: {deploy: 1, review: 2}}\n" * (kind == "suite"))
     path = write("part.yaml", f"extends: whole.yaml\n{text}\n")
-    validate(load_values(path), schema=SECTIONS[kind])
+    validate(load_values(path), schema=CONFIGS[kind])
 
     part = load_values(write("bare.yaml", text)).data
     assert list_faults(kind, {"extends": "whole.yaml", **part}) == []

@@ -23,10 +23,10 @@ def with_variants(variants: str) -> str:
 
 def test_variants_come_in_three_shapes(write) -> None:
     write("recipes/task.yaml", SCORES_TASK)
-    write("recipes/arm.yaml", RECIPE)
+    write("recipes/variant.yaml", RECIPE)
     text = with_variants(
         "\n  small: runs/small\n  large: [runs/large-1, runs/large-2]\n"
-        "  trained: {recipe: recipes/arm.yaml, seeds: [1, 2]}"
+        "  trained: {recipe: recipes/variant.yaml, seeds: [1, 2]}"
     ).replace("task.yaml", "recipes/task.yaml", 1)
     suite = load_suite(write("suite.yaml", text))
     assert suite.config.variants["small"].runs == ["runs/small"]
@@ -44,7 +44,10 @@ def test_variants_come_in_three_shapes(write) -> None:
         ),
         ("{small: runs/a, b: {seeds: [1]}}", "variants.b: expected either a run folder"),
         ("{small: runs/a, b: {runs: [x], recipe: y}}", "variants.b: expected either a run folder"),
-        ("{small: runs/a, b: {recipe: arm.yaml}}", "variants.b: a recipe needs seeds, for example"),
+        (
+            "{small: runs/a, b: {recipe: variant.yaml}}",
+            "variants.b: a recipe needs seeds, for example",
+        ),
         ("{small: runs/a, b: []}", "variants.b"),
         (
             "{small: runs/a, b: {runs: [x], seeds: [1]}}",
@@ -65,8 +68,8 @@ def test_variants_come_in_three_shapes(write) -> None:
         ("{small: runs/a, b: 5}", "variants.b: found 5, but expected keys and values"),
         ("{small: runs/a, b: [runs/b, 5]}", "variants.b.1: found 5, but"),
         ("{small: runs/a, b: {run: [x]}}", "variants.b.run: unknown key. Did you mean `runs`?"),
-        ("{small: runs/a, b: [runs/b, runs/b]}", "variants.b: runs: one stands twice"),
-        ("{small: runs/a, b: {recipe: a.yaml, seeds: [1, 1]}}", "variants.b: seeds: one stands"),
+        ("{small: runs/a, b: [runs/b, runs/b]}", "variants.b: runs: one is repeated"),
+        ("{small: runs/a, b: {recipe: a.yaml, seeds: [1, 1]}}", "variants.b: seeds: one is"),
         ("{small: runs/a, b: {recipe: a.yaml, seeds: [-1]}}", "variants.b.seeds.0: found -1, but"),
         ("{small: runs/a, b: {recipe: gone.yaml, seeds: [1]}}", "variants.b.recipe: no such file"),
         ("{big: runs/a, large: runs/b}", "reference: found 'small', allowed: big, large"),
@@ -110,17 +113,17 @@ def test_variants_that_make_no_sense(write, variants: str, complaint: str) -> No
         ),
         (
             SCORES_TASK,
-            {"margin: 0.1": "gates: {skill: {deploy: 0.5, share: 0.5}}\nmargin: 0.1"},
-            "suite.yaml:5: gates.skill.share: is for the gate dimensions only",
+            {"margin: 0.1": "gates: {skill: {deploy: 0.5, fraction: 0.5}}\nmargin: 0.1"},
+            "suite.yaml:5: gates.skill.fraction: is for the gate dimensions only",
         ),
         (
             SCORES_TASK,
-            {"margin: 0.1": "waive: [{check: same data, arms: [x], reason: y}]\nmargin: 0.1"},
-            "suite.yaml:5: waive.0.arms.0: found 'x', allowed: small, large.",
+            {"margin: 0.1": "waive: [{check: same_data, variants: [x], reason: y}]\nmargin: 0.1"},
+            "suite.yaml:5: waive.0.variants.0: found 'x', allowed: small, large.",
         ),
         (
             SCORES_TASK,
-            {"margin: 0.1": "waive: [{check: same data, reason: ''}]\nmargin: 0.1"},
+            {"margin: 0.1": "waive: [{check: same_data, reason: ''}]\nmargin: 0.1"},
             "suite.yaml:5: waive.0.reason: empty; say why it does not matter",
         ),
         (
@@ -161,7 +164,7 @@ def test_variants_that_make_no_sense(write, variants: str, complaint: str) -> No
         (
             SCORES_TASK,
             {"margin: 0.1": "slices: [length]\nmargin: 0.1"},
-            "suite.yaml:5: slices: 'length' comes anyway; remove it",
+            "suite.yaml:5: slices: 'length' is always among the slices; remove it",
         ),
         (
             SCORES_TASK,
@@ -171,27 +174,27 @@ def test_variants_that_make_no_sense(write, variants: str, complaint: str) -> No
         (
             CLASS_TASK,
             {"metric: mae": "metric: accuracy\nslices: [class]"},
-            "suite.yaml:5: slices: 'class' comes anyway; remove it",
+            "suite.yaml:5: slices: 'class' is always among the slices; remove it",
         ),
         (
             SCORES_TASK,
             {"margin: 0.1": "treatment:\n- head\n- promt\nmargin: 0.1"},
-            "suite.yaml:7: treatment.1: 'promt' is no key of a recipe",
+            "suite.yaml:7: treatment.1: 'promt' is not a key of a recipe",
         ),
         (
             SCORES_TASK,
-            {"margin: 0.1": "waive: [{check: article seen, reason: x}]\nmargin: 0.1"},
-            "waive.0.check: found 'article seen', allowed: ",
+            {"margin: 0.1": "waive: [{check: truncated, reason: x}]\nmargin: 0.1"},
+            "waive.0.check: found 'truncated', allowed: ",
         ),
         (
             SCORES_TASK,
-            {"margin: 0.1": "waive: [{check: article seen, reason: x}]\nmargin: 0.1"},
-            "Did you mean `articles seen`?",
+            {"margin: 0.1": "waive: [{check: truncated, reason: x}]\nmargin: 0.1"},
+            "Did you mean `truncation`?",
         ),
         (
             SCORES_TASK,
-            {"margin: 0.1": "waive: [{check: same rows, reason: x}]\nmargin: 0.1"},
-            "waive.0.check: 'same rows' cannot be waived",
+            {"margin: 0.1": "waive: [{check: same_rows, reason: x}]\nmargin: 0.1"},
+            "waive.0.check: 'same_rows' cannot be waived",
         ),
         (SCORES_TASK, {"margin: 0.1": "margin: -0.1"}, "margin: found -0.1, but"),
         (SCORES_TASK, {"margin: 0.1": "margin: .nan"}, "margin: found nan, but"),
@@ -221,7 +224,7 @@ def test_a_broken_suite_is_status_2(write, capsys: pytest.CaptureFixture[str]) -
     assert "Traceback" not in message
 
 
-def test_edge_cases_are_found_beside_the_suite(write) -> None:
+def test_edge_cases_are_found_next_to_the_suite(write) -> None:
     write("eval/task.yaml", SCORES_TASK)
     cases = write("eval/cases.jsonl", "{}\n")
     suite = load_suite(write("eval/suite.yaml", SUITE + "edge_cases: cases.jsonl\n"))
@@ -229,7 +232,7 @@ def test_edge_cases_are_found_beside_the_suite(write) -> None:
 
 
 @pytest.mark.parametrize("name", ["tfidf", "constant", "a/b"])
-def test_an_arm_may_not_take_the_name_of_a_baseline_or_a_path(name: str) -> None:
+def test_a_variant_may_not_take_the_name_of_a_baseline_or_a_path(name: str) -> None:
     with pytest.raises(ValidationError, match=r"name of a baseline|allowed: letters"):
         SuiteConfig.model_validate(
             {

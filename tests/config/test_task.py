@@ -23,7 +23,7 @@ def test_numbered_classes_are_text_on_both_sides(write) -> None:
 @pytest.mark.parametrize(
     ("found", "instead", "complaint"),
     [
-        ("[risk, calm]", "[risk, risk]", "task.yaml:3: labels: dimensions: a name stands twice"),
+        ("[risk, calm]", "[risk, risk]", "task.yaml:3: labels: dimensions: a name is repeated"),
         ("[risk, calm]", "[]", "labels.dimensions: found [], but"),
         ("[0, 10]", "[10, 0]", "labels: range: the first must be below the second"),
         ("[0, 10]", "[5, 5]", "labels: range: the first must be below the second"),
@@ -76,7 +76,10 @@ def test_scores_that_make_no_sense(write, found: str, instead: str, complaint: s
         ("filters: [{field: x, min: null}]", "filters.0: a filter on 'x' needs a condition"),
         ("filters: [{field: x, min: 2, max: 1}]", "filters.0: min 2 is above max 1"),
         ("filters: [{field: x, in: []}]", "filters.0.in: found [], but"),
-        ("filters: [{field: x, matches: '('}]", "filters.0.matches: '(' is no regular expression"),
+        (
+            "filters: [{field: x, matches: '('}]",
+            "filters.0.matches: '(' is not a valid regular expression",
+        ),
         ("filters: [{feld: x, min: 1}]", "filters.0.feld: unknown key. Did you mean `field`?"),
         ("clean: {min_chars: 0}", "clean.min_chars: found 0, but"),
         ("balance: {reduce_majority_to: 0.5}", "balance.reduce_majority_to: found 0.5, but"),
@@ -112,17 +115,17 @@ def test_sections_that_make_sense(write, section: str) -> None:
     ("labels", "complaint"),
     [
         ("{type: class, from: mood, otherwise: none}", "otherwise: only for a list of fields"),
-        ("{type: class, from: [a, a]}", "labels: from: a name stands twice"),
+        ("{type: class, from: [a, a]}", "labels: from: a name is repeated"),
         ("{type: class, from: []}", "labels.from: found [], but"),
         ("{type: class, from: [a, b], map: {c: x}}", "map: 'c' is not among the fields of `from`"),
-        ("{type: class, from: mood, order: [a, a]}", "labels: order: a name stands twice"),
+        ("{type: class, from: mood, order: [a, a]}", "labels: order: a name is repeated"),
         ("{type: class, from: mood, order: [a]}", "labels.order: found ['a'], but"),
-        ("{type: class, from: mood, order: [a, b], exclude: [b]}", "'b' stands in `order` as well"),
+        ("{type: class, from: mood, order: [a, b], exclude: [b]}", "'b' is in `order` as well"),
         ("{type: class, from: mood, order: [a, b], map: {x: c}}", "order: lacks the class 'c'"),
         ("{type: class, from: [x], order: [a, b], otherwise: c}", "order: lacks the class 'c'"),
         ("{type: multilabel, from: a}", "labels.from: found 'a', but"),
         ("{type: multilabel, from: [a, b], map: {c: x}}", "map: 'c' is not among the fields"),
-        ("{type: multilabel, from: [a, b], map: {a: b}}", "map: a name stands twice"),
+        ("{type: multilabel, from: [a, b], map: {a: b}}", "map: a name is repeated"),
         ("{type: multilabel, from: [a], range: [0, 1]}", "labels.range: unknown key. Allowed: ty"),
     ],
 )

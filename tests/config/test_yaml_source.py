@@ -67,8 +67,8 @@ def test_merging_keeps_what_the_upper_file_leaves_alone(write) -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("a: 1\nb: 2\na: 3\n", "bad.yaml:3: the key `a` stands twice (first on line 1)"),
-        ("a:\n  b: 1\n  b: 2\n", "bad.yaml:3: the key `b` stands twice (first on line 2)"),
+        ("a: 1\nb: 2\na: 3\n", "bad.yaml:3: the key `a` is repeated (first on line 1)"),
+        ("a:\n  b: 1\n  b: 2\n", "bad.yaml:3: the key `b` is repeated (first on line 2)"),
         ("a: 1\nb: [1, 2\nc: 3\n", "bad.yaml:3: not valid YAML"),
         ("a:\n\tb: 1\n", "bad.yaml:2: not valid YAML"),
         ("a: 1\n---\nb: 2\n", "bad.yaml:2: not valid YAML"),
@@ -77,7 +77,7 @@ def test_merging_keeps_what_the_upper_file_leaves_alone(write) -> None:
         ("a: 1\n? [b]\n: c\n", "bad.yaml:2: a key must be plain text"),
         ("a: 1\0\n", "bad.yaml: holds NUL bytes"),
         ('a: 1\nb: "x\\0y"\n', "bad.yaml:2: a NUL byte"),
-        ('a: 1\nb: "\\ud800"\n', "bad.yaml:2: a NUL byte or half a surrogate pair"),
+        ('a: 1\nb: "\\ud800"\n', "bad.yaml:2: a NUL byte or a lone surrogate"),
         ("a: 1\nb: \x07\n", "bad.yaml:2: not valid YAML: the control character '\\x07'"),
         ("a: !!python/object:os.system x\n", "bad.yaml:1: not valid YAML"),
         ("a: !!bool x\n", "bad.yaml: not valid YAML: a value cannot be read"),

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmft.config.task import BalanceConfig
-from llmft.data.balancing import plan_balance
+from llmft.data.splitting import plan_balance
 from tests.data.conftest import SCORES_LABELS, number_rows
 
 CLASSES = ["common"] * 10 + ["middle"] * 4 + ["rare"] * 2
@@ -99,7 +99,9 @@ def test_d5_copies_have_ids_of_their_own_and_the_counts_add_up(prepare) -> None:
     for copy in copies:
         origin = copy["id"].partition("+")[0]
         assert {**copy, "id": origin} == outcome.rows[origin]
-    assert {r["reason"] for r in outcome.read("rejected")} == {"balanced: left out of the majority"}
+    assert {r["reason"] for r in outcome.read("rejected")} == {
+        "balanced: left out of the most frequent class"
+    }
 
 
 def test_a_copy_takes_no_id_that_is_taken(prepare) -> None:

@@ -1,4 +1,4 @@
-"""Batches are planned: rows of similar length, as many in every epoch, told by seed and epoch."""
+"""Batch plans: rows of similar length, as many in every epoch, a function of seed and epoch."""
 
 import numpy as np
 import pytest

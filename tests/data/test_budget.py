@@ -10,8 +10,8 @@ from llmft.config.task import FieldsConfig
 from llmft.data.budget import (
     BudgetFindings,
     TokenBudget,
-    judge_budget,
-    judge_room,
+    check_budget,
+    list_prompt_refusals,
     measure_budget,
     refuse_budget,
 )
@@ -45,7 +45,7 @@ def measure(encoder: Encoder, *texts: str) -> TokenBudget:
 
 def judge(encoder: Encoder, *texts: str, min_article: int = 1) -> BudgetFindings:
     config = TokensConfig(max_length=encoder.max_length, min_article=min_article)
-    return judge_budget({"train": measure(encoder, *texts)}, encoder=encoder, config=config)
+    return check_budget({"train": measure(encoder, *texts)}, encoder=encoder, config=config)
 
 
 def test_a_budget_on_three_rows(open_encoder) -> None:
@@ -58,12 +58,13 @@ def test_a_budget_on_three_rows(open_encoder) -> None:
         article_tokens_p95=7.7,
         article_tokens_max=8,
         num_cut=1,
-        share_kept=13 / 16,
-        share_kept_median=1.0,
+        fraction_kept=13 / 16,
+        fraction_kept_median=1.0,
         num_identical=0,
     )
     assert budget.describe() == (
-        "prompt 3, article median 5 p95 8 max 8, cut 1 of 3 rows, kept 81.2%, identical inputs 0"
+        "prompt 3, article median 5 p95 8 max 8, truncated 1 of 3 rows, kept 81.2%, "
+        "identical inputs 0"
     )
 
 
@@ -72,16 +73,16 @@ def test_d1_rows_that_differ_only_behind_the_cut_are_counted(open_encoder) -> No
     texts = [f"{same} rate", f"{same} film", "music", "music"]
     assert measure(open_encoder(), *texts).num_identical == 2, "equal texts do not count"
     findings = judge(open_encoder(), *texts)
-    assert "train: 2 rows of different text give the same input" in findings.warnings
+    assert "train: 2 rows with different texts have identical inputs" in findings.warnings
 
 
 def test_d1_a_prompt_that_leaves_less_than_the_least_article_is_refused(open_encoder) -> None:
     encoder = open_encoder()
-    assert judge_room(encoder, TokensConfig(max_length=10, min_article=5)) == []
-    (refusal,) = judge_room(encoder, TokensConfig(max_length=10, min_article=6))
+    assert list_prompt_refusals(encoder, TokensConfig(max_length=10, min_article=5)) == []
+    (refusal,) = list_prompt_refusals(encoder, TokensConfig(max_length=10, min_article=6))
     assert refusal == (
         "prompt and tail take 5 of tokens.max_length 10, which leaves 5 tokens for the article; "
-        "tokens.min_article asks for 6"
+        "tokens.min_article is 6"
     )
     assert judge(encoder, "bank", min_article=6).refusals == [refusal]
 
@@ -97,7 +98,7 @@ def test_without_a_prompt_long_articles_are_a_warning(open_encoder) -> None:
     findings = judge(open_encoder("{text}"), *["bank " * 40] * 3, min_article=8)
     assert findings.refusals == []
     assert findings.warnings == [
-        "train: 3 of 3 articles are cut to 8 tokens; 20.0% of all article tokens are kept"
+        "train: 3 of 3 articles are truncated to 8 tokens; 20.0% of all article tokens are kept"
     ]
 
 
@@ -108,7 +109,7 @@ def test_a_budget_that_keeps_everything_is_silent(open_encoder) -> None:
 def test_refusals_can_be_waived_with_a_reason() -> None:
     refuse_budget([], waive=None)
     refuse_budget(["too long"], waive="a study of truncation")
-    with pytest.raises(UserError, match=r"(?s)refused.*too long.*state a reason in tokens\.waive"):
+    with pytest.raises(UserError, match=r"(?s)refused.*too long.*give a reason in tokens\.waive"):
         refuse_budget(["too long"], waive=None)
 
 
@@ -121,7 +122,7 @@ def test_d1_a_prompt_that_hides_the_articles_does_not_pass_the_check(
         assert main([verb, str(recipe)]) == 2
         message = capsys.readouterr().err
         assert "the token budget is refused" in message
-        assert "leaves 10 tokens for the article; tokens.min_article asks for 16" in message
+        assert "leaves 10 tokens for the article; tokens.min_article is 16" in message
         assert "train: the median row keeps" in message
     assert main(["check", str(recipe), "--no-data"]) == 2
     assert "leaves 10 tokens" in capsys.readouterr().err
@@ -140,18 +141,18 @@ def test_a_prompt_that_names_a_field_the_rows_lack_is_refused(
     recipe = write_recipe(tiny_bert, prompt="rate {uid} {text}")
     assert main(["check", str(recipe)]) == 2
     message = capsys.readouterr().err
-    assert "arm.md: field missing: the prompt names {uid}; name it in fields.keep" in message
+    assert "variant.md: field missing: the prompt names {uid}; name it in fields.keep" in message
 
 
 def test_d1_long_text_between_placeholders_is_refused(open_encoder) -> None:
     config = TokensConfig(max_length=200, min_article=10)
     few = open_encoder("task {text} bank rate {text}", max_length=200)
-    assert (few.num_between_tokens, judge_room(few, config)) == (2, [])
+    assert (few.num_between_tokens, list_prompt_refusals(few, config)) == (2, [])
     many = open_encoder("task {text} " + "bank " * 65 + "{text}", max_length=200)
-    (refusal,) = judge_room(many, config)
-    assert refusal.startswith("65 tokens of the prompt stand between")
+    (refusal,) = list_prompt_refusals(many, config)
+    assert refusal.startswith("65 tokens of the prompt are between")
 
 
 def test_without_a_prompt_a_short_max_length_is_no_refusal(open_encoder) -> None:
     encoder = open_encoder("{text}", max_length=8)
-    assert judge_room(encoder, TokensConfig(max_length=8, min_article=128)) == []
+    assert list_prompt_refusals(encoder, TokensConfig(max_length=8, min_article=128)) == []

@@ -6,8 +6,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from llmft.data.dates import read_date
 from llmft.data.fields import RowFaultError
+from llmft.data.reading import read_date
 from tests.data.conftest import number_rows
 
 NOON = datetime.datetime(2024, 1, 31, 12, tzinfo=datetime.UTC).timestamp()
@@ -71,7 +71,7 @@ def test_the_earliest_rows_are_train_and_the_latest_test(prepare) -> None:
     assert [r["id"] for r in outcome.splits["test"]] == ["r0", "r1"]
     assert [r["id"] for r in outcome.splits["val"]] == ["r2", "r3"]
     split = outcome.manifest["split"]
-    assert split["strata"] == "none, since the split goes by day"
+    assert split["strata"] == "none, since rows are split by day"
     assert split["ranges"] == {
         "train": ["2024-01-01T00:00:00+00:00", "2024-01-16T00:00:00+00:00"],
         "val": ["2024-01-17T00:00:00+00:00", "2024-01-18T00:00:00+00:00"],

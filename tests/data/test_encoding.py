@@ -95,7 +95,7 @@ def test_bytes_come_back_as_they_were(tiny_qwen: Path) -> None:
 def test_d1_a_prompt_without_room_for_an_article_is_refused(tokenizer: Any) -> None:
     encoder = open_encoder(tokenizer, "bank " * 50 + "{text}", max_length=8)
     assert encoder.room < 1
-    with pytest.raises(UserError, match=r"tokens\.max_length: 8 leaves no room for the article"):
+    with pytest.raises(UserError, match=r"tokens\.max_length: 8 leaves no tokens for the article"):
         encode(encoder, "bank")
 
 

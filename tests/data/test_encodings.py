@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from llmft.config.task import SourceConfig
-from llmft.data.encodings import check_encoding, guess_encoding
-from llmft.data.sources import Source, read_rows
+from llmft.data.sources import Source, check_encoding, guess_encoding, read_rows
 from llmft.errors import UserError
 
 ROWS = '{"text": "Straße"}\n{"text": "Zürich – “Bahn”"}\n'
@@ -52,7 +51,7 @@ def test_the_likely_encoding_is_named_and_reads_the_file(
 
 def test_utf_8_that_is_called_latin_1_is_refused(path: Path) -> None:
     path.write_text(ROWS, encoding="utf-8")
-    assert "it is hardly latin-1; say `encoding: utf-8`" in complain(path, "latin-1")
+    assert "it is hardly latin-1; set `encoding: utf-8`" in complain(path, "latin-1")
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-16", "utf-32", "utf-8", "gb18030"])
@@ -91,11 +90,11 @@ def test_one_broken_byte_does_not_make_utf_8_latin_1(path: Path) -> None:
     path.write_bytes(ROWS.encode() + b"Z\xfcrich\n" + ROWS.encode())
     message = complain(path, "utf-8")
     assert message.startswith(f"{path}:3: not utf-8 (byte 0xfc")
-    assert "though the rest is; mend the line" in message
+    assert "though the rest is; fix the line" in message
     assert "latin-1" not in message
 
 
-def test_a_file_that_breaks_off_in_a_letter_is_told(path: Path) -> None:
+def test_a_file_that_breaks_off_in_a_letter_is_reported(path: Path) -> None:
     path.write_bytes("Zürich".encode()[:2])
     assert "unexpected end of data" in complain(path, "utf-8")
 
@@ -108,7 +107,7 @@ def test_an_empty_file_is_in_any_encoding(path: Path) -> None:
 
 @pytest.mark.parametrize("encoding", ["utf-9", "base64", "rot13", "idna", "undefined", ""])
 def test_what_is_no_text_encoding_is_refused_in_the_task(encoding: str) -> None:
-    with pytest.raises(ValueError, match=r"no text encoding of Python; for example utf-8"):
+    with pytest.raises(ValueError, match=r"not a text encoding of Python, such as utf-8"):
         SourceConfig(path="a.csv", encoding=encoding)
 
 

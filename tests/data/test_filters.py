@@ -7,7 +7,7 @@ import pytest
 
 from llmft.config.task import FilterConfig
 from llmft.data.fields import RowFaultError
-from llmft.data.filters import apply_filters
+from llmft.data.reading import apply_filters
 from tests.data.conftest import number_rows
 
 
@@ -31,10 +31,10 @@ def judge(value: Any, **condition: Any) -> str | None:
         (1.01, "1.01 is above 1"),
         (None, "it is empty"),
         (float("nan"), "it is empty"),
-        ("high", "'high' is no number"),
-        (float("inf"), "'inf' is no number"),
-        (True, "'true' is no number"),
-        ([0.8], "'[0.8]' is no number"),
+        ("high", "'high' is not a number"),
+        (float("inf"), "'inf' is not a number"),
+        (True, "'true' is not a number"),
+        ([0.8], "'[0.8]' is not a number"),
     ],
 )
 def test_numbers_have_to_lie_between_the_bounds(value: Any, reason: str | None) -> None:
@@ -85,7 +85,7 @@ def test_any_value_passes_or_is_a_fault_of_its_row(value: Any) -> None:
         assert judge(value, **condition) is not None
 
 
-def test_all_conditions_have_to_hold_and_the_first_is_told() -> None:
+def test_all_conditions_have_to_hold_and_the_first_is_reported() -> None:
     filters = [FilterConfig(field="a", min=1), FilterConfig(field="b", empty=True)]
     apply_filters({"a": 2}, filters)
     with pytest.raises(RowFaultError, match=r"filtered by a: 0 is below 1"):

@@ -38,7 +38,7 @@ def test_d5_what_repeats_a_row_of_the_given_test_set_is_left_out(prepare) -> Non
     outcome = prepare(
         [*rows[:30], *leaking], sources=WITH_TEST, fields="{id: id, text: text, group: act}"
     )
-    reason = "leak: repeats row {!r} of the given test split, or shares its group"
+    reason = "leak: repeats row {!r} of the given test split, or is of its group"
     assert {r["id"]: r["reason"] for r in outcome.read("rejected")} == {
         "same": reason.format("r30"), "near": reason.format("r31"), "r5": reason.format("r32"),
     }  # fmt: skip
@@ -65,7 +65,7 @@ def test_of_two_rows_with_one_id_that_of_the_given_test_set_stays(prepare, order
     sources = ["{path: rows.jsonl}", "{path: test.jsonl, split: test}"][::order]
     changed = {**rows[0], "id": "r33", "text": "quite another text"}
     outcome = prepare([*rows[:30], changed], sources=f"[{', '.join(sources)}]")
-    assert outcome.reasons == [(31, "repeated id: 'r33' stands in an earlier row")]
+    assert outcome.reasons == [(31, "repeated id: an earlier row has 'r33'")]
     assert len(outcome.splits["test"]) == 10
 
 

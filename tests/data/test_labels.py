@@ -118,7 +118,7 @@ def test_a_map_names_numbered_classes() -> None:
         (DEEP, "not a class: mood holds a list"),
         (float("nan"), "not a class: mood holds nan"),
         ("calm\0", "not text: mood holds NUL bytes"),
-        ("\ud800", "not text: mood holds half a surrogate pair"),
+        ("\ud800", "not text: mood holds a lone surrogate"),
     ],
 )
 def test_d3_what_is_no_class_rejects_the_row(found: Any, reason: str) -> None:

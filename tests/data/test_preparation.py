@@ -278,7 +278,7 @@ def test_prepared_files_are_no_sources_of_the_same_task(prepare) -> None:
     assert prepare(source="*.jsonl", output=".").status == 0
     outcome = prepare(source="*.jsonl", output=".")
     assert outcome.status == 2
-    assert "rejected.jsonl is what `llmft prepare` writes" in outcome.message
+    assert "rejected.jsonl would be overwritten by `llmft prepare`" in outcome.message
 
 
 def test_a_failed_preparation_leaves_no_manifest_that_vouches_for_it(prepare, monkeypatch) -> None:

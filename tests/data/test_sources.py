@@ -67,7 +67,7 @@ def test_a_byte_order_mark_is_skipped(name: str) -> None:
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
 def test_another_encoding_is_refused_with_file_line_and_the_likely_one(name: str) -> None:
     path = write(name, "x\n{}\nStra\xdfe\n".encode("latin-1"))
-    wanted = rf"{name}:3: not utf-8 \(byte 0xdf, .*say `encoding: latin-1`.*iconv -f latin-1"
+    wanted = rf"{name}:3: not utf-8 \(byte 0xdf, .*set `encoding: latin-1`.*iconv -f latin-1"
     with pytest.raises(UserError, match=wanted):
         list(read_rows(path))
 
@@ -94,14 +94,14 @@ def test_a_row_with_too_few_or_too_many_cells_is_faulty() -> None:
 
 def test_a_quote_that_is_never_closed_does_not_swallow_the_rest() -> None:
     path = write("a.csv", 'x,y\n1,2\n3,"four\n5,6\n7,8\n')
-    with pytest.raises(UserError, match=r"a\.csv:3: not valid CSV: .*mend the quotes of this row"):
+    with pytest.raises(UserError, match=r"a\.csv:3: not valid CSV: .*fix the quotes of this row"):
         list(read_rows(path))
 
 
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        ("x,y,x\n1,2,3\n", r"a\.csv:1: the column 'x' stands twice"),
+        ("x,y,x\n1,2,3\n", r"a\.csv:1: the column 'x' is repeated"),
         ("", r"a\.csv:1: no header"),
         ('x,"y\n1,2\n', r"a\.csv:1: not valid CSV"),
     ],
@@ -151,13 +151,13 @@ def test_an_unknown_ending_is_refused(name: str) -> None:
 
 def test_a_folder_that_is_called_like_a_file_is_refused() -> None:
     Path("a.jsonl").mkdir()
-    with pytest.raises(UserError, match=r"a\.jsonl: is no file"):
+    with pytest.raises(UserError, match=r"a\.jsonl: is not a file"):
         find("*.jsonl")
 
 
 def test_a_link_to_nowhere_is_refused() -> None:
     Path("a.jsonl").symlink_to("gone")
-    with pytest.raises(UserError, match=r"a\.jsonl: is no file"):
+    with pytest.raises(UserError, match=r"a\.jsonl: is not a file"):
         find("*.jsonl")
 
 
@@ -199,7 +199,7 @@ def test_an_empty_text_is_a_fault(body: object) -> None:
         ({"html": "x"}, "not text: body holds a dict"),
         (["x"], "not text: body holds a list"),
         ("a\0b", "not text: body holds NUL bytes"),
-        (json.loads('"\\ud83d"'), "not text: body holds half a surrogate pair"),
+        (json.loads('"\\ud83d"'), "not text: body holds a lone surrogate"),
     ],
 )
 def test_what_is_no_text_is_a_fault(value: object, reason: str) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from llmft.config.task import SourceConfig, TaskConfig
-from llmft.data.strata import find_gaps, list_strata, refuse_constant_labels
+from llmft.data.splitting import find_gaps, list_strata, refuse_constant_labels
 from llmft.errors import UserError
 from tests.data.conftest import SCORES_LABELS, number_rows
 
@@ -78,7 +78,7 @@ def test_what_a_split_lacks_is_a_warning() -> None:
     assert gaps == ["val has no row with b"]
     splits = {s: make_records(score(5, 1), score(5, 2)) for s in ("train", "val", "test")}
     assert find_gaps(splits, make_task(SCORES)) == [
-        "risk is 5 in every row of train; it cannot be learned"
+        "risk is 5 in every row of train, so it cannot be learned"
     ]
     splits = {s: make_records(["sport"], []) for s in ("train", "val", "test")}
     assert find_gaps(splits, make_task(TOPICS)) == [

@@ -1,15 +1,15 @@
-"""Two arms by themselves, and any statistic of rows, as the tests of intervals want them."""
+"""Two variants by themselves, and any statistic of rows, as the tests of intervals want them."""
 
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from llmft.evaluation.differences import Rules, compare_with_reference
-from llmft.evaluation.estimates import find_interval, weigh_arms
-from llmft.evaluation.resampling import find_clusters, resample_rows
+from llmft.evaluation.pairs import Rules, compare_with_reference
 from llmft.results.comparison import Pair
 from llmft.results.variant import Interval
+from llmft.statistics.intervals import find_interval, weigh_variants
+from llmft.statistics.resampling import find_clusters, resample_rows
 
 
 def compare_runs(
@@ -21,7 +21,7 @@ def compare_runs(
     margin: float,
     **options: Any,
 ) -> Pair | None:
-    """Compare two arms only."""
+    """Compare two variants only."""
     found = compare_with_reference(
         {"reference": reference, "challenger": challenger},
         labels,
@@ -33,9 +33,9 @@ def compare_runs(
 
 def bootstrap_rows(statistic: Callable[[np.ndarray], Any], num_rows: int) -> list[Interval | None]:
     """Return the intervals of any statistics of row positions, or of one."""
-    arm = resample_rows(
+    variant = resample_rows(
         lambda rows: np.array(statistic(rows), dtype=np.float64).reshape(1, -1),
         clusters=find_clusters(num_rows),
         seed=0,
     )
-    return [e and find_interval(e) for e in weigh_arms([arm], [1], seed=0)]
+    return [e and find_interval(e) for e in weigh_variants([variant], [1], seed=0)]

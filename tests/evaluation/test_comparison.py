@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmft.evaluation.comparison import decide_comparison, find_deciding_arms
+from llmft.evaluation.comparison import decide_comparison, find_deciding_variants
 from llmft.evaluation.verdict import Verdict
 from tests.reports.made_up import make_comparison
 
@@ -16,15 +16,15 @@ from tests.reports.made_up import make_comparison
     ],
 )
 def test_a_verdict_rests_on_those_whom_it_compares(verdict: Verdict, expected: list[str]) -> None:
-    assert find_deciding_arms(verdict, ["ref", "a", "b"], reference="ref") == expected
+    assert find_deciding_variants(verdict, ["ref", "a", "b"], reference="ref") == expected
 
 
 @pytest.mark.parametrize(
     ("provisional", "expected"), [([], "DEPLOY"), (["a"], "REVIEW"), (["ref", "a"], "REVIEW")]
 )
-def test_an_arm_with_few_seeds_holds_the_decision_back(provisional, expected: str) -> None:
+def test_a_variant_with_few_seeds_holds_the_decision_back(provisional, expected: str) -> None:
     verdict = Verdict("REFERENCE_HOLDS", "ref", "")
     passed = make_comparison().variants["distillation"].replace(decision="DEPLOY")
     found = decide_comparison(verdict, {"ref": passed}, provisional=provisional)
     assert found.decision == expected
-    assert all(arm in found.reasons[0] for arm in provisional)
+    assert all(variant in found.reasons[0] for variant in provisional)

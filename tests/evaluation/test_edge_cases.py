@@ -117,7 +117,7 @@ def test_d14_27_of_27_does_not_prove_3_percent() -> None:
         ({"id": "a", "text": " ", "expect": {"risk": {"min": 1}}}, "empty text: nothing in text"),
         (
             {"id": "a", "txt": "x", "expect": {"risk": {"min": 1}}},
-            "'a' lacks the field text that the task's texts are made of",
+            "'a' lacks the field text, which is part of the task's text",
         ),
     ],
 )
@@ -158,7 +158,9 @@ def test_an_article_has_every_field_that_texts_are_made_of(
     if lacks is None:
         assert len(read_edge_cases(path, label_names=["a"], task=task)) == 1
         return
-    with pytest.raises(UserError, match=f"c.jsonl:1: .*'c1' lacks the field {lacks} that the task"):
+    with pytest.raises(
+        UserError, match=f"c.jsonl:1: .*'c1' lacks the field {lacks}, which is part of the task"
+    ):
         read_edge_cases(path, label_names=["a"], task=task)
 
 
@@ -186,7 +188,7 @@ def test_labels_are_expected_to_apply_or_not_to(tmp_path: Path) -> None:
     assert [r.failures for r in found] == [
         [],
         [],
-        ["b: expected to apply, found at 0.49", "a: expected not to apply, found at 0.50"],
+        ["b: expected to apply, found 0.49", "a: expected not to apply, found 0.50"],
     ]
 
 
@@ -218,5 +220,5 @@ def test_what_cannot_be_expected_is_named(tmp_path: Path, label_type, expect, me
 def test_copies_of_a_case_are_no_evidence(tmp_path: Path) -> None:
     path = tmp_path / "c.jsonl"
     path.write_text('{"id": "a", "text": "x", "expect": {"label": "a"}}\n' * 2)
-    with pytest.raises(UserError, match="1 ids stand twice, the first: 'a'"):
+    with pytest.raises(UserError, match="1 ids are repeated, the first: 'a'"):
         read_edge_cases(path, label_names=["a"], task=make_task("class"))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from llmft.evaluation.differences import Rules, compare_with_reference
+from llmft.evaluation.pairs import Rules, compare_with_reference
 from llmft.evaluation.verdict import Verdict, reach_verdict
 from llmft.results.comparison import Pair
 
@@ -20,7 +20,7 @@ def make_groups(num_rows: int) -> np.ndarray:
 
 
 def draw_errors(
-    rng: np.random.Generator, num_arms: int, num_rows: int, groups: np.ndarray | None
+    rng: np.random.Generator, num_variants: int, num_rows: int, groups: np.ndarray | None
 ) -> np.ndarray:
     """Return errors of integer scores, [A, N]: skewed, tied, and large on the same hard rows."""
 
@@ -33,7 +33,7 @@ def draw_errors(
         return np.sqrt(0.6) * by_cluster + np.sqrt(0.4) * by_row
 
     hard = vary()
-    levels = [(hard + vary()) / np.sqrt(2) for _ in range(num_arms)]
+    levels = [(hard + vary()) / np.sqrt(2) for _ in range(num_variants)]
     return np.floor(-1.5 * norm.logsf(levels))
 
 
@@ -47,9 +47,9 @@ def simulate(
     seed_deviation: float = 0.0,
     num_draws: int = 1_000,
 ) -> Iterator[tuple[Verdict, dict[str, Pair]]]:
-    """Compare arms that all beat the reference by the margin and an effect, on new rows each time.
+    """Compare variants that beat the reference by the margin and an effect, on new rows each time.
 
-    Each seed of an arm is worse or better than it as a whole, and on each row.
+    Each seed of a variant is worse or better than it as a whole, and on each row.
     """
     num_rows, is_clustered = form
     groups = make_groups(num_rows) if is_clustered else None
@@ -60,16 +60,16 @@ def simulate(
     for _ in range(num_draws):
         errors = draw_errors(rng, len(names), num_rows, groups)
         errors[0] += rng.random(num_rows) < margin + effect
-        arms = {}
+        variants = {}
         for name, errors_N in zip(names, errors, strict=True):
-            arms[name] = [errors_N[:, None]] * num_seeds
+            variants[name] = [errors_N[:, None]] * num_seeds
             if seed_deviation:
                 by_seed = rng.normal(0, seed_deviation, size=(num_seeds, 1, 1))
                 by_row = rng.normal(0, 0.5, size=(num_seeds, num_rows, 1))
-                arms[name] = list(arms[name] + by_seed + by_row)
-        differences = compare_with_reference(arms, labels, rules=rules, groups=groups)
+                variants[name] = list(variants[name] + by_seed + by_row)
+        differences = compare_with_reference(variants, labels, rules=rules, groups=groups)
         verdict = reach_verdict(
-            differences, valid_arms=names, findings=[], reference="ref", metric="mae",
+            differences, valid_variants=names, findings=[], reference="ref", metric="mae",
             margin=margin,
         )  # fmt: skip
         yield verdict, differences
@@ -137,7 +137,7 @@ def test_rare_disasters_of_a_challenger_make_more_false_winners(form, most: int)
     rules = Rules("mae", "ref", margin=0.2, min_difference=0.05)
     found = 0
     for _ in range(1_000):
-        arms = {"ref": reference, "a": [draw(num_rows, groups)[:, None]]}
-        difference = compare_with_reference(arms, labels, rules=rules, groups=groups)["a"]
+        variants = {"ref": reference, "a": [draw(num_rows, groups)[:, None]]}
+        difference = compare_with_reference(variants, labels, rules=rules, groups=groups)["a"]
         found += difference.finding == "better"
     assert found <= most

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from llmft.evaluation.gate_facts import estimate_metric, estimate_parts
+from llmft.evaluation.gates import estimate_metric, estimate_parts
 from llmft.results.variant import Interval, MetricValue
 
 NAMES = ["a", "b", "c"]

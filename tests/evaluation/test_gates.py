@@ -10,10 +10,8 @@ from llmft.config.gates import GateConfig, get_default_gates, list_gates
 from llmft.config.labels import ScoresConfig
 from llmft.config.metrics import METRICS
 from llmft.evaluation.edge_cases import summarise_cases
-from llmft.evaluation.gate_facts import GateFacts
-from llmft.evaluation.gates import Ruling, apply_gates, decide
-from llmft.evaluation.intervals import estimate_interval
-from llmft.evaluation.metrics import compute_metric
+from llmft.evaluation.gates import GateFacts, Outcome, apply_gates, decide
+from llmft.metrics.overall import compute_metric
 from llmft.results.run import LearningCurve
 from llmft.results.variant import (
     EdgeCaseResult,
@@ -24,6 +22,7 @@ from llmft.results.variant import (
     Latency,
     MetricValue,
 )
+from llmft.statistics.intervals import estimate_interval
 from tests.results.made_up import make_curve
 
 MAE = GateConfig(deploy=1.0, review=1.2)
@@ -65,7 +64,7 @@ def apply_mae(errors: np.ndarray) -> GateResult:
     [
         (400, 0.2, 0.8, "DEPLOY"),
         (24, 0.9, 0.9, "REVIEW"),  # the value passes, its bound does not
-        (19, 0.1, 0.5, "REVIEW"),  # all passes, but fewer than 20 rows prove nothing
+        (19, 0.1, 0.5, "REVIEW"),  # all pass, but fewer than 20 rows are no evidence
         (400, 0.2, 1.1, "REVIEW"),
         (400, 0.2, 1.5, "FAIL"),
     ],
@@ -116,12 +115,12 @@ def test_an_undefined_metric_is_for_review_at_best() -> None:
 def test_without_review_a_gate_fails_nobody_and_reasons_give_all_numbers() -> None:
     result = apply_made_up("mae", 9.0, Interval(8.0, 10.0), review=None)
     assert (result.result, result.review) == ("REVIEW", None)
-    assert result.reason == "mae: 9.000; the bound 10.000 does not pass 0.6"
+    assert result.reason == "mae: 9.000; the bound 10.000 does not reach 0.6"
     good = apply_made_up("mae", 0.4, Interval(0.3, 0.5))
-    assert good.reason == "mae: 0.400; the bound 0.500 passes 0.6"
+    assert good.reason == "mae: 0.400; the bound 0.500 reaches 0.6"
     bad = apply_made_up("mae", 0.7, Interval(0.65, 0.75))
     assert bad.reason == (
-        "mae: 0.700; the bound 0.750 does not pass 0.6, and a value beyond 0.6 fails"
+        "mae: 0.700; the bound 0.750 does not reach 0.6, and a value worse than 0.6 fails"
     )
 
 
@@ -137,22 +136,22 @@ def make_dimensions(*means: float, half_width: float = 0.1) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("means", "share", "expected", "bound"),
+    ("means", "fraction", "expected", "bound"),
     [
         ([0.5, 0.6, 0.7, 0.8, 1.0, 1.5, 1.6, 1.7], 0.625, "DEPLOY", 1.1),  # 5 of 8, at the edge
         ([0.5, 0.6, 0.7, 0.8, 1.05, 1.5, 1.6, 1.7], 0.625, "REVIEW", 1.15),  # value passes only
         ([0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.0, 2.01], 0.625, "FAIL", 1.0),  # one is beyond review
         ([0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.0, 2.0], 0.625, "DEPLOY", 1.0),
-        ([0.5, 1.05], None, "REVIEW", 1.15),  # without share: all
+        ([0.5, 1.05], None, "REVIEW", 1.15),  # without fraction: all
         ([0.1] * 7 + [1.5] * 3, 0.7, "DEPLOY", 0.2),  # 0.7 * 10 is above 7 in floating point
     ],
 )
-def test_so_many_dimensions_have_to_pass(means, share, expected: str, bound: float) -> None:
-    gate = GateConfig(deploy=1.1, review=2.0, share=share)
+def test_so_many_dimensions_have_to_pass(means, fraction, expected: str, bound: float) -> None:
+    gate = GateConfig(deploy=1.1, review=2.0, fraction=fraction)
     result = apply_one("dimensions", gate, make_facts(parts=make_dimensions(*means)))
     assert result.result == expected
     assert (result.value, result.bound) == (pytest.approx(bound - 0.1), pytest.approx(bound))
-    assert (f"d{len(means) - 1} has {max(means):.3f}, beyond 2" in result.reason) == (
+    assert (f"d{len(means) - 1} has {max(means):.3f}, above 2" in result.reason) == (
         expected == "FAIL"
     )
 
@@ -167,7 +166,7 @@ def test_a_dimension_without_an_interval_does_not_pass() -> None:
     gate = GateConfig(deploy=1.1, review=2.0)
     result = apply_one("dimensions", gate, make_facts(parts=parts))
     assert (result.bound, result.result) == (None, "REVIEW")
-    some = gate.model_copy(update={"share": 0.5})
+    some = gate.model_copy(update={"fraction": 0.5})
     assert apply_one("dimensions", some, make_facts(parts=parts)).result == "DEPLOY"
     few = make_facts(parts=make_dimensions(0.1), num_rows=19)
     assert apply_one("dimensions", gate, few).result == "REVIEW"
@@ -192,7 +191,7 @@ def test_the_worst_class_decides(name: str) -> None:
     assert "b is worst with 0.290" in apply(a=good, b=poor).reason
     absent = apply(a=good, rare=MetricValue(value=None, interval=None))
     assert (absent.result, absent.value) == ("REVIEW", 0.9)
-    assert "no row to judge rare by" in absent.reason
+    assert "no row of rare" in absent.reason
     assert apply(a=good, b=MetricValue(value=0.9, interval=None)).result == "REVIEW"
     assert apply(a=MetricValue(value=None, interval=None)).value is None
 
@@ -275,7 +274,7 @@ def test_a_run_that_still_learned_has_not_converged(
     result = apply_one("convergence", gate, make_facts(histories=histories))
     assert result.result == expected
     assert result.value == (None if value is None else pytest.approx(value))
-    assert ("cannot be told" in result.reason) == (value is None)
+    assert ("not known from" in result.reason) == (value is None)
 
 
 def make_latency(p95: float, bound: float | None) -> Latency:
@@ -343,7 +342,7 @@ def test_gates_whose_facts_are_not_at_hand_are_left_out() -> None:
     assert apply_gates({name: GateConfig(deploy=1) for name in own}, make_facts()) == []
 
 
-def rule(*results: GateResult, **changes: Any) -> Ruling:
+def rule(*results: GateResult, **changes: Any) -> Outcome:
     usual: dict[str, Any] = {"findings": [], "beats_constant": True, "num_rows": 100}
     return decide(results, **{**usual, **changes})
 
@@ -363,7 +362,7 @@ def test_the_worst_gate_decides_and_says_why() -> None:
             {
                 "findings": [
                     Finding(
-                        check="unseen rows",
+                        check="contamination",
                         status="invalid",
                         variants=[],
                         message="seen in training",
@@ -377,16 +376,16 @@ def test_the_worst_gate_decides_and_says_why() -> None:
             {
                 "findings": [
                     Finding(
-                        check="unseen rows", status="warning", variants=[], message="cut a little"
+                        check="contamination", status="warning", variants=[], message="cut a little"
                     )
                 ]
             },
             "DEPLOY",
-            "passes 1",
+            "reaches 1",
         ),
         ({"beats_constant": False}, "REVIEW", "does not beat the best constant"),  # D9
-        ({"num_rows": 19}, "REVIEW", "19 rows are fewer than 20"),
-        ({"num_rows": 20}, "DEPLOY", "passes 1"),
+        ({"num_rows": 19}, "REVIEW", "19 rows are too few for evidence"),
+        ({"num_rows": 20}, "DEPLOY", "reaches 1"),
         ({"provisional": True}, "REVIEW", "fewer than 3 seeds"),
     ],
 )

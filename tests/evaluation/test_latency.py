@@ -1,4 +1,4 @@
-"""Arms are timed in turns, batches have the production's size, and a kept prompt is timed twice."""
+"""Variants are timed in turns, batches as large as in production, a kept prompt twice."""
 
 import time
 from collections.abc import Sequence
@@ -37,11 +37,11 @@ def bert(tiny_bert: Path) -> Predictor:
     return make_predictor(BaseConfig(model=str(tiny_bert)), head="regression")
 
 
-def test_arms_take_turns_and_all_is_measured(bert: Predictor) -> None:
+def test_variants_take_turns_and_all_is_measured(bert: Predictor) -> None:
     seen: list[tuple[str, int]] = []
-    arms = {name: Recorder(name, bert, seen) for name in ("a", "b")}
+    variants = {name: Recorder(name, bert, seen) for name in ("a", "b")}
     config = LatencyConfig(batch_size=8, price_per_hour=3.6)
-    found = measure_latencies(arms, ROWS, config)  # type: ignore[arg-type]
+    found = measure_latencies(variants, ROWS, config)  # type: ignore[arg-type]
     warm_up = 2 * (3 + 1)
     assert seen[warm_up : warm_up + 118] == [("a", 1), ("b", 1)] * 59
     assert seen[warm_up + 118 :] == [("a", 8), ("b", 8)] * 10  # more than there are rows
@@ -73,7 +73,7 @@ def test_a_forgotten_prompt_changes_no_output(tiny_qwen: Path) -> None:
     assert predictor.predict(ROWS).outputs == pytest.approx(kept, abs=1e-6)
 
 
-def test_a_slow_arm_is_measured_no_more_than_it_has_to(
+def test_a_slow_variant_is_measured_no_more_than_it_has_to(
     bert: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Slow(Recorder):
@@ -84,8 +84,8 @@ def test_a_slow_arm_is_measured_no_more_than_it_has_to(
     monkeypatch.setattr(latency, "_MAX_SECONDS", 0.6)
     slow = Slow("slow", bert, [])
     config = LatencyConfig(batch_size=2)
-    arms = {"slow": slow, "fast": bert}
-    found = measure_latencies(arms, ROWS, config)  # type: ignore[arg-type]
+    variants = {"slow": slow, "fast": bert}
+    found = measure_latencies(variants, ROWS, config)  # type: ignore[arg-type]
     assert 5 <= found["slow"].num_singles <= 6
     assert found["slow"].num_batches == 5
     assert found["slow"].single_p95_bound_ms is None  # too few to bound the 95th percentile

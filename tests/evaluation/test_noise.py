@@ -1,4 +1,4 @@
-"""What oracles say a second time: joined by id, with intervals, beside the arms (D11, D13)."""
+"""What oracles say a second time: joined by id, with intervals, next to the variants (D11, D13)."""
 
 import json
 from pathlib import Path
@@ -61,13 +61,15 @@ def test_d11_second_scores_are_joined_by_id_whatever_their_order() -> None:
     assert found.positions_M.tolist() == [1, 2, 4]
     assert found.labels.tolist() == [[2, 5], [3, 5], [5, 5]]
     assert found.num_left_out == 1
-    arms = {"arm": [labels + 1, labels + 3], "other": [labels * 0]}
-    noise = measure_noise(found, labels, arms, kind="repeated", path=Path("s.jsonl"), names=NAMES)
+    variants = {"variant": [labels + 1, labels + 3], "other": [labels * 0]}
+    noise = measure_noise(
+        found, labels, variants, kind="repeated", path=Path("s.jsonl"), names=NAMES
+    )
     assert (noise.kind, noise.file, noise.num_rows) == ("repeated", "s.jsonl", 3)
     assert noise.oracle.value == pytest.approx((1 + 3) / 2)
     assert noise.parts["a"].value == pytest.approx(1)
     assert noise.parts["b"].value == pytest.approx(3)
-    assert noise.variants["arm"].value == pytest.approx(2)  # nothing is subtracted
+    assert noise.variants["variant"].value == pytest.approx(2)  # nothing is subtracted
     assert noise.variants["other"].value == pytest.approx((1 + 2 + 4 + 6) / 6)  # the same 3 rows
     assert noise.metric == "mae"
 
@@ -127,14 +129,14 @@ def test_of_classes_it_is_the_share_of_rows_that_differ() -> None:
     second.append(make_row(10, topic="unheard of"))
     found, labels = read(second, first, make_task(CLASSES), list("xyz"))
     assert found.num_left_out == 1
-    arms = {"arm": [np.eye(3)[[0] * 12]]}
-    noise = measure_noise(found, labels, arms, kind="second_oracle", path=Path("f"),
+    variants = {"variant": [np.eye(3)[[0] * 12]]}
+    noise = measure_noise(found, labels, variants, kind="second_oracle", path=Path("f"),
                           names=list("xyz"))  # fmt: skip
     assert (noise.metric, noise.parts) == ("disagreement", {})
     assert noise.oracle.value == pytest.approx(0.1)
     # Clopper and Pearson of 1 in 10
     assert noise.oracle.interval == pytest.approx((0.0025, 0.4450), abs=1e-4)
-    assert noise.variants["arm"].value == pytest.approx(0.6)
+    assert noise.variants["variant"].value == pytest.approx(0.6)
 
 
 def test_of_several_labels_each_has_its_share() -> None:
@@ -143,18 +145,18 @@ def test_of_several_labels_each_has_its_share() -> None:
     again[:2, 0] = False
     again[2, 1] = True
     joined = SecondLabels(np.arange(10), again, 0)
-    noise = measure_noise(joined, labels, {"arm": [labels * 0.9]}, kind="repeated",
+    noise = measure_noise(joined, labels, {"variant": [labels * 0.9]}, kind="repeated",
                           path=Path("f"), names=NAMES)  # fmt: skip
     assert noise.oracle.value == pytest.approx(0.3)
     of_each = {name: part.value for name, part in noise.parts.items()}
     assert of_each == pytest.approx({"a": 0.2, "b": 0.1})
-    assert noise.variants["arm"].value == 0
+    assert noise.variants["variant"].value == 0
 
 
 @pytest.mark.parametrize(
     ("second", "message"),
     [
-        ([make_row(7), make_row(8)], "none of its 2 rows stands in the test split .* 'id'"),
+        ([make_row(7), make_row(8)], "none of its 2 rows is in the test split .* 'id'"),
         ([make_row(0, text="other")], "its 1 rows with ids of test rows have other texts"),
         ([make_row(0, scores=None)], "none of its rows can be used.*line 1: label missing"),
         ([], "none of its rows can be used"),

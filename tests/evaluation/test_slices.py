@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from llmft.config.labels import ClassConfig, MultilabelConfig, ScoresConfig
-from llmft.evaluation.intervals import estimate_interval
-from llmft.evaluation.metrics import compute_metric
 from llmft.evaluation.slices import list_row_slices, measure_slices, slice_rows
+from llmft.metrics.overall import compute_metric
 from llmft.results.variant import MetricValue
+from llmft.statistics.intervals import estimate_interval
 
 RNG = np.random.default_rng(5)
 TIERED = ScoresConfig.model_validate(
@@ -102,26 +102,26 @@ def test_true_tiers_and_classes_stand_in_their_order() -> None:
 
 def test_a_slice_has_the_metric_and_interval_of_its_rows() -> None:
     labels = RNG.uniform(0, 10, size=(90, 2))
-    arms = {
+    variants = {
         "one": [labels + RNG.normal(size=(90, 2))],
         "two": [labels + RNG.normal(size=(90, 2)) for _ in range(3)],
     }
     language = ["en"] * 60 + ["nl"] * 29 + ["de"]
     rows = make_rows([4] * 90, language=language)
     slicings = slice_rows(rows, labels, fields=["language"], names=["a", "b"], config=TIERED)
-    languages, tiers = measure_slices(slicings, labels, arms, metric="mae", config=TIERED)
+    languages, tiers = measure_slices(slicings, labels, variants, metric="mae", config=TIERED)
     assert [(v.value, v.num_rows) for v in languages.values] == [
         ("en", 60), ("nl", 29), ("de", 1),
     ]  # fmt: skip
-    for arm, runs in arms.items():
+    for variant, runs in variants.items():
         for value, rows_M in (("en", slice(0, 60)), ("nl", slice(60, 89))):
             of_slice = [o[rows_M] for o in runs]
-            found = next(v for v in languages.values if v.value == value).metrics[arm]
+            found = next(v for v in languages.values if v.value == value).metrics[variant]
             expected = np.mean([compute_metric("mae", labels[rows_M], o) for o in of_slice])
             assert found.value == pytest.approx(expected)
             assert found.interval == estimate_interval("mae", labels[rows_M], of_slice)
             assert found.interval.low < found.value < found.interval.high
-        alone = languages.values[2].metrics[arm]
+        alone = languages.values[2].metrics[variant]
         assert alone.value is not None
         assert alone.interval is None  # one row says nothing of another
     assert sum(v.num_rows for v in tiers.values) == 90
@@ -132,12 +132,14 @@ def test_a_small_slice_is_shown_with_a_wide_interval() -> None:
     probs = np.eye(2)[[0] * 60 + [0, 0, 0, 0, 1]]
     rows = make_rows([4] * 65, source=["big"] * 60 + ["small"] * 5)
     slicings = slice_rows(rows, labels, fields=["source"], names=["n", "y"], config=CLASSES)
-    (table,) = measure_slices(slicings, labels, {"arm": [probs]}, metric="accuracy", config=CLASSES)
+    (table,) = measure_slices(
+        slicings, labels, {"variant": [probs]}, metric="accuracy", config=CLASSES
+    )
     small = table.values[1]
     assert (small.value, small.num_rows) == ("small", 5)
-    assert small.metrics["arm"].value == 0.8
+    assert small.metrics["variant"].value == 0.8
     # Clopper and Pearson of 4 in 5
-    assert small.metrics["arm"].interval == pytest.approx((0.2836, 0.9949), abs=1e-4)
+    assert small.metrics["variant"].interval == pytest.approx((0.2836, 0.9949), abs=1e-4)
 
 
 def test_within_a_true_class_the_accuracy_stands_for_metrics_of_balance_and_order() -> None:
@@ -146,11 +148,11 @@ def test_within_a_true_class_the_accuracy_stands_for_metrics_of_balance_and_orde
     rows = make_rows([4] * 60, half=["x", "y"] * 30)
     slicings = slice_rows(rows, labels, fields=["half"], names=list("abc"), config=CLASSES)
     halves, classes = measure_slices(
-        slicings, labels, {"arm": [probs]}, metric="f1_macro", config=CLASSES
+        slicings, labels, {"variant": [probs]}, metric="f1_macro", config=CLASSES
     )
     assert (halves.metric, classes.metric) == ("f1_macro", "accuracy")
     recall = (probs[:20].argmax(axis=1) == 0).mean()
-    assert classes.values[0].metrics["arm"].value == pytest.approx(recall)
+    assert classes.values[0].metrics["variant"].value == pytest.approx(recall)
 
 
 def test_an_undefined_metric_has_neither_value_nor_interval() -> None:
@@ -182,9 +184,10 @@ def test_rows_of_one_group_count_as_one_in_a_slice() -> None:
     slicings = slice_rows(rows, labels, fields=["source"], names=["a"], config=PLAIN)
 
     def measure(groups: np.ndarray | None) -> list[tuple[float, float] | None]:
-        (table,) = measure_slices(slicings, labels, {"arm": [errors]}, metric="mae", config=PLAIN,
-                                  groups=groups)  # fmt: skip
-        return [value.metrics["arm"].interval for value in table.values]
+        (table,) = measure_slices(
+            slicings, labels, {"variant": [errors]}, metric="mae", config=PLAIN, groups=groups
+        )
+        return [value.metrics["variant"].interval for value in table.values]
 
     alone, clustered = measure(None), measure(np.arange(120) // 4)
     for one, other in zip(alone[:2], clustered[:2], strict=True):

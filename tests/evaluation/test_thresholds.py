@@ -5,21 +5,21 @@ import pytest
 from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import f1_score, precision_score, recall_score
 
-from llmft.evaluation.metrics import compute_metric
-from llmft.evaluation.thresholds import (
+from llmft.evaluation.post_hoc_fitting import (
     choose_threshold,
+    fit_calibrators,
     fit_class_thresholds,
-    fit_curves,
     fit_label_thresholds,
 )
-from llmft.prediction.fits import apply_fit
-from llmft.results.fit import Fit
+from llmft.metrics.overall import compute_metric
+from llmft.prediction.post_hoc_fit import apply_fit
+from llmft.results.post_hoc_fit import PostHocFit
 
 PROVENANCE = {"llmft_version": "0", "num_rows": 1, "model_hash": "m", "data_fingerprint": "f"}
 
 
-def make_fit(method: str, head: str, **found: object) -> Fit:
-    return Fit.model_validate({**PROVENANCE, "method": method, "head": head, **found})
+def make_fit(method: str, head: str, **found: object) -> PostHocFit:
+    return PostHocFit.model_validate({**PROVENANCE, "method": method, "head": head, **found})
 
 
 def draw_scored(seed: int, num_rows: int = 60) -> tuple[np.ndarray, np.ndarray]:
@@ -35,8 +35,8 @@ def test_curves_predict_what_scikit_learn_predicts() -> None:
     labels = generator.integers(0, 11, size=(200, 2)).astype(np.float64)
     outputs = (4 + 0.3 * labels + generator.normal(size=labels.shape)).astype(np.float32)
     names, new = ["risk", "calm"], generator.normal(5, 4, size=(500, 2)).astype(np.float32)
-    curves = fit_curves(labels, outputs, names=names)
-    found = apply_fit(new, make_fit("isotonic", "regression", curves=curves)).shown_NC
+    curves = fit_calibrators(labels, outputs, names=names)
+    found = apply_fit(new, make_fit("isotonic", "regression", curves=curves)).probabilities_NC
     for i in range(2):
         theirs = IsotonicRegression(out_of_bounds="clip")
         theirs.fit(outputs[:, i].astype(np.float64), labels[:, i])
@@ -46,12 +46,14 @@ def test_curves_predict_what_scikit_learn_predicts() -> None:
 
 def test_a_curve_pools_the_scores_that_are_in_the_wrong_order() -> None:
     labels, outputs = np.array([[1.0], [3.0], [2.0], [6.0]]), np.array([[1.0], [2.0], [3.0], [4.0]])
-    (curve,) = fit_curves(labels, outputs, names=["risk"]).values()
+    (curve,) = fit_calibrators(labels, outputs, names=["risk"]).values()
     assert (curve.x, curve.y) == ([1, 2, 3, 4], [1, 2.5, 2.5, 6])
 
 
 def test_a_constant_gets_the_mean_of_the_labels() -> None:
-    (curve,) = fit_curves(np.array([[1.0], [4.0]]), np.full((2, 1), 3.0), names=["risk"]).values()
+    (curve,) = fit_calibrators(
+        np.array([[1.0], [4.0]]), np.full((2, 1), 3.0), names=["risk"]
+    ).values()
     assert (curve.x, curve.y) == ([3], [2.5])
 
 
@@ -123,7 +125,7 @@ def test_of_two_classes_the_last_ones_probability_is_judged() -> None:
     alone, _ = choose_threshold(true, scores)
     assert found.values == {"no": 0.5, "yes": pytest.approx(alone, abs=1e-6)}
     fit = make_fit("f1", "binary", thresholds=found.values)
-    chosen = apply_fit(probs, fit).deciding_NC.argmax(axis=1)
+    chosen = apply_fit(probs, fit).decision_scores_NC.argmax(axis=1)
     assert f1_score(true, chosen) > f1_score(true, probs.argmax(axis=1))
 
 
@@ -139,10 +141,10 @@ def test_a_class_that_is_too_shy_gains_and_one_without_rows_stays() -> None:
     assert not (probs.argmax(axis=1) == 2).any()
     found = fit_class_thresholds(labels, probs, names=["a", "b", "c", "d"])
     assert found.values["d"] == 0.5
-    assert found.warnings == ["d: no row of val has it, so its threshold stays 0.5"]
+    assert found.warnings == ["d: no row of val has this label, so its threshold stays 0.5"]
     assert found.values["c"] < 0.4
     fit = make_fit("f1", "multiclass", thresholds=found.values)
-    fitted = apply_fit(probs, fit).deciding_NC
+    fitted = apply_fit(probs, fit).decision_scores_NC
     assert compute_metric("f1_macro", labels, probs) < 0.7
     assert compute_metric("f1_macro", labels, fitted) == pytest.approx(1)
     for metric in ("roc_auc", "average_precision"):  # the order of the rows is the model's
@@ -160,7 +162,7 @@ def draw_classes(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def decide(probs: np.ndarray, thresholds: dict[str, float]) -> np.ndarray:
     fit = make_fit("f1", "multiclass", thresholds=thresholds)
-    return apply_fit(probs, fit).deciding_NC.argmax(axis=1)
+    return apply_fit(probs, fit).decision_scores_NC.argmax(axis=1)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -215,6 +217,7 @@ def test_d7_what_a_threshold_gains_on_noise_is_gone_on_other_rows() -> None:
         "f1", "multilabel", thresholds=fit_label_thresholds(labels[0], probs[0], names=names).values
     )
     own, other = (
-        compute_metric("f1_macro", labels[i], apply_fit(probs[i], fit).deciding_NC) for i in (0, 1)
+        compute_metric("f1_macro", labels[i], apply_fit(probs[i], fit).decision_scores_NC)
+        for i in (0, 1)
     )
     assert own - other > 0.05

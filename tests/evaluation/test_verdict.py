@@ -1,16 +1,21 @@
-"""One verdict from the differences between arms and what the audit says of them."""
+"""One verdict from the differences between variants and what the audit says of them."""
 
 from functools import partial
 
 import pytest
 
-from llmft.evaluation.verdict import find_valid_arms, is_provisional, reach_verdict
-from llmft.results.comparison import Needed, Pair
+from llmft.evaluation.verdict import find_valid_variants, is_provisional, reach_verdict
+from llmft.results.comparison import Pair, SampleSize
 from llmft.results.variant import Finding, Interval
 
 
 def make_difference(
-    gain: float, half: float, finding: str, *, needed: Needed | None = None, is_small: bool = False
+    gain: float,
+    half: float,
+    finding: str,
+    *,
+    needed: SampleSize | None = None,
+    is_small: bool = False,
 ) -> Pair:
     ends = Interval(gain - half, gain + half)
     return Pair(
@@ -22,7 +27,7 @@ def make_difference(
 
 BETTER = make_difference(0.5, 0.2, "better")
 WORSE = make_difference(-0.1, 0.1, "not better")
-OPEN = make_difference(0.2, 0.2, "unresolved", needed=Needed(rows=400, seeds=None))
+OPEN = make_difference(0.2, 0.2, "unresolved", needed=SampleSize(rows=400, seeds=None))
 
 
 @pytest.mark.parametrize(
@@ -36,70 +41,77 @@ OPEN = make_difference(0.2, 0.2, "unresolved", needed=Needed(rows=400, seeds=Non
 )
 def test_the_verdict_follows_from_the_differences(differences, expected) -> None:
     found = reach_verdict(
-        differences, valid_arms=["ref", "a", "b"], findings=[], reference="ref", metric="mae",
-        margin=0.1,
+        differences, valid_variants=["ref", "a", "b"], findings=[],
+        reference="ref", metric="mae", margin=0.1,
     )  # fmt: skip
     assert (found.name, found.winner) == expected
 
 
 @pytest.mark.parametrize(
-    ("finding", "valid_arms", "expected"),
+    ("finding", "valid_variants", "expected"),
     [
         (
-            Finding(check="same data", status="invalid", variants=["ref"], message="other rows"),
+            Finding(check="same_data", status="invalid", variants=["ref"], message="other rows"),
             ["a", "b"],
             "INVALID",
         ),
         (
-            Finding(check="same data", status="invalid", variants=["a"], message="other rows"),
+            Finding(check="same_data", status="invalid", variants=["a"], message="other rows"),
             ["ref"],
             "INVALID",
         ),
         (
-            Finding(check="same data", status="confounded", variants=["a"], message="epochs is 9"),
+            Finding(check="same_data", status="confounded", variants=["a"], message="epochs is 9"),
             ["ref", "a"],
             "CONFOUNDED",
         ),
     ],
 )
-def test_d2_a_broken_comparison_has_no_winner(finding, valid_arms, expected: str) -> None:
+def test_d2_a_broken_comparison_has_no_winner(finding, valid_variants, expected: str) -> None:
     found = reach_verdict(
-        {"a": BETTER}, valid_arms=valid_arms, findings=[finding], reference="ref", metric="mae",
-        margin=0.1,
+        {"a": BETTER}, valid_variants=valid_variants, findings=[finding], reference="ref",
+        metric="mae", margin=0.1,
     )  # fmt: skip
     assert (found.name, found.winner) == (expected, None)
     assert finding.message in found.why
 
 
 def test_d14_few_rows_are_named_as_the_reason() -> None:
-    few = make_difference(5.0, 1.0, "unresolved", needed=Needed(rows=20, seeds=None), is_small=True)
+    few = make_difference(
+        5.0, 1.0, "unresolved", needed=SampleSize(rows=20, seeds=None), is_small=True
+    )
     found = reach_verdict(
-        {"a": few}, valid_arms=["ref", "a"], findings=[], reference="ref", metric="mae", margin=0.1
+        {"a": few},
+        valid_variants=["ref", "a"],
+        findings=[],
+        reference="ref",
+        metric="mae",
+        margin=0.1,
     )
     assert found.name == "UNRESOLVED"
     assert "fewer than 20 test rows" in found.why
 
 
 def test_a_metric_that_is_undefined_resolves_nothing() -> None:
-    judge_arms = partial(
-        reach_verdict, valid_arms=["ref", "a", "b"], findings=[], reference="ref",
-        metric="roc_auc", margin=0.1,
+    judge_variants = partial(
+        reach_verdict, valid_variants=["ref", "a", "b"], findings=[],
+        reference="ref", metric="roc_auc", margin=0.1,
     )  # fmt: skip
-    found = judge_arms({"b": WORSE})
+    found = judge_variants({"b": WORSE})
     assert (found.name, found.winner) == ("UNRESOLVED", None)
     assert "is not defined for ref or a" in found.why
-    assert judge_arms({"b": BETTER}).winner == "b"
-    assert judge_arms({}).name == "UNRESOLVED"
+    assert judge_variants({"b": BETTER}).winner == "b"
+    assert judge_variants({}).name == "UNRESOLVED"
 
 
-def test_a_struck_out_arm_confounds_nobody() -> None:
+def test_a_excluded_variant_confounds_nobody() -> None:
     findings = [
-        Finding(check="same data", status="invalid", variants=["b"], message="other rows"),
-        Finding(check="same data", status="confounded", variants=["b"], message="epochs is 9"),
+        Finding(check="same_data", status="invalid", variants=["b"], message="other rows"),
+        Finding(check="same_data", status="confounded", variants=["b"], message="epochs is 9"),
     ]
     found = reach_verdict(
-        {"a": BETTER}, valid_arms=["ref", "a"], findings=findings, reference="ref", metric="mae",
-        margin=0.1,
+        {"a": BETTER}, valid_variants=["ref", "a"], findings=findings, reference="ref",
+        metric="mae", margin=0.1,
     )  # fmt: skip
     assert (found.name, found.winner) == ("WINNER", "a")
 
@@ -107,32 +119,32 @@ def test_a_struck_out_arm_confounds_nobody() -> None:
 def test_a_waived_finding_strikes_and_confounds_nobody() -> None:
     waived = [
         Finding(
-            check="same data",
+            check="same_data",
             status="invalid",
             variants=["a"],
             message="other rows",
             waived="known",
         ),
         Finding(
-            check="trial",
+            check="trial_run",
             status="confounded",
             variants=["a"],
             message="epochs is 9",
             waived="meant",
         ),
     ]
-    assert find_valid_arms(["ref", "a"], waived) == ["ref", "a"]
+    assert find_valid_variants(["ref", "a"], waived) == ["ref", "a"]
     found = reach_verdict(
-        {"a": BETTER}, valid_arms=["ref", "a"], findings=waived, reference="ref", metric="mae",
-        margin=0.1,
+        {"a": BETTER}, valid_variants=["ref", "a"], findings=waived, reference="ref",
+        metric="mae", margin=0.1,
     )  # fmt: skip
     assert (found.name, found.winner) == ("WINNER", "a")
 
 
-def test_a_finding_without_arms_confounds_all() -> None:
-    finding = Finding(check="same data", status="confounded", variants=[], message="why")
+def test_a_finding_without_variants_confounds_all() -> None:
+    finding = Finding(check="same_data", status="confounded", variants=[], message="why")
     found = reach_verdict(
-        {"a": BETTER}, valid_arms=["ref", "a"], findings=[finding],
+        {"a": BETTER}, valid_variants=["ref", "a"], findings=[finding],
         reference="ref", metric="mae", margin=0.1,
     )  # fmt: skip
     assert found.name == "CONFOUNDED"
@@ -141,19 +153,22 @@ def test_a_finding_without_arms_confounds_all() -> None:
 @pytest.mark.parametrize(
     ("needed", "said"),
     [
-        (Needed(rows=400, seeds=None), "about 400 test rows would settle it"),
-        (Needed(rows=None, seeds=9), "about 9 seeds an arm would settle it"),
-        (Needed(rows=400, seeds=9), "about 400 test rows and 9 seeds an arm would settle it"),
-        (Needed(rows=None, seeds=None), "no number of rows or seeds will settle it"),
+        (SampleSize(rows=400, seeds=None), "about 400 test rows would resolve it"),
+        (SampleSize(rows=None, seeds=9), "about 9 seeds per variant would resolve it"),
+        (
+            SampleSize(rows=400, seeds=9),
+            "about 400 test rows and 9 seeds per variant would resolve it",
+        ),
+        (SampleSize(rows=None, seeds=None), "no number of rows or seeds resolves it"),
     ],
 )
-def test_what_would_settle_it_is_said(needed: Needed, said: str) -> None:
+def test_what_would_settle_it_is_said(needed: SampleSize, said: str) -> None:
     unresolved = make_difference(0.2, 0.2, "unresolved", needed=needed)
     found = reach_verdict(
-        {"a": unresolved, "b": WORSE}, valid_arms=["ref", "a", "b"], findings=[], reference="ref",
-        metric="mae", margin=0.1,
+        {"a": unresolved, "b": WORSE}, valid_variants=["ref", "a", "b"], findings=[],
+        reference="ref", metric="mae", margin=0.1,
     )  # fmt: skip
-    assert found.why.endswith((said, said + ", if the gain stays what it is"))
+    assert found.why.endswith((said, said + ", if the gain stays the same"))
     assert "by Holm over 2 challengers" in found.why
 
 

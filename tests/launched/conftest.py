@@ -40,7 +40,7 @@ def launch(
 
 def read_epochs(run: str) -> list[dict[str, float]]:
     """Return the learning curve of a run but for its times."""
-    curve = read_result(Path(run, "training_history.json"), LearningCurve, mend="train again")
+    curve = read_result(Path(run, "training_history.json"), LearningCurve, fix="train again")
     return [{**point.model_dump(exclude={"seconds", "val"}), **point.val} for point in curve.epochs]
 
 

@@ -154,7 +154,7 @@ def test_sigterm_saves_and_exits_with_143(dropping: None) -> None:
     output = process.communicate(timeout=60)[0].decode()
     assert process.returncode == 143
     step = read_last_step("runs/told")
-    assert f"llmft: stopped at step {step} of 100000, with all saved" in output
+    assert f"llmft: stopped at step {step} of 100000, with everything saved" in output
     assert not Path("runs/told/model").exists()
 
 
@@ -163,7 +163,7 @@ def test_sigterm_saves_and_exits_with_143(dropping: None) -> None:
     [(TORCHRUN, signal.SIGTERM), (TORCHRUN, signal.SIGKILL), (ACCELERATE, signal.SIGTERM)],
     ids=["torchrun-told", "torchrun-killed", "accelerate-told"],
 )
-def test_r9_workers_save_and_stop_when_their_launcher_is_told_to_or_dies(
+def test_r9_workers_save_and_stop_when_their_launcher_got_sigterm_to_or_dies(
     dropping: None, launcher: list[str], number: signal.Signals
 ) -> None:
     run = "runs/orphans"

@@ -112,10 +112,10 @@ def test_the_samples_own_base_is_the_same_in_all_processes(recipes: None, tmp_pa
     assert len(list((tmp_path / "llmft").glob("tiny-qwen2-*"))) == 1
 
 
-def test_a_fault_is_told_once_and_stops_all_processes(alone: None) -> None:
+def test_a_fault_got_sigterm_once_and_stops_all_processes(alone: None) -> None:
     for fault, message in {
         "train.batch_size=0": "train.batch_size",  # found by all
-        "output_dir=prepared": "prepared: holds files that are no run",  # by the main one
+        "output_dir=prepared": "prepared: contains files that are not a run",  # by the main one
     }.items():
         done = launch("-m", "llmft.train", "bert.yaml", "--set", fault, launcher=TORCHRUN)
         assert done.returncode != 0

@@ -10,13 +10,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
 from transformers import pipeline
 
+from llmft.config.head import Head
 from llmft.config.recipe import load_recipe
 from llmft.config.task import load_task
 from llmft.data.preparation import prepare_task
@@ -50,6 +51,10 @@ CASES = [
     *[("qwen2", h, "qlora") for h in HEADS if h != "multiclass"],
 ]
 NAMES = [" ".join(case) for case in CASES]
+
+
+def test_no_head_is_left_out() -> None:
+    assert set(HEADS) == set(get_args(Head))
 
 
 @pytest.fixture(scope="module")

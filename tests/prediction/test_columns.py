@@ -7,8 +7,8 @@ import pytest
 from llmft.config.labels import ScoresConfig
 from llmft.config.recipe import BaseConfig
 from llmft.models.heads import LabelSpace
-from llmft.prediction.columns import make_columns, make_schema
-from llmft.prediction.fits import FittedOutputs
+from llmft.prediction.post_hoc_fit import FinalOutputs
+from llmft.prediction.tables import make_columns, make_schema
 from tests.conftest import make_card
 
 BASE = BaseConfig(model="builtin:tiny-qwen2")
@@ -17,7 +17,7 @@ BASE = BaseConfig(model="builtin:tiny-qwen2")
 def columns_of(head: str, names: list[str], outputs: list[float], **changes: object) -> dict:
     card = make_card(BASE, LabelSpace(head, names), **changes)
     found = np.array([outputs], dtype=np.float32)
-    (row,) = make_columns(FittedOutputs(found, found), card)
+    (row,) = make_columns(FinalOutputs(found, found), card)
     assert list(row) == make_schema(card).names
     assert pa.Table.from_pylist([row], schema=make_schema(card)).to_pylist() == [row]
     return row

@@ -150,5 +150,5 @@ def test_a_batch_that_memory_does_not_suffice_for_is_halved(predictor, rows, mon
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(predictor._model, "forward", always_fail)
-    with pytest.raises(UserError, match=r"memory does not suffice for a single row of \d+ tokens"):
+    with pytest.raises(UserError, match=r"out of memory for a single row of \d+ tokens"):
         predictor.predict(rows)

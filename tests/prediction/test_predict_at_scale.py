@@ -19,7 +19,7 @@ from llmft.cli import main
 from tests.conftest import WORDS, make_recipe_writer, make_task_writer
 
 NUM_ROWS = {"shard-0.parquet": 9_001, "shard-1.jsonl": 4_097, "shard-2.csv": 3}
-COMMAND = ["runs/arm", "--input", "in/shard-*", "--output", "out"]
+COMMAND = ["runs/variant", "--input", "in/shard-*", "--output", "out"]
 
 
 def make_rows(num_rows: int, *, seed: int) -> list[dict[str, str]]:
@@ -43,7 +43,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path) -> Path:
         make_task_writer(folder)(num_rows=70)
         make_recipe_writer(folder)(tiny_bert)
         assert main(["prepare", "task.yaml"]) == 0
-        assert main(["train", "arm.yaml"]) == 0
+        assert main(["train", "variant.yaml"]) == 0
         Path("in").mkdir()
         parquet, jsonl, csv = (make_rows(n, seed=i) for i, n in enumerate(NUM_ROWS.values()))
         pq.write_table(pa.Table.from_pylist(parquet), "in/shard-0.parquet", row_group_size=1_000)
@@ -80,7 +80,7 @@ def read_folder(folder: str) -> dict[str, bytes]:
 
 
 def list_parts(folder: str) -> dict[str, int]:
-    """Return the parts and when they were written."""
+    """Return the shards and when they were written."""
     return {path.name: path.stat().st_mtime_ns for path in Path(folder).glob("shard-*")}
 
 
@@ -96,9 +96,9 @@ def test_one_process_predicts_each_row_once_in_order(inside: Path) -> None:
     manifest = json.loads(Path("alone/_manifest.json").read_text())
     assert manifest["num_rows"] == sum(NUM_ROWS.values())
     assert manifest["num_empty"] == 19 + 9 + 1
-    assert list(manifest["parts"].values()) == [4096, 4096, 809, 4096, 1, 3]
+    assert list(manifest["shards"].values()) == [4096, 4096, 809, 4096, 1, 3]
     ids, is_empty = [], []
-    for name in manifest["parts"]:
+    for name in manifest["shards"]:
         path = Path("alone", name)
         match path.suffix:
             case ".parquet":
@@ -145,7 +145,7 @@ def test_r3_a_killed_process_costs_only_what_it_had_in_hand(inside: Path) -> Non
 
 def test_r3_two_processes_evaluate_each_row_once(inside: Path) -> None:
     """Of 7 test rows one process has 4, the other 3."""
-    run = Path("runs/arm")
+    run = Path("runs/variant")
     assert main(["evaluate", str(run)]) == 0
     stored, results = run / "predictions/test.parquet", run / "evaluation/test.json"
     alone, measured = pd.read_parquet(stored), json.loads(results.read_text())
@@ -169,7 +169,7 @@ def test_r3_two_processes_evaluate_each_row_once(inside: Path) -> None:
 
 def predict(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
     """Return the status of a prediction in this process, and what it complained of."""
-    status = main(["predict", "runs/arm", *arguments])
+    status = main(["predict", "runs/variant", *arguments])
     return status, capsys.readouterr().err
 
 
@@ -178,7 +178,10 @@ def predict(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, s
     [
         (["--input", "in/shard-*", "--output", "out.jsonl"], "3 inputs need a folder"),
         (["--input", "in/shard-9*", "--output", "out"], "'in/shard-9*' matches no file below"),
-        (["--input", "in/shard-0*", "--output", "in"], "in holds the input in/shard-0.parquet"),
+        (
+            ["--input", "in/shard-0*", "--output", "in"],
+            "in is the folder of the input in/shard-0.parquet",
+        ),
         (["--input", "in/shard-0*", "--output", "task.yaml"], "task.yaml: unknown ending"),
         (["--input", "task.yaml", "--output", "out"], "--input: task.yaml: unknown ending"),
         (["--input", "in/shard-1.jsonl", "twin/shard-1.jsonl", "--output", "out"],
@@ -201,10 +204,10 @@ def test_several_processes_do_not_write_one_file(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     status, error = predict(capsys, "--input", "in/shard-2.csv", "--output", "out.csv")
-    assert (status, "several processes write parts; name a folder" in error) == (2, True)
+    assert (status, "several processes write shards; name a folder" in error) == (2, True)
 
 
-def test_one_file_starts_anew_when_its_input_changed_and_leaves_nothing_beside_it(
+def test_one_file_starts_again_when_its_input_changed_and_leaves_nothing_next_to_it(
     inside: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [{"title": "bank", "content": "crisis", "n": n} for n in (1, 2.5, None)]

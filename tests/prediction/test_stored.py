@@ -27,7 +27,7 @@ def test_d11_rows_are_joined_by_id() -> None:
 
 @pytest.mark.parametrize("ids", [["a", "b"], ["a", "b", "d"], ["a", "b", "b"]])
 def test_d11_other_rows_are_refused(ids: list[str]) -> None:
-    with pytest.raises(UserError, match="other rows"):
+    with pytest.raises(UserError, match="different rows"):
         store(ids).align(["a", "b", "c"])
 
 

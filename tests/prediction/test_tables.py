@@ -59,9 +59,9 @@ def test_parquet_keeps_the_types_of_its_input(tmp_path: Path) -> None:
 
 
 def test_a_column_of_mixed_types_cannot_become_parquet(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="'n' holds what Parquet cannot"):
+    with pytest.raises(UserError, match="'n' cannot be written as Parquet"):
         find_types([{"n": 1}, {"n": "two"}], pa.schema([]))
-    with pytest.raises(UserError, match="'n' holds what Parquet cannot"):
+    with pytest.raises(UserError, match="'n' cannot be written as Parquet"):
         find_types([{"n": "two"}], find_types([{"n": 1}], pa.schema([])))
 
 

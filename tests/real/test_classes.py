@@ -30,12 +30,12 @@ def train_and_evaluate(recipe: str, run: str, *overrides: str) -> dict[str, Any]
     assert main(["train", recipe, *arguments]) == 0
     assert main(["evaluate", run]) == 0
     results = json.loads((Path(run) / "evaluation/test.json").read_text())
-    for arm, found in {
+    for variant, found in {
         "model": results["metrics"],
         **{name: b["metrics"] for name, b in results["baselines"].items()},
     }.items():
         shown = {k: round(v, 3) for k, v in found.items() if isinstance(v, float)}
-        print(recipe, arm, shown)
+        print(recipe, variant, shown)
     return results
 
 

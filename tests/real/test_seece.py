@@ -48,19 +48,21 @@ def test_minilm_beats_both_baselines_over_five_splits(seece: Path) -> None:
         assert main(["train", "seece_minilm.yaml", *arguments]) == 0
         assert main(["evaluate", run]) == 0
         results = json.loads((seece / run / "evaluation/test.json").read_text())
-        arms = {
+        variants = {
             "minilm": results["metrics"],
             **{name: b["metrics"] for name, b in results["baselines"].items()},
         }
-        found.append({arm: (m["mae"], m["skill"]) for arm, m in arms.items()})
-        print(seed, {arm: tuple(round(v, 3) for v in pair) for arm, pair in found[-1].items()})
-    for arm in found[0]:
-        mae, skill = np.array([f[arm] for f in found]).T
+        found.append({variant: (m["mae"], m["skill"]) for variant, m in variants.items()})
         print(
-            f"{arm}: test mae {mae.mean():.3f} (sd {mae.std(ddof=1):.3f}), "
+            seed, {variant: tuple(round(v, 3) for v in pair) for variant, pair in found[-1].items()}
+        )
+    for variant in found[0]:
+        mae, skill = np.array([f[variant] for f in found]).T
+        print(
+            f"{variant}: test mae {mae.mean():.3f} (sd {mae.std(ddof=1):.3f}), "
             f"skill {skill.mean():.3f} (sd {skill.std(ddof=1):.3f})"
         )
-    mean = {arm: np.mean([f[arm] for f in found], axis=0) for arm in found[0]}
+    mean = {variant: np.mean([f[variant] for f in found], axis=0) for variant in found[0]}
     assert mean["minilm"][1] > 0.36
     assert mean["minilm"][0] < min(mean["constant"][0], mean["tfidf"][0])
 
@@ -71,4 +73,4 @@ def test_tiny_qwen2_with_and_without_the_prompt_gets_a_real_verdict(seece: Path)
     assert results["verdict"] in ("WINNER", "REFERENCE_HOLDS", "UNRESOLVED")
     seen = results["variants"]["instruction"]["token_budget"]
     assert seen["prompt_tokens"] > 5_000
-    assert seen["share_kept"] > 0.9
+    assert seen["fraction_kept"] > 0.9

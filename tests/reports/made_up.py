@@ -53,11 +53,11 @@ WAIVED = "a spare machine was used"
 
 def make_audit() -> list[Finding]:
     return [
-        Finding(check="same data", status="ok", variants=[], message="all the same"),
-        Finding(check="articles seen", status="warning", variants=[], message="saw 61.0% of it"),
-        Finding(check="pretrained base", status="note", variants=[],
+        Finding(check="same_data", status="ok", variants=[], message="all the same"),
+        Finding(check="truncation", status="warning", variants=[], message="saw 61.0% of it"),
+        Finding(check="pretrained_base", status="note", variants=[],
                 message="was never pretrained"),
-        Finding(check="only the treatment differs", status="confounded", variants=[],
+        Finding(check="comparability", status="confounded", variants=[],
                 message="other devices", waived=WAIVED),
     ]  # fmt: skip
 
@@ -119,14 +119,14 @@ def make_variant(
 def make_comparison(
     verdict: VerdictName = "WINNER",
     *,
-    arms: tuple[str, ...] = ("distillation", "instruction"),
+    variants: tuple[str, ...] = ("distillation", "instruction"),
     invalid: tuple[str, ...] = (),
     label_type: LabelType = "scores",
     names: list[str] | None = None,
 ) -> ComparisonResult:
     names = names or (SCORE_NAMES if label_type == "scores" else CLASS_NAMES)
     metric = "mae" if label_type == "scores" else "f1_macro"
-    valid = [arm for arm in arms if arm not in invalid]
+    valid = [variant for variant in variants if variant not in invalid]
     rows = make_rows(names, valid, label_type=label_type)
     decisions: dict[str, Decision] = {"WINNER": "DEPLOY", "REFERENCE_HOLDS": "REVIEW"}
     is_class = label_type == "class"
@@ -136,13 +136,13 @@ def make_comparison(
         suite="eval/suite.yaml",
         task="market_risk",
         verdict=verdict,
-        winner={"WINNER": arms[-1], "REFERENCE_HOLDS": arms[0]}.get(verdict),
-        why=f"because of what {arms[-1]} did",
+        winner={"WINNER": variants[-1], "REFERENCE_HOLDS": variants[0]}.get(verdict),
+        why=f"because of what {variants[-1]} did",
         decision=decisions.get(verdict, "FAIL"),
         reasons=[f"{metric}: the bound 0.732 does not pass 0.7"],
         provisional=True,
-        recommended=arms[-1] if verdict == "WINNER" else None,
-        reference=arms[0],
+        recommended=variants[-1] if verdict == "WINNER" else None,
+        reference=variants[0],
         metric=metric,
         margin=0.2,
         min_difference=0.05,
@@ -153,10 +153,10 @@ def make_comparison(
         label_type=label_type,
         label_names=names,
         treatment=["prompt", "base"],
-        waivers=[WaiverConfig(check="only the treatment differs", reason=WAIVED)],
+        waivers=[WaiverConfig(check="comparability", reason=WAIVED)],
         data=make_manifest(names=names, label_type=label_type),
         audit=make_audit(),
-        pairs=[make_pair(arm, arms[0], names=names, is_class=is_class) for arm in valid[1:]],
+        pairs=[make_pair(name, variants[0], names=names, is_class=is_class) for name in valid[1:]],
         ensembles=make_ensembles(valid, names=names, label_type=label_type)
         if len(valid) > 1
         else {},
@@ -164,11 +164,11 @@ def make_comparison(
         rare=make_rare(valid, names=names, label_type=label_type),
         noise=make_noise(valid, names=names, label_type=label_type),
         variants={
-            arm: make_variant(
-                i, arm, valid=arm in valid, pretrained=arm != arms[-1], metric=metric,
-                names=names, label_type=label_type,
+            variant: make_variant(
+                i, variant, valid=variant in valid, pretrained=variant != variants[-1],
+                metric=metric, names=names, label_type=label_type,
             )
-            for i, arm in enumerate(arms)
+            for i, variant in enumerate(variants)
         },
         baselines=make_baselines(names, label_type=label_type),
         rows=rows if valid else [],

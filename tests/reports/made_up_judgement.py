@@ -7,13 +7,13 @@ from llmft.results.comparison import (
     EnsembleResult,
     ListQuality,
     McNemar,
-    Needed,
     NoiseResult,
     Pair,
     PartGain,
     Power,
     RareEvents,
     RareFindings,
+    SampleSize,
     SliceTable,
     SliceValue,
     TopListQuality,
@@ -53,7 +53,7 @@ def make_pair(
         finding="better",
         mcnemar=counts if is_class else None,
         power=Power(effect=0.05, power=0.813),
-        needed=Needed(rows=1733, seeds=None),
+        needed=SampleSize(rows=1733, seeds=None),
         is_small=False,
         parts={
             name: PartGain(
@@ -67,19 +67,19 @@ def make_pair(
 
 
 def make_ensembles(
-    arms: Sequence[str], *, names: Sequence[str], label_type: LabelType
+    variants: Sequence[str], *, names: Sequence[str], label_type: LabelType
 ) -> dict[str, EnsembleResult]:
     metrics = make_metrics(0.5939, label_type=label_type)
-    routes = {name: arms[i % len(arms)] for i, name in enumerate(names)}
+    routes = {name: variants[i % len(variants)] for i, name in enumerate(names)}
     return {
         name: EnsembleResult(
             kind=kind,
-            made_of=list(arms),
+            made_of=list(variants),
             routes=routes if kind == "routing" else None,
             fitted_on="val" if kind == "routing" else None,
             metrics=metrics,
             intervals=make_intervals(metrics),
-            pair=make_pair(name, arms[-1], names=[]),
+            pair=make_pair(name, variants[-1], names=[]),
             recommended=kind == "routing",
             cost=Cost(single_p50_ms=31.73, peak_memory_gib=12.21, num_parameters=3_124_358_144),
         )
@@ -87,7 +87,7 @@ def make_ensembles(
     }
 
 
-def make_slices(arms: Sequence[str], metric: str) -> list[SliceTable]:
+def make_slices(variants: Sequence[str], metric: str) -> list[SliceTable]:
     return [
         SliceTable(
             name=name,
@@ -97,10 +97,10 @@ def make_slices(arms: Sequence[str], metric: str) -> list[SliceTable]:
                     value=value,
                     num_rows=41 + i,
                     metrics={
-                        arm: MetricValue(
+                        variant: MetricValue(
                             value=0.503 + 0.01 * i, interval=Interval(0.401, 0.607) if i else None
                         )
-                        for arm in arms
+                        for variant in variants
                     },
                 )
                 for i, value in enumerate(values)
@@ -111,9 +111,9 @@ def make_slices(arms: Sequence[str], metric: str) -> list[SliceTable]:
 
 
 def make_rare(
-    arms: Sequence[str], *, names: Sequence[str], label_type: LabelType
+    variants: Sequence[str], *, names: Sequence[str], label_type: LabelType
 ) -> RareEvents | None:
-    if not arms or label_type == "multilabel":
+    if not variants or label_type == "multilabel":
         return None
     both = ListQuality(
         recall=0.571, recall_interval=Interval(0.289, 0.823),
@@ -124,12 +124,12 @@ def make_rare(
         what="overall score of at least 7" if label_type == "scores" else f"class {names[-1]}",
         num_rows=515,
         num_high=14,
-        variants={arm: RareFindings(at_k=at_k, **dict(both)) for arm in arms},
+        variants={variant: RareFindings(at_k=at_k, **dict(both)) for variant in variants},
     )
 
 
 def make_noise(
-    arms: Sequence[str], *, names: Sequence[str], label_type: LabelType
+    variants: Sequence[str], *, names: Sequence[str], label_type: LabelType
 ) -> list[NoiseResult]:
     error = MetricValue(value=0.438, interval=Interval(0.361, 0.523))
     return [
@@ -142,7 +142,8 @@ def make_noise(
             oracle=error,
             parts={} if label_type == "class" else dict.fromkeys(names, error),
             variants={
-                arm: MetricValue(value=0.691, interval=Interval(0.571, 0.823)) for arm in arms
+                variant: MetricValue(value=0.691, interval=Interval(0.571, 0.823))
+                for variant in variants
             },
         )
         for kind in ("repeated", "second_oracle")

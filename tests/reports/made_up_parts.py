@@ -95,13 +95,15 @@ def make_labels(i: int, names: list[str], *, label_type: LabelType) -> Labels:
             return names[: i % 3]
 
 
-def make_rows(names: list[str], arms: list[str], *, label_type: LabelType) -> list[RowResult]:
+def make_rows(names: list[str], variants: list[str], *, label_type: LabelType) -> list[RowResult]:
     return [
         RowResult(
             id=f"row-{i}",
             labels=make_labels(i, names, label_type=label_type),
-            outputs={arm: [0.125 * i + 0.25 * j for j in range(len(names))] for arm in arms},
-            errors={arm: 0.57 + i for arm in arms},
+            outputs={
+                variant: [0.125 * i + 0.25 * j for j in range(len(names))] for variant in variants
+            },
+            errors={variant: 0.57 + i for variant in variants},
             text=f"Article {i} on markets.",
             slices={"language": ("de", "en")[i % 2], "length": "short"},
         )
@@ -143,7 +145,7 @@ def make_outcomes(error: float, *, names: list[str], label_type: LabelType) -> d
         return {**found, "calibration": calibration, "tiers": tiers}
     bins = [
         ReliabilityBin(low=i / 5, high=(i + 1) / 5, num_rows=3 + 9 * i,
-                       mean_predicted=i / 5 + 0.11, share_true=i / 6 + 0.07)
+                       mean_predicted=i / 5 + 0.11, fraction_true=i / 6 + 0.07)
         for i in range(1, 5)
     ]  # fmt: skip
     found["reliability"] = Reliability(

@@ -92,14 +92,14 @@ def list_written_numbers(result: Result) -> set[str]:
     numbers = set(_walk(result.model_dump(mode="json")))
     shows = [getattr(formatting, name) for name in dir(formatting) if name.startswith("format_")]
     shows.remove(formatting.format_interval)
-    shows.remove(formatting.format_share_interval)
+    shows.remove(formatting.format_percent_interval)
     shows.remove(formatting.format_labels)
     return {formatting.MISSING} | {show(number) for number in numbers for show in shows}
 
 
 def split_cell(text: str) -> list[str]:
     """Return the numbers of one cell."""
-    return re.split(r" to | of ", text.removeprefix("chance alone: up to "))
+    return re.split(r" to | of ", text.removeprefix("by chance: up to "))
 
 
 def count_table_columns(markdown: str) -> list[set[int]]:

@@ -23,7 +23,7 @@ pytestmark = [
 ]
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 ATTACK = "</script><script>alert(1)</script><img src=x onerror=alert(2)><b id=planted>bold</b>"
-ARMS = ("distillation", "instruction", ATTACK)
+VARIANTS = ("distillation", "instruction", ATTACK)
 
 # WCAG 2.2, 1.4.3: contrast of every text with what it stands on; pictures of markers aside.
 LOW_CONTRAST = """() => {
@@ -53,14 +53,14 @@ LOW_CONTRAST = """() => {
 
 
 def make_classified() -> ComparisonResult:
-    results = make_comparison(label_type="class", names=["calm", "loud"], arms=("a", "b", "c"))
+    results = make_comparison(label_type="class", names=["calm", "loud"], variants=("a", "b", "c"))
     outputs = {"a": [0.9, 0.1], "b": [0.2, 0.8], "c": [0.7, 0.3]}
     values = [SliceValue(value=value, num_rows=2, metrics={}) for value in ("up to 9", "10 to 20")]
     rows = [
         RowResult(
             id=f"row-{i}",
             labels=label,
-            outputs=outputs if i % 2 else {arm: [0.6, 0.4] for arm in outputs},
+            outputs=outputs if i % 2 else {variant: [0.6, 0.4] for variant in outputs},
             errors=dict.fromkeys(outputs, 0.4),
             text="text",
             slices={"length": ("10 to 20", "up to 9")[i // 2], "true class": label},
@@ -71,22 +71,24 @@ def make_classified() -> ComparisonResult:
     return results.replace(slices=[length], rows=rows)
 
 
-def make_results(num_rows: int, arms: tuple[str, ...] = ARMS) -> ComparisonResult:
-    results = make_comparison(arms=arms)
+def make_results(num_rows: int, variants: tuple[str, ...] = VARIANTS) -> ComparisonResult:
+    results = make_comparison(variants=variants)
     generator = random.Random(0)
     languages = ({"language": "de"}, {"language": "en"}, {})
     rows = [
         RowResult(
             id=f"article-{i}",
             labels={"severity": 3.0, "stress": 7.0},
-            outputs={arm: [generator.uniform(0, 10), 5.0] for arm in arms},
-            errors={arm: i + j / 10 for j, arm in enumerate(arms)},
+            outputs={variant: [generator.uniform(0, 10), 5.0] for variant in variants},
+            errors={variant: i + j / 10 for j, variant in enumerate(variants)},
             text=f"Article number {i} on markets. " + ATTACK * (i % 2),
             slices={**languages[i % 3], "tier": ATTACK},
         )
         for i in range(num_rows)
     ]
-    return results.replace(why="the gain of 0.317 is surely beyond the margin of 0.2", rows=rows)
+    return results.replace(
+        why="the gain of 0.317 is significantly above the margin of 0.2", rows=rows
+    )
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +217,7 @@ def test_classes_show_what_was_predicted_and_who_is_wrong(browser: Any, tmp_path
     assert visit.faults == []
 
 
-def test_no_column_of_the_arms_is_out_of_sight(visit: Visit) -> None:
+def test_no_column_of_the_variants_is_out_of_sight(visit: Visit) -> None:
     boxes = visit.page.locator(".scroll").first.evaluate("(e) => [e.scrollWidth, e.clientWidth]")
     assert boxes[0] <= boxes[1]
 
@@ -244,15 +246,15 @@ def test_a_row_opens_by_mouse_and_by_keyboard(visit: Visit) -> None:
 def test_without_a_script_everything_else_is_there(browser: Any, report: str) -> None:
     page = browser.new_page(java_script_enabled=False)
     page.goto(report)
-    assert page.get_by_role("heading", name="Rows that went worst").is_visible()
+    assert page.get_by_role("heading", name="Rows with the largest errors").is_visible()
     assert not page.locator("#rows").is_visible()
     assert page.get_by_role("heading", name="Side by side").is_visible()
     page.close()
 
 
-def test_many_rows_of_five_arms_open(browser: Any, tmp_path: Path) -> None:
+def test_many_rows_of_five_variants_open(browser: Any, tmp_path: Path) -> None:
     """In under 3 seconds on two cores; what is asserted here is that they do."""
-    results = make_results(20_000, arms=("a", "b", "c", "d", "e"))
+    results = make_results(20_000, variants=("a", "b", "c", "d", "e"))
     long = [row.replace(text=row.text + "word " * 300) for row in results.rows]
     results = results.replace(rows=long)
     visit = Visit(browser, write_comparison_report(results, folder=tmp_path).as_uri())

@@ -94,7 +94,7 @@ def test_every_metric_has_its_interval(tmp_path: Path, label_type: LabelType) ->
 
 
 def test_the_best_of_a_column_is_marked_even_if_a_baseline_has_it(tmp_path: Path) -> None:
-    """D9: an arm that a constant beats does not look like the best."""
+    """D9: a variant that a constant beats does not look like the best."""
     result = edit(make_comparison(), lambda r: r["baselines"]["tfidf"]["metrics"].update(mae=0.107))
     html, markdown = write(result, tmp_path)
     assert "0.107" in Page(html).best_cells
@@ -106,9 +106,9 @@ def test_the_best_of_a_column_is_marked_even_if_a_baseline_has_it(tmp_path: Path
     [
         ("WINNER", "instruction wins"),
         ("REFERENCE_HOLDS", "Keep distillation"),
-        ("UNRESOLVED", "Nobody can tell yet"),
-        ("CONFOUNDED", "This is no fair comparison"),
-        ("INVALID", "This comparison does not count"),
+        ("UNRESOLVED", "Not resolved yet"),
+        ("CONFOUNDED", "This comparison is not fair"),
+        ("INVALID", "This comparison is not valid"),
     ],
 )
 def test_every_verdict_has_its_words(tmp_path: Path, verdict: VerdictName, said: str) -> None:
@@ -121,22 +121,24 @@ def test_every_verdict_has_its_words(tmp_path: Path, verdict: VerdictName, said:
     ("label_type", "invalid"),
     [("scores", ("b",)), ("scores", ("a", "b")), ("class", ("a", "b")), ("multilabel", ("a",))],
 )
-def test_arms_that_were_struck_out_have_dashes(
+def test_variants_that_were_excluded_have_dashes(
     tmp_path: Path, label_type: LabelType, invalid: tuple[str, ...]
 ) -> None:
-    results = make_comparison("INVALID", arms=("a", "b"), invalid=invalid, label_type=label_type)
+    results = make_comparison(
+        "INVALID", variants=("a", "b"), invalid=invalid, label_type=label_type
+    )
     html, markdown = write(results, tmp_path)
     assert "invalid" in Page(html).text
     assert not (tmp_path / "plots" / "gains.png").exists()
     assert all(len(widths) == 1 for widths in count_table_columns(markdown))
 
 
-def test_many_arms_with_odd_names(tmp_path: Path) -> None:
-    arms = ("a", "_hidden", "b$x$c", "a_name_that_" + "goes_on_" * 12, "ein Ärmel/zwei", "f", "g",
-            "h", "i")  # fmt: skip
-    html, _ = write(make_comparison(arms=arms, names=["severity"]), tmp_path)
+def test_many_variants_with_odd_names(tmp_path: Path) -> None:
+    long = "a_name_that_" + "goes_on_" * 12
+    variants = ("a", "_hidden", "b$x$c", long, "ein Ärmel/zwei", "f", "g", "h", "i")
+    html, _ = write(make_comparison(variants=variants, names=["severity"]), tmp_path)
     text = Page(html).text
-    assert all(arm in text for arm in arms)
+    assert all(variant in text for variant in variants)
     assert len(list((tmp_path / "plots").glob("predicted-*.png"))) == 9
 
 
@@ -156,7 +158,7 @@ def test_text_from_data_stays_text(tmp_path: Path) -> None:
         for case in r["variants"][EVIL]["edge_cases"]["cases"]:
             case.update(id=EVIL, category=EVIL, failures=[EVIL])
 
-    results = edit(make_comparison(arms=("a", EVIL), names=["severity", f"dim {EVIL}"]), plant)
+    results = edit(make_comparison(variants=("a", EVIL), names=["severity", f"dim {EVIL}"]), plant)
     html, markdown = write(results, tmp_path)
     assert list_outside_links(html) == []
     assert EVIL in Page(html).text
@@ -174,7 +176,7 @@ def test_text_from_data_stays_text(tmp_path: Path) -> None:
 )
 def test_long_and_evil_names(tmp_path: Path, label_type: LabelType, num_more: int) -> None:
     names = ["none", EVIL, "x" * 90, *(f"{i} {EVIL}" for i in range(num_more))]
-    results = make_comparison(label_type=label_type, names=names, arms=("a", EVIL))
+    results = make_comparison(label_type=label_type, names=names, variants=("a", EVIL))
     results = results.replace(worst_rows=[results.rows[1].replace(text=EVIL)])
     html, markdown = write(results, tmp_path)
     assert EVIL in Page(html).text
@@ -187,7 +189,9 @@ def test_long_and_evil_names(tmp_path: Path, label_type: LabelType, num_more: in
 def test_what_an_invalid_comparison_lacks_is_left_out(
     tmp_path: Path, label_type: LabelType
 ) -> None:
-    results = make_comparison("INVALID", arms=("a", "b"), invalid=("a", "b"), label_type=label_type)
+    results = make_comparison(
+        "INVALID", variants=("a", "b"), invalid=("a", "b"), label_type=label_type
+    )
     headings = list_headings(write(results, tmp_path)[0])
     assert "Side by side" in headings
     assert not {"Calibration", "Predicted against true", "Gates", "Latency"} & set(headings)
@@ -199,8 +203,8 @@ def test_what_is_not_there_is_left_out(tmp_path: Path) -> None:
         name: v.replace(edge_cases=None, fit=None, gates=[]) for name, v in results.variants.items()
     }
     headings = list_headings(write(results.replace(variants=variants), tmp_path)[0])
-    absent = {"Rows that went worst", "Slices", "Rare events", "Noise of the labels", "Edge cases",
-              "Post-hoc fits", "Gates"}  # fmt: skip
+    absent = {"Rows with the largest errors", "Slices", "Rare events", "Label noise", "Edge cases",
+              "Calibrators and thresholds", "Gates"}  # fmt: skip
     assert "Side by side" in headings
     assert not absent & set(headings)
 
@@ -214,16 +218,20 @@ def test_no_dash_stands_where_a_value_is(tmp_path: Path, label_type: LabelType) 
     result = make_comparison(label_type=label_type)
     _, markdown = write(result, tmp_path)
     sections = {part.split("\n")[0]: part for part in markdown.split("\n## ")}
-    titles = {"Slices", "Rare events", "Noise of the labels", "Edge cases"}
+    titles = {"Slices", "Rare events", "Label noise", "Edge cases"}
     for title in titles - ({"Rare events"} if result.rare is None else set()):
         rows = [line for line in sections[title].splitlines() if line.startswith("| ")]
         assert len(rows) > 2, title
         assert [row for row in rows if MISSING in row] == [], title
-    noise = sections["Noise of the labels"]
+    noise = sections["Label noise"]
     metric = "mae" if label_type == "scores" else "disagreement"
     for said in (metric, "0.438 (0.361 to 0.523)", "0.691 (0.571 to 0.823)", "| 57 | 19 |"):
         assert said in noise
-    fits = [line for line in sections["Post-hoc fits"].splitlines() if line.startswith("| ")][1:]
+    fits = [
+        line
+        for line in sections["Calibrators and thresholds"].splitlines()
+        if line.startswith("| ")
+    ][1:]
     undefined = [name for name, value in result.variants["instruction"].metrics.items()
                  if value is None]  # fmt: skip
     assert [r for r in fits if MISSING in r and not any(f"| {m}" in r for m in undefined)] == []

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
+from llmft.reports.entries import GAP
 from llmft.reports.evaluation import write_evaluation_report
 from llmft.reports.formatting import format_interval
-from llmft.reports.series import GAP
 from llmft.results.evaluation import EvaluationResult
 from llmft.results.variant import Decision, Finding, LabelType
 from tests.reports.made_up import EVIL, NAMED, make_evaluation
@@ -32,7 +32,7 @@ def write(result: EvaluationResult, folder: Path) -> tuple[str, str]:
     ("label_type", "decision", "said", "reason"),
     [
         ("scores", "DEPLOY", "bert may be deployed", "mae: 0.612; the bound 0.732"),
-        ("class", "REVIEW", "bert needs a second look", "macro: 0.612; the bound 0.732"),
+        ("class", "REVIEW", "bert needs a review", "macro: 0.612; the bound 0.732"),
         ("multilabel", "FAIL", "Do not deploy bert", "macro: 0.612; the bound 0.732"),
     ],
 )
@@ -109,8 +109,8 @@ def test_of_many_classes_the_worst_come_first(tmp_path: Path) -> None:
     assert len(drawn) == 21
     assert (drawn[0], drawn[15]) == ("name 40", GAP)
     assert "name 50" not in drawn and "name 50" in page.text
-    assert "only the worst and the best are here" in page.text
-    assert "only the worst and the best are here" in markdown
+    assert "Only the worst and the best are in this table" in page.text
+    assert "Only the worst and the best are in this table" in markdown
     most_confused = page.text[page.text.index("Most confused") :].split()
     assert most_confused[most_confused.index("12") :][:4] == ["12", "name", "34", "99"]
 
@@ -142,10 +142,12 @@ def test_worst_rows_of_many_classes_show_what_matters(
 
 def test_a_trial_is_said_on_the_first_screen(tmp_path: Path) -> None:
     result = make_evaluation()
-    trial = Finding(check="trial", status="warning", variants=["bert"], message="on 200 rows only")
+    trial = Finding(
+        check="trial_run", status="warning", variants=["bert"], message="on 200 rows only"
+    )
     html, markdown = write(result.replace(audit=[*result.audit, trial]), tmp_path)
     assert "on 200 rows only" in Page(html.split("</header>")[0]).text
-    assert "**warning** (trial): on 200 rows only" in markdown.split("##")[0]
+    assert "**warning** (trial_run): on 200 rows only" in markdown.split("##")[0]
 
 
 @pytest.mark.parametrize("label_type", ["scores", "class", "multilabel"])
@@ -159,15 +161,15 @@ def test_what_is_undefined_is_left_out(tmp_path: Path, label_type: LabelType) ->
     )
     text = Page(write(results, tmp_path)[0]).text
     assert "Against the baselines" in text
-    assert "tiers" not in text and "Rows that went worst" not in text
+    assert "tiers" not in text and "Rows with the largest errors" not in text
 
 
-def test_rows_that_do_not_count_are_told(tmp_path: Path) -> None:
+def test_rows_that_do_not_count_are_reported(tmp_path: Path) -> None:
     """D5: rows that are too like those of the training are left out, and the page says so."""
     result = make_evaluation(num_rows=6, num_test_rows=9, num_dropped=3, num_rejected=2)
     for text in write(result, tmp_path):
         assert "2 rejected" in text
-        assert "3 dropped, too like rows of training" in text
+        assert "3 excluded as near-duplicates of training rows" in text
 
 
 def test_times_that_were_measured_for_a_gate_are_shown(tmp_path: Path) -> None:

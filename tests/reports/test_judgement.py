@@ -10,9 +10,9 @@ from docx.document import Document
 from docx.oxml.ns import qn
 
 from llmft.config.audit import Check
-from llmft.reports.audit import group_findings
 from llmft.reports.comparison import write_comparison_report
-from llmft.reports.plots.latency import find_front
+from llmft.reports.plots.runs import find_front
+from llmft.reports.sections import group_findings
 from llmft.results.comparison import ComparisonResult, VerdictName
 from llmft.results.variant import Decision, Finding, LabelType, Status
 from tests.reports.made_up import EVIL, make_comparison
@@ -44,16 +44,17 @@ def write(result: ComparisonResult, folder: Path) -> Written:
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
-    results = make_comparison(arms=("distillation", "instruction", "full"))
+    results = make_comparison(variants=("distillation", "instruction", "full"))
     return write(results, tmp_path_factory.mktemp("report"))
 
 
 def test_sections_stand_in_the_order_in_which_they_are_asked_for(written: Written) -> None:
     assert list_headings(written.html) == [
         "Side by side", "Gains over distillation", "By dimension", "Learning curves", "Latency",
-        "Gates", "Slices", "Rare events", "Noise of the labels", "Edge cases",
-        "Post-hoc fits", "Predicted against true", "Calibration", "Rows that went worst",
-        "Rows", "How it was made",
+        "Gates", "Slices", "Rare events", "Label noise", "Edge cases",
+        "Calibrators and thresholds", "Predicted against true", "Calibration",
+        "Rows with the largest errors",
+        "Rows", "Data and training",
     ]  # fmt: skip
 
 
@@ -62,13 +63,13 @@ def test_sections_stand_in_the_order_in_which_they_are_asked_for(written: Writte
     [
         "mae: the bound 0.732 does not pass 0.7",  # reasons
         "waived by the suite: a spare machine was used",
-        "2 dropped, too like rows of training; in 4 groups",
+        "2 excluded as near-duplicates of training rows; in 4 clusters",
         "not recommended",  # of a mixed column
         "severity by distillation, stress by instruction",
         "< 0.001", "0.026", "81.3 %", "1733",  # p, Holm, power, rows needed
         "0.263 to 0.377",  # one-sided bounds
         "208", "49.7", "1.93",  # batch, uncached prompt, cost of a million
-        "p95_ms", "one curve a dimension; fitted on val", "0.742",
+        "p95_ms", "one calibrator per dimension; fitted on val", "0.742",
         "overall score of at least 7", "0.289 to 0.823",
         "another oracle", "0.361 to 0.523",
         "8 of 10", "44.4 % to 97.5 %", "fraud-denied",
@@ -82,7 +83,7 @@ def test_what_a_file_holds_is_in_every_format(written: Written, expected: str) -
     assert expected in written.word_text
 
 
-def test_a_finding_names_the_arm_that_is_ahead(written: Written) -> None:
+def test_a_finding_names_the_variant_that_is_ahead(written: Written) -> None:
     table = next(t for t in written.document.tables if t.cell(0, 0).text == "dimension")
     (finding,) = (i for i, c in enumerate(table.rows[0].cells) if c.text == "instruction: finding")
     assert [row.cells[finding].text for row in table.rows[1:]] == ["instruction", "distillation"]
@@ -105,14 +106,14 @@ def test_without_a_result_the_reason_is_in_every_format(
     tmp_path: Path, verdict: VerdictName, invalid: tuple[str, ...]
 ) -> None:
     """D1, D2: what cannot be compared is said, and said why."""
-    results = make_comparison(verdict, arms=("a", "b"), invalid=invalid)
-    results = results.replace(why="only one arm saw its articles", winner=None)
+    results = make_comparison(verdict, variants=("a", "b"), invalid=invalid)
+    results = results.replace(why="only one variant saw its articles", winner=None)
     if invalid:
         results = results.replace(pairs=[], ensembles={}, slices=[], rare=None, noise=[])
     found = write(results, tmp_path)
     for text in (Page(found.html).text, found.markdown, found.word_text):
         assert verdict in text
-        assert "only one arm saw its articles" in text
+        assert "only one variant saw its articles" in text
     assert ("Gains over a" in list_headings(found.html)) == (not invalid)
 
 
@@ -123,12 +124,12 @@ def test_null_is_a_dash(tmp_path: Path, label_type: LabelType) -> None:
             pair.update(dict.fromkeys(("mcnemar", "power", "needed")), parts={})
         for table in r["slices"]:
             for value in table["values"]:
-                value["metrics"] = {arm: UNDEFINED for arm in value["metrics"]}
+                value["metrics"] = {name: UNDEFINED for name in value["metrics"]}
         for found in r["rare"]["variants"].values() if r["rare"] else ():
             found.update(dict.fromkeys(set(found) - {"at_k"}), at_k=[])
         for noise in r["noise"]:
             noise.update(oracle=UNDEFINED)
-            noise["variants"] = {arm: UNDEFINED for arm in noise["variants"]}
+            noise["variants"] = {name: UNDEFINED for name in noise["variants"]}
         for variant in r["variants"].values():
             variant["gates"][0].update(value=None, interval=None, bound=None, review=None)
             variant.update(fit=None, latency=None)
@@ -163,7 +164,9 @@ def test_text_that_no_format_can_hold_as_it_is(tmp_path: Path) -> None:
         for variant in r["variants"].values():
             variant["gates"][0].update(name=text, reason=text)
 
-    results = edit(make_comparison(arms=("a", EVIL), names=[f"{EVIL}{CONTROL}", "stress"]), plant)
+    results = edit(
+        make_comparison(variants=("a", EVIL), names=[f"{EVIL}{CONTROL}", "stress"]), plant
+    )
     found = write(results, tmp_path)
     assert list_outside_links(found.html) == []
     assert EVIL in Page(found.html).text
@@ -185,7 +188,7 @@ def test_a_slicing_names_its_own_metric_and_why(tmp_path: Path) -> None:
     language, tier = result.slices
     by_class = tier.replace(name="true class", metric="accuracy")
     found = write(result.replace(slices=[language, by_class]), tmp_path)
-    expected = "accuracy by true class, higher is better (f1_macro says nothing within one class)"
+    expected = "accuracy by true class, higher is better (f1_macro is meaningless within one class)"
     for text in (Page(found.html).text, found.markdown, found.word_text):
         assert expected in text
         assert "f1_macro by language, higher is better" in text
@@ -193,20 +196,20 @@ def test_a_slicing_names_its_own_metric_and_why(tmp_path: Path) -> None:
 
 def test_the_audit_is_sorted_by_severity_and_each_bar_names_its_check() -> None:
     found: list[tuple[Check, Status, str | None]] = [
-        ("articles seen", "note", None), ("same data", "ok", None),
-        ("articles seen", "warning", None), ("trial", "confounded", "spare"),
-        ("unseen rows", "invalid", None), ("articles seen", "warning", None),
+        ("truncation", "note", None), ("same_data", "ok", None),
+        ("truncation", "warning", None), ("trial_run", "confounded", "spare"),
+        ("contamination", "invalid", None), ("truncation", "warning", None),
     ]  # fmt: skip
     bars = group_findings([
         Finding(check=check, status=status, variants=[], waived=waived, message=str(i))
         for i, (check, status, waived) in enumerate(found)
     ])  # fmt: skip
     assert [(bar.status, bar.check, [f.message for f in bar.findings]) for bar in bars] == [
-        ("invalid", "unseen rows", ["4"]),
-        ("waived", "trial", ["3"]),
-        ("warning", "articles seen", ["2", "5"]),
-        ("note", "articles seen", ["0"]),
-        ("ok", "same data", ["1"]),
+        ("invalid", "contamination", ["4"]),
+        ("waived", "trial_run", ["3"]),
+        ("warning", "truncation", ["2", "5"]),
+        ("note", "truncation", ["0"]),
+        ("ok", "same_data", ["1"]),
     ]
 
 
@@ -214,7 +217,13 @@ def test_the_audit_is_sorted_by_severity_and_each_bar_names_its_check() -> None:
 def test_many_notes_of_the_audit_are_folded(
     tmp_path: Path, num_notes: int, num_folded: int
 ) -> None:
-    checks: list[Check] = ["same data", "trial", "test reads", "known classes", "post-hoc fit"]
+    checks: list[Check] = [
+        "same_data",
+        "trial_run",
+        "test_reads",
+        "unknown_classes",
+        "post_hoc_fit",
+    ]
     audit = [
         Finding(check=check, status="note" if i else "ok", variants=[], message=f"message {i}")
         for i, check in enumerate(checks[: num_notes + 1])
@@ -246,11 +255,11 @@ def test_a_pair_of_classifiers_says_what_was_counted_and_what_could_be_found(
         edit(results, lambda r: r["pairs"][0]["mcnemar"].update(p_value=0.0002)), tmp_path
     )
     for expected in (
-        "accuracy: instruction alone right on 61, distillation alone on 37",
+        "accuracy: only instruction is right on 61 rows, only distillation on 37",
         "McNemar p < 0.001",
-        "chance to have found a gain of 0.2 + 0.05",
-        "chance alone: up to 0.041", "0.271 to 0.312",  # ece, Brier
-        "highest 14 (as many as there are)",
+        "power for a gain of 0.2 + 0.05",
+        "by chance: up to 0.041", "0.271 to 0.312",  # ece, Brier
+        "at k = 14 (number of rare rows)",
     ):  # fmt: skip
         assert expected in Page(found.html).text, expected
         assert expected in found.markdown.replace("&lt;", "<"), expected
@@ -267,7 +276,7 @@ def test_cases_without_a_category_and_costs_without_a_best(tmp_path: Path) -> No
     assert not {"12.3", "49.4", "3.71", "1.93"} & set(Page(found.html).best_cells)
 
 
-def test_word_tables_keep_the_gates_of_an_arm_together_and_rows_whole(written: Written) -> None:
+def test_word_tables_keep_the_gates_of_a_variant_together_and_rows_whole(written: Written) -> None:
     tables = [t for t in written.document.tables if t.cell(0, 0).text == "gate"]
     heads = [[cell.text for cell in table.rows[0].cells] for table in tables]
     assert heads == [["gate", "value", "bound", "deploy", "review", "result"]] * 3

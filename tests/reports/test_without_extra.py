@@ -33,8 +33,8 @@ def test_a_comparison_has_all_but_plots_and_document(
     hide(monkeypatch, "matplotlib", "docx")
     html = write_comparison_report(results, folder=tmp_path).read_text("utf-8")
     assert not (tmp_path / "report.docx").exists(), "it showed earlier results"
-    assert "without plots, since matplotlib is not installed; `pip install 'llmft[rep" in logs.text
-    assert "without report.docx, since python-docx is not installed" in logs.text
+    assert "no plots, since matplotlib is not installed; run `pip install 'llmft[rep" in logs.text
+    assert "no report.docx, since python-docx is not installed" in logs.text
     markdown = (tmp_path / "report.md").read_text("utf-8")
     for text in (html, markdown):
         assert "No plots: matplotlib was not installed." in text
@@ -51,7 +51,7 @@ def test_an_evaluation_has_all_but_plots(
     results = make_evaluation(label_type=label_type)
     html = write_evaluation_report(results, folder=tmp_path).read_text("utf-8")
     assert logs.text.count("not installed") == 1
-    assert "How it learned" not in html
+    assert "Learning curves" not in html
     assert "Calibration" in html
     assert not (tmp_path / "plots").exists()
 

@@ -7,8 +7,8 @@ from llmft.config.recipe import RecipeConfig
 from llmft.config.task import TaskConfig
 from llmft.models.saved import ModelCard
 from llmft.results.files import Result
-from llmft.results.fit import Curve, Fit
 from llmft.results.manifest import Manifest, NearDuplicates, ScoreStats, SplitSummary
+from llmft.results.post_hoc_fit import Calibrator, PostHocFit
 from llmft.results.run import (
     CurvePoint,
     LearningCurve,
@@ -21,11 +21,11 @@ from llmft.results.variant import LabelType
 
 ResultT = TypeVar("ResultT", bound=Result)
 RECIPE = {
-    "name": "arm",
+    "name": "variant",
     "task": "task.yaml",
     "base": {"model": "base"},
     "head": {"type": "regression"},
-    "output_dir": "runs/arm",
+    "output_dir": "runs/variant",
 }
 
 
@@ -73,19 +73,19 @@ def make_identity(**changes: Any) -> RunIdentity:
 def make_budget(**changes: Any) -> TokenBudget:
     made: dict[str, Any] = {
         "num_rows": 6, "prompt_tokens": 0, "article_tokens_median": 84.0,
-        "article_tokens_p95": 98.0, "article_tokens_max": 113, "num_cut": 1, "share_kept": 0.9143,
-        "share_kept_median": 1.0, "num_identical": 0,
+        "article_tokens_p95": 98.0, "article_tokens_max": 113, "num_cut": 1,
+        "fraction_kept": 0.9143, "fraction_kept_median": 1.0, "num_identical": 0,
     }  # fmt: skip
     return TokenBudget(**{**made, **changes})
 
 
 def make_record(identity: RunIdentity | None = None, **changes: Any) -> RunRecord:
     made: dict[str, Any] = {
-        "name": "arm",
+        "name": "variant",
         "started": "2026-01-02T03:04:05Z",
         "training_mode": "knowledge_distillation",
         "world_size": 2,
-        "sharing": "zero",
+        "parallelism": "zero",
         "distributed_type": "DEEPSPEED",
         "deepspeed": None,
         "per_device_batch_size": 8,
@@ -121,14 +121,14 @@ def make_record(identity: RunIdentity | None = None, **changes: Any) -> RunRecor
 
 
 def make_unfinished(identity: RunIdentity | None = None, **changes: Any) -> UnfinishedRun:
-    made: dict[str, Any] = {"world_size": 1, "sharing": "none", "precision": "float32"}
+    made: dict[str, Any] = {"world_size": 1, "parallelism": "none", "precision": "float32"}
     return UnfinishedRun(**dict(identity or make_identity()), **{**made, **changes})
 
 
 def make_card(**changes: Any) -> ModelCard:
     task, recipe = make_task(), make_recipe()
     made: dict[str, Any] = {
-        "name": "arm",
+        "name": "variant",
         "task": task.name,
         "base": recipe.base,
         "base_hash": None,
@@ -147,8 +147,8 @@ def make_card(**changes: Any) -> ModelCard:
     return ModelCard(**{**made, **changes})
 
 
-def make_fit(**changes: Any) -> Fit:
-    curve = Curve(x=[0.0, 10.0], y=[0.5, 9.0])
+def make_fit(**changes: Any) -> PostHocFit:
+    curve = Calibrator(x=[0.0, 10.0], y=[0.5, 9.0])
     made: dict[str, Any] = {
         "method": "isotonic",
         "head": "regression",
@@ -157,7 +157,7 @@ def make_fit(**changes: Any) -> Fit:
         "data_fingerprint": "0123abcd",
         "curves": {"risk": curve, "calm": curve},
     }
-    return Fit(**{**made, **changes})
+    return PostHocFit(**{**made, **changes})
 
 
 def make_curve(*values: float, metric: str = "mae", step: float = 1.0) -> LearningCurve:

@@ -67,7 +67,7 @@ def judged(copy: Path) -> Path:
 
 
 @pytest.mark.parametrize("file", [CURVE, READS, FIT])
-def test_d8_what_is_broken_is_told_before_anything_is_predicted_or_counted(
+def test_d8_what_is_broken_is_reported_before_anything_is_predicted_or_counted(
     judged: Path, capsys: pytest.CaptureFixture[str], file: Path
 ) -> None:
     reads = READS.read_bytes()
@@ -94,12 +94,12 @@ def test_every_command_tells_a_file_that_was_edited(
     for file, command in READERS:
         before = file.read_bytes()
         data = json.loads(before)
-        told = change(file, data)
+        expected = change(file, data)
         file.write_text(json.dumps(data))
         capsys.readouterr()
         status, message = main(command), capsys.readouterr().err
         file.write_bytes(before)
-        right = status == 2 and message.startswith(f"llmft: {file}: ") and told in message
+        right = status == 2 and message.startswith(f"llmft: {file}: ") and expected in message
         if not right or message.count("\n") != 1:
             silent.append((str(file), command[:2], status, message[-300:]))
     assert silent == []

@@ -1,4 +1,4 @@
-"""A results file is read as it was written, or not at all: what, where and how to mend it."""
+"""A results file is read as it was written, or not at all: what, where and how to fix it."""
 
 import json
 from collections.abc import Callable
@@ -43,17 +43,17 @@ MADE: dict[str, ResultFile] = {
 def test_what_was_written_is_read_again(tmp_path: Path, name: str) -> None:
     written = MADE[name]
     write_result(tmp_path / name, written)
-    assert read_result(tmp_path / name, type(written), mend="x") == written
+    assert read_result(tmp_path / name, type(written), fix="x") == written
 
 
 def read(tmp_path: Path, change: Callable[[dict[str, Any]], Any], name: str = "test.json") -> str:
-    """Change a file by hand; return what is told of it."""
+    """Change a file by hand; return the message."""
     write_result(tmp_path / name, MADE[name])
     data = json.loads((tmp_path / name).read_text())
     change(data)
     (tmp_path / name).write_text(json.dumps(data))
     with pytest.raises(UserError) as caught:
-        read_result(tmp_path / name, type(MADE[name]), mend="evaluate again")
+        read_result(tmp_path / name, type(MADE[name]), fix="evaluate again")
     message = str(caught.value)
     assert message.startswith(f"{tmp_path / name}: ")
     assert message.endswith("; evaluate again") or " or evaluate again" in message
@@ -61,10 +61,10 @@ def read(tmp_path: Path, change: Callable[[dict[str, Any]], Any], name: str = "t
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda r: r.pop("decision"), "decision: missing"),
-        (lambda r: r.pop("intervals"), "intervals: missing; it must be given"),
+        (lambda r: r.pop("intervals"), "intervals: missing"),
         (lambda r: r["runs"][0]["record"].pop("model_hash"), "runs.0.record.model_hash: missing"),
         (lambda r: r["gates"][1].pop("review"), "gates.1.review: missing"),
         (lambda r: r.update(num_rows="6"), "num_rows: found '6', but expected a valid integer"),
@@ -89,28 +89,28 @@ def read(tmp_path: Path, change: Callable[[dict[str, Any]], Any], name: str = "t
         ),
     ],
 )
-def test_a_fault_is_told_with_its_key(
-    tmp_path: Path, change: Callable[[dict[str, Any]], Any], told: str
+def test_a_fault_is_reported_with_its_key(
+    tmp_path: Path, change: Callable[[dict[str, Any]], Any], message: str
 ) -> None:
-    assert read(tmp_path, change).startswith(told)
+    assert read(tmp_path, change).startswith(message)
 
 
 def test_a_newer_file_says_which_version_wrote_it(tmp_path: Path) -> None:
-    told = read(tmp_path, lambda r: r.update(schema_version=99, llmft_version="7.8.9"))
-    assert told == (
+    message = read(tmp_path, lambda r: r.update(schema_version=99, llmft_version="7.8.9"))
+    assert message == (
         "schema_version: found 99, written by llmft 7.8.9, but this llmft "
         f"{__version__} reads 4; use an llmft that reads it, or evaluate again"
     )
     missing = read(tmp_path, lambda r: r.pop("schema_version"))
-    assert missing == "schema_version: missing; it must be given; evaluate again"
+    assert missing == "schema_version: missing; evaluate again"
     text = read(tmp_path, lambda r: r.update(schema_version="4"))
     assert text.startswith("schema_version: found '4', allowed: 4")
 
 
 def test_a_number_that_is_none_is_refused(tmp_path: Path) -> None:
-    told = read(tmp_path, lambda r: r["epochs"][0].update(epoch=float("nan")),
+    message = read(tmp_path, lambda r: r["epochs"][0].update(epoch=float("nan")),
                 "training_history.json")  # fmt: skip
-    assert told.startswith("epochs.0.epoch: found nan, but expected a finite number")
+    assert message.startswith("epochs.0.epoch: found nan, but expected a finite number")
 
 
 def test_what_follows_from_the_rest_is_written_for_readers_of_the_json() -> None:
@@ -169,5 +169,5 @@ def test_no_default_of_today_takes_the_place_of_what_a_file_lacks(
     keys = list(find(json.loads(MADE[name].model_dump_json(by_alias=True))))
     assert keys
     for key in keys:
-        told = read(tmp_path, lambda r, key=key: find(r).pop(key), name)
-        assert key in told and "missing" in told
+        message = read(tmp_path, lambda r, key=key: find(r).pop(key), name)
+        assert key in message and "missing" in message

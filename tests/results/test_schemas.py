@@ -28,7 +28,7 @@ PREDICTIONS = PredictionManifest(
     num_rows=6,
     num_empty=1,
     inputs={"rows.jsonl": "b"},
-    parts={"rows-000000000000.jsonl": 6},
+    shards={"rows-000000000000.jsonl": 6},
 )
 READ = Read(when="2026-01-02T03:04:05Z", by="compare", report="reports/comparison.json")
 

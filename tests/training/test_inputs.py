@@ -19,7 +19,7 @@ LENGTHS = np.full(50, 10)
 PLAN = BatchPlan(LENGTHS, TrainConfig())
 
 
-def test_a_trial_takes_the_same_rows_in_every_arm_and_keeps_their_order() -> None:
+def test_a_trial_takes_the_same_rows_in_every_variant_and_keeps_their_order() -> None:
     few = limit_rows(ROWS, 10)
     assert len(few) == 10
     assert few == [row for row in ROWS if row in few]
@@ -47,7 +47,7 @@ def test_steps_are_counted_with_accumulation_and_parts_of_epochs() -> None:
 
 
 def test_a_warm_up_to_the_end_is_refused_unless_there_is_none() -> None:
-    with pytest.raises(UserError, match="5 warm-up steps, but the whole training has 5"):
+    with pytest.raises(UserError, match="5 warm-up steps, but the training has 5"):
         refuse_schedule(TrainConfig(steps=5, warmup_steps=5), PLAN)
     refuse_schedule(TrainConfig(steps=5, warmup_steps=4), PLAN)
     refuse_schedule(TrainConfig(steps=5, warmup_steps=5, lr_scheduler="constant"), PLAN)

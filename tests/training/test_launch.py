@@ -15,7 +15,7 @@ def make_config(
     *, deepspeed: str | None = None, tuning: str = "lora", **train: object
 ) -> RecipeConfig:
     return RecipeConfig(
-        name="arm", task="task.yaml", output_dir="run", head=HeadConfig(type="regression"),
+        name="variant", task="task.yaml", output_dir="run", head=HeadConfig(type="regression"),
         base=BaseConfig(model="base", tuning=tuning), train=TrainConfig(**train),
         launch=LaunchConfig(deepspeed=deepspeed),
     )  # fmt: skip
@@ -46,7 +46,7 @@ def test_one_process_needs_no_launcher() -> None:
 def test_without_a_gpu_the_recipe_does_without_deepspeed_and_the_launcher_cannot(launcher) -> None:
     launcher.delenv("DS_ACCELERATOR")
     start(launcher)
-    assert read_launch(make_config(deepspeed="zero2.json")).sharing == "ddp"
+    assert read_launch(make_config(deepspeed="zero2.json")).parallelism == "ddp"
     start(launcher, ACCELERATE_USE_DEEPSPEED="true", ACCELERATE_DEEPSPEED_ZERO_STAGE="2")
     with pytest.raises(UserError, match="DeepSpeed needs GPUs"):
         read_launch(make_config())
@@ -54,25 +54,27 @@ def test_without_a_gpu_the_recipe_does_without_deepspeed_and_the_launcher_cannot
 
 def test_several_processes_hold_the_weights_whole_or_in_parts(launcher) -> None:
     start(launcher)
-    assert read_launch(make_config()).sharing == "ddp"
+    assert read_launch(make_config()).parallelism == "ddp"
     for stage, sharing in ((2, "zero"), (3, "zero3")):
         found = read_launch(make_config(deepspeed=f"zero{stage}.json"))
-        assert found.sharing == sharing
-        assert found.has_whole_weights is (stage == 2)
+        assert found.parallelism == sharing
+        assert found.has_replicated_weights is (stage == 2)
         assert found.deepspeed is not None
         assert found.deepspeed["gradient_clipping"] == "auto"
     start(launcher, ACCELERATE_USE_FSDP="true", FSDP_STATE_DICT_TYPE="FULL_STATE_DICT")
-    assert read_launch(make_config()).sharing == "fsdp"
+    assert read_launch(make_config()).parallelism == "fsdp"
 
 
 def test_the_launcher_may_bring_deepspeed_by_file_or_by_stage(launcher) -> None:
     start(launcher, ACCELERATE_USE_DEEPSPEED="true", ACCELERATE_DEEPSPEED_ZERO_STAGE="2")
-    assert read_launch(make_config()).sharing == "zero"
+    assert read_launch(make_config()).parallelism == "zero"
     same = read_launch(make_config(deepspeed="zero2.json"))
     assert same.deepspeed is not None
     start(launcher, ACCELERATE_DEEPSPEED_CONFIG_FILE="zero3.json")
-    assert read_launch(make_config()).sharing == "zero3"
-    assert read_launch(make_config(deepspeed="zero3.json")).sharing == "zero3", "both say the same"
+    assert read_launch(make_config()).parallelism == "zero3"
+    assert read_launch(make_config(deepspeed="zero3.json")).parallelism == "zero3", (
+        "both say the same"
+    )
 
 
 @pytest.mark.parametrize(
@@ -108,13 +110,13 @@ def test_r2_what_cannot_be_divided_is_refused_before_a_weight_is_loaded(
     deepspeed = "zero3.json" if sharing == "zero3" else None
     with pytest.raises(UserError, match=r"qlora and .* do not work together.*zero2\.json"):
         read_launch(make_config(deepspeed=deepspeed, tuning="qlora"))
-    with pytest.raises(UserError, match="auto_batch_size: cannot be had with"):
+    with pytest.raises(UserError, match="auto_batch_size: is not supported with"):
         read_launch(make_config(deepspeed=deepspeed, auto_batch_size=True))
     config = make_config(deepspeed=deepspeed).model_copy(update={"init_from": "runs/first"})
-    with pytest.raises(UserError, match="init_from: cannot be had with"):
+    with pytest.raises(UserError, match="init_from: is not supported with"):
         read_launch(config)
     start(launcher, ACCELERATE_USE_FSDP="false")
-    assert read_launch(make_config(deepspeed="zero2.json", tuning="qlora")).sharing == "zero"
+    assert read_launch(make_config(deepspeed="zero2.json", tuning="qlora")).parallelism == "zero"
 
 
 def test_r1_checkpoints_hold_all_weights(launcher) -> None:
@@ -125,7 +127,7 @@ def test_r1_checkpoints_hold_all_weights(launcher) -> None:
     assert found is not None
     assert found["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] is True
     start(launcher, ACCELERATE_USE_FSDP="true")
-    with pytest.raises(UserError, match=r"found SHARDED_STATE_DICT .* say FULL_STATE_DICT"):
+    with pytest.raises(UserError, match=r"found SHARDED_STATE_DICT .* set it to FULL_STATE_DICT"):
         read_launch(make_config())
 
 
@@ -148,7 +150,7 @@ def test_h2_deepspeed_does_not_choose_the_precision(launcher, mode: str) -> None
         ('{"zero_optimization": 2}', "zero_optimization: expected an object, found 2"),
         ('{"zero_optimization": {"stage": "two"}}', "stage: found 'two', not 0 to 3"),
         ('{"bf16": true}', "bf16: expected an object, found True"),
-        ('{"train_batch_size": 8}', 'train_batch_size: found 8; say "auto"'),
+        ('{"train_batch_size": 8}', 'train_batch_size: found 8; set it to "auto"'),
     ],
 )
 def test_a_deepspeed_file_is_looked_at_even_where_it_is_left_out(config: str, told: str) -> None:
@@ -157,7 +159,7 @@ def test_a_deepspeed_file_is_looked_at_even_where_it_is_left_out(config: str, to
         read_launch(make_config(deepspeed="own.json"))
 
 
-def test_deepspeed_that_is_absent_or_unreadable_is_told(launcher) -> None:
+def test_deepspeed_that_is_absent_or_unreadable_got_sigterm(launcher) -> None:
     start(launcher)
     with pytest.raises(UserError, match=r"launch.deepspeed: absent\.json: not there"):
         read_launch(make_config(deepspeed="absent.json"))

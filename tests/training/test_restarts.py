@@ -1,4 +1,4 @@
-"""To go on, to begin anew, to begin from another run, and to make do with less memory."""
+"""Resuming, starting from scratch, initial weights of another run, and less memory."""
 
 import json
 import shutil
@@ -65,7 +65,7 @@ def test_checkpoints_are_kept_at_the_recipes_steps_and_at_every_epoch(
     assert list_checkpoints("runs/a") == [8, 10, 12, 14], "6 steps an epoch; step 6 and 12 end one"
     shutil.rmtree("runs/a/checkpoints/checkpoint-14/")  # so that the last one ends an epoch
     assert train(recipe, "runs/a", *settings) == 0
-    assert "going on from checkpoint-12" in capsys.readouterr().out
+    assert "resuming from checkpoint-12" in capsys.readouterr().out
     history = json.loads(Path("runs/a/training_history.json").read_text())["epochs"]
     assert [entry["step"] for entry in history] == [6, 12, 18], "each epoch is validated once"
 
@@ -167,14 +167,14 @@ def test_init_from_a_run_that_does_not_fit_is_refused(
     assert train("bert.yaml", "runs/first", "train.epochs=1") == 0
     for overrides, told in {
         ("init_from=runs/first",): "init_from: runs/first was trained with another base.model: ",
-        ("init_from=runs/absent",): "init_from: runs/absent holds no finished run",
+        ("init_from=runs/absent",): "init_from: runs/absent contains no finished run",
     }.items():
         capsys.readouterr()
         assert train(recipe, "runs/second", *overrides) == 2
         assert told in capsys.readouterr().err
     unfinish(Path("runs/first/training_metadata.json"))
     assert train("bert.yaml", "runs/second", "init_from=runs/first") == 2
-    assert "holds no finished run" in capsys.readouterr().err
+    assert "contains no finished run" in capsys.readouterr().err
     assert not Path("runs/second").exists()
 
 

@@ -94,10 +94,10 @@ def test_r5_resume_never_begins_anew_and_a_path_goes_on_from_there(tmp_path: Pat
     claim(run)
     first, _ = write_checkpoint(run, 1), write_checkpoint(run, 2)
     with pytest.raises(
-        UserError, match=r"checkpoint-3 was not written to its end; whole are: checkpoint-1, ch"
+        UserError, match=r"checkpoint-3 was not written to its end; complete are: checkpoint-1, ch"
     ):
         claim(run, resume=str(run / "checkpoints" / "checkpoint-3"))
-    with pytest.raises(UserError, match=r"is no checkpoint of .*run; .* init_from"):
+    with pytest.raises(UserError, match=r"is not a checkpoint of .*run; .* init_from"):
         claim(run, resume=str(write_checkpoint(tmp_path / "other", 1)))
     assert claim(run, resume=str(first)).resume_from == first
     assert list((run / "checkpoints").iterdir()) == [first], "what came after it is gone"
@@ -113,7 +113,7 @@ def test_r6_another_number_of_processes_does_not_go_on(tmp_path: Path) -> None:
     assert not claim(run, world_size=1).is_finished, "nothing was learned yet"
     claim(run, world_size=2)
     write_checkpoint(run, 1)
-    with pytest.raises(UserError, match="began with 2 processes, and 1 process cannot go on"):
+    with pytest.raises(UserError, match="began with 2 processes, and 1 process cannot resume it"):
         claim(run, world_size=1)
     assert claim(run, world_size=1, resume="never").resume_from is None
     finish(run)
@@ -193,7 +193,7 @@ def test_another_spelling_of_a_path_is_no_other_run(tmp_path: Path) -> None:
 
 def test_a_folder_with_other_files_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "thesis.docx").write_text("precious")
-    with pytest.raises(UserError, match="no run of llmft"):
+    with pytest.raises(UserError, match="not a run of llmft"):
         claim(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.docx"]
 
@@ -206,9 +206,9 @@ def test_an_unfinished_run_has_no_metadata_to_compare(tmp_path: Path) -> None:
 
 def test_runs_inside_a_folder_are_offered_in_its_place(tmp_path: Path) -> None:
     for seed in (1, 2, 3):
-        claim(tmp_path / f"arm/seed-{seed}")
+        claim(tmp_path / f"variant/seed-{seed}")
     for seed in (1, 3):
-        finish(tmp_path / f"arm/seed-{seed}")
-    told = f"did you mean {tmp_path}/arm/seed-1 or {tmp_path}/arm/seed-3?"
+        finish(tmp_path / f"variant/seed-{seed}")
+    told = f"did you mean {tmp_path}/variant/seed-1 or {tmp_path}/variant/seed-3?"
     with pytest.raises(UserError, match=re.escape(told)):
-        read_record(tmp_path / "arm")
+        read_record(tmp_path / "variant")

@@ -8,6 +8,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from llmft.config.head import HeadConfig
 from llmft.config.recipe import BaseConfig, LoraConfig, TrainConfig
@@ -18,8 +19,7 @@ from llmft.models.heads import LabelSpace
 from llmft.models.loading import load_model
 from llmft.training.checkpoints import find_last_checkpoint
 from llmft.training.losses import Loss
-from llmft.training.schedule import make_schedule
-from llmft.training.trainer import Fit, FitResult, Measure, fit_model
+from llmft.training.trainer import Measure, TrainingResult, fit_model, make_arguments
 
 SCORES = LabelSpace("regression", ["risk", "calm"])
 GOLDEN = [2.128, 2.04, 1.632, 1.337, 1.079]
@@ -44,12 +44,17 @@ def measure_mae(val: Examples) -> Measure:
     return lambda outputs: {"mae": float(np.abs(outputs - labels).mean())}
 
 
+COLLATE = Collator(pad_token_id=0, targets=make_examples(10, seed=2).targets)
+
+
 @pytest.fixture
-def fit(tiny_bert: Path, tiny_qwen: Path, tmp_path: Path) -> Callable[..., tuple[Fit, FitResult]]:
+def fit(
+    tiny_bert: Path, tiny_qwen: Path, tmp_path: Path
+) -> Callable[..., tuple[nn.Module, TrainingResult]]:
     def run(
         *, config: TrainConfig = TRAIN, run_dir: str = "run", measure: Measure | None = None,
         lora: bool = False, train: Examples | None = None, metric: str = "mae",
-    ) -> tuple[Fit, FitResult]:  # fmt: skip
+    ) -> tuple[nn.Module, TrainingResult]:  # fmt: skip
         base = BaseConfig(model=str(tiny_bert))
         if lora:
             base = BaseConfig(
@@ -57,19 +62,23 @@ def fit(tiny_bert: Path, tiny_qwen: Path, tmp_path: Path) -> Callable[..., tuple
             )
         torch.manual_seed(config.seed)
         val = make_examples(10, seed=2)
-        made = Fit(
-            model=load_model(base, labels=SCORES, pad_token_id=0, seed=config.seed).model,
-            train=train or make_examples(16, seed=1),
-            val=val,
-            collator=Collator(pad_token_id=0, targets=val.targets),
+        model = load_model(base, labels=SCORES, pad_token_id=0, seed=config.seed).model
+        train = train or make_examples(16, seed=1)
+        plan = BatchPlan(train.lengths, config)
+        folder = tmp_path / run_dir
+        result = fit_model(
+            model,
+            train,
+            val,
+            collator=COLLATE,
             loss=Loss(HeadConfig(type="regression")),
             measure=measure or measure_mae(val),
+            config=config,
+            plan=plan,
+            arguments=make_arguments(config, plan=plan, metric=metric, run_dir=folder),
+            resume_from=find_last_checkpoint(folder / "checkpoints"),
         )
-        plan = BatchPlan(made.train.lengths, config)
-        folder = tmp_path / run_dir
-        schedule = make_schedule(config, plan=plan, metric=metric, run_dir=folder)
-        last = find_last_checkpoint(folder / "checkpoints")
-        return made, fit_model(made, schedule, resume_from=last)
+        return model, result
 
     return run
 
@@ -99,7 +108,7 @@ def test_r5_resumed_run_ends_bit_identical_to_the_unbroken_one(fit, lora: bool) 
         fit(run_dir="broken", measure=interrupt_at_third, lora=lora)
     broken, resumed = fit(run_dir="broken", lora=lora)
     assert resumed.resumed_from_step == 4
-    weights, other = whole.model.state_dict(), broken.model.state_dict()
+    weights, other = whole.state_dict(), broken.state_dict()
     assert all(torch.equal(weights[name], other[name]) for name in weights)
     untimed = [[e.model_dump(exclude={"seconds"}) for e in r.history]
                for r in (expected, resumed)]  # fmt: skip
@@ -117,7 +126,7 @@ def test_r5_r8_a_run_killed_in_the_middle_of_an_epoch_ends_bit_identical(
     )  # fmt: skip
     seen: dict[str, list[list[list[int]]]] = {"whole": [], "broken": []}
 
-    def record(run_dir: str, *, stop_after: int | None = None) -> tuple[Fit, FitResult]:
+    def record(run_dir: str, *, stop_after: int | None = None) -> tuple[nn.Module, TrainingResult]:
         train = make_examples(16, seed=1)
         train_ids = [train[i].encoded.own_ids for i in range(len(train))]
         collate, batches = Collator.__call__, seen[run_dir]
@@ -150,7 +159,7 @@ def test_r5_r8_a_run_killed_in_the_middle_of_an_epoch_ends_bit_identical(
     assert resumed.resumed_from_step == stop_after - 1
     assert resumed.num_steps == expected.num_steps
     assert seen["broken"] == seen["whole"][-len(seen["broken"]) :], "the same rows follow"
-    weights, other = whole.model.state_dict(), broken.model.state_dict()
+    weights, other = whole.state_dict(), broken.state_dict()
     assert all(torch.equal(weights[name], other[name]) for name in weights)
 
 
@@ -167,23 +176,23 @@ def test_r8_every_epoch_takes_every_row_once(fit, monkeypatch: pytest.MonkeyPatc
     config = TrainConfig(
         epochs=3, max_tokens_per_batch=30, learning_rate=1e-2, precision="float32", seed=1
     )
-    made, result = fit(config=config, train=train)
+    _, result = fit(config=config, train=train)
     epochs = [taken[start : start + 16] for start in (0, 16, 32)]
     assert len(taken) == 48
     assert all(sorted(epoch) == list(range(16)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2], "in another order"
-    plan = BatchPlan(made.train.lengths, config)
+    plan = BatchPlan(train.lengths, config)
     assert result.num_steps == 3 * len(plan)
 
 
 def test_d11_rows_are_validated_by_length_and_measured_in_their_order(fit) -> None:
     labels = []
     val = make_examples(10, seed=2)
-    made, _ = fit(measure=lambda outputs: {"mae": float(labels.append(outputs.copy()) or 0)})
+    model, _ = fit(measure=lambda outputs: {"mae": float(labels.append(outputs.copy()) or 0)})
     assert sorted(val.lengths, reverse=True) != val.lengths.tolist()
-    batch = made.collator([val[i] for i in range(10)])
+    batch = COLLATE([val[i] for i in range(10)])
     with torch.inference_mode():
-        logits = made.model.eval()(
+        logits = model.eval()(
             input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
         ).logits
     assert torch.allclose(logits, torch.from_numpy(labels[0]), atol=1e-5)
@@ -197,12 +206,12 @@ def test_d2_the_model_ends_with_the_weights_of_the_best_epoch(fit) -> None:
         seen.append(torch.from_numpy(outputs.copy()))
         return {"mae": next(scores)}
 
-    made, result = fit(measure=measure)
+    model, result = fit(measure=measure)
     assert (result.best.epoch, result.best_metric) == (2.0, 0.1)
-    examples = [made.val[i] for i in range(len(made.val))]
-    batch = made.collator(examples)
+    val = make_examples(10, seed=2)
+    batch = COLLATE([val[i] for i in range(10)])
     with torch.inference_mode():
-        logits = made.model.eval()(
+        logits = model.eval()(
             input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
         ).logits
     assert torch.allclose(logits, seen[1], atol=1e-5)

@@ -1,1 +1,1 @@
-"""The plots of the reports: each one narrow, for a phone, and drawn from numbers that are known."""
+"""The plots of the reports, narrow enough for a phone, and drawn from the results file only."""

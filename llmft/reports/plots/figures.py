@@ -1,4 +1,4 @@
-"""What every plot shares: style and colours, size, markers, intervals and legends."""
+"""Common to all plots: style and colours, size, markers, intervals and legends."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -13,8 +13,8 @@ from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from llmft.reports.entries import CARD, GRID, INK, MUTED, ReportEntry
 from llmft.reports.formatting import shorten
-from llmft.reports.series import CARD, GRID, INK, MUTED, Series
 from llmft.results.variant import Interval
 
 WIDTH = 340  # pixels, those of a phone less its margins
@@ -27,13 +27,13 @@ class Plot(NamedTuple):
     name: str
     title: str
     alt: str
-    """What a reader who cannot see it has to know."""
+    """Alternative text for readers who cannot see the plot."""
     figure: Figure
 
 
 @contextmanager
 def use_style() -> Iterator[None]:
-    """Draw and save in the style of the reports, and leave matplotlib as it was."""
+    """Use the style of the reports, and restore the settings of matplotlib afterwards."""
     known = set(get_font_names())
     style: Any = {  # matplotlib 3.11 types every key, earlier ones none
         **dict.fromkeys(("axes.edgecolor", "grid.color", "xtick.color", "ytick.color"), GRID),
@@ -62,17 +62,17 @@ def make_figure(height: int) -> Figure:
     return Figure(figsize=(WIDTH / 72, height / 72), layout="constrained")
 
 
-def make_squares(titles: Sequence[str], *, share: bool = True) -> tuple[Figure, list[Axes]]:
-    """Return a figure of small squares with titles, three on a line at most.
+def make_squares(titles: Sequence[str], *, same_axes: bool = True) -> tuple[Figure, list[Axes]]:
+    """Return a figure of small squares with titles, at most three per line.
 
     Args:
         titles: One for each square.
-        share: Whether all squares have the same axes.
+        same_axes: Whether all squares have the same axes.
     """
     num_columns = 2 if len(titles) == 4 else min(3, len(titles))
     num_rows = -(-len(titles) // num_columns)
     figure = make_figure(46 + round(num_rows * (WIDTH - 40) / num_columns) + 14 * num_rows)
-    grid = figure.subplots(num_rows, num_columns, sharex=share, sharey=share, squeeze=False)
+    grid = figure.subplots(num_rows, num_columns, sharex=same_axes, sharey=same_axes, squeeze=False)
     for axes in grid.flat[len(titles) :]:
         axes.set_visible(False)
     squares = list(grid.flat[: len(titles)])
@@ -86,16 +86,16 @@ def make_squares(titles: Sequence[str], *, share: bool = True) -> tuple[Figure, 
 
 
 def label_squares(figure: Figure, *, x: str, y: str) -> None:
-    """Name the axes that all squares share."""
+    """Label the common axes of the squares."""
     figure.supxlabel(x, fontsize=10, color=MUTED)
     figure.supylabel(y, fontsize=10, color=MUTED)
 
 
-def draw_marker(axes: Axes, x: float, y: float, series: Series) -> None:
-    """Draw a value with the look of its series."""
-    size = 11 if series.marker == "|" else 7.5
-    fill = "none" if series.is_baseline else series.colour
-    axes.plot([x], [y], series.marker, color=series.colour, ms=size, mew=1.8, mfc=fill)
+def draw_marker(axes: Axes, x: float, y: float, entry: ReportEntry) -> None:
+    """Draw a value with the colour and marker of its entry."""
+    size = 11 if entry.marker == "|" else 7.5
+    fill = "none" if entry.is_baseline else entry.colour
+    axes.plot([x], [y], entry.marker, color=entry.colour, ms=size, mew=1.8, mfc=fill)
 
 
 def draw_interval(
@@ -103,31 +103,35 @@ def draw_interval(
     y: float,
     value: float,
     interval: Interval | None,
-    series: Series,
+    entry: ReportEntry,
     *,
     height: float = 6,
 ) -> None:
-    """Draw a value, and its interval where there is one."""
+    """Draw a value, and its interval if there is one."""
     if interval is not None:
         axes.plot(
-            interval, [y, y], color=series.colour, lw=height, alpha=0.35, solid_capstyle="butt"
+            interval, [y, y], color=entry.colour, lw=height, alpha=0.35, solid_capstyle="butt"
         )
-    draw_marker(axes, value, y, series)
+    draw_marker(axes, value, y, entry)
 
 
-def add_legend(figure: Figure, series: Sequence[Series], *, extra: Sequence[Line2D] = ()) -> None:
+def add_legend(
+    figure: Figure, entries: Sequence[ReportEntry], *, extra: Sequence[Line2D] = ()
+) -> None:
     """Put a legend over a figure; `lay_out` makes room for it."""
     handles = [
         Line2D([], [], color=s.colour, marker=s.marker, ls="", ms=7, mew=1.6,
                mfc="none" if s.is_baseline else s.colour)
-        for s in series
+        for s in entries
     ]  # fmt: skip
-    names = [shorten(s.name, length=28) for s in series] + [str(line.get_label()) for line in extra]
+    names = [shorten(s.name, length=28) for s in entries] + [
+        str(line.get_label()) for line in extra
+    ]
     legend = figure.legend(
         [*handles, *extra], [str(i) for i in range(len(names))], loc="outside upper left",
         ncols=2, handletextpad=0.3, columnspacing=1.2, borderaxespad=0.1,
     )  # fmt: skip
-    # A name with a leading underscore would be hidden if it were given as a label.
+    # Matplotlib hides labels with a leading underscore.
     for text, name in zip(legend.get_texts(), names, strict=True):
         text.set_text(name)
 
@@ -136,7 +140,7 @@ def add_legend(figure: Figure, series: Sequence[Series], *, extra: Sequence[Line
 def lay_out(figure: Figure) -> Iterator[None]:
     """Lay a figure out once, hide its legend for a while, and make room for it afterwards.
 
-    Laying out is what takes longest; without this it would be done anew for every format.
+    The layout takes longest; without this it would be computed again for every format.
     """
     legends = list(figure.legends)
     figure.legends.clear()

@@ -1,0 +1,1 @@
+"""Checks before any metric: contamination, comparability, truncation, collapsed predictions."""

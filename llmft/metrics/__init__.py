@@ -1,0 +1,1 @@
+"""Metrics under scikit-learn's names, on rows and on resampled rows."""

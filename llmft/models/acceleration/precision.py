@@ -1,0 +1,76 @@
+"""Frozen weights in bfloat16: autocast's own rounding, done once and not at every step."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from llmft.models.heads import find_head
+
+
+def cast_frozen_weights(model: nn.Module) -> None:
+    """Round the frozen linear layers of a model to bfloat16, in place.
+
+    Under bfloat16 autocast, and only there, all results stay the same, bit for bit: it rounds
+    these weights at each use, and keeps the result only of weights that are trained. Norms and
+    embeddings, which autocast leaves alone, and the head (H2) stay in float32.
+
+    Call it before training with adapters, whose weights alone are saved, or in prediction, after
+    `requires_grad_(False)`; never on a model that is saved whole or merged afterwards.
+    """
+    in_head = {id(module) for module in find_head(model).modules()}
+    frozen: dict[int, nn.Parameter] = {}
+    needed: set[int] = set()  # such as an embedding that an output layer is tied to
+    for module in model.modules():
+        own = {id(parameter): parameter for parameter in module.parameters(recurse=False)}
+        if isinstance(module, nn.Linear) and id(module) not in in_head:
+            frozen |= {key: parameter for key, parameter in own.items() if _is_frozen(parameter)}
+        else:
+            needed |= own.keys()
+    for key, parameter in frozen.items():
+        if key not in needed:
+            parameter.data = parameter.data.bfloat16()
+
+
+@contextmanager
+def cast_up_at_use(model: nn.Module) -> Iterator[None]:
+    """Let layers whose weights `cast_frozen_weights` rounded compute in float32 within the context.
+
+    Weights are cast up in each use, so there is never more than one layer in float32; those that
+    the model holds stay the very same tensors.
+    """
+    rounded = [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.Linear) and module.weight.dtype == torch.bfloat16
+    ]
+    for layer in rounded:
+        compute = partial(_Float32Product.apply, layer.weight, layer.bias)
+        layer.forward = compute  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for layer in rounded:
+            del layer.forward
+
+
+class _Float32Product(torch.autograd.Function):
+    """A frozen linear layer, of which the backward pass keeps the bfloat16 weight only."""
+
+    @staticmethod
+    def forward(ctx: Any, weight_OI: Tensor, bias_O: Tensor | None, input: Tensor) -> Tensor:
+        ctx.save_for_backward(weight_OI)
+        return F.linear(input, weight_OI.float(), None if bias_O is None else bias_O.float())
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor]:
+        (weight_OI,) = ctx.saved_tensors
+        return None, None, grad @ weight_OI.float()
+
+
+def _is_frozen(parameter: nn.Parameter) -> bool:
+    return parameter.dtype == torch.float32 and not parameter.requires_grad

@@ -1,0 +1,144 @@
+"""Every private name of other packages that llmft uses, and the versions it is tested with.
+
+With other versions such a name may be gone or mean something else, so llmft then takes the plain
+path: `find_untested` is asked before anything here is called, but for `read_attention` and
+`use_one_gpu`, which are safe in every version. Names are looked up in use, not in import.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from llmft.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor, UntypedStorage
+
+logger = logging.getLogger(__name__)
+
+TESTED = {"torch": ("2.9", "2.13"), "transformers": ("5.6", "5.24")}
+"""Package -> the first and the last minor version whose private names are known to work."""
+
+
+@cache
+def find_untested() -> str | None:
+    """Return which package has a version outside `TESTED`; None if none has.
+
+    The first call in a process warns. No package is imported.
+    """
+    from packaging.version import Version
+
+    for package, (first, last) in TESTED.items():
+        found = version(package)
+        if not Version(first).release <= Version(found).release[:2] <= Version(last).release:
+            reason = f"llmft is tested with {package} {first} to {last}, not with {found}"
+            logger.info(
+                "warning: %s: prompts are computed in every row, dropout is PyTorch's own, and "
+                "memory is not estimated",
+                reason,
+            )
+            return reason
+    return None
+
+
+def refuse_untested(what: str) -> None:
+    """Stop what would measure nothing but the plain path.
+
+    Raises:
+        UserError: If a package has a version outside `TESTED`.
+    """
+    untested = find_untested()
+    if untested is not None:
+        raise UserError(f"{what}: {untested}; install a tested version")
+
+
+def read_attention(config: Any) -> str | None:
+    """Return the name of a model's attention function, from its configuration."""
+    return getattr(config, "_attn_implementation", None)
+
+
+def switch_attention(config: Any, name: str | None) -> None:
+    """Let a model attend with a registered function, without the checks of transformers."""
+    config._attn_implementation = name
+
+
+def use_one_gpu(arguments: Any) -> None:
+    """Keep the trainer from `DataParallel`: several GPUs take a launcher."""
+    arguments._n_gpu = min(1, arguments.n_gpu)
+
+
+def count_changes(tensor: "Tensor") -> int:
+    """Return how often a tensor was changed in place."""
+    return tensor._version
+
+
+def identify_storage(storage: "UntypedStorage") -> int:
+    """Return what tells a storage from all others that are alive."""
+    return int(storage._cdata)
+
+
+def attend_with_flash(
+    query: "Tensor", key: "Tensor", value: "Tensor", *, is_causal: bool, scale: float
+) -> "tuple[Tensor, Tensor]":
+    """Return the output [B, H, T, D] and the log-sum-exp of the scores [B, H, T], on a CPU."""
+    import torch
+
+    attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    found: tuple[Tensor, Tensor] = attend(query, key, value, 0.0, is_causal, scale=scale)
+    return found
+
+
+def differentiate_flash(
+    grad: "Tensor", *inputs_and_outputs: "Tensor", is_causal: bool, scale: float
+) -> "tuple[Tensor, Tensor, Tensor]":
+    """Return the gradients of query, key and value.
+
+    Args:
+        grad: Gradient of the output, [B, H, T, D].
+        inputs_and_outputs: Query, key, value, output and log-sum-exp of `attend_with_flash`.
+        is_causal: As there.
+        scale: As there.
+    """
+    import torch
+
+    differentiate = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+    found: tuple[Tensor, Tensor, Tensor] = differentiate(
+        grad, *inputs_and_outputs, 0.0, is_causal, scale=scale
+    )
+    return found
+
+
+def differentiate_softmax(grad: "Tensor", *, weights: "Tensor") -> "Tensor":
+    """Return the gradient of the scores whose softmax over the last dimension the weights are."""
+    import torch
+
+    return torch._softmax_backward_data(grad, weights, -1, weights.dtype)
+
+
+@contextmanager
+def empty_tensors(note: Callable[["UntypedStorage"], None]) -> Iterator[None]:
+    """Give tensors no content within the context, and note the storage of each."""
+    from torch import Tensor
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+
+    class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __torch_dispatch__(
+            self,
+            func: Any,
+            types: Sequence[Any],
+            args: Sequence[Any] = (),
+            kwargs: Mapping[str, Any] | None = None,
+        ) -> Any:
+            output = func(*args, **(kwargs or {}))
+            for leaf in tree_leaves(output):
+                if isinstance(leaf, Tensor):
+                    note(leaf.untyped_storage())
+            return output
+
+    with FakeTensorMode(), Watch():  # type: ignore[no-untyped-call]
+        yield

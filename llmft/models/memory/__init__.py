@@ -1,0 +1,1 @@
+"""What a training step needs of memory: estimated before, measured after."""

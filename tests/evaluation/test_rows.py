@@ -1,0 +1,109 @@
+"""The tables of a results file, for every type of labels."""
+
+import numpy as np
+import pytest
+
+from llmft.config.labels import LabelsConfig, MultilabelConfig, ScoresConfig
+from llmft.config.task import FieldsConfig, SourceConfig, TaskConfig
+from llmft.evaluation.rows import (
+    compute_row_errors,
+    count_confusions,
+    count_label_confusions,
+    count_tier_confusions,
+    describe_rows,
+    measure_baselines,
+    pick_worst,
+)
+from llmft.results.variant import RowResult, TierConfusion
+
+SEVERAL = MultilabelConfig.model_validate({"type": "multilabel", "from": ["x", "y"]})
+
+
+def make_scores_config(**given) -> ScoresConfig:
+    return ScoresConfig.model_validate(
+        {"type": "scores", "from": "s", "dimensions": ["a", "b"], **given}
+    )
+
+
+def test_confusions_of_classes_are_summed_over_runs() -> None:
+    labels = np.array([0, 1, 1])
+    runs = [np.eye(2)[[0, 1, 0]], np.eye(2)[[0, 1, 1]]]
+    assert count_confusions(labels, runs, num_classes=2) == [[2, 0], [1, 3]]  # rows are true
+
+
+def test_every_label_has_its_own_confusions() -> None:
+    labels = np.array([[True, False], [True, True], [False, False]])
+    outputs = np.array([[0.9, 0.5], [0.1, 0.8], [0.2, 0.1]])
+    found = count_label_confusions(labels, [outputs, outputs], names=["x", "y"])
+    assert found == {"x": [[2, 0], [2, 2]], "y": [[2, 2], [0, 2]]}
+
+
+def test_tiers_are_confused_by_the_overall_score() -> None:
+    labels = np.array([[0.0, 2.0], [8.0, 9.0], [4.0, 5.0]], dtype=np.float32)
+    outputs = np.array([[0.0, 0.0], [6.0, 6.0], [4.0, 2.0]], dtype=np.float32)
+    config = make_scores_config(tiers={"low": 0, "middle": 4, "high": 7})
+    assert count_tier_confusions(labels, [outputs], config) == TierConfusion(
+        names=["low", "middle", "high"], confusion_matrix=[[1, 0, 0], [1, 0, 0], [0, 1, 0]]
+    )
+    assert count_tier_confusions(labels, [outputs], make_scores_config()) is None
+
+
+def test_a_row_of_labels_is_as_wrong_as_what_it_gives_to_what_is_not_true() -> None:
+    labels = np.array([[True, False], [False, False]])
+    outputs = np.array([[0.9, 0.5], [0.0, 0.8]], dtype=np.float32)
+    assert compute_row_errors(labels, outputs) == pytest.approx([0.3, 0.4])
+    rows = [
+        {"id": "r1", "text": "one", "labels": ["x"]},
+        {"id": "r2", "text": "two", "labels": []},
+    ]
+    described = describe_rows(rows, labels, {"variant": [outputs]}, slices=[{"tier": "a"}, {}])
+    assert described[0] == RowResult(
+        id="r1", labels=["x"], outputs={"variant": [0.9, 0.5]}, errors={"variant": 0.3}, text="one",
+        slices={"tier": "a"},
+    )  # fmt: skip
+    assert [row.id for row in pick_worst(described)] == ["r2", "r1"]
+
+
+def test_d10_the_errors_of_rows_have_the_mean_that_the_metric_has() -> None:
+    labels = np.zeros((1, 1), dtype=np.float32)
+    runs = [np.array([[2.0]]), np.array([[-1.0]])]
+    (row,) = describe_rows(
+        [{"id": "r", "text": "", "labels": {"x": 0.0}}], labels, {"variant": runs}
+    )
+    assert row.outputs == {"variant": [0.5]}
+    assert row.errors == {"variant": 1.5}  # mae of the runs: 2 and 1
+
+
+def make_task(labels: LabelsConfig, **fields: str) -> TaskConfig:
+    return TaskConfig(
+        name="t", sources=[SourceConfig(path="x.jsonl")], labels=labels, output="prepared",
+        fields=FieldsConfig(**fields),
+    )  # fmt: skip
+
+
+def test_d9_the_baselines_read_the_text_pair_as_the_model_does() -> None:
+    motives = {"x": "crisis", "y": "profit"}
+    rows = [
+        {"text": f"act {i}", "motive": word, "labels": [label]}
+        for i in range(6)
+        for label, word in motives.items()
+    ]
+    task = make_task(SEVERAL, text_pair="motive")
+    found = measure_baselines(rows, rows, names=["x", "y"], task=task)
+    assert found["tfidf"].metrics["accuracy"] == 1
+
+
+def test_d9_baselines_are_measured_as_the_models_are() -> None:
+    scores = [{"text": f"bad {i}", "labels": {"a": 9.0, "b": 8.0}} for i in range(6)]
+    scores += [{"text": f"calm {i}", "labels": {"a": 1.0, "b": 0.0}} for i in range(5)]
+    tiered = make_task(make_scores_config(tiers={"low": 0, "high": 5}))
+    found = measure_baselines(scores, scores, names=["a", "b"], task=tiered)
+    assert found["constant"].metrics["tier_accuracy"] == pytest.approx(6 / 11)
+    assert found["tfidf"].metrics["tier_accuracy"] == 1
+
+    several = [{"text": f"bad {i}", "labels": ["x"]} for i in range(6)]
+    several += [{"text": f"calm {i}", "labels": ["x", "y"]} for i in range(5)]
+    measured = measure_baselines(several, several, names=["x", "y"], task=make_task(SEVERAL))
+    assert measured["constant"].metrics["accuracy"] == pytest.approx(6 / 11)
+    assert measured["tfidf"].metrics["accuracy"] == 1
+    assert measured["tfidf"].parts["x"]["roc_auc"] is None

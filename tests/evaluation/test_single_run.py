@@ -1,0 +1,152 @@
+"""What `evaluate` and `compare` leave for several labels, ordered classes and tiers."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmft.cli import main
+from tests.evaluation.conftest import make_row, write_rows
+
+
+def load(path: str) -> dict[str, Any]:
+    return json.loads(Path(path).read_text())
+
+
+@pytest.fixture(scope="module")
+def home(trained_home: Path) -> Iterator[Path]:
+    """The trained runs, as the working folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(trained_home)
+        yield trained_home
+
+
+def write_suite(kind: str, metric: str, *, extra: str = "") -> None:
+    Path("suite.yaml").write_text(
+        f"task: {kind}-task.yaml\nvariants: {{one: runs/{kind}, two: runs/{kind}-again}}\n"
+        f"reference: one\nmetric: {metric}\nmargin: 0.01\noutput_dir: reports\n"
+        "waive: [{check: collapsed_predictions, reason: toy}, "
+        "{check: identical_inputs, reason: toy}]\n"
+        f"{extra}"
+    )
+
+
+def compare(kind: str, metric: str, *, extra: str = "") -> dict[str, Any]:
+    write_suite(kind, metric, extra=extra)
+    assert main(["compare", "suite.yaml"]) == 0
+    assert Path("reports/report.html").stat().st_size > 1000
+    return load("reports/comparison.json")
+
+
+def test_several_labels_are_evaluated(home: Path) -> None:
+    results = load("runs/several/evaluation/test.json")
+    assert (results["label_type"], results["num_rows"]) == ("multilabel", 24)
+    assert set(results["per_class"]) == {"crisis", "profit"}
+    assert results["confusion_matrix"] is None
+    counts = results["label_confusions"]["crisis"]
+    assert sum(map(sum, counts)) == 24
+    crisis = results["per_class"]["crisis"]
+    assert sum(counts[1]) == crisis["support"]
+    assert set(results["intervals"]) == set(results["metrics"])
+    assert results["part_intervals"]["metric"] == "f1"
+    assert set(results["part_intervals"]["intervals"]) == {"crisis", "profit"}
+    assert 0 <= results["reliability"]["ece"] <= 1
+    gates = {gate["name"]: gate for gate in results["gates"]}
+    assert list(gates) == [
+        "f1_micro", "f1_macro", "class_f1", "class_recall", "val_test_gap", "train_val_gap",
+        "convergence",
+    ]  # fmt: skip
+    recalls = [part["recall"] for part in results["per_class"].values()]
+    assert gates["class_recall"]["value"] == min(recalls)
+    assert gates["class_recall"]["bound"] <= min(recalls)
+    assert 0 <= results["baselines"]["tfidf"]["metrics"]["f1_micro"] <= 1
+    assert results["metric"] == "f1_micro"  # the loss chose, but it is no metric of the report
+
+
+def test_several_labels_of_a_file_are_evaluated(home: Path) -> None:
+    write_rows("more.jsonl", range(1000, 1030))
+    assert main(["evaluate", "runs/several", "--data", "more.jsonl"]) == 0
+    results = load("runs/several/evaluation/data-more.json")
+    assert (results["num_rows"], results["num_rejected"]) == (30, 0)
+    assert results["rows"][3]["labels"] == ["crisis", "profit"]
+
+
+def test_several_labels_are_compared_with_edge_cases(home: Path) -> None:
+    Path("cases.jsonl").write_text(
+        '{"id": "c1", "text": "calm", "expect": {"labels": ["crisis"]}}\n'
+        '{"id": "c2", "text": "calm", "expect": {"not_labels": ["crisis"]}}\n'
+    )
+    results = compare("several", "f1_micro", extra="edge_cases: cases.jsonl\n")
+    assert results["label_type"] == "multilabel"
+    assert results["edge_cases"]["one"]["num_passed"] == 1  # whatever it says of one text
+    one = results["variants"]["one"]
+    assert sum(map(sum, one["label_confusions"]["profit"])) == 24
+    assert {"ece", "ece_by_chance", "bins", "brier", "brier_interval"} == set(one["reliability"])
+    pair = results["pairs"][0]
+    assert (pair["challenger"], pair["reference"]) == ("two", "one")
+    assert (pair["gain"], pair["interval"], pair["finding"]) == (0, [0, 0], "not better")
+
+
+def test_ordered_classes_have_kappa_and_a_ranking(home: Path) -> None:
+    results = load("runs/ordered/evaluation/test.json")
+    assert results["label_type"] == "class"
+    assert {"quadratic_kappa", "roc_auc", "average_precision"} < set(results["metrics"])
+    assert "top_3_accuracy" not in results["metrics"]
+    assert sum(map(sum, results["confusion_matrix"])) == 24
+    assert results["label_confusions"] == {}
+    assert compare("ordered", "roc_auc")["verdict"] != "INVALID"
+
+
+def test_tiers_are_measured_for_the_run_and_the_baselines(home: Path) -> None:
+    results = load("runs/tiered/evaluation/test.json")
+    assert results["tiers"]["names"] == ["low", "high"]
+    matrix = results["tiers"]["confusion_matrix"]
+    right = (matrix[0][0] + matrix[1][1]) / 24
+    assert results["metrics"]["tier_accuracy"] == pytest.approx(right)
+    for baseline in results["baselines"].values():
+        assert 0 <= baseline["metrics"]["tier_accuracy"] <= 1
+    assert results["part_intervals"]["metric"] == "mae"
+    assert {"slope", "intercept", "bias", "strata"} == set(results["calibration"]["risk"])
+    compared = compare("tiered", "tier_accuracy")
+    assert compared["variants"]["two"]["tiers"]["names"] == ["low", "high"]
+
+
+def test_a_quick_trial_is_marked_wherever_it_is_judged(home: Path) -> None:
+    audits = load("runs/tiered/evaluation/test.json")["audit"], compare("tiered", "mae")["audit"]
+    for audit in audits:
+        assert "trial_run" in [f["check"] for f in audit if f["status"] == "warning"]
+
+
+def test_a_metric_without_a_meaning_is_refused(home: Path, capsys) -> None:
+    write_suite("plain", "top_3_accuracy")
+    assert main(["compare", "suite.yaml"]) == 2
+    assert "top_3_accuracy is not defined for the 2 labels" in capsys.readouterr().err
+
+
+def test_an_undefined_gate_decides_nothing_and_breaks_nothing(home: Path) -> None:
+    write_suite("plain", "accuracy", extra="gates: {roc_auc: {deploy: 0, review: 0}}")
+    Path("good.jsonl").write_text(
+        "".join(json.dumps(make_row(i)) + "\n" for i in range(2002, 2100, 4))
+    )
+    arguments = ["--data", "good.jsonl", "--suite", "suite.yaml"]
+    assert main(["evaluate", "runs/plain", *arguments]) == 0
+    found = load("runs/plain/evaluation/data-good.json")
+    gate = next(g for g in found["gates"] if g["name"] == "roc_auc")
+    assert (gate["value"], gate["bound"], gate["result"]) == (None, None, "REVIEW")
+    assert found["metrics"]["roc_auc"] is None
+    assert gate["reason"] in found["reasons"]
+    names = {g["name"] for g in found["gates"]}
+    assert not names & {"val_test_gap", "train_val_gap"}  # other rows, so no gap means anything
+
+
+def test_rows_with_a_label_that_the_model_does_not_know_are_left_out() -> None:
+    from llmft.evaluation.single_run import has_unknown_label
+
+    known = ["crisis", "profit"]
+    assert not has_unknown_label(["crisis"], known)
+    assert not has_unknown_label([], known)
+    assert has_unknown_label(["crisis", "strike"], known)
+    assert has_unknown_label("strike", known)
+    assert not has_unknown_label({"crisis": 1.0, "profit": 2.0}, known)

@@ -1,0 +1,185 @@
+"""Intervals against closed forms, and differences on paired rows."""
+
+import numpy as np
+import pytest
+
+from llmft.config.labels import ClassConfig, LabelsConfig, ScoresConfig
+from llmft.config.metrics import METRICS
+from llmft.metrics.overall import compute_metric
+from llmft.statistics.intervals import (
+    Interval,
+    bootstrap_mean,
+    estimate_interval,
+    estimate_part_intervals,
+)
+from tests.evaluation.shortcuts import bootstrap_rows, compare_runs
+
+RNG = np.random.default_rng(3)
+
+
+@pytest.fixture(autouse=True)
+def _draw_again() -> None:
+    """No test may depend on what others drew before it."""
+    global RNG
+    RNG = np.random.default_rng(3)
+
+
+TIERED = ScoresConfig.model_validate(
+    {"type": "scores", "from": "x", "dimensions": ["a", "b"], "tiers": {"low": 0, "high": 5}}
+)
+ORDERED = ClassConfig.model_validate({"type": "class", "from": "y", "order": list("abcd")})
+
+
+def make_variants(
+    label_type: str,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, LabelsConfig | None]:
+    """Return labels, outputs of a good and a bad variant, and what the task says of the labels."""
+    if label_type == "scores":
+        labels = RNG.uniform(0, 10, size=(120, 2))
+        noise = RNG.normal(size=labels.shape)
+        return labels, labels + 0.5 * noise, labels + 5 * noise, TIERED
+    if label_type == "class":
+        labels = RNG.integers(0, 4, size=120)
+        logits, noise = np.eye(4)[labels], RNG.normal(size=(120, 4))
+        return labels, logits + 0.5 * noise, logits + 5 * noise, ORDERED
+    labels = RNG.random((120, 4)) < 0.4
+    noise = RNG.normal(size=labels.shape)
+    return labels, labels + 0.3 * noise, labels + 2 * noise, None
+
+
+def test_the_interval_of_a_mean_is_the_normal_one() -> None:
+    values = RNG.normal(3.0, 2.0, size=400)
+    half = 1.96 * values.std(ddof=1) / np.sqrt(400)
+    found = bootstrap_mean(values, seed=0)
+    assert found.low == pytest.approx(values.mean() - half, abs=0.03)
+    assert found.high == pytest.approx(values.mean() + half, abs=0.03)
+
+
+def test_any_statistic_of_rows_gets_the_same_interval_as_a_mean() -> None:
+    values = RNG.normal(size=300)
+    mean = bootstrap_mean(values, seed=0)
+    (rows,) = bootstrap_rows(lambda index: float(values[index].mean()), 300)
+    assert rows == pytest.approx(mean, abs=0.02)
+    several = np.stack([values, values + 1], axis=1)
+    first, second = bootstrap_rows(lambda index: several[index].mean(axis=0), 300)
+    assert first == pytest.approx(rows)
+    assert second == pytest.approx([end + 1 for end in rows])
+
+
+def test_draws_without_a_value_are_left_out_unless_they_are_most() -> None:
+    values = np.arange(50.0)
+
+    def average(index: np.ndarray) -> np.ndarray:
+        """Need the first row, which 64 % of the draws hold, or the first two, which 40 % hold."""
+        mean = values[index].mean()
+        return np.where([0 in index, {0, 1} <= set(index)], mean, np.nan)
+
+    enough, too_few = bootstrap_rows(average, 50)
+    assert enough == pytest.approx((20.5, 28.5), abs=1)
+    assert too_few is None
+    assert bootstrap_rows(lambda index: None, 50) == [None]
+
+
+def test_repeated_rows_alone_do_not_move_an_interval() -> None:
+    """A resampled positive stands twice at its rank, which raises its precision."""
+    labels = np.arange(300) % 30 == 0
+    probs = RNG.random((300, 1)).astype(np.float32)
+    value = compute_metric("average_precision", labels[:, None], probs)
+    found = estimate_interval("average_precision", labels[:, None], [probs])
+    assert found.low < value < found.high
+    generator = np.random.default_rng(3)
+    draws = [generator.integers(300, size=300) for _ in range(300)]
+    raised = [compute_metric("average_precision", labels[d][:, None], probs[d]) for d in draws]
+    assert np.median(raised) > value * 1.05
+
+
+def test_equal_values_have_an_interval_of_no_width() -> None:
+    assert bootstrap_mean(np.full(5, 2.0), seed=0) == Interval(2.0, 2.0)
+
+
+def test_values_that_hardly_vary_still_have_an_interval() -> None:
+    found = bootstrap_mean(np.array([1.0] * 54 + [1.0 + 1e-6]), seed=0)
+    assert 1.0 - 1e-12 <= found.low <= found.high <= 1.0 + 1e-6
+
+
+def test_the_same_seed_gives_the_same_interval() -> None:
+    labels, outputs = RNG.normal(size=(60, 2)), RNG.normal(size=(60, 2))
+    for metric in ("mae", "rmse", "skill"):
+        found = [estimate_interval(metric, labels, [outputs]) for _ in range(2)]
+        assert found[0] == found[1]
+
+
+EVERY = [(metric, kind) for metric, known in METRICS.items() for kind in known.labels]
+
+
+@pytest.mark.parametrize(("metric", "label_type"), EVERY)
+def test_every_metric_has_an_interval_around_its_value(metric: str, label_type: str) -> None:
+    labels, good, bad, config = make_variants(label_type)
+    for runs in ([good], [good, bad]):
+        value = np.mean([compute_metric(metric, labels, o, config=config) for o in runs])
+        low, high = estimate_interval(metric, labels, runs, config=config)
+        assert low < value < high
+        if METRICS[metric].higher_is_better:
+            assert high <= 1 + 1e-12
+
+
+def test_a_share_of_the_rows_has_the_exact_interval() -> None:
+    labels = np.zeros(50, dtype=int)
+    probs = np.eye(5)[[0] * 45 + [1] * 5]
+    found = estimate_interval("accuracy", labels, [probs])
+    assert found == pytest.approx((0.7819, 0.9667), abs=1e-4)  # Clopper and Pearson of 45 in 50
+
+
+def test_d14_a_flawless_metric_rests_on_the_rows_that_it_was_seen_on() -> None:
+    labels = np.array([1] * 5 + [0] * 95)
+    probs = np.eye(2)[labels]
+    by_all, by_five = 0.025 ** (1 / 100), 0.025 ** (1 / 5)
+    for metric in ("accuracy", "f1_macro", "balanced_accuracy"):
+        assert estimate_interval(metric, labels, [probs, probs]) == pytest.approx((by_all, 1))
+    for metric in ("roc_auc", "average_precision"):
+        assert estimate_interval(metric, labels, [probs]) == pytest.approx((by_five, 1))
+    several = np.stack([labels == 1, labels == 0], axis=1)
+    found = estimate_interval("hamming_loss", several, [several.astype(float)])
+    assert found == pytest.approx((0, 1 - by_all))
+    found = estimate_interval("roc_auc", several, [several.astype(float)])
+    assert found == pytest.approx((0.025 ** (1 / 10), 1))
+    parts = estimate_part_intervals(labels, [probs], names=["no", "yes"])
+    assert parts.intervals["yes"] == pytest.approx((by_five, 1))
+
+
+def test_every_dimension_and_class_has_its_own_interval() -> None:
+    labels, outputs = np.zeros((60, 2)), np.abs(RNG.normal(size=(60, 2))) * [1, 4]
+    found = estimate_part_intervals(labels, [outputs], names=["near", "far"])
+    assert found.metric == "mae"
+    assert found.intervals["near"] == pytest.approx(bootstrap_mean(outputs[:, 0], seed=0))
+    assert found.intervals["near"].high < found.intervals["far"].low
+
+    labels = RNG.integers(0, 3, size=60)
+    labels[labels == 2] = 1
+    predicted = np.where(RNG.random(60) < 0.2, 1 - labels, labels)
+    classes = estimate_part_intervals(labels, [np.eye(3)[predicted]], names=["a", "b", "never"])
+    assert classes.metric == "f1"
+    assert classes.intervals["never"] is None
+    low, high = classes.intervals["a"]
+    assert 0 < low < compute_metric("f1_macro", labels, np.eye(3)[predicted]) < high < 1
+
+
+def test_what_is_undefined_has_no_interval_and_no_difference() -> None:
+    labels, probs = np.zeros(30, dtype=int), np.full((30, 2), 0.5)
+    assert estimate_interval("roc_auc", labels, [probs]) is None
+    assert compare_runs("roc_auc", labels, reference=[probs], challenger=[probs], margin=0) is None
+    scores, constant = RNG.normal(size=(30, 1)), np.ones((30, 1))
+    compare = {"reference": [scores], "challenger": [constant], "margin": 0}
+    assert compare_runs("spearman", scores, **compare) is None
+    assert compare_runs("mae", scores, **compare).finding == "not better"
+
+
+@pytest.mark.parametrize("metric", ["mae", "rmse"])
+def test_the_interval_of_several_runs_is_around_their_mean(metric: str) -> None:
+    labels = np.zeros((50, 1))
+    runs = [RNG.normal(0, 1, size=(50, 1)), RNG.normal(0, 3, size=(50, 1))]
+    mean = np.mean([compute_metric(metric, labels, outputs) for outputs in runs])
+    found = estimate_interval(metric, labels, runs)
+    assert found.low < mean < found.high
+    alone = estimate_interval(metric, labels, runs[:1])
+    assert alone.high < mean
