@@ -121,7 +121,6 @@ def validate(values: LocatedValues, *, schema: type[ConfigSectionT]) -> ConfigSe
         for fault in error.errors():
             key, what = describe_fault(fault, values.data, schema=schema, allowed=["extends"])
             name = ".".join(map(str, key)) or "(top level)"
-            what += "; it must be given" if what == MISSING else ""
             faults.append(f"{values.find_origin(key)}: {name}: {what}")
     where = values.origins[()].file
     count = "1 error" if len(faults) == 1 else f"{len(faults)} errors"

@@ -42,7 +42,7 @@ def test_all_faults_of_a_file_come_at_once(write, capsys: pytest.CaptureFixture[
         "task.yaml:3: labels.dimension: unknown key. Did you mean `dimensions`?",
         "task.yaml:6: split.sede: unknown key. Did you mean `seed`?",
         "task.yaml:7: clean.drop: found 'exacte', allowed: none, exact, near. Did you mean `ex",
-        "task.yaml:1: output: missing; it must be given",
+        "task.yaml:1: output: missing",
     ):
         assert part in message
     assert "Traceback" not in message
@@ -62,7 +62,7 @@ def test_a_key_that_is_called_like_the_type_is_still_found(write) -> None:
 @pytest.mark.parametrize(
     ("labels", "complaint"),
     [
-        ("{from: mood}", "labels.type: missing; it must be given"),
+        ("{from: mood}", "labels.type: missing"),
         (
             "{type: clas, from: mood}",
             "labels.type: found 'clas', allowed: scores, class, multilabel. Did",

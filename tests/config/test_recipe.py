@@ -76,7 +76,7 @@ def test_head_and_labels_must_fit(
             "base.model: found 'builtin:minlm', allowed: builtin:minilm, builtin:tiny-qwen2",
         ),
         ("minilm}", "minilm, tuning: qlorra}", "base.tuning: found 'qlorra', allowed: full, lora"),
-        ("{type: regression}", "{}", "variant.yaml:4: head.type: missing; it must be given"),
+        ("{type: regression}", "{}", "variant.yaml:4: head.type: missing"),
         (
             "minilm}",
             "minilm, tuning: lora, lora: {target_modules: 5}}",
