@@ -18,7 +18,8 @@ from llmft.metrics.overall import (
     find_tiers,
     measure,
 )
-from llmft.results.variant import Interval, Measurement, Metrics, Parts, RowResult, TierConfusion
+from llmft.results.evaluation import RowResult
+from llmft.results.variant import Interval, Measurement, Metrics, Parts, TierConfusion
 from llmft.statistics.intervals import estimate_interval
 
 Floats = NDArray[np.floating[Any]]

@@ -20,7 +20,7 @@ from llmft.reports.formatting import (
     make_breakable,
     shorten,
 )
-from llmft.results.variant import EvaluationBase
+from llmft.results.evaluation import EvaluationBase
 
 if TYPE_CHECKING:
     from llmft.reports.plots.figures import Plot

@@ -28,7 +28,8 @@ from llmft.reports.variant_tables import (
     make_parts_table,
     make_reliability_table,
 )
-from llmft.results.variant import EdgeCases, EvaluationBase, Finding, PassCount, VariantResult
+from llmft.results.evaluation import EvaluationBase
+from llmft.results.variant import EdgeCases, Finding, PassCount, VariantResult
 
 if TYPE_CHECKING:
     from llmft.reports.plots.figures import Plot

@@ -6,12 +6,12 @@ from pydantic import Field, computed_field
 
 from llmft.config.audit import WaiverConfig
 from llmft.config.suite import NoiseKind
+from llmft.results.evaluation import EvaluationBase
 from llmft.results.files import Result, ResultFile
 from llmft.results.manifest import Manifest
 from llmft.results.variant import (
     Decision,
     EdgeCases,
-    EvaluationBase,
     Interval,
     Latency,
     Metrics,

@@ -14,7 +14,8 @@ from llmft.evaluation.rows import (
     measure_baselines,
     pick_worst,
 )
-from llmft.results.variant import RowResult, TierConfusion
+from llmft.results.evaluation import RowResult
+from llmft.results.variant import TierConfusion
 
 SEVERAL = MultilabelConfig.model_validate({"type": "multilabel", "from": ["x", "y"]})
 

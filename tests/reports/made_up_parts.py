@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from llmft.results.evaluation import RowResult
 from llmft.results.variant import (
     Interval,
     Labels,
@@ -13,7 +14,6 @@ from llmft.results.variant import (
     Parts,
     Reliability,
     ReliabilityBin,
-    RowResult,
     ScoreCalibration,
     Stratum,
     TierConfusion,

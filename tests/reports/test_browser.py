@@ -10,7 +10,7 @@ import pytest
 
 from llmft.reports.comparison import write_comparison_report
 from llmft.results.comparison import ComparisonResult, SliceTable, SliceValue
-from llmft.results.variant import RowResult
+from llmft.results.evaluation import RowResult
 from tests.reports.made_up import make_comparison
 
 playwright_api = pytest.importorskip("playwright.sync_api")

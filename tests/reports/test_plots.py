@@ -9,13 +9,8 @@ from llmft.reports.plots.predictions import (
     draw_residuals,
     draw_strata,
 )
-from llmft.results.variant import (
-    Reliability,
-    ReliabilityBin,
-    RowResult,
-    ScoreCalibration,
-    Stratum,
-)
+from llmft.results.evaluation import RowResult
+from llmft.results.variant import Reliability, ReliabilityBin, ScoreCalibration, Stratum
 from tests.reports.made_up_parts import make_matrix
 
 VARIANT = ReportEntry("a", {}, {}, *LOOKS[0], {}, {})

@@ -30,7 +30,8 @@ from llmft.reports.plots.figures import (
     make_figure,
     make_squares,
 )
-from llmft.results.variant import Matrix, Reliability, RowResult, ScoreCalibration, TierConfusion
+from llmft.results.evaluation import RowResult
+from llmft.results.variant import Matrix, Reliability, ScoreCalibration, TierConfusion
 
 _MAY_BE_NEGATIVE = ("skill", "r2", "spearman")
 
