@@ -27,7 +27,7 @@ def test_each_command_has_its_medians(workspace: Path, monkeypatch: pytest.Monke
 
 def test_a_command_that_ends_in_another_way_is_reported(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "raise SystemExit('no such model')"]
-    with pytest.raises(UserError, match=r"ended with 1 instead of 0.*no such model"):
+    with pytest.raises(UserError, match=r"exit status 1 instead of 0.*no such model"):
         cold_start._run(command, tmp_path, status=0)
 
 
