@@ -95,8 +95,7 @@ def _measure_prompt_growth(args: argparse.Namespace) -> list[Figures]:
 
     found = measure_growth(num_rounds=args.num_rounds, seed=args.seed)
     if args.plot is not None:
-        from llmft.reports.plots.figures import use_style
-        from llmft.reports.plots.runs import draw_growth
+        from llmft.reports.plots import draw_growth, use_style
 
         with use_style(), replace_file(args.plot) as file:
             draw_growth(found).figure.savefig(file, format="png", dpi=144)

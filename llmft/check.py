@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmft.config.labels import ClassConfig
 from llmft.config.loading import suggest
 from llmft.config.recipe import Recipe, load_recipe
+from llmft.config.task import ClassConfig
 from llmft.data.fields import Row, shorten_list
 from llmft.data.prepared import PreparedData, open_prepared
 from llmft.data.prompts import find_strange_placeholders, list_placeholders, read_prompt
@@ -16,8 +16,7 @@ from llmft.errors import UserError
 
 if TYPE_CHECKING:
     from llmft.data.batches import BatchPlan
-    from llmft.models.memory.estimates import Footprint
-    from llmft.models.memory.traced_step import Step
+    from llmft.models.memory.estimates import Footprint, Step
     from llmft.training.inputs import Inputs
 
 logger = logging.getLogger(__name__)
@@ -112,7 +111,7 @@ def _check_room(recipe: Recipe, *, has_base: bool) -> None:
     if not has_base:
         logger.info("warning: without the base, token budget and memory are unknown")
         return
-    from llmft.data.budget import list_prompt_refusals, refuse_budget
+    from llmft.data.encoding import list_prompt_refusals, refuse_budget
     from llmft.training.inputs import open_encoder
 
     encoder = open_encoder(recipe)
@@ -127,7 +126,7 @@ def _check_room(recipe: Recipe, *, has_base: bool) -> None:
 
 def _check_inputs(recipe: Recipe, *, show: str | None, gpu_gib: float | None) -> None:
     from llmft.data.batches import make_targets
-    from llmft.data.budget import refuse_budget
+    from llmft.data.encoding import refuse_budget
     from llmft.reports.terminal import show_row
     from llmft.training.inputs import count_steps, open_inputs, plan_batches, refuse_schedule
     from llmft.training.losses import make_loss, read_row_weights
@@ -205,8 +204,7 @@ def _report_memory(
     import torch
 
     from llmft.models.device import choose_precision
-    from llmft.models.memory.estimates import estimate_memory
-    from llmft.models.memory.traced_step import Step
+    from llmft.models.memory.estimates import Step, estimate_memory
 
     config = recipe.config
     step = Step(

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from llmft.config.suite import Suite, load_suite
 from llmft.results.comparison import ComparisonResult
+from llmft.results.evaluation import meets
 from llmft.results.files import write_result
-from llmft.results.variant import meets
 
 if TYPE_CHECKING:
     from llmft.evaluation.comparison import RunsByVariant

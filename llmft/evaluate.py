@@ -10,9 +10,8 @@ from llmft.config.head import FITS, FitMethod
 from llmft.config.suite import Suite, load_suite
 from llmft.config.task import Split
 from llmft.console import run_verb
-from llmft.results.evaluation import EvaluationResult
+from llmft.results.evaluation import EvaluationResult, meets
 from llmft.results.files import write_result
-from llmft.results.variant import meets
 
 logger = logging.getLogger("llmft.evaluate")  # `python -m` calls this module __main__
 

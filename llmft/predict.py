@@ -26,7 +26,7 @@ from llmft.prediction.shards import (
 )
 from llmft.prediction.tables import check_ending, join_tables, make_columns, make_schema
 from llmft.processes import get_world_size, is_main
-from llmft.results.post_hoc_fit import PostHocFit
+from llmft.results.run import PostHocFit
 
 if TYPE_CHECKING:
     from llmft.prediction.inference import Predictor

@@ -16,10 +16,8 @@ from llmft.config.task import TaskConfig
 from llmft.models.saved import ModelCard
 from llmft.results.comparison import ComparisonResult
 from llmft.results.evaluation import EvaluationResult
-from llmft.results.manifest import Manifest
-from llmft.results.post_hoc_fit import PostHocFit
-from llmft.results.prediction import PredictionManifest
-from llmft.results.run import LearningCurve, ReadLog, RunFile
+from llmft.results.manifest import Manifest, PredictionManifest
+from llmft.results.run import LearningCurve, PostHocFit, ReadLog, RunFile
 
 logger = logging.getLogger(__name__)
 

@@ -20,11 +20,10 @@ from llmft.processes import ask_main, is_main, main_first
 
 if TYPE_CHECKING:
     from llmft.data.batches import BatchShape
-    from llmft.data.prepared import PreparedData
+    from llmft.results.run import UnfinishedRun
     from llmft.training.fitting import TrainedModel
     from llmft.training.inputs import Inputs
     from llmft.training.launch import Launch
-    from llmft.training.run_folder import Start
 
 logger = logging.getLogger("llmft.train")  # also when run as `-m llmft.train`
 
@@ -67,17 +66,18 @@ def train(recipe: Recipe, *, resume: str = "auto") -> Path:
     # is said before.
     import torch
 
-    from llmft.data.budget import refuse_budget
+    from llmft.data.encoding import refuse_budget
     from llmft.data.prepared import open_prepared
     from llmft.models.memory.peak import measure_peak_memory, reset_peak_memory
+    from llmft.training.checkpoints import find_last_checkpoint
     from llmft.training.fitting import fit_run
     from llmft.training.inputs import open_inputs, plan_batches, refuse_schedule
     from llmft.training.launch import read_launch
-    from llmft.training.record import make_record
     from llmft.training.run_folder import (
         claim_run_folder,
         identify_run,
         log_to_file,
+        make_record,
         refuse_unfit_init,
         write_run,
     )
@@ -95,8 +95,8 @@ def train(recipe: Recipe, *, resume: str = "auto") -> Path:
     refuse_unfit_init(config, label_names=data.label_names)
 
     identity = identify_run(recipe, data, inputs.encoder.prompt)
-    start = ask_main(lambda: claim_run_folder(folder, identity, launch=launch, resume=resume))
-    if start.is_finished:
+    run = ask_main(lambda: claim_run_folder(folder, identity, launch=launch, resume=resume))
+    if run is None:
         logger.info("%s: already trained, nothing to do", folder)
         return folder
     with log_to_file(folder / "logs" / "training.log"):
@@ -106,22 +106,23 @@ def train(recipe: Recipe, *, resume: str = "auto") -> Path:
         reset_peak_memory()
         while True:
             plan = plan_batches(
-                recipe, inputs, world_size=launch.world_size, num_splits=start.num_splits
+                recipe, inputs, world_size=launch.world_size, num_splits=run.num_splits
             )
-            if start.resume_from is not None:
-                logger.info("%s: resuming from %s", folder, start.resume_from.name)
+            checkpoint = find_last_checkpoint(folder / "checkpoints")
+            if checkpoint is not None:
+                logger.info("%s: resuming from %s", folder, checkpoint.name)
             try:
-                trained = fit_run(recipe, data, inputs, plan=plan, launch=launch, start=start)
+                trained = fit_run(recipe, inputs, plan=plan, launch=launch, resume_from=checkpoint)
             except torch.OutOfMemoryError:
                 trained = None  # the exception keeps tensors alive until this block ends
             if trained is not None:
                 break
-            start = _halve_micro_batches(config, plan.largest, start, launch)
+            run = _halve_micro_batches(run, plan.largest, launch)
         peak_memory_gib = measure_peak_memory()
         if is_main():
-            model_hash = _save_model(trained, data, inputs, config)
+            model_hash = _save_model(trained, inputs, config)
             record = make_record(
-                identity, inputs, trained, plan=plan, launch=launch, started=started,
+                run, inputs, trained, plan=plan, launch=launch, started=started,
                 peak_memory_gib=peak_memory_gib, model_hash=model_hash,
             )  # fmt: skip
             write_run(folder, record, trained.result.history, metric=recipe.metric)
@@ -145,14 +146,13 @@ def _refuse_absent_packages(config: RecipeConfig) -> None:
 
 
 def _halve_micro_batches(
-    config: RecipeConfig, shape: "BatchShape", start: "Start", launch: "Launch"
-) -> "Start":
-    """Return the start with micro-batches half as large, if the recipe allows it.
+    run: "UnfinishedRun", shape: "BatchShape", launch: "Launch"
+) -> "UnfinishedRun":
+    """Record the run with micro-batches half as large, if its recipe allows it, and return it.
 
     Args:
-        config: The recipe.
+        run: The run that ran out of memory.
         shape: The largest micro-batch, which a GPU's memory did not hold.
-        start: Where the training began that ran out of memory.
         launch: How the processes share the work.
 
     Raises:
@@ -160,10 +160,9 @@ def _halve_micro_batches(
     """
     import torch
 
-    from llmft.training.checkpoints import find_last_checkpoint
-    from llmft.training.run_folder import Start, split_batches
+    from llmft.training.run_folder import record_num_splits
 
-    folder, num_splits = Path(config.output_dir), 2 * start.num_splits
+    config, folder = run.recipe, Path(run.recipe.output_dir)
     rows = "1 row" if shape.num_rows == 1 else f"{shape.num_rows} rows"
     found = f"a GPU's memory does not suffice for {rows} of up to {shape.longest} tokens at once"
     smaller = "set train.gradient_checkpointing: true, or lower tokens.max_length"
@@ -174,7 +173,7 @@ def _halve_micro_batches(
             f"train.batch_size: {found}; lower it and raise train.gradient_accumulation_steps by "
             f"the same factor, or set train.auto_batch_size: true, which does so; or {smaller}"
         )
-    split_batches(folder, num_splits)
+    changed = record_num_splits(folder, run, 2 * run.num_splits)
     if launch.world_size > 1:  # the other processes wait for this one's part of the step
         raise UserError(
             f"train.auto_batch_size: {found}; run the same command again, it continues with half "
@@ -183,13 +182,10 @@ def _halve_micro_batches(
     logger.info("warning: %s; continuing with half of them and twice the accumulation", found)
     gc.collect()
     torch.cuda.empty_cache()
-    last = find_last_checkpoint(folder / "checkpoints")
-    return Start(False, resume_from=last, num_splits=num_splits)
+    return changed
 
 
-def _save_model(
-    trained: "TrainedModel", data: "PreparedData", inputs: "Inputs", config: RecipeConfig
-) -> str:
+def _save_model(trained: "TrainedModel", inputs: "Inputs", config: RecipeConfig) -> str:
     """Save the model and its predictions for validation; return the model's hash.
 
     The saved model is loaded again and its outputs are compared with those of the trained one. With
@@ -217,7 +213,7 @@ def _save_model(
         Predictor.open(folder),
         inputs.rows["val"],
         path=folder / "predictions" / "val.parquet",
-        source={"model": model_hash, "data": data.fingerprint, **limit},
+        source={"model": model_hash, "data": inputs.data.fingerprint, **limit},
     )
     if card.head == "regression":  # a class at the edge may flip by rounding
         labels = make_targets(inputs.rows["val"], label_names=card.label_names).numpy()

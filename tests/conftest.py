@@ -124,9 +124,8 @@ def tiny_qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_card(base: Any, space: Any, **changes: Any) -> Any:
     """Return the card of a model with this base and head, trained on nothing."""
     from llmft import __version__
-    from llmft.config.labels import ClassConfig, MultilabelConfig, ScoresConfig
     from llmft.config.recipe import TokensConfig
-    from llmft.config.task import FieldsConfig
+    from llmft.config.task import ClassConfig, FieldsConfig, MultilabelConfig, ScoresConfig
     from llmft.models.bases import hash_base
     from llmft.models.saved import ModelCard
 

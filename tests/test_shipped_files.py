@@ -8,12 +8,10 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from llmft.cli import main
-from llmft.config.labels import ClassConfig, LabelsConfig, ScoresConfig
-from llmft.config.loading import load_values, validate
+from llmft.config.loading import load_values, read_yaml, validate
 from llmft.config.recipe import RecipeConfig, load_recipe
 from llmft.config.suite import load_suite
-from llmft.config.task import TaskConfig, load_task
-from llmft.config.yaml_source import read_yaml
+from llmft.config.task import ClassConfig, LabelsConfig, ScoresConfig, TaskConfig, load_task
 from llmft.data.fields import assemble_text
 from llmft.data.prompts import find_strange_placeholders, read_prompt
 from llmft.evaluation.edge_cases import (

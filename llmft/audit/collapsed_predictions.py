@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmft.metrics.overall import compute_metric, decide_labels, find_label_type, is_better
-from llmft.results.variant import Finding
+from llmft.metrics.definitions import compute_metric, decide_labels, find_label_type, is_better
+from llmft.results.evaluation import Finding
 
 Floats = NDArray[np.floating[Any]]
 _LEAST_SPREAD = 0.2

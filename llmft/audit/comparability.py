@@ -4,9 +4,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from llmft.audit.findings import RunFacts
-from llmft.config.audit import Check
 from llmft.config.head import SELECTION_METRIC
-from llmft.results.variant import Finding, Status
+from llmft.config.suite import Check
+from llmft.results.evaluation import Finding, Status
 
 TREATMENT = ("base", "head", "prompt", "tokens.max_length")
 """Keys of a recipe in which variants may differ if the suite names no treatment."""

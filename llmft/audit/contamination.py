@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llmft.audit.findings import RunFacts
-from llmft.config.audit import Check
+from llmft.config.suite import Check
 from llmft.config.task import Split
 from llmft.data.duplicates import cluster_texts, split_words
 from llmft.data.fields import Row
 from llmft.data.prepared import PreparedData, open_prepared
 from llmft.errors import UserError
 from llmft.models.saved import read_card
+from llmft.results.evaluation import Finding
 from llmft.results.run import RunRecord
-from llmft.results.variant import Finding
 from llmft.training.run_folder import read_record
 
 _SEEN_SPLITS: tuple[Split, ...] = ("train", "val")

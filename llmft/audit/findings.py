@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from llmft.config.audit import WaiverConfig
+from llmft.config.suite import WaiverConfig
+from llmft.results.evaluation import Finding
 from llmft.results.run import RunRecord
-from llmft.results.variant import Finding
 
 
 class RunFacts(NamedTuple):

@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 
 from llmft.audit.findings import RunFacts
-from llmft.config.audit import Check
+from llmft.config.suite import Check
 from llmft.config.task import OracleViewConfig
-from llmft.data.budget import ENOUGH_KEPT
-from llmft.data.encoding import HEAD_FRACTION
+from llmft.data.encoding import ENOUGH_KEPT, HEAD_FRACTION
 from llmft.prediction.stored import StoredPredictions
-from llmft.results.variant import Finding, Status
+from llmft.results.evaluation import Finding, Status
 
 _MAX_SAME_INPUTS = 0.01
 

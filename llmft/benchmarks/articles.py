@@ -1,34 +1,305 @@
-"""Training without a prompt, on long and short texts: llmft, the stock Trainer, classic loops."""
+"""Training on articles alone, against plain `transformers`: long ones and short texts."""
 
 import logging
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
-
-from llmft.benchmarks.article_ways import (
-    LABELS,
-    PHASES,
-    Course,
-    StepClock,
-    load_ours,
-    train_in_classic_loop,
-    train_ours,
-    train_with_stock_trainer,
+from torch import Tensor, nn
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
 )
-from llmft.benchmarks.flops import count_unshared_work, find_flop_rates
+from torch.utils.data import DataLoader
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
 from llmft.benchmarks.plans import Figures, Plan
-from llmft.benchmarks.small_qwen2 import build_small_qwen2
-from llmft.benchmarks.timing import MatrixProducts, Way, measure_ways, time_call
-from llmft.config.recipe import BaseConfig, TokensConfig
+from llmft.benchmarks.timing import (
+    MatrixProducts,
+    Way,
+    count_unshared_work,
+    find_flop_rates,
+    measure_ways,
+    read_clock,
+    time_call,
+)
+from llmft.config.head import HeadConfig
+from llmft.config.recipe import BaseConfig, LoraConfig, TokensConfig, TrainConfig
 from llmft.config.task import FieldsConfig
+from llmft.data.batches import BatchPlan, Collator, Examples
 from llmft.data.encoding import EncodedRow, Encoder
 from llmft.data.fields import Row
 from llmft.data.prompts import NO_PROMPT
-from llmft.models.bases import load_tokenizer
+from llmft.models.acceleration.precision import cast_frozen_weights
+from llmft.models.acceleration.shared_prompt import SharedPrompt, find_obstacle
+from llmft.models.bases import load_tokenizer, locate_base
 from llmft.models.device import Precision, choose_device, list_precisions
+from llmft.models.heads import LabelSpace
+from llmft.models.loading import load_model
+from llmft.training.losses import Loss
+from llmft.training.trainer import fit_model, make_arguments
+
+_MAX_POSITIONS = 16_384
+
+
+def make_small_qwen2_config() -> Qwen2Config:
+    """Return its configuration, for MiniLM's vocabulary."""
+    return Qwen2Config(
+        vocab_size=30_522,
+        hidden_size=384,
+        intermediate_size=1024,
+        num_hidden_layers=6,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        max_position_embeddings=_MAX_POSITIONS,
+        pad_token_id=0,
+        bos_token_id=None,
+        eos_token_id=102,
+    )
+
+
+def build_small_qwen2(folder: Path) -> None:
+    """Write it as a Hugging Face folder, with MiniLM's tokenizer.
+
+    A vocabulary learned from real text gives inputs of real lengths.
+
+    Raises:
+        UserError: If MiniLM is not installed.
+    """
+    tokenizer = load_tokenizer(BaseConfig(model="builtin:minilm"))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Qwen2ForCausalLM(make_small_qwen2_config())
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+LABELS = LabelSpace("regression", [f"score{i}" for i in range(8)])
+
+
+class Course(NamedTuple):
+    """Base, rows and settings of a training that all ways run."""
+
+    base: BaseConfig
+    rows: list[EncodedRow]
+    """A multiple of the batch size, so that all ways make the same number of optimizer steps."""
+    targets_ND: Tensor
+    batch_size: int
+    max_length: int
+    """Length that the classic loop pads to."""
+    seed: int = 0
+    learning_rate: float = 5e-5
+
+    @property
+    def num_updates(self) -> int:
+        """Optimizer steps of one epoch."""
+        return len(self.rows) // self.batch_size
+
+
+PHASES = ("forward", "loss_and_backward", "optimizer", "else")
+"""Of an optimizer step: gradient clipping counts as backward; else is batches and loops."""
+
+
+class StepClock:
+    """Wall time from the first forward pass of a model to the end of the last optimizer step."""
+
+    def __init__(self) -> None:
+        self.num_updates = 0
+        self.seconds_by_phase = dict.fromkeys(PHASES, 0.0)
+        self._last: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of all phases together."""
+        return sum(self.seconds_by_phase.values())
+
+    def note(self, phase: str) -> None:
+        """Note the end of a phase; the first call starts the clock."""
+        now = read_clock()
+        if self._last is not None:
+            self.seconds_by_phase[phase] += now - self._last
+        self._last = now
+        self.num_updates += phase == "optimizer"
+
+
+@contextmanager
+def watch_steps(model: nn.Module) -> Iterator[StepClock]:
+    """Time the optimizer steps of a model, in any training loop."""
+    clock = StepClock()
+
+    def note_forward(phase: str) -> None:
+        if model.training:  # the validation after the last optimizer step is not timed
+            clock.note(phase)
+
+    hooks = [
+        model.register_forward_pre_hook(lambda *_: note_forward("else")),
+        model.register_forward_hook(lambda *_: note_forward("forward")),
+        register_optimizer_step_pre_hook(lambda *_: clock.note("loss_and_backward")),
+        register_optimizer_step_post_hook(lambda *_: clock.note("optimizer")),
+    ]
+    try:
+        yield clock
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def train_ours(
+    course: Course, precision: Precision, clocks: list[StepClock] | None = None
+) -> float:
+    """Train as `llmft train` does; return the seconds, and add the clock to those given."""
+    model, pad_token_id = load_ours(course)
+    if precision == "bfloat16":
+        cast_frozen_weights(model)
+    examples = Examples(
+        course.rows, course.targets_ND, ids=[str(i) for i in range(len(course.rows))]
+    )
+    if find_obstacle(model.config) is None:
+        SharedPrompt(model, course.rows[0].shared_ids)
+        examples = examples.without_shared()
+    config = TrainConfig(
+        epochs=1,
+        batch_size=course.batch_size,
+        learning_rate=course.learning_rate,
+        precision=precision,
+        seed=course.seed,
+    )
+    with tempfile.TemporaryDirectory() as folder, watch_steps(model) as clock:
+        plan = BatchPlan(examples.lengths, config)
+        fit_model(  # without the check of the shared prompt, which must not be timed
+            model,
+            examples,
+            _take_one(examples),
+            collator=Collator(pad_token_id=pad_token_id, targets=examples.targets),
+            loss=Loss(HeadConfig(type="regression")),
+            measure=lambda outputs_NC: {"mae": float(abs(outputs_NC).mean())},
+            config=config,
+            plan=plan,
+            arguments=make_arguments(config, plan=plan, metric="mae", run_dir=Path(folder)),
+        )
+    if clocks is not None:
+        clocks.append(clock)
+    return _read(clock, course)
+
+
+def _take_one(examples: Examples) -> Examples:
+    """Return one row, since only training is timed."""
+    return Examples([examples[0].encoded], examples.targets[:1], ids=examples.ids[:1])
+
+
+def load_ours(course: Course) -> tuple[Any, int]:
+    """Return the model that `llmft train` would train, and the id of the padding token."""
+    pad_token_id: int = load_tokenizer(course.base).pad_token_id
+    loaded = load_model(course.base, labels=LABELS, pad_token_id=pad_token_id, seed=course.seed)
+    return loaded.model, pad_token_id
+
+
+def train_with_stock_trainer(course: Course, precision: Precision) -> float:
+    """Train with `transformers.Trainer` and PEFT, dynamic padding; return the seconds."""
+    from transformers import (
+        DataCollatorWithPadding,
+        PrinterCallback,
+        Trainer,
+        TrainingArguments,
+    )
+
+    model = _load_stock(course)
+    rows = [
+        {"input_ids": row.input_ids, "attention_mask": [1] * row.num_tokens, "labels": target_D}
+        for row, target_D in zip(course.rows, course.targets_ND.tolist(), strict=True)
+    ]
+    with tempfile.TemporaryDirectory() as folder, watch_steps(model) as clock:
+        arguments = TrainingArguments(
+            output_dir=folder,
+            num_train_epochs=1,
+            per_device_train_batch_size=course.batch_size,
+            learning_rate=course.learning_rate,
+            warmup_steps=0.1,
+            weight_decay=0.01,
+            bf16=precision == "bfloat16",
+            use_cpu=not torch.cuda.is_available(),
+            seed=course.seed,
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            dataloader_pin_memory=torch.cuda.is_available(),
+        )
+        trainer = Trainer(
+            model=model,
+            args=arguments,
+            train_dataset=rows,
+            data_collator=DataCollatorWithPadding(load_tokenizer(course.base)),
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    return _read(clock, course)
+
+
+def train_in_classic_loop(course: Course) -> float:
+    """Train in a PyTorch loop over rows padded to `max_length`, in float32; return the seconds."""
+    model, device = _load_stock(course).to(choose_device()).train(), choose_device()
+    padded = load_tokenizer(course.base).pad(
+        {"input_ids": [row.input_ids for row in course.rows]},
+        padding="max_length",
+        max_length=course.max_length,
+        return_tensors="pt",
+    )
+    rows = list(zip(padded["input_ids"], padded["attention_mask"], course.targets_ND, strict=True))
+    torch.manual_seed(course.seed)
+    loader: DataLoader[Any] = DataLoader(rows, batch_size=course.batch_size, shuffle=True)  # type: ignore[arg-type]
+    weights = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=course.learning_rate)
+    with watch_steps(model) as clock:
+        for ids_BT, mask_BT, targets_BD in loader:
+            outputs = model(
+                input_ids=ids_BT.to(device),
+                attention_mask=mask_BT.to(device),
+                labels=targets_BD.to(device),
+            )
+            outputs.loss.backward()
+            torch.nn.utils.clip_grad_norm_(weights, 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+    return _read(clock, course)
+
+
+def _load_stock(course: Course) -> Any:
+    """Load a base with transformers and PEFT only."""
+    from transformers import AutoModelForSequenceClassification
+
+    torch.manual_seed(course.seed)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        locate_base(course.base),
+        num_labels=len(LABELS.names),
+        problem_type=LABELS.problem_type,
+        dtype=torch.float32,
+        pad_token_id=load_tokenizer(course.base).pad_token_id,
+    )
+    if course.base.tuning == "lora":
+        import peft
+
+        lora = course.base.lora or LoraConfig()
+        model = peft.get_peft_model(
+            model,
+            peft.LoraConfig(
+                task_type=peft.TaskType.SEQ_CLS,
+                r=lora.rank,
+                lora_alpha=lora.alpha,
+                lora_dropout=lora.dropout,
+                target_modules=lora.target_modules,
+            ),
+        )
+    return model
+
+
+def _read(clock: StepClock, course: Course) -> float:
+    assert clock.num_updates == course.num_updates, (clock.num_updates, course.num_updates)
+    return clock.seconds
+
 
 MINILM = BaseConfig(model="builtin:minilm")
 

@@ -15,9 +15,14 @@ import torch
 from torch import Tensor
 from transformers import Qwen2Config, Qwen2Model
 
-from llmft.benchmarks.flops import count_unshared_work, find_flop_rates
 from llmft.benchmarks.plans import SIZES, Figures
-from llmft.benchmarks.timing import MatrixProducts, read_clock, time_call
+from llmft.benchmarks.timing import (
+    MatrixProducts,
+    count_unshared_work,
+    find_flop_rates,
+    read_clock,
+    time_call,
+)
 from llmft.config.head import HeadConfig
 from llmft.config.recipe import BaseConfig
 from llmft.data.batches import BatchShape
@@ -30,9 +35,13 @@ from llmft.models.bases import read_config
 from llmft.models.device import Precision, autocast, choose_device
 from llmft.models.heads import LabelSpace
 from llmft.models.loading import load_model
-from llmft.models.memory.estimates import GPU_LIBRARIES_GIB, estimate_memory, measure_footprint
+from llmft.models.memory.estimates import (
+    GPU_LIBRARIES_GIB,
+    Step,
+    estimate_memory,
+    measure_footprint,
+)
 from llmft.models.memory.peak import measure_peak_memory, reset_peak_memory
-from llmft.models.memory.traced_step import Step
 from llmft.training.losses import Loss
 
 logger = logging.getLogger(__name__)

@@ -10,22 +10,26 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from llmft.benchmarks.article_ways import (
+from llmft.benchmarks.articles import (
     LABELS,
     Course,
+    build_small_qwen2,
     load_ours,
     train_ours,
     train_with_stock_trainer,
 )
-from llmft.benchmarks.flops import (
+from llmft.benchmarks.plans import Figures, Shape
+from llmft.benchmarks.timing import (
+    MatrixProducts,
+    Way,
     count_cached_work,
     count_shared_work,
     count_unshared_work,
     find_flop_rates,
+    measure_ways,
+    read_clock,
+    time_call,
 )
-from llmft.benchmarks.plans import Figures, Shape
-from llmft.benchmarks.small_qwen2 import build_small_qwen2
-from llmft.benchmarks.timing import MatrixProducts, Way, measure_ways, read_clock, time_call
 from llmft.config.head import HeadConfig
 from llmft.config.recipe import BaseConfig
 from llmft.data.encoding import EncodedRow

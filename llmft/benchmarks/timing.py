@@ -1,12 +1,14 @@
-"""Time several ways to do the same thing, in turns, so that a busy machine slows all of them."""
+"""How benchmarks measure: ways in turns, seconds of each, and the FLOPs that bound them."""
 
 import gc
+import re
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 from tqdm.auto import tqdm
 
 Way = Callable[[], float]
@@ -100,3 +102,91 @@ class MatrixProducts:
         """Multiply once."""
         for weight_OI in self._weights_OI:
             torch.nn.functional.linear(self._inputs[weight_OI.shape[1]], weight_OI)
+
+
+_IN_LAYER = re.compile(r"(^|\.)layers?\.\d+\.")
+
+
+class Work(NamedTuple):
+    """Tokens and attention pairs of a forward pass."""
+
+    num_tokens: int
+    """Tokens in the linear layers."""
+    num_pairs: int
+    """Pairs of a query and a key that it attends to."""
+
+
+class FlopRates(NamedTuple):
+    """FLOPs of a model per token and per pair of query and key."""
+
+    forward_per_token: int
+    """Linear layers, without adapters, which are merged in prediction."""
+    training_per_token: int
+    """Forward and backward, with adapters: three times the forward for trained weights, twice for
+    frozen ones, which need no gradient of their own."""
+    forward_per_pair: int
+    """Attention: the product of query and key, and the weight times the value; all layers."""
+    shapes: list[tuple[int, int]]
+    """Inputs and outputs of every linear layer, without adapters."""
+
+    def count_forward(self, work: Work) -> int:
+        """Return the FLOPs of a forward pass."""
+        return self.forward_per_token * work.num_tokens + self.forward_per_pair * work.num_pairs
+
+    def count_training(self, work: Work) -> int:
+        """Return the FLOPs of a forward and a backward pass, without recomputation."""
+        return (
+            self.training_per_token * work.num_tokens + 3 * self.forward_per_pair * work.num_pairs
+        )
+
+
+def find_flop_rates(model: Any) -> FlopRates:
+    """Return the FLOPs of a Hugging Face model, with all weights trained or adapters only.
+
+    Only linear layers in its stack of layers count; those after it get one token per row.
+
+    Raises:
+        ValueError: If it has no such stack.
+    """
+    layers = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and _IN_LAYER.search(name)
+    ]
+    if not layers:
+        raise ValueError(f"a {type(model).__name__} has no linear layers in a stack of layers")
+    shapes, training = [], 0
+    for name, module in layers:
+        size = module.in_features * module.out_features  # a weight in 4 bit is packed
+        training += (3 if module.weight.requires_grad else 2) * 2 * size
+        if ".lora_" not in name:
+            shapes.append((module.in_features, module.out_features))
+    config = model.config
+    head_size = getattr(config, "head_dim", None)
+    if head_size is None:
+        head_size = config.hidden_size // config.num_attention_heads
+    return FlopRates(
+        forward_per_token=2 * sum(i * o for i, o in shapes),
+        training_per_token=training,
+        forward_per_pair=4 * config.num_attention_heads * head_size * config.num_hidden_layers,
+        shapes=shapes,
+    )
+
+
+def count_unshared_work(lengths: Sequence[int], *, is_causal: bool) -> Work:
+    """Return the work of the unshared forward: inputs of these lengths, without padding."""
+    pairs = [n * (n + 1) // 2 if is_causal else n * n for n in lengths]
+    return Work(sum(lengths), sum(pairs))
+
+
+def count_cached_work(article_lengths: Sequence[int], *, num_prompt_tokens: int) -> Work:
+    """Return the work of articles after a prompt with cached keys and values; causal."""
+    own = count_unshared_work(article_lengths, is_causal=True)
+    return Work(own.num_tokens, own.num_pairs + own.num_tokens * num_prompt_tokens)
+
+
+def count_shared_work(article_lengths: Sequence[int], *, num_prompt_tokens: int) -> Work:
+    """Return the work of a shared prompt, computed once, and of the articles after it; causal."""
+    prompt = count_unshared_work([num_prompt_tokens], is_causal=True)
+    articles = count_cached_work(article_lengths, num_prompt_tokens=num_prompt_tokens)
+    return Work(prompt.num_tokens + articles.num_tokens, prompt.num_pairs + articles.num_pairs)

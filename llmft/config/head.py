@@ -4,8 +4,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from llmft.config.labels import ClassConfig, LabelsConfig, MultilabelConfig, ScoresConfig
 from llmft.config.loading import ConfigSection
+from llmft.config.task import ClassConfig, LabelsConfig, MultilabelConfig, ScoresConfig
 
 Head = Literal["regression", "binary", "multiclass", "multilabel"]
 SELECTION_METRIC: dict[Head, str] = {

@@ -5,8 +5,8 @@ from typing import Annotated, NamedTuple
 
 from pydantic import AfterValidator, WithJsonSchema
 
-from llmft.config.labels import ClassConfig, LabelsConfig, ScoresConfig
 from llmft.config.loading import suggest
+from llmft.config.task import ClassConfig, LabelsConfig, ScoresConfig
 
 
 class Metric(NamedTuple):

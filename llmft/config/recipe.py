@@ -6,7 +6,6 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from llmft.config.head import SELECTION_METRIC, HeadConfig, list_heads
-from llmft.config.labels import ClassConfig, ScoresConfig
 from llmft.config.loading import (
     READING_RESULT,
     ConfigSection,
@@ -16,7 +15,7 @@ from llmft.config.loading import (
     validate,
 )
 from llmft.config.metrics import MetricName, list_metrics
-from llmft.config.task import TaskConfig, check_name, load_task
+from llmft.config.task import ClassConfig, ScoresConfig, TaskConfig, check_name, load_task
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """What every random generator takes."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmft.config.labels import ClassConfig, LabelsConfig, MultilabelConfig, ScoresConfig
+from llmft.config.task import ClassConfig, LabelsConfig, MultilabelConfig, ScoresConfig
 from llmft.data.fields import Row, RowFaultError, as_text, is_missing, write_value
 
 Labels = dict[str, float] | str | list[str]

@@ -10,15 +10,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from llmft.config.labels import ClassConfig, MultilabelConfig, ScoresConfig
-from llmft.config.task import BalanceConfig, Split, TaskConfig
+from llmft.config.task import (
+    SPLITS,
+    BalanceConfig,
+    ClassConfig,
+    MultilabelConfig,
+    ScoresConfig,
+    Split,
+    TaskConfig,
+)
 from llmft.data.duplicates import cluster_texts
 from llmft.data.fields import Row, join_pair
 from llmft.data.labels import assign_tiers, compute_overall, list_scores
 from llmft.data.reading import Rejection, UsableRow, read_task
 from llmft.data.sources import Source, find_sources
 from llmft.data.splitting import (
-    SPLITS,
     assign_splits,
     assign_splits_by_date,
     find_gaps,

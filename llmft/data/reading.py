@@ -8,8 +8,7 @@ from collections.abc import Iterable, Sequence
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
-from llmft.config.labels import ClassConfig, ScoresConfig
-from llmft.config.task import FilterConfig, TaskConfig
+from llmft.config.task import ClassConfig, FilterConfig, ScoresConfig, TaskConfig
 from llmft.data.fields import (
     Row,
     RowFaultError,

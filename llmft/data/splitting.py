@@ -8,13 +8,20 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from llmft.config.labels import ClassConfig, MultilabelConfig, ScoresConfig
-from llmft.config.task import BalanceConfig, Split, SplitConfig, TaskConfig
+from llmft.config.task import (
+    SPLITS,
+    BalanceConfig,
+    ClassConfig,
+    MultilabelConfig,
+    ScoresConfig,
+    Split,
+    SplitConfig,
+    TaskConfig,
+)
 from llmft.data.fields import Row, shorten_list
 from llmft.data.labels import assign_tiers, compute_overall, list_scores
 from llmft.errors import UserError
 
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
 _NUM_SCORE_BINS = 5
 
 

@@ -18,8 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from llmft.data.budget import measure_budget
-from llmft.data.encoding import EncodedRow, Encoder
+from llmft.data.encoding import EncodedRow, Encoder, measure_budget
 from llmft.data.fields import Row
 from llmft.errors import UserError
 from llmft.files import find_staged, hash_file, read_json

@@ -9,9 +9,8 @@ from typing import NamedTuple
 
 from llmft.audit.collapsed_predictions import check_baselines
 from llmft.audit.comparability import TREATMENT
-from llmft.config.gates import merge_with_defaults
 from llmft.config.recipe import Recipe, load_recipe
-from llmft.config.suite import NoiseKind, Suite
+from llmft.config.suite import NoiseKind, Suite, merge_with_defaults
 from llmft.config.task import Split
 from llmft.data.batches import make_targets
 from llmft.data.fields import Row
@@ -23,7 +22,6 @@ from llmft.evaluation.ensembles import find_best_variant, make_ensembles, recomm
 from llmft.evaluation.gates import Outcome, measure_train_and_val, predict_train_and_val
 from llmft.evaluation.latency import measure_latencies
 from llmft.evaluation.noise import SecondLabels, measure_noise, read_second_labels
-from llmft.evaluation.pairs import Floats, Outputs, Rules, compare_parts, compare_with_reference
 from llmft.evaluation.post_hoc_fitting import check_fit
 from llmft.evaluation.rare_events import measure_rare
 from llmft.evaluation.rows import (
@@ -43,8 +41,18 @@ from llmft.evaluation.variants import (
     open_variants,
     record_test_read,
 )
-from llmft.evaluation.verdict import Verdict, find_valid_variants, is_provisional, reach_verdict
-from llmft.metrics.overall import find_label_type
+from llmft.evaluation.verdict import (
+    Floats,
+    Outputs,
+    Rules,
+    Verdict,
+    compare_parts,
+    compare_with_reference,
+    find_valid_variants,
+    is_provisional,
+    reach_verdict,
+)
+from llmft.metrics.definitions import find_label_type
 from llmft.prediction.inference import Predictor
 from llmft.prediction.stored import StoredPredictions
 from llmft.results.comparison import (
@@ -56,7 +64,7 @@ from llmft.results.comparison import (
     RareEvents,
     SliceTable,
 )
-from llmft.results.variant import Finding, VariantResult
+from llmft.results.evaluation import Finding, VariantResult
 from llmft.statistics.paired_tests import compute_mcnemar
 from llmft.training.run_folder import identify_run, is_finished, list_differences, read_record
 

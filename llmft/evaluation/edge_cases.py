@@ -10,18 +10,17 @@ from typing import Any, NamedTuple
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from llmft.config.labels import ClassConfig, LabelsConfig, ScoresConfig
 from llmft.config.loading import suggest
 from llmft.config.suite import Suite
-from llmft.config.task import FieldsConfig, TaskConfig
+from llmft.config.task import ClassConfig, FieldsConfig, LabelsConfig, ScoresConfig, TaskConfig
 from llmft.data.fields import Row, RowFaultError, assemble_text
 from llmft.data.labels import LABEL_THRESHOLD
 from llmft.data.prompts import list_placeholders
 from llmft.errors import UserError
 from llmft.prediction.inference import Predictor
 from llmft.prediction.post_hoc_fit import apply_fit
-from llmft.results.post_hoc_fit import PostHocFit
-from llmft.results.variant import EdgeCaseResult, EdgeCases, PassCount
+from llmft.results.evaluation import EdgeCaseResult, EdgeCases, PassCount
+from llmft.results.run import PostHocFit
 from llmft.statistics.intervals import bound_proportion
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from llmft.metrics.overall import compute_parts, find_label_type, is_better
+from llmft.metrics.definitions import compute_parts, find_label_type, is_better
 from llmft.results.comparison import Cost, Pair
 
 Floats = NDArray[np.floating[Any]]

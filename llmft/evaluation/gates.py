@@ -9,18 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from llmft.config.gates import HIGHER_IS_BETTER, GateConfig
-from llmft.config.labels import LabelsConfig
 from llmft.config.metrics import METRICS
-from llmft.config.task import Split
+from llmft.config.suite import HIGHER_IS_BETTER, GateConfig
+from llmft.config.task import LabelsConfig, Split
 from llmft.data.batches import make_targets
 from llmft.data.fields import Row
 from llmft.data.prepared import PreparedData
-from llmft.metrics.overall import average, compute_metric, compute_parts, find_label_type
+from llmft.metrics.definitions import average, compute_metric, compute_parts, find_label_type
 from llmft.prediction.inference import Predictor
 from llmft.prediction.stored import StoredPredictions, load_or_predict
-from llmft.results.run import LearningCurve, RunRecord
-from llmft.results.variant import (
+from llmft.results.evaluation import (
     DECISIONS,
     Decision,
     EdgeCases,
@@ -30,6 +28,7 @@ from llmft.results.variant import (
     Latency,
     MetricValue,
 )
+from llmft.results.run import LearningCurve, RunRecord
 from llmft.statistics.intervals import MIN_ROWS, bound_proportion, estimate_interval
 from llmft.training.inputs import describe_limit, limit_rows
 

@@ -13,7 +13,7 @@ from llmft.data.fields import Row
 from llmft.models.device import name_device
 from llmft.models.memory.peak import measure_peak_memory, reset_peak_memory
 from llmft.prediction.inference import Predictor
-from llmft.results.variant import Latency
+from llmft.results.evaluation import Latency
 
 _NUM_WARM_UP = 3
 _NUM_SINGLES = 59

@@ -16,9 +16,9 @@ from llmft.data.batches import make_targets
 from llmft.data.fields import Row
 from llmft.data.reading import read_labelled
 from llmft.errors import UserError
-from llmft.metrics.overall import compute_metric, find_label_type
+from llmft.metrics.definitions import compute_metric, find_label_type
 from llmft.results.comparison import NoiseResult
-from llmft.results.variant import Interval, MetricValue
+from llmft.results.evaluation import Interval, MetricValue
 from llmft.statistics.intervals import estimate_interval
 from llmft.statistics.resampling import Groups
 

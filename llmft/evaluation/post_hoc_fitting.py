@@ -14,21 +14,20 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import precision_recall_curve
 
 from llmft.config.head import FITS, FitConfig, FitMethod
-from llmft.config.labels import LabelsConfig
+from llmft.config.task import LabelsConfig
 from llmft.data.batches import make_targets
 from llmft.data.fields import Row
 from llmft.data.labels import LABEL_THRESHOLD
 from llmft.data.prepared import PreparedData, open_prepared
 from llmft.errors import UserError
-from llmft.metrics.overall import average, is_better, measure
+from llmft.metrics.definitions import average, is_better, measure
 from llmft.models.saved import ModelCard, read_card
 from llmft.prediction.post_hoc_fit import FIT_NAME, weigh_classes
 from llmft.prediction.stored import load_or_predict
 from llmft.processes import get_world_size, is_main, main_first
+from llmft.results.evaluation import Finding, FitEffect, VariantResult
 from llmft.results.files import write_result
-from llmft.results.post_hoc_fit import Calibrator, PostHocFit
-from llmft.results.run import RunRecord
-from llmft.results.variant import Finding, FitEffect, VariantResult
+from llmft.results.run import Calibrator, PostHocFit, RunRecord
 from llmft.training.inputs import describe_limit, limit_rows
 from llmft.training.run_folder import read_record
 

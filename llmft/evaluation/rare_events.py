@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from llmft.config.labels import ClassConfig, LabelsConfig, ScoresConfig
+from llmft.config.task import ClassConfig, LabelsConfig, ScoresConfig
 from llmft.data.labels import compute_overall
 from llmft.results.comparison import ListQuality, RareEvents, RareFindings, TopListQuality
 from llmft.statistics.intervals import bound_proportion

@@ -11,13 +11,10 @@ from llmft.audit.comparability import check_run, check_test_use
 from llmft.audit.contamination import check_contamination
 from llmft.audit.findings import RunFacts, apply_waivers
 from llmft.audit.truncation import check_inputs, check_oracle_view
-from llmft.config.audit import WaiverConfig
-from llmft.config.gates import GateConfig, merge_with_defaults
 from llmft.config.head import SELECTION_METRIC
-from llmft.config.labels import LabelsConfig
 from llmft.config.recipe import RecipeConfig
-from llmft.config.suite import LatencyConfig, Suite
-from llmft.config.task import SourceConfig, Split
+from llmft.config.suite import GateConfig, LatencyConfig, Suite, WaiverConfig, merge_with_defaults
+from llmft.config.task import LabelsConfig, SourceConfig, Split
 from llmft.data.fields import Row
 from llmft.data.prepared import PreparedData
 from llmft.data.reading import read_labelled
@@ -35,13 +32,12 @@ from llmft.evaluation.variants import (
     record_test_read,
 )
 from llmft.files import hash_file
-from llmft.metrics.overall import find_label_type
+from llmft.metrics.definitions import find_label_type
 from llmft.prediction.inference import Predictor
 from llmft.prediction.stored import StoredPredictions, load_or_predict
 from llmft.processes import get_world_size, is_main, main_first
-from llmft.results.evaluation import EvaluationResult
+from llmft.results.evaluation import EdgeCases, EvaluationResult, Finding, Latency, MetricValue
 from llmft.results.run import RunRecord
-from llmft.results.variant import EdgeCases, Finding, Latency, MetricValue
 
 
 class EvaluationRows(NamedTuple):

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from llmft.config.labels import ClassConfig, LabelsConfig, ScoresConfig
+from llmft.config.task import ClassConfig, LabelsConfig, ScoresConfig
 from llmft.data.fields import Row, is_missing, write_value
-from llmft.metrics.overall import (
+from llmft.metrics.definitions import (
     average,
     compute_metric,
     compute_row_values,
@@ -19,7 +19,7 @@ from llmft.metrics.overall import (
     find_tiers,
 )
 from llmft.results.comparison import SliceTable, SliceValue
-from llmft.results.variant import MetricValue
+from llmft.results.evaluation import MetricValue
 from llmft.statistics.intervals import estimate_interval
 from llmft.statistics.resampling import Groups
 

@@ -19,14 +19,13 @@ from llmft.audit.comparability import (
 from llmft.audit.contamination import check_contamination
 from llmft.audit.findings import RunFacts, apply_waivers
 from llmft.audit.truncation import check_inputs, check_oracle_view
-from llmft.config.audit import WaiverConfig
-from llmft.config.gates import GateConfig
+from llmft.config.suite import GateConfig, WaiverConfig
 from llmft.config.task import Split
 from llmft.data.batches import make_targets
 from llmft.data.fields import Row
 from llmft.data.prepared import PreparedData
 from llmft.errors import UserError
-from llmft.evaluation.calibration_metrics import calibrate_scores, measure_reliability
+from llmft.evaluation.calibration import calibrate_scores, measure_reliability
 from llmft.evaluation.gates import GateFacts, apply_gates, decide, estimate_metric, estimate_parts
 from llmft.evaluation.post_hoc_fitting import describe_fit, name_fit
 from llmft.evaluation.rows import (
@@ -38,14 +37,13 @@ from llmft.evaluation.rows import (
     count_tier_confusions,
 )
 from llmft.evaluation.verdict import find_valid_variants
-from llmft.metrics.overall import find_label_type, is_better
+from llmft.metrics.definitions import find_label_type, is_better
 from llmft.models.saved import read_card
 from llmft.prediction.post_hoc_fit import FinalOutputs, apply_fit, read_fit
 from llmft.prediction.stored import ChangedModelError, StoredPredictions, load_or_predict
+from llmft.results.evaluation import Finding, MetricValue, RunResult, VariantResult
 from llmft.results.files import read_result, write_result
-from llmft.results.post_hoc_fit import PostHocFit
-from llmft.results.run import LearningCurve, Read, ReadLog, RunRecord
-from llmft.results.variant import Finding, MetricValue, RunResult, VariantResult
+from llmft.results.run import LearningCurve, PostHocFit, Read, ReadLog, RunRecord
 from llmft.statistics.intervals import estimate_part_intervals
 from llmft.training.run_folder import read_curve, read_record
 

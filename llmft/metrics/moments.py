@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from llmft.config.labels import LabelsConfig
-from llmft.metrics.overall import compute_row_values, decide_labels, find_label_type
+from llmft.config.task import LabelsConfig
+from llmft.metrics.definitions import compute_row_values, decide_labels, find_label_type
 
 Floats = NDArray[np.floating[Any]]
 

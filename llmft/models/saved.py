@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self
 from pydantic import Field, model_validator
 
 from llmft.config.head import Head
-from llmft.config.labels import LabelsConfig, ScoresConfig
 from llmft.config.recipe import BaseConfig, Recipe, RecipeConfig, TokensConfig
-from llmft.config.task import FieldsConfig
+from llmft.config.task import FieldsConfig, LabelsConfig, ScoresConfig
 from llmft.data.prepared import PreparedData
 from llmft.data.prompts import Prompt
 from llmft.errors import UserError

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from llmft.errors import UserError
 from llmft.models.saved import CARD_NAME, read_card
 from llmft.results.files import read_result
-from llmft.results.post_hoc_fit import PostHocFit
+from llmft.results.run import PostHocFit
 
 FIT_NAME = "fit.json"
 Floats = NDArray[np.floating[Any]]

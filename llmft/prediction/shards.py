@@ -26,7 +26,7 @@ from llmft.prediction.tables import (
 )
 from llmft.processes import get_rank, get_world_size
 from llmft.results.files import ResultFile, read_result, write_result
-from llmft.results.prediction import PredictionManifest, ShardOrigin
+from llmft.results.manifest import PredictionManifest, ShardOrigin
 
 STATE_NAME = "_state"
 StateT = TypeVar("StateT", bound=ResultFile)

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from llmft.config.labels import ScoresConfig
+from llmft.config.task import ScoresConfig
 from llmft.data.fields import Row
 from llmft.data.labels import LABEL_THRESHOLD, assign_tiers, compute_overall
 from llmft.data.sources import Skips, Source, read_rows

@@ -1,16 +1,28 @@
 """The report of `llmft compare`: which variant to deploy, and how certain that is."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from llmft.config.suite import NoiseKind
 from llmft.reports import formatting as f
-from llmft.reports.entries import ReportEntry, is_higher_better, style_ensemble
+from llmft.reports.entries import MAX_PARTS, ReportEntry, is_higher_better, style_ensemble
 from llmft.reports.gates import make_gates
-from llmft.reports.layout import Block, Section
-from llmft.reports.pairs import make_differences
-from llmft.reports.rendering import SavedPlot, has_package, write_report
+from llmft.reports.layout import (
+    Block,
+    Cell,
+    Column,
+    Head,
+    SavedPlot,
+    Section,
+    Table,
+    has_package,
+    keep_known_rows,
+    make_cells,
+    make_columns,
+    write_report,
+)
 from llmft.reports.rows import make_row_table
 from llmft.reports.sections import (
     ReportContext,
@@ -19,9 +31,7 @@ from llmft.reports.sections import (
     make_edge_cases,
     make_fits,
     make_sections,
-    save_plots,
 )
-from llmft.reports.slices_and_noise import make_noise, make_rare_events, make_slices
 from llmft.reports.variant_tables import (
     describe_data,
     describe_ensembles,
@@ -32,11 +42,19 @@ from llmft.reports.variant_tables import (
     make_making_table,
     make_metric_table,
 )
-from llmft.results.comparison import ComparisonResult
+from llmft.results.comparison import (
+    ComparisonResult,
+    ListQuality,
+    McNemar,
+    NoiseResult,
+    Pair,
+    RareEvents,
+    SliceTable,
+)
+from llmft.results.evaluation import Interval, MetricValue
 
 if TYPE_CHECKING:
-    from llmft.reports.plots.figures import Plot
-
+    from llmft.reports.plots import Plot
 _HEADLINES = {
     "WINNER": ("good", "{winner} wins"),
     "REFERENCE_HOLDS": ("calm", "Keep {reference}"),
@@ -75,7 +93,7 @@ def write_comparison_report(result: ComparisonResult, *, folder: Path) -> Path:
     plots: dict[str, list[SavedPlot]] = defaultdict(list)
     is_drawn = has_package("matplotlib", needed_for="plots")
     if is_drawn:
-        from llmft.reports.plots.figures import use_style
+        from llmft.reports.plots import save_plots, use_style
 
         with use_style():
             drawn = draw_sections(context) | _draw_decision(result, context.shown, ensembles)
@@ -95,8 +113,7 @@ def _draw_decision(
     result: ComparisonResult, variants: Sequence[ReportEntry], ensembles: Sequence[ReportEntry]
 ) -> "dict[str, list[Plot]]":
     """Draw the gains, and the metric against latency."""
-    from llmft.reports.plots.decision import draw_gains
-    from llmft.reports.plots.runs import draw_latency
+    from llmft.reports.plots import draw_gains, draw_latency
 
     metric = result.metric
     drawn: dict[str, list[Plot]] = {"gains": [], "latency": []}
@@ -209,3 +226,254 @@ def _list_facts(result: ComparisonResult) -> list[_Fact]:
     if result.recommended is not None:
         facts.append(_Fact("recommended", result.recommended, "the variant or ensemble to use"))
     return facts
+
+
+_Read = Callable[[Pair], str]
+_POWER = "power for a gain of"
+_EXPLAINED = {
+    "one-sided 95 % bounds": "the ends of the thin line in the plot; a challenger is better if the "
+    "lower one is above the margin and Holm's p is also below 0.05, and not better if the upper "
+    "one is below the margin",
+    "p, no difference": "probability of such a gain if the variants were the same, by permutation",
+    "p, gain within margin": "probability of such a gain if the true gain were at most the margin; "
+    "bounds and this p are more cautious than their nominal level (docs/suites.md)",
+    "p, Holm": "the same, corrected for the number of challengers",
+    _POWER: "probability, with these rows, of finding a challenger with this true gain better",
+    "rows needed": "about how many rows would resolve the pair",
+    "seeds needed": "about how many seeds per variant would resolve the pair",
+}
+
+
+def make_differences(
+    result: ComparisonResult, entries: Sequence[ReportEntry], *, kind: str
+) -> Section:
+    """Return the section of the gains of all challengers, ensembles included.
+
+    Args:
+        result: The comparison.
+        entries: The variants and ensembles.
+        kind: Whether `parts` are dimensions, classes or labels.
+    """
+    ensembles = [found.pair for found in result.ensembles.values() if found.pair]
+    pairs = [*result.pairs, *ensembles]
+    by_name = {s.name: s for s in entries}
+    table = _make_pair_table(pairs, by_name, margin=result.margin)
+    shown = [head.name for head in table.heads]
+    lines = [
+        f"{name.removesuffix(' for a gain of')}: {meaning}"
+        for name, meaning in _EXPLAINED.items()
+        if any(head.startswith(name) for head in shown)
+    ]
+    parts = make_findings_table(result.pairs, kind=kind)
+    folded = f"Findings by {kind}" if len(parts.heads) > MAX_PARTS else ""
+    about = [
+        "Finding: the better variant, if the p-value, corrected for the number of comparisons "
+        f"(Holm), is below 0.05 and the difference at least "
+        f"{f.format_threshold(result.min_difference)}; else a tie."
+    ]
+    blocks = [
+        Block(table, lines=lines),
+        Block(lines=[_describe_mcnemar(p, p.mcnemar) for p in pairs if p.mcnemar]),
+        Block(parts, lines=about, summary=folded),
+    ]
+    return Section(
+        f"Gains over {result.reference}",
+        f"Gain: by how much {result.metric} is better than that of the variant it is compared "
+        "with, on the same rows; negative is worse. A challenger is better only if the gain is "
+        f"significantly above the margin of {f.format_threshold(result.margin)}.",
+        [block for block in blocks if (block.table.heads if block.table else block.lines)],
+    )
+
+
+def _make_pair_table(
+    pairs: Sequence[Pair], by_name: Mapping[str, ReportEntry], *, margin: float
+) -> Table:
+    """Return a row per quantity, and a column per challenger."""
+    effects = dict.fromkeys(p.power.effect for p in pairs if p.power)
+    rows: dict[str, _Read] = {
+        "against": lambda p: p.reference,
+        "gain": lambda p: f.format_metric(p.gain),
+        "95 % interval": lambda p: f.format_interval(p.interval),
+        "one-sided 95 % bounds": lambda p: f.format_interval(Interval(p.lower, p.upper)),
+        "finding": lambda p: p.finding,
+        "p, no difference": lambda p: f.format_p_value(p.p_value),
+        "p, gain within margin": lambda p: f.format_p_value(p.p_margin),
+        "p, Holm": lambda p: f.format_p_value(p.p_margin_adjusted),
+        **{
+            f"{_POWER} {f.format_threshold(margin)} + {f.format_threshold(effect)}": _read_power(
+                effect
+            )
+            for effect in effects
+        },
+        "rows needed": lambda p: f.format_count(p.needed.rows if p.needed else None),
+        "seeds needed": lambda p: f.format_count(p.needed.seeds if p.needed else None),
+    }
+    columns = [
+        Column(
+            Head(pair.challenger, by_name[pair.challenger]),
+            [
+                Cell(read(pair), is_word=name in ("against", "finding"))
+                for name, read in rows.items()
+            ],
+        )
+        for pair in pairs
+    ]
+    return keep_known_rows(
+        Table("Gains with intervals and p-values", "", [Head(name) for name in rows], columns)
+    )
+
+
+def make_findings_table(pairs: Sequence[Pair], *, kind: str) -> Table:
+    """Return gain and finding of every challenger by dimension, class or label."""
+    names = list(dict.fromkeys(name for pair in pairs for name in pair.parts))
+    columns: list[Column] = []
+    for pair in pairs:
+        parts = [pair.parts.get(name) for name in names]
+        names_of = {"challenger": pair.challenger, "reference": pair.reference, "tie": "tie"}
+        gains = [
+            Cell(f.format_metric(part.gain), note=f.format_interval(part.interval))
+            if part
+            else Cell(f.MISSING)
+            for part in parts
+        ]
+        texts = {
+            "p, Holm": [f.format_p_value(part.p_adjusted if part else None) for part in parts],
+            "finding": [names_of[part.finding] if part else "" for part in parts],
+        }
+        made = [Column(Head("gain"), gains), *make_columns(texts, words=["finding"])]
+        columns += [column._replace(group=pair.challenger) for column in made]
+    return Table(f"Gains by {kind}", kind, [Head(name) for name in names], columns)
+
+
+def _read_power(effect: float) -> _Read:
+    """Return a function that formats the power for an effect; pairs may have other effects."""
+
+    def read(pair: Pair) -> str:
+        power = pair.power
+        return f.format_percent(power.power if power and power.effect == effect else None)
+
+    return read
+
+
+def _describe_mcnemar(pair: Pair, found: McNemar) -> str:
+    """Return a line on the rows that only one of two variants classifies correctly."""
+    p_value = f.format_p_value(found.p_value)
+    return (
+        f"accuracy: only {pair.challenger} is right on {found.only_challenger} rows, only "
+        f"{pair.reference} on {found.only_reference} (both on {found.both_right}, neither on "
+        f"{found.both_wrong}); McNemar p {p_value if '<' in p_value else f'= {p_value}'}"
+    )
+
+
+_ORACLES: dict[NoiseKind, str] = {
+    "repeated": "the same oracle, asked again",
+    "second_oracle": "another oracle",
+}
+
+
+def make_slices(result: ComparisonResult, entries: Sequence[ReportEntry]) -> Section:
+    """Return one table per slicing: the metric of every variant by slice."""
+    return Section(
+        "Slices",
+        "Subsets of the test rows; the best value of a row is marked. With few rows the interval "
+        "is wide; intervals are not corrected for the number of slices.",
+        [
+            Block(_make_slice_table(found, entries, result.metric), is_named=True)
+            for found in result.slices
+        ],
+    )
+
+
+def _make_slice_table(found: SliceTable, entries: Sequence[ReportEntry], leading: str) -> Table:
+    metric = found.metric
+    direction = "higher" if is_higher_better(metric) else "lower"
+    caption = f"{metric} by {found.name}, {direction} is better"
+    if metric != leading:
+        caption += f" ({leading} is meaningless within one {found.name.removeprefix('true ')})"
+    counts = make_cells([value.num_rows for value in found.values], show=f.format_count)
+    shown = [s for s in entries if any(s.name in value.metrics for value in found.values)]
+    columns = [Column(Head(s.name, s), []) for s in shown]
+    for value in found.values:
+        measured = [value.metrics[s.name] for s in shown]
+        cells = make_cells(
+            [m.value for m in measured],
+            show=f.format_metric,
+            higher_is_better=is_higher_better(metric),
+        )
+        for column, cell, m in zip(columns, cells, measured, strict=True):
+            column.cells.append(cell._replace(note=f.note_interval(m.interval)))
+    heads = [Head(value.value) for value in found.values]
+    return Table(caption, found.name, heads, [Column(Head("rows"), counts), *columns])
+
+
+def make_rare_events(rare: RareEvents | None, entries: Sequence[ReportEntry]) -> Section:
+    """Return precision and recall for the rare rows: of the decisions, and at k."""
+    if rare is None:
+        return Section("Rare events", "", [])
+    variants = [s for s in entries if s.name in rare.variants]
+    found = [rare.variants[s.name] for s in variants]
+    columns = _list_qualities(found, "all rows")
+    lengths = [top.k for top in found[0].at_k]
+    for i, k in enumerate(lengths):
+        title = f"at k = {k}" + (" (number of rare rows)" if k == rare.num_high else "")
+        columns += _list_qualities([variant.at_k[i] for variant in found], title)
+    table = Table("Rare events", "variant", [Head(s.name, s) for s in variants], columns)
+    return Section(
+        "Rare events",
+        f"Rare: {rare.what}, {rare.num_high} of {rare.num_rows} rows. Recall: the fraction of the "
+        "rare rows that a variant predicts as rare; precision: the fraction of the rows predicted "
+        "as rare that are. At k: of the k rows with the highest predictions.",
+        [Block(table)],
+    )
+
+
+def _list_qualities(found: Sequence[ListQuality], title: str) -> list[Column]:
+    recall = [
+        Cell(f.format_metric(q.recall), note=f.note_interval(q.recall_interval)) for q in found
+    ]
+    precision = [
+        Cell(f.format_metric(q.precision), note=f.note_interval(q.precision_interval))
+        for q in found
+    ]
+    return [Column(Head("recall"), recall, title), Column(Head("precision"), precision, title)]
+
+
+def make_noise(noise: Sequence[NoiseResult], entries: Sequence[ReportEntry]) -> Section:
+    """Return the error of second labels against the first, and of variants on the same rows."""
+    if not noise:
+        return Section("Label noise", "", [])
+    metric = noise[0].metric
+    columns = make_columns(
+        {
+            "rows": [f.format_count(n.num_rows) for n in noise],
+            "left out": [f.format_count(n.num_left_out) for n in noise],
+        }
+    )
+    columns.append(Column(Head("oracle"), [_show(n.oracle) for n in noise]))
+    for s in entries:
+        if s.name in noise[0].variants:
+            columns.append(Column(Head(s.name, s), [_show(n.variants[s.name]) for n in noise]))
+    heads = [Head(_ORACLES[n.kind], note=n.file) for n in noise]
+    blocks = [Block(Table(f"{metric} of second labels", "labelled again by", heads, columns))]
+    parts = list(noise[0].parts)
+    if parts:
+        by_part = [
+            Column(head, [_show(n.parts[part]) for part in parts])
+            for head, n in zip(heads, noise, strict=True)
+        ]
+        kind = "dimension" if metric == "mae" else "label"
+        table = Table(
+            f"{metric} of second labels by {kind}", kind, [Head(part) for part in parts], by_part
+        )
+        blocks.append(Block(table, summary=f"By {kind}"))
+    error = "mae" if metric == "mae" else "disagreement, the fraction of rows that differ"
+    return Section(
+        "Label noise",
+        "Error of second labels (oracle) against the first ones, next to the error of each variant "
+        f"against the first labels of the same rows, as {error}. Nothing is subtracted.",
+        blocks,
+    )
+
+
+def _show(found: MetricValue) -> Cell:
+    return Cell(f.format_metric(found.value), note=f.note_interval(found.interval))

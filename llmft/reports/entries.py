@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from llmft.config.metrics import METRICS
 from llmft.results.comparison import EnsembleResult
-from llmft.results.variant import Interval, LabelType, Measurement, Metrics, Parts, VariantResult
+from llmft.results.evaluation import Interval, LabelType, Measurement, Metrics, Parts, VariantResult
 
 MAX_PARTS = 20
 NUM_WORST, NUM_BEST = 15, 5

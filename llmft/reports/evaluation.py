@@ -5,14 +5,20 @@ from pathlib import Path
 
 from llmft.reports import formatting as f
 from llmft.reports.gates import make_gates_table
-from llmft.reports.layout import Block, Head, Section
-from llmft.reports.rendering import SavedPlot, has_package, name_file, write_report
+from llmft.reports.layout import (
+    Block,
+    Head,
+    SavedPlot,
+    Section,
+    has_package,
+    name_file,
+    write_report,
+)
 from llmft.reports.sections import (
     draw_sections,
     make_context,
     make_edge_cases,
     make_sections,
-    save_plots,
 )
 from llmft.reports.variant_tables import make_latency_table, make_metric_table
 from llmft.results.evaluation import EvaluationResult
@@ -42,8 +48,7 @@ def write_evaluation_report(result: EvaluationResult, *, folder: Path) -> Path:
     plots: dict[str, list[SavedPlot]] = defaultdict(list)
     is_drawn = has_package("matplotlib", needed_for="plots")
     if is_drawn:
-        from llmft.reports.plots.decision import draw_gates
-        from llmft.reports.plots.figures import use_style
+        from llmft.reports.plots import draw_gates, save_plots, use_style
 
         with use_style():
             drawn = draw_sections(context)

@@ -6,7 +6,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from llmft.results.variant import Interval, Labels
+from llmft.results.evaluation import Interval, Labels
 
 MISSING = "–"
 """Shown for missing values."""

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
-from llmft.config.gates import HIGHER_IS_BETTER
+from llmft.config.suite import HIGHER_IS_BETTER
 from llmft.reports import formatting as f
 from llmft.reports.entries import ReportEntry
 from llmft.reports.layout import Block, Column, Head, Section, Table, make_columns
-from llmft.results.variant import GateResult, VariantResult
+from llmft.results.evaluation import GateResult, VariantResult
 
 
 def make_gates_table(gates: Sequence[GateResult], baselines: Sequence[ReportEntry]) -> Table:

@@ -1,12 +1,99 @@
-"""Elements of a report in any format: sections, blocks and tables."""
+"""Elements of a report in any format (sections, blocks, tables), and the templates they fill."""
 
+import importlib.util
+import logging
+import re
 from collections.abc import Callable, Sequence
 from itertools import groupby
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from llmft.reports.entries import ReportEntry
-from llmft.reports.formatting import MISSING
-from llmft.reports.rendering import SavedPlot
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from llmft.files import write_text
+from llmft.reports.entries import GAP, ReportEntry
+from llmft.reports.formatting import (
+    MISSING,
+    escape_markdown,
+    format_labels,
+    format_threshold,
+    make_breakable,
+    shorten,
+)
+from llmft.results.evaluation import EvaluationBase, Finding
+
+logger = logging.getLogger(__name__)
+
+
+def has_package(name: str, *, needed_for: str) -> bool:
+    """Return whether a package of the extra `report` is installed; warn if it is not."""
+    module = {"matplotlib": "matplotlib", "python-docx": "docx"}[name]
+    if importlib.util.find_spec(module) is not None:
+        return True
+    logger.info(
+        "warning: no %s, since %s is not installed; run `pip install 'llmft[report]'`",
+        needed_for, name,
+    )  # fmt: skip
+    return False
+
+
+class SavedPlot(NamedTuple):
+    """A plot for the templates."""
+
+    title: str
+    alt: str
+    svg: Markup
+    """Inline SVG, in the page's font and colours, light or dark."""
+    path: str
+    """Path of the PNG, relative to the folder of the report."""
+
+
+def write_report(
+    name: str, *, folder: Path, result: EvaluationBase, content: dict[str, Any]
+) -> Path:
+    """Fill in the HTML and the Markdown template of a report.
+
+    Args:
+        name: `comparison` or `evaluation`.
+        folder: Where to write `report.html` and `report.md`.
+        result: The results.
+        content: Tables, saved plots and texts for the templates.
+
+    Returns:
+        Path of `report.html`.
+    """
+    for ending in ("html", "md"):
+        template = _make_environment(ending).get_template(f"{name}.{ending}.j2")
+        text = template.render(r=result, **content)
+        write_text(folder / f"report.{ending}", re.sub(r"\n{3,}", "\n\n", text))
+    return folder / "report.html"
+
+
+def name_file(text: str) -> str:
+    """Return text as part of a file name that needs no quoting in a URL."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", text)[:40].strip("-")
+
+
+def _make_environment(ending: str) -> Environment:
+    environment = Environment(
+        loader=PackageLoader("llmft.reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        # Escapes all values in Markdown, as autoescape does in HTML.
+        finalize=escape_markdown if ending == "md" else None,
+    )
+    environment.filters.update(
+        breakable=make_breakable,
+        labels=format_labels,
+        shorten=shorten,
+        threshold=format_threshold,
+    )
+    environment.globals.update(gap=GAP, missing=MISSING)
+    return environment
 
 
 class Cell(NamedTuple):
@@ -140,3 +227,12 @@ class Section(NamedTuple):
     def num_tables(self) -> int:
         """Number of tables that are not collapsed."""
         return sum(1 for b in self.blocks if b.table and b.table.heads and not b.summary)
+
+
+class AuditGroup(NamedTuple):
+    """The findings of one check with one status."""
+
+    status: str
+    """`waived` if the suite waives the findings, else their status."""
+    check: str
+    findings: list[Finding]

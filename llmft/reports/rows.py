@@ -15,8 +15,7 @@ from llmft.reports.entries import ReportEntry
 from llmft.reports.formatting import MISSING, format_score
 from llmft.reports.layout import Cell, Column, Head, Table
 from llmft.results.comparison import ComparisonResult, SliceTable
-from llmft.results.evaluation import EvaluationBase, RowResult
-from llmft.results.variant import Labels
+from llmft.results.evaluation import EvaluationBase, Labels, RowResult
 
 MAX_OUTPUTS = 12
 _NUM_LARGEST = 3

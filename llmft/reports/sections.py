@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from llmft.reports.entries import (
@@ -17,8 +16,19 @@ from llmft.reports.entries import (
     style_variant,
 )
 from llmft.reports.formatting import format_metric, format_percent_interval
-from llmft.reports.layout import Block, Cell, Column, Head, Section, Table, make_cells, make_columns
-from llmft.reports.rendering import SavedPlot, name_file, save_plot
+from llmft.reports.layout import (
+    AuditGroup,
+    Block,
+    Cell,
+    Column,
+    Head,
+    SavedPlot,
+    Section,
+    Table,
+    make_cells,
+    make_columns,
+    name_file,
+)
 from llmft.reports.rows import list_worst_rows
 from llmft.reports.variant_tables import (
     explain_metrics,
@@ -28,21 +38,11 @@ from llmft.reports.variant_tables import (
     make_parts_table,
     make_reliability_table,
 )
-from llmft.results.evaluation import EvaluationBase
-from llmft.results.variant import EdgeCases, Finding, PassCount, VariantResult
+from llmft.results.evaluation import EdgeCases, EvaluationBase, Finding, PassCount, VariantResult
 
 if TYPE_CHECKING:
-    from llmft.reports.plots.figures import Plot
+    from llmft.reports.plots import Plot
 _ORDER = ("invalid", "confounded", "waived", "warning", "note", "ok")
-
-
-class AuditGroup(NamedTuple):
-    """The findings of one check with one status."""
-
-    status: str
-    """`waived` if the suite waives the findings, else their status."""
-    check: str
-    findings: list[Finding]
 
 
 def group_findings(audit: Sequence[Finding]) -> list[AuditGroup]:
@@ -312,8 +312,7 @@ def _make_calibration(context: ReportContext, plots: list[SavedPlot]) -> Section
 
 def draw_sections(context: ReportContext) -> "dict[str, list[Plot]]":
     """Return the plots of the shared sections; needs matplotlib."""
-    from llmft.reports.plots.predictions import draw_parts
-    from llmft.reports.plots.runs import draw_curves
+    from llmft.reports.plots import draw_curves, draw_parts
 
     drawn: dict[str, list[Plot]] = {"parts": [], "residuals": [], "tiers": []}
     if any(s.parts for s in context.entries):
@@ -328,18 +327,8 @@ def draw_sections(context: ReportContext) -> "dict[str, list[Plot]]":
     return {**drawn, "curves": draw_curves(curves)}
 
 
-def save_plots(
-    drawn: "dict[str, list[Plot]]", *, folder: Path, prefix: str = ""
-) -> dict[str, list[SavedPlot]]:
-    """Save the plots of every section."""
-    return {
-        key: [save_plot(plot, folder=folder, prefix=prefix) for plot in found]
-        for key, found in drawn.items()
-    }
-
-
 def _draw_scores(context: ReportContext) -> "dict[str, list[Plot]]":
-    from llmft.reports.plots.predictions import (
+    from llmft.reports.plots import (
         draw_predicted,
         draw_residuals,
         draw_strata,
@@ -369,7 +358,7 @@ def _draw_scores(context: ReportContext) -> "dict[str, list[Plot]]":
 
 
 def _draw_classes(context: ReportContext) -> "dict[str, list[Plot]]":
-    from llmft.reports.plots.predictions import (
+    from llmft.reports.plots import (
         draw_confusion,
         draw_label_confusions,
         draw_reliability,

@@ -9,9 +9,8 @@ from llmft.data.encoding import Encoder
 from llmft.data.fields import Row, shorten_list
 from llmft.reports.formatting import format_percent, format_threshold
 from llmft.results.comparison import ComparisonResult
-from llmft.results.evaluation import EvaluationResult
+from llmft.results.evaluation import EvaluationResult, Finding, Metrics
 from llmft.results.manifest import Manifest, ScoreStats
-from llmft.results.variant import Finding, Metrics
 
 _COLOURS = {
     "special": "2",

@@ -22,8 +22,7 @@ from llmft.reports.layout import (
     make_columns,
 )
 from llmft.results.comparison import ComparisonResult, EnsembleResult
-from llmft.results.manifest import Manifest
-from llmft.results.variant import (
+from llmft.results.evaluation import (
     Interval,
     Latency,
     Matrix,
@@ -32,6 +31,7 @@ from llmft.results.variant import (
     ScoreCalibration,
     VariantResult,
 )
+from llmft.results.manifest import Manifest
 
 _EXPLAINED = {
     "mae": "mean absolute error: the mean distance of a score from its label",

@@ -15,9 +15,7 @@ from docx.shared import Cm, Length, Pt
 
 from llmft.files import replace_file
 from llmft.reports.formatting import MISSING
-from llmft.reports.layout import Cell, Column, Head, Section, Table
-from llmft.reports.rendering import SavedPlot
-from llmft.reports.sections import AuditGroup
+from llmft.reports.layout import AuditGroup, Cell, Column, Head, SavedPlot, Section, Table
 from llmft.results.comparison import ComparisonResult
 
 _MAX_COLUMNS = 8

@@ -4,20 +4,19 @@ from typing import Literal
 
 from pydantic import Field, computed_field
 
-from llmft.config.audit import WaiverConfig
-from llmft.config.suite import NoiseKind
-from llmft.results.evaluation import EvaluationBase
-from llmft.results.files import Result, ResultFile
-from llmft.results.manifest import Manifest
-from llmft.results.variant import (
+from llmft.config.suite import NoiseKind, WaiverConfig
+from llmft.results.evaluation import (
     Decision,
     EdgeCases,
+    EvaluationBase,
     Interval,
     Latency,
     Metrics,
     MetricValue,
     VariantResult,
 )
+from llmft.results.files import Result, ResultFile
+from llmft.results.manifest import Manifest
 
 VerdictName = Literal["INVALID", "CONFOUNDED", "WINNER", "REFERENCE_HOLDS", "UNRESOLVED"]
 

@@ -1,11 +1,284 @@
-"""`evaluation/SPLIT.json`: metrics and gates of one run, and whether it may be deployed."""
+"""Results of one variant, which `evaluate` and `compare` share, and `evaluation/SPLIT.json`."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import Field
 
+from llmft.config.head import FitMethod
+from llmft.config.suite import Check
 from llmft.results.files import Result, ResultFile
-from llmft.results.variant import Decision, Finding, Labels, LabelType, Measurement, VariantResult
+from llmft.results.run import LearningCurve, RunRecord
+
+Status = Literal["ok", "note", "warning", "confounded", "invalid"]
+"""Of a finding: confounded, the comparison is not fair; invalid, the variant is excluded."""
+Decision = Literal["DEPLOY", "REVIEW", "FAIL"]
+DECISIONS: tuple[Decision, ...] = ("FAIL", "REVIEW", "DEPLOY")
+"""From the worst to the best."""
+LabelType = Literal["scores", "class", "multilabel"]
+Labels = dict[str, float] | str | list[str]
+"""Labels of a row: scores by dimension, a class, or the labels that apply."""
+Metrics = dict[str, float | None]
+"""Metric -> value; null where it is not defined, such as the rank correlation of a constant."""
+Parts = dict[str, Metrics]
+"""Dimension, class or label -> its metrics."""
+Matrix = list[list[int]]
+"""Confusion matrix: rows are true, columns predicted."""
+
+
+def meets(decision: Decision, required: str | None) -> bool:
+    """Return whether a decision is at least as good as the required one, case-insensitively."""
+    order = [str(step) for step in DECISIONS]
+    return required is None or order.index(decision) >= order.index(required.upper())
+
+
+class Interval(NamedTuple):
+    """A confidence interval."""
+
+    low: float
+    high: float
+
+
+class MetricValue(Result):
+    """A metric with its 95 % interval over rows; null where it is undefined."""
+
+    value: float | None
+    interval: Interval | None
+
+
+class Finding(Result):
+    """A finding of the audit."""
+
+    check: Check
+    """The check that found it."""
+    status: Status
+    variants: list[str]
+    """Variants that it is about; empty: all."""
+    message: str
+    waived: str | None = None
+    """Reason of the waiver, which makes it a warning; null if it is not waived."""
+
+
+class Measurement(Result):
+    """Metrics, overall and per dimension, class or label; the mean over several runs."""
+
+    metrics: Metrics = Field(default={})
+    per_dimension: Parts = Field(default={})
+    """For labels of type scores."""
+    per_class: Parts = Field(default={})
+    """For labels of type class and multilabel."""
+
+    @property
+    def parts(self) -> Parts:
+        """The metrics per dimension, class or label."""
+        return self.per_dimension or self.per_class
+
+
+class PartIntervals(Result):
+    """95 % intervals of one metric by dimension, class or label."""
+
+    metric: str
+    intervals: dict[str, Interval | None]
+
+
+class TierConfusion(Result):
+    """Confusion matrix of the tiers."""
+
+    names: list[str]
+    confusion_matrix: Matrix
+
+
+class Stratum(Result):
+    """Rows with similar true scores."""
+
+    low: float
+    high: float
+    num_rows: int
+    mean_true: float
+    mean_predicted: float
+
+
+class ScoreCalibration(Result):
+    """Calibration of the predicted scores of a dimension against the true ones (D12)."""
+
+    slope: float | None
+    """Of the line through predicted over true; below 1 the range is compressed. Null if all true
+    scores are equal."""
+    intercept: float | None
+    """Of the same line."""
+    bias: float
+    """Mean of predicted minus true."""
+    strata: list[Stratum]
+    """Of equal width in the true score; empty ones are left out."""
+
+
+class ReliabilityBin(Result):
+    """Predictions of similar probability."""
+
+    low: float
+    high: float
+    num_rows: int
+    mean_predicted: float
+    fraction_true: float
+
+
+class Reliability(Result):
+    """Calibration of probabilities."""
+
+    ece: float
+    """Expected calibration error, a fraction."""
+    ece_by_chance: float
+    """95th percentile of the ece if all probabilities were perfectly calibrated."""
+    bins: list[ReliabilityBin]
+    """Of equal width; empty ones are left out."""
+    brier: float
+    """Mean squared error of the probabilities."""
+    brier_interval: Interval | None
+    """95 %, over rows."""
+
+
+class FitEffect(Result):
+    """Metrics of a variant without its calibrators or thresholds."""
+
+    method: FitMethod
+    split: str
+    """The split that it was fitted on."""
+    num_rows: int
+    """Of that split."""
+    metrics_before: Metrics
+    """Of the model's outputs without the fit, on the measured rows."""
+
+
+class Latency(Result):
+    """Latency of one model, tokenisation included, model already loaded."""
+
+    single_p50_ms: float
+    """Median time for a single article with the prompt in the cache, as in production."""
+    single_p95_ms: float
+    single_p95_bound_ms: float | None
+    """Upper 95 % confidence bound of the 95th percentile; null: too few measurements."""
+    batch_p50_ms: float | None
+    """Median time for a batch of the production's size; null if that takes too long."""
+    batch_p95_ms: float | None
+    batch_size: int
+    articles_per_second: float
+    """In batches, or one by one if no batch was timed."""
+    peak_memory_gib: float
+    """Weights, and what a batch needs in addition."""
+    num_singles: int
+    num_batches: int
+    device: str
+    uncached_p50_ms: float | None
+    """Median time for a single article without the cached prompt; null without a prompt."""
+    uncached_p95_ms: float | None
+    cost_per_million: float | None
+    """Cost of a million articles in batches, in the currency of the price; null without a price."""
+
+
+class PassCount(Result):
+    """Number of edge cases passed."""
+
+    num_passed: int
+    num_cases: int
+    interval: Interval
+    """95 %, exact, of the pass rate."""
+
+
+class EdgeCaseResult(Result):
+    """The outcome of one edge case."""
+
+    id: str
+    category: str
+    must_pass: bool
+    passed: bool
+    failures: list[str]
+    """What was expected and what was found, per failed expectation."""
+
+
+class EdgeCases(Result):
+    """The outcome of all edge cases."""
+
+    num_passed: int
+    num_cases: int
+    pass_rate_interval: Interval
+    """95 %, exact."""
+    must_pass_failed: list[str]
+    """Ids of the must-pass cases that failed."""
+    by_category: dict[str, PassCount]
+    cases: list[EdgeCaseResult]
+
+
+class GateResult(Result):
+    """Value, thresholds and result of one gate."""
+
+    name: str
+    value: float | None
+    """Null if it is undefined for these rows, or not known."""
+    interval: Interval | None
+    """95 %, over rows."""
+    bound: float | None
+    """Compared with `deploy`: the worse end of the interval, if the gate has one."""
+    deploy: float
+    review: float | None
+    """A worse value fails; null: none does."""
+    result: Decision
+    reason: str
+    """One sentence with value, bound and threshold."""
+
+
+class RunResult(Result):
+    """One run of a variant: its folder and how it was trained."""
+
+    path: str
+    record: RunRecord
+    curve: LearningCurve
+    num_test_reads: int
+    """How many reports have read its test predictions (D8)."""
+
+
+class VariantResult(Measurement):
+    """Results of a variant: its runs, metrics, gates and decision."""
+
+    valid: bool = True
+    """False if the audit excluded it; then it has no metrics."""
+    runs: list[RunResult]
+    """One for each seed."""
+    train_seconds: float
+    """Mean over the runs."""
+    peak_memory_gib: float
+    """In training, of the run that needed most."""
+    num_test_reads: int
+    """Of the run that was read most often."""
+    metrics_per_run: list[Metrics] = Field(default=[])
+    intervals: dict[str, Interval | None] = Field(default={})
+    """Metric -> its 95 % interval over rows and, of several runs, over seeds."""
+    part_intervals: PartIntervals | None = None
+    """Of one metric by dimension, class or label."""
+    confusion_matrix: Matrix | None = None
+    """Of classes, summed over the runs."""
+    label_confusions: dict[str, Matrix] = Field(default={})
+    """Label -> whether it applies, against whether it was predicted, summed over the runs."""
+    tiers: TierConfusion | None = None
+    """Of scores whose task has tiers, summed over the runs."""
+    calibration: dict[str, ScoreCalibration] = Field(default={})
+    """Of scores: dimension -> its calibration; of the first run."""
+    reliability: Reliability | None = None
+    """Of classes and labels; of the first run."""
+    fit: FitEffect | None = None
+    """Null without calibrators or thresholds."""
+    edge_cases: EdgeCases | None = None
+    """Of the first run; null without edge cases."""
+    latency: Latency | None = None
+    """Of the first run; null if it was not timed."""
+    gates: list[GateResult] = Field(default=[])
+    decision: Decision | None = None
+    """Null if the comparison is invalid, so that no gate was applied."""
+    reasons: list[str] = Field(default=[])
+    """Why it is not better, the most severe first; for DEPLOY, the reason of every gate."""
+
+    @property
+    def record(self) -> RunRecord:
+        """The record of the first run; the others differ in the seed and its consequences."""
+        return self.runs[0].record
 
 
 class RowResult(Result):

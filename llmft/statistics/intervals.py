@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
 from scipy.stats import binomtest
 
-from llmft.config.labels import LabelsConfig
 from llmft.config.metrics import METRICS
+from llmft.config.task import LabelsConfig
+from llmft.metrics.definitions import compute_metric, find_label_type
 from llmft.metrics.moments import Moments, find_moments, find_part_moments
-from llmft.metrics.overall import compute_metric, find_label_type
-from llmft.results.variant import Interval, PartIntervals
+from llmft.results.evaluation import Interval, PartIntervals
 from llmft.statistics.resampling import (
     Clusters,
     Groups,

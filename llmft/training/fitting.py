@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from llmft.config.recipe import BaseConfig, Recipe
 from llmft.data.batches import BatchPlan, Collator, make_targets
-from llmft.data.prepared import PreparedData
 from llmft.errors import UserError
-from llmft.metrics.overall import measure
+from llmft.metrics.definitions import measure
 from llmft.models.acceleration.precision import cast_frozen_weights
 from llmft.models.acceleration.shared_prompt import SharedPrompt
 from llmft.models.bases import pin_base
@@ -36,7 +35,6 @@ from llmft.processes import is_main
 from llmft.training.inputs import Inputs, make_examples
 from llmft.training.launch import Launch
 from llmft.training.losses import make_loss
-from llmft.training.run_folder import Start
 from llmft.training.sharing_check import SharingCheck, choose_rows
 from llmft.training.trainer import TrainingResult, fit_model, make_arguments
 
@@ -55,18 +53,21 @@ class TrainedModel(NamedTuple):
 
 
 def fit_run(
-    recipe: Recipe, data: PreparedData, inputs: Inputs, *, plan: BatchPlan, launch: Launch,
-    start: Start,
-) -> TrainedModel:  # fmt: skip
+    recipe: Recipe,
+    inputs: Inputs,
+    *,
+    plan: BatchPlan,
+    launch: Launch,
+    resume_from: Path | None = None,
+) -> TrainedModel:
     """Load the model of a recipe and train it.
 
     Args:
         recipe: The recipe.
-        data: The prepared data of its task.
-        inputs: The rows, encoded.
+        inputs: The encoded rows of its task.
         plan: The batches.
         launch: How the processes share the work.
-        start: Where the training begins.
+        resume_from: The checkpoint to resume from.
 
     Raises:
         UserError: If the base cannot be loaded, the loss is not finite, or the disk is full.
@@ -78,12 +79,12 @@ def fit_run(
         config, plan=plan, metric=recipe.metric, run_dir=folder, launch=launch
     )
     base = pin_base(recipe.config.base)
-    load = partial(_load, recipe, base, data, inputs)
+    load = partial(_load, recipe, base, inputs)
     transformers.set_seed(config.seed)
     model = load()
-    card = make_card(model, base, recipe, data, inputs.encoder.prompt)
+    card = make_card(model, base, recipe, inputs.data, inputs.encoder.prompt)
     _log_model(card, inputs, launch)
-    if recipe.config.init_from is not None and start.resume_from is None:
+    if recipe.config.init_from is not None and resume_from is None:
         load_weights(model, Path(recipe.config.init_from) / "model")
         logger.info("initial weights: those of %s", recipe.config.init_from)
     if card.precision == "bfloat16" and launch.has_replicated_weights:
@@ -137,7 +138,7 @@ def fit_run(
             arguments=arguments,
             launch=launch,
             callbacks=checks,
-            resume_from=start.resume_from,
+            resume_from=resume_from,
         )  # fmt: skip
     finally:
         if sharing is not None:
@@ -149,10 +150,10 @@ def fit_run(
     return TrainedModel(model, card, result)
 
 
-def _load(recipe: Recipe, base: BaseConfig, data: PreparedData, inputs: Inputs) -> nn.Module:
+def _load(recipe: Recipe, base: BaseConfig, inputs: Inputs) -> nn.Module:
     return load_model(
         base,
-        labels=LabelSpace(recipe.config.head.type, data.label_names),
+        labels=LabelSpace(recipe.config.head.type, inputs.data.label_names),
         pad_token_id=inputs.encoder.tokenizer.pad_token_id,
         seed=recipe.config.train.seed,
         precision=choose_precision(recipe.config.train.precision),

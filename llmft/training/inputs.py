@@ -8,13 +8,12 @@ from torch import Tensor
 
 from llmft.config.head import LossConfig
 from llmft.config.recipe import Recipe, TrainConfig
+from llmft.config.task import SPLITS
 from llmft.data.batches import BatchPlan, Examples
-from llmft.data.budget import BudgetFindings, check_budget
-from llmft.data.encoding import Encoder
+from llmft.data.encoding import BudgetFindings, Encoder, check_budget
 from llmft.data.fields import Row, RowFaultError
 from llmft.data.prepared import PreparedData
 from llmft.data.prompts import read_prompt
-from llmft.data.splitting import SPLITS
 from llmft.data.token_cache import TOKENS_FOLDER, TokenisedRows, open_tokens
 from llmft.errors import UserError
 from llmft.files import hash_text
@@ -55,6 +54,7 @@ def open_encoder(recipe: Recipe) -> Encoder:
 class Inputs(NamedTuple):
     """Everything that goes into a training, tokenised."""
 
+    data: PreparedData
     encoder: Encoder
     rows: dict[str, list[Row]]
     """Split -> prepared rows."""
@@ -115,7 +115,7 @@ def open_inputs(recipe: Recipe, data: PreparedData, *, keep_tokens: bool = True)
     obstacle = find_obstacle(read_config(recipe.config.base))
     if not recipe.config.prompt.share:
         obstacle = "prompt.share is false"
-    return Inputs(encoder, rows, encoded, budgets, findings, obstacle)
+    return Inputs(data, encoder, rows, encoded, budgets, findings, obstacle)
 
 
 def limit_rows(rows: list[Row], limit: int | None) -> list[Row]:

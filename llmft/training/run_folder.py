@@ -1,17 +1,25 @@
-"""The folder of a run: whose it is, and how far it got."""
+"""The folder of a run: whose it is, how far it got, and the record that finishes it."""
 
 import logging
+import platform
+import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from llmft.config.recipe import Precision, Recipe, RecipeConfig
+import torch
+
+from llmft.config.recipe import Precision, Recipe, RecipeConfig, TrainConfig
+from llmft.data.batches import BatchPlan
 from llmft.data.prepared import PreparedData
 from llmft.data.prompts import Prompt
 from llmft.errors import UserError
 from llmft.files import hash_text, read_json
-from llmft.models.device import choose_precision
+from llmft.models.device import choose_precision, name_device
 from llmft.models.saved import hash_model, refuse_unfit_run
 from llmft.processes import is_main
 from llmft.results.files import read_result, write_result
@@ -22,6 +30,10 @@ from llmft.training.checkpoints import (
     remove_other_checkpoints,
 )
 from llmft.training.launch import Launch
+
+if TYPE_CHECKING:
+    from llmft.training.fitting import TrainedModel
+    from llmft.training.inputs import Inputs
 
 METADATA_NAME = "training_metadata.json"
 HISTORY_NAME = "training_history.json"
@@ -78,19 +90,12 @@ def _note(text: str) -> logging.LogRecord:
     return logging.LogRecord("llmft.train", logging.INFO, __file__, 0, text, None, None)
 
 
-class Start(NamedTuple):
-    """Where a training begins."""
-
-    is_finished: bool
-    """Whether nothing is left to do."""
-    resume_from: Path | None = None
-    """The checkpoint to resume from."""
-    num_splits: int = 1
-    """Into how many parts micro-batches are split, since memory ran out before."""
-
-
-def claim_run_folder(run_dir: Path, identity: RunIdentity, *, launch: Launch, resume: str) -> Start:
+def claim_run_folder(
+    run_dir: Path, identity: RunIdentity, *, launch: Launch, resume: str
+) -> UnfinishedRun | None:
     """Take the folder for this run; to be called in the main process.
+
+    Afterwards the last checkpoint in it, if there is any, is the one to resume from.
 
     Args:
         run_dir: Folder of the run.
@@ -98,6 +103,9 @@ def claim_run_folder(run_dir: Path, identity: RunIdentity, *, launch: Launch, re
         launch: How the processes share it.
         resume: `auto` resumes from the last checkpoint, `never` starts from scratch, and all else
             names a checkpoint of this run to resume from; later ones are removed.
+
+    Returns:
+        The run as it is now recorded; None if it is finished already.
 
     Raises:
         UserError: If another run lies there, with what differs, or the checkpoint is none.
@@ -112,8 +120,7 @@ def claim_run_folder(run_dir: Path, identity: RunIdentity, *, launch: Launch, re
             raise UserError(
                 f"--resume: {resume}: there is no run in {run_dir} yet; remove --resume"
             )
-        _write_unfinished(run_dir, identity, launch)
-        return Start(is_finished=False)
+        return _write_unfinished(run_dir, identity, launch)
     found = _read_run(run_dir)
     has_finished = isinstance(found, RunRecord)
     last = find_last_checkpoint(checkpoints)
@@ -125,7 +132,7 @@ def claim_run_folder(run_dir: Path, identity: RunIdentity, *, launch: Launch, re
             "output_dir (--set output_dir=...) or remove the folder"
         )
     if has_finished and resume == "auto":
-        return Start(is_finished=True)
+        return None
     if resume == "never":
         last = None
     elif resume != "auto":
@@ -145,10 +152,9 @@ def claim_run_folder(run_dir: Path, identity: RunIdentity, *, launch: Launch, re
             "with --resume never"
         )
     remove_other_checkpoints(checkpoints, last=last)
-    goes_on = not differing and resume != "never"
-    num_splits = found.num_splits if goes_on and isinstance(found, UnfinishedRun) else 1
-    _write_unfinished(run_dir, identity, launch, num_splits)
-    return Start(is_finished=False, resume_from=last, num_splits=num_splits)
+    continues = not differing and resume != "never"
+    num_splits = found.num_splits if continues and isinstance(found, UnfinishedRun) else 1
+    return _write_unfinished(run_dir, identity, launch, num_splits)
 
 
 def refuse_unfit_init(config: RecipeConfig, *, label_names: list[str]) -> None:
@@ -167,11 +173,11 @@ def refuse_unfit_init(config: RecipeConfig, *, label_names: list[str]) -> None:
     refuse_unfit_run(config, label_names=label_names)
 
 
-def split_batches(run_dir: Path, num_splits: int) -> None:
-    """Note into how many parts micro-batches are split from now on; any process may do it."""
-    found = _read_run(run_dir)
-    assert isinstance(found, UnfinishedRun)
-    write_result(run_dir / METADATA_NAME, found.replace(num_splits=num_splits))
+def record_num_splits(run_dir: Path, run: UnfinishedRun, num_splits: int) -> UnfinishedRun:
+    """Record into how many parts micro-batches are split from now on; any process may do it."""
+    changed = run.replace(num_splits=num_splits)
+    write_result(run_dir / METADATA_NAME, changed)
+    return changed
 
 
 def write_run(
@@ -184,7 +190,7 @@ def write_run(
 
 def _write_unfinished(
     run_dir: Path, identity: RunIdentity, launch: Launch, num_splits: int = 1
-) -> None:
+) -> UnfinishedRun:
     record = UnfinishedRun(
         **dict(identity),
         world_size=launch.world_size,
@@ -193,6 +199,7 @@ def _write_unfinished(
         num_splits=num_splits,
     )
     write_result(run_dir / METADATA_NAME, record)
+    return record
 
 
 def list_differences(found: RunIdentity, wanted: RunIdentity) -> list[str]:
@@ -256,3 +263,88 @@ def _list_differences(found: Any, wanted: Any, name: str) -> list[str]:
             d for k in keys for d in _list_differences(found.get(k), wanted.get(k), f"{name}.{k}")
         ]
     return [] if found == wanted else [name.removeprefix("recipe.")]
+
+
+_PACKAGES = ("llmft", "torch", "transformers", "peft", "accelerate", "tokenizers", "numpy",
+             "bitsandbytes", "deepspeed")  # fmt: skip
+
+
+def make_record(
+    run: UnfinishedRun, inputs: "Inputs", trained: "TrainedModel", *, plan: BatchPlan,
+    launch: Launch, started: float, peak_memory_gib: float, model_hash: str,
+) -> RunRecord:  # fmt: skip
+    """Return the record of a finished run.
+
+    Args:
+        run: What was to be learned.
+        inputs: From which rows.
+        trained: The trained model.
+        plan: The batches.
+        launch: How it was distributed.
+        started: When its last attempt started, in seconds since the epoch.
+        peak_memory_gib: What the device needed most.
+        model_hash: Of the saved model.
+    """
+    config, card, result = run.recipe, trained.card, trained.result
+    included = config.prompt.mode == "include"
+    # A shared prompt counts in every row that saw it, as padding never does.
+    num_train_tokens = round(int(inputs.encoded["train"].lengths.sum()) * result.num_epochs)
+    return RunRecord(
+        **{name: getattr(run, name) for name in RunIdentity.model_fields},
+        name=config.name,
+        started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+        training_mode="instruction_tuning" if included else "knowledge_distillation",
+        world_size=launch.world_size,
+        parallelism=launch.parallelism,
+        distributed_type=result.distributed_type,
+        deepspeed=launch.deepspeed,
+        per_device_batch_size=plan.largest.num_rows,
+        gradient_accumulation_steps=plan.num_accumulated,
+        global_batch_size=_find_global_batch_size(launch, plan, config.train),
+        train_seconds=round(result.train_seconds, 2),
+        num_train_tokens=num_train_tokens,
+        tokens_per_second=round(num_train_tokens / result.train_seconds, 1),
+        peak_memory_gib=round(peak_memory_gib, 3),
+        prompt_shared=included and inputs.obstacle is None,
+        num_steps=result.num_steps,
+        resumed_from_step=result.resumed_from_step,
+        num_rows={name: len(rows) for name, rows in inputs.rows.items()},
+        token_budget=inputs.budgets,
+        budget_warnings=inputs.findings.warnings + inputs.findings.refusals,
+        best_metric_name=f"val_{result.best_metric_name}",
+        best_metric=result.best_metric,
+        best_epoch=result.best.epoch,
+        best_step=result.best.step,
+        precision=card.precision,
+        num_parameters=card.num_parameters,
+        num_trainable=card.num_trainable,
+        base_pretrained=card.base_pretrained,
+        model_hash=model_hash,
+        python=platform.python_version(),
+        packages={name: version(name) for name in _PACKAGES if find_spec(name)},
+        platform=platform.platform(terse=True),
+        device=name_device(),
+        num_threads=torch.get_num_threads(),
+        git_revision=_read_git_revision(),
+    )
+
+
+def _find_global_batch_size(launch: Launch, plan: BatchPlan, config: TrainConfig) -> float:
+    """Return the rows of an optimizer step; of batches by tokens it is their mean."""
+    if config.batch_size is not None and config.max_tokens_per_batch is None:
+        return config.batch_size * config.gradient_accumulation_steps * launch.world_size
+    return round(float(sum(plan.global_sizes)) / len(plan), 1)
+
+
+def _read_git_revision() -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "--verify", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

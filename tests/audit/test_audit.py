@@ -21,7 +21,7 @@ from llmft.audit.comparability import (
 from llmft.audit.contamination import check_overlap, find_known_rows, find_quoted_rows
 from llmft.audit.findings import RunFacts
 from llmft.audit.truncation import check_inputs, check_oracle_view
-from llmft.config.audit import Check
+from llmft.config.suite import Check
 from llmft.config.task import OracleViewConfig
 from llmft.evaluation.verdict import find_valid_variants
 from llmft.prediction.stored import StoredPredictions

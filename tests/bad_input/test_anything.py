@@ -9,7 +9,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmft.data.splitting import SPLITS
+from llmft.config.task import SPLITS
 from tests.bad_input.materials import (
     PROMPT,
     RECIPE,

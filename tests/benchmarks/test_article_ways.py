@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from llmft.benchmarks import article_ways
-from llmft.benchmarks.article_ways import Course, train_in_classic_loop, train_ours
+from llmft.benchmarks import articles as article_ways
+from llmft.benchmarks.articles import Course, train_in_classic_loop, train_ours
 from llmft.config.recipe import BaseConfig, LoraConfig
 from llmft.data.encoding import EncodedRow
 

@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForSequenceClassification, Qwen2Config
 
-from llmft.benchmarks.flops import (
+from llmft.benchmarks.timing import (
     Work,
     count_cached_work,
     count_shared_work,

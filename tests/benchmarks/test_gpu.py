@@ -8,9 +8,9 @@ import torch
 from transformers import Qwen2Config, Qwen2ForSequenceClassification
 
 from llmft.bench import main
-from llmft.benchmarks.flops import find_flop_rates
 from llmft.benchmarks.gpu import Trial, build_base, make_qwen_config, measure_trial
 from llmft.benchmarks.plans import SIZES
+from llmft.benchmarks.timing import find_flop_rates
 from llmft.data.batches import BatchShape
 from llmft.errors import UserError
 

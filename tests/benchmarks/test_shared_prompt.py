@@ -13,9 +13,9 @@ from llmft.bench import main
 from llmft.benchmarks import prompts as prompt_growth
 from llmft.benchmarks import prompts as prompt_ways
 from llmft.benchmarks import prompts as shared_prompt
+from llmft.benchmarks.articles import make_small_qwen2_config
 from llmft.benchmarks.plans import Shape
 from llmft.benchmarks.prompts import PromptWays, count_ceilings, measure_shape
-from llmft.benchmarks.small_qwen2 import make_small_qwen2_config
 from llmft.errors import UserError
 from llmft.models.device import list_precisions
 

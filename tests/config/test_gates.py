@@ -1,14 +1,14 @@
 import pytest
 
-from llmft.config.gates import (
+from llmft.config.metrics import METRICS
+from llmft.config.suite import (
     HIGHER_IS_BETTER,
     GateConfig,
     get_default_gates,
     list_gates,
     merge_with_defaults,
 )
-from llmft.config.labels import ClassConfig, LabelsConfig, MultilabelConfig, ScoresConfig
-from llmft.config.metrics import METRICS
+from llmft.config.task import ClassConfig, LabelsConfig, MultilabelConfig, ScoresConfig
 
 SCORES = ScoresConfig.model_validate({"type": "scores", "from": "x", "dimensions": ["a"]})
 CLASSES = ClassConfig.model_validate({"type": "class", "from": "x"})

@@ -2,8 +2,7 @@
 
 import pytest
 
-from llmft.config.labels import ClassConfig
-from llmft.config.task import load_task
+from llmft.config.task import ClassConfig, load_task
 from llmft.errors import UserError
 from tests.config.examples import CLASS_TASK, MULTILABEL_TASK, SCORES_TASK
 

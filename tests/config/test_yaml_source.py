@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from llmft.config.yaml_source import merge, read_override, read_yaml
+from llmft.config.loading import merge, read_override, read_yaml
 from llmft.errors import UserError
 
 

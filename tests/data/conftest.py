@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from llmft.cli import main
-from llmft.data.splitting import SPLITS
+from llmft.config.task import SPLITS
 
 Row = dict[str, Any]
 CLASS_LABELS = "{type: class, from: mood}"

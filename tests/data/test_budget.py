@@ -7,15 +7,15 @@ import pytest
 from llmft.cli import main
 from llmft.config.recipe import BaseConfig, TokensConfig
 from llmft.config.task import FieldsConfig
-from llmft.data.budget import (
+from llmft.data.encoding import (
     BudgetFindings,
+    Encoder,
     TokenBudget,
     check_budget,
     list_prompt_refusals,
     measure_budget,
     refuse_budget,
 )
-from llmft.data.encoding import Encoder
 from llmft.data.prompts import split_prompt
 from llmft.errors import UserError
 from llmft.models.bases import load_tokenizer

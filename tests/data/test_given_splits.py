@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmft.config.task import SourceConfig
+from llmft.config.task import SPLITS, SourceConfig
 from llmft.data.sources import find_sources
-from llmft.data.splitting import SPLITS
 from llmft.errors import UserError
 from tests.data.conftest import number_rows, write_rows
 from tests.data.test_preparation import make_near, run_in

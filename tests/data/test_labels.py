@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmft.config.labels import ClassConfig, MultilabelConfig, ScoresConfig
+from llmft.config.task import ClassConfig, MultilabelConfig, ScoresConfig
 from llmft.data.fields import RowFaultError
 from llmft.data.labels import (
     assign_tiers,

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmft.cli import main
-from llmft.data.splitting import SPLITS
+from llmft.config.task import SPLITS
 from tests.conftest import WORDS
 from tests.data.conftest import SCORES_LABELS, Outcome, number_rows, write_rows
 

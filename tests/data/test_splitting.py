@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmft.config.task import Split, SplitConfig
+from llmft.config.task import SPLITS, Split, SplitConfig
 from llmft.data.splitting import (
-    SPLITS,
     Leak,
     assign_splits,
     assign_splits_by_date,

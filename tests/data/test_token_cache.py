@@ -14,8 +14,7 @@ from llmft.config.recipe import BaseConfig, TokensConfig
 from llmft.config.task import FieldsConfig
 from llmft.data import encoding
 from llmft.data import token_cache as tokenised
-from llmft.data.budget import measure_budget
-from llmft.data.encoding import EncodedRow, Encoder
+from llmft.data.encoding import EncodedRow, Encoder, measure_budget
 from llmft.data.fields import RowFaultError
 from llmft.data.prompts import split_prompt
 from llmft.data.token_cache import TokenisedRows, Tokens, open_tokens, remove_tokens

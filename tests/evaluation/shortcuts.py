@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from llmft.evaluation.pairs import Rules, compare_with_reference
+from llmft.evaluation.verdict import Rules, compare_with_reference
 from llmft.results.comparison import Pair
-from llmft.results.variant import Interval
+from llmft.results.evaluation import Interval
 from llmft.statistics.intervals import find_interval, weigh_variants
 from llmft.statistics.resampling import find_clusters, resample_rows
 

@@ -11,7 +11,7 @@ from llmft.evaluation.ensembles import (
     recommend,
     sum_costs,
 )
-from llmft.metrics.overall import compute_metric
+from llmft.metrics.definitions import compute_metric
 from llmft.results.comparison import Cost
 from tests.evaluation.shortcuts import compare_runs
 

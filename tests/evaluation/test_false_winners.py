@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from llmft.evaluation.pairs import Rules, compare_with_reference
-from llmft.evaluation.verdict import Verdict, reach_verdict
+from llmft.evaluation.verdict import Rules, Verdict, compare_with_reference, reach_verdict
 from llmft.results.comparison import Pair
 
 FORMS = [(55, False), (55, True), (515, False), (515, True)]

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import binomtest
 
 from llmft.evaluation.gates import estimate_metric, estimate_parts
-from llmft.results.variant import Interval, MetricValue
+from llmft.results.evaluation import Interval, MetricValue
 
 NAMES = ["a", "b", "c"]
 WIDE = dict.fromkeys(NAMES, Interval(0.0, 1.0))

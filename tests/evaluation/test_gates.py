@@ -6,14 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmft.config.gates import GateConfig, get_default_gates, list_gates
-from llmft.config.labels import ScoresConfig
 from llmft.config.metrics import METRICS
+from llmft.config.suite import GateConfig, get_default_gates, list_gates
+from llmft.config.task import ScoresConfig
 from llmft.evaluation.edge_cases import summarise_cases
 from llmft.evaluation.gates import GateFacts, Outcome, apply_gates, decide
-from llmft.metrics.overall import compute_metric
-from llmft.results.run import LearningCurve
-from llmft.results.variant import (
+from llmft.metrics.definitions import compute_metric
+from llmft.results.evaluation import (
     EdgeCaseResult,
     EdgeCases,
     Finding,
@@ -22,6 +21,7 @@ from llmft.results.variant import (
     Latency,
     MetricValue,
 )
+from llmft.results.run import LearningCurve
 from llmft.statistics.intervals import estimate_interval
 from tests.results.made_up import make_curve
 

@@ -14,7 +14,7 @@ from sklearn.metrics import f1_score, mean_absolute_error
 
 from llmft.cli import main
 from llmft.evaluation.post_hoc_fitting import name_fit
-from llmft.results.post_hoc_fit import PostHocFit
+from llmft.results.run import PostHocFit
 from tests.evaluation.conftest import write_rows
 
 SUITE = (

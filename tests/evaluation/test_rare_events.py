@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import precision_score, recall_score
 
-from llmft.config.labels import ClassConfig, LabelsConfig, MultilabelConfig, ScoresConfig
+from llmft.config.task import ClassConfig, LabelsConfig, MultilabelConfig, ScoresConfig
 from llmft.evaluation.rare_events import measure_rare
 
 RNG = np.random.default_rng(7)

@@ -3,8 +3,14 @@
 import numpy as np
 import pytest
 
-from llmft.config.labels import LabelsConfig, MultilabelConfig, ScoresConfig
-from llmft.config.task import FieldsConfig, SourceConfig, TaskConfig
+from llmft.config.task import (
+    FieldsConfig,
+    LabelsConfig,
+    MultilabelConfig,
+    ScoresConfig,
+    SourceConfig,
+    TaskConfig,
+)
 from llmft.evaluation.rows import (
     compute_row_errors,
     count_confusions,
@@ -14,8 +20,7 @@ from llmft.evaluation.rows import (
     measure_baselines,
     pick_worst,
 )
-from llmft.results.evaluation import RowResult
-from llmft.results.variant import TierConfusion
+from llmft.results.evaluation import RowResult, TierConfusion
 
 SEVERAL = MultilabelConfig.model_validate({"type": "multilabel", "from": ["x", "y"]})
 

@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmft.config.labels import ClassConfig, MultilabelConfig, ScoresConfig
+from llmft.config.task import ClassConfig, MultilabelConfig, ScoresConfig
 from llmft.evaluation.slices import list_row_slices, measure_slices, slice_rows
-from llmft.metrics.overall import compute_metric
-from llmft.results.variant import MetricValue
+from llmft.metrics.definitions import compute_metric
+from llmft.results.evaluation import MetricValue
 from llmft.statistics.intervals import estimate_interval
 
 RNG = np.random.default_rng(5)

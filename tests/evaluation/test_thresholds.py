@@ -11,9 +11,9 @@ from llmft.evaluation.post_hoc_fitting import (
     fit_class_thresholds,
     fit_label_thresholds,
 )
-from llmft.metrics.overall import compute_metric
+from llmft.metrics.definitions import compute_metric
 from llmft.prediction.post_hoc_fit import apply_fit
-from llmft.results.post_hoc_fit import PostHocFit
+from llmft.results.run import PostHocFit
 
 PROVENANCE = {"llmft_version": "0", "num_rows": 1, "model_hash": "m", "data_fingerprint": "f"}
 

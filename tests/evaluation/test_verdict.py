@@ -6,7 +6,7 @@ import pytest
 
 from llmft.evaluation.verdict import find_valid_variants, is_provisional, reach_verdict
 from llmft.results.comparison import Pair, SampleSize
-from llmft.results.variant import Finding, Interval
+from llmft.results.evaluation import Finding, Interval
 
 
 def make_difference(

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from sklearn import metrics as sk
 
-from llmft.metrics.parts import (
+from llmft.metrics.definitions import (
     compute_average_precision,
     compute_roc_auc,
     compute_spearman,

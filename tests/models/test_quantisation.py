@@ -22,8 +22,7 @@ from llmft.models.bases import read_config
 from llmft.models.device import Precision, autocast, choose_device
 from llmft.models.heads import LabelSpace, find_output_layer
 from llmft.models.loading import find_adapted_layers, load_base_for_adapter, load_model
-from llmft.models.memory.estimates import measure_footprint
-from llmft.models.memory.traced_step import Step
+from llmft.models.memory.estimates import Step, measure_footprint
 from llmft.models.quantisation import count_weights
 from llmft.models.saved import load_saved, read_card
 from tests.conftest import make_byte_tokenizer, make_recipe_writer, make_task_writer

@@ -4,8 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from llmft.config.labels import ScoresConfig
 from llmft.config.recipe import BaseConfig
+from llmft.config.task import ScoresConfig
 from llmft.models.heads import LabelSpace
 from llmft.prediction.post_hoc_fit import FinalOutputs
 from llmft.prediction.tables import make_columns, make_schema

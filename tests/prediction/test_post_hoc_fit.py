@@ -13,7 +13,7 @@ from llmft.models.heads import LabelSpace
 from llmft.prediction.post_hoc_fit import apply_fit, read_fit
 from llmft.prediction.tables import make_columns
 from llmft.results.files import write_result
-from llmft.results.post_hoc_fit import PostHocFit
+from llmft.results.run import PostHocFit
 from tests.conftest import make_card
 
 ISOTONIC = {"method": "isotonic", "head": "regression"}

@@ -5,10 +5,16 @@ They are made from the models that the code writes, so that no key can be misspe
 
 from typing import Any
 
-from llmft.config.audit import WaiverConfig
+from llmft.config.suite import WaiverConfig
 from llmft.results.comparison import ComparisonResult, VerdictName
-from llmft.results.evaluation import EvaluationResult
-from llmft.results.variant import Decision, Finding, LabelType, RunResult, VariantResult
+from llmft.results.evaluation import (
+    Decision,
+    EvaluationResult,
+    Finding,
+    LabelType,
+    RunResult,
+    VariantResult,
+)
 from tests.reports.made_up_gates import make_gates
 from tests.reports.made_up_judgement import (
     make_edge_cases,

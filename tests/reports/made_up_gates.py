@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from llmft.results.variant import Decision, GateResult, Interval, LabelType
+from llmft.results.evaluation import Decision, GateResult, Interval, LabelType
 
 
 def make_gate(name: str, result: Decision, **found: Any) -> GateResult:

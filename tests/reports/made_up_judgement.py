@@ -18,7 +18,7 @@ from llmft.results.comparison import (
     SliceValue,
     TopListQuality,
 )
-from llmft.results.variant import (
+from llmft.results.evaluation import (
     EdgeCaseResult,
     EdgeCases,
     FitEffect,

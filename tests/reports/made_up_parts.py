@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from llmft.results.evaluation import RowResult
-from llmft.results.variant import (
+from llmft.results.evaluation import (
     Interval,
     Labels,
     LabelType,
@@ -14,6 +13,7 @@ from llmft.results.variant import (
     Parts,
     Reliability,
     ReliabilityBin,
+    RowResult,
     ScoreCalibration,
     Stratum,
     TierConfusion,

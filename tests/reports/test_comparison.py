@@ -7,7 +7,7 @@ import pytest
 from llmft.reports.comparison import write_comparison_report
 from llmft.reports.formatting import MISSING, format_interval
 from llmft.results.comparison import ComparisonResult, VerdictName
-from llmft.results.variant import LabelType
+from llmft.results.evaluation import LabelType
 from tests.reports.made_up import EVIL, NAMED, make_comparison
 from tests.reports.reading import (
     Page,

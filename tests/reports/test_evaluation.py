@@ -7,8 +7,7 @@ import pytest
 from llmft.reports.entries import GAP
 from llmft.reports.evaluation import write_evaluation_report
 from llmft.reports.formatting import format_interval
-from llmft.results.evaluation import EvaluationResult
-from llmft.results.variant import Decision, Finding, LabelType
+from llmft.results.evaluation import Decision, EvaluationResult, Finding, LabelType
 from tests.reports.made_up import EVIL, NAMED, make_evaluation
 from tests.reports.made_up_judgement import make_edge_cases, make_latency
 from tests.reports.reading import (

@@ -9,12 +9,12 @@ import pytest
 from docx.document import Document
 from docx.oxml.ns import qn
 
-from llmft.config.audit import Check
+from llmft.config.suite import Check
 from llmft.reports.comparison import write_comparison_report
-from llmft.reports.plots.runs import find_front
+from llmft.reports.plots import find_front
 from llmft.reports.sections import group_findings
 from llmft.results.comparison import ComparisonResult, VerdictName
-from llmft.results.variant import Decision, Finding, LabelType, Status
+from llmft.results.evaluation import Decision, Finding, LabelType, Status
 from tests.reports.made_up import EVIL, make_comparison
 from tests.reports.reading import Page, count_table_columns, list_headings, list_outside_links
 from tests.results.made_up import edit

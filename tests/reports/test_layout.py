@@ -11,7 +11,7 @@ from llmft.reports.entries import (
 )
 from llmft.reports.formatting import format_labels
 from llmft.reports.variant_tables import explain_metrics
-from llmft.results.variant import Parts
+from llmft.results.evaluation import Parts
 from tests.reports.made_up import make_comparison
 
 

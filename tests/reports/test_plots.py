@@ -2,15 +2,20 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from llmft.reports.entries import LOOKS, ReportEntry
-from llmft.reports.plots.predictions import (
+from llmft.reports.plots import (
     draw_confusion,
     draw_predicted,
     draw_reliability,
     draw_residuals,
     draw_strata,
 )
-from llmft.results.evaluation import RowResult
-from llmft.results.variant import Reliability, ReliabilityBin, ScoreCalibration, Stratum
+from llmft.results.evaluation import (
+    Reliability,
+    ReliabilityBin,
+    RowResult,
+    ScoreCalibration,
+    Stratum,
+)
 from tests.reports.made_up_parts import make_matrix
 
 VARIANT = ReportEntry("a", {}, {}, *LOOKS[0], {}, {})

@@ -6,18 +6,19 @@ from typing import Any, TypeVar
 from llmft.config.recipe import RecipeConfig
 from llmft.config.task import TaskConfig
 from llmft.models.saved import ModelCard
+from llmft.results.evaluation import LabelType
 from llmft.results.files import Result
 from llmft.results.manifest import Manifest, NearDuplicates, ScoreStats, SplitSummary
-from llmft.results.post_hoc_fit import Calibrator, PostHocFit
 from llmft.results.run import (
+    Calibrator,
     CurvePoint,
     LearningCurve,
+    PostHocFit,
     RunIdentity,
     RunRecord,
     TokenBudget,
     UnfinishedRun,
 )
-from llmft.results.variant import LabelType
 
 ResultT = TypeVar("ResultT", bound=Result)
 RECIPE = {

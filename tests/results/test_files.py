@@ -10,10 +10,9 @@ import pytest
 from llmft import __version__
 from llmft.errors import UserError
 from llmft.results.comparison import ComparisonResult
-from llmft.results.evaluation import EvaluationResult
+from llmft.results.evaluation import EvaluationResult, Interval
 from llmft.results.files import Result, ResultFile, read_result, write_result
 from llmft.results.run import LearningCurve, RunRecord
-from llmft.results.variant import Interval
 from tests.reports.made_up import make_comparison, make_evaluation
 from tests.results.made_up import (
     edit,

@@ -8,7 +8,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from llmft.results.files import ResultFile
-from llmft.results.prediction import PredictionManifest
+from llmft.results.manifest import PredictionManifest
 from llmft.results.run import Read, ReadLog
 from llmft.schema import RESULTS, make_schema
 from tests.reports.made_up import make_comparison, make_evaluation

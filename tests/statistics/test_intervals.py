@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from llmft.config.labels import ClassConfig, LabelsConfig, ScoresConfig
 from llmft.config.metrics import METRICS
-from llmft.metrics.overall import compute_metric
+from llmft.config.task import ClassConfig, LabelsConfig, ScoresConfig
+from llmft.metrics.definitions import compute_metric
 from llmft.statistics.intervals import (
     Interval,
     bootstrap_mean,

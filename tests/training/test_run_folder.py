@@ -2,22 +2,22 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from llmft.errors import StoppedError, UserError
 from llmft.files import read_json, write_json
 from llmft.results.files import write_result
-from llmft.results.run import RunIdentity
-from llmft.training.checkpoints import seal_checkpoint
+from llmft.results.run import RunIdentity, UnfinishedRun
+from llmft.training.checkpoints import find_last_checkpoint, seal_checkpoint
 from llmft.training.launch import Launch
 from llmft.training.run_folder import (
-    Start,
     claim_run_folder,
     is_finished,
     log_to_file,
     read_record,
-    split_batches,
+    record_num_splits,
 )
 from tests.results.made_up import make_identity, make_recipe, make_record
 
@@ -26,9 +26,15 @@ IDENTITY = make_identity()
 
 def claim(
     run: Path, identity: RunIdentity = IDENTITY, *, world_size: int = 1, resume: str = "auto"
-) -> Start:
+) -> UnfinishedRun | None:
     launch = Launch(world_size, "none" if world_size == 1 else "ddp", None)
     return claim_run_folder(run, identity, launch=launch, resume=resume)
+
+
+def find_start(run: Path, *args: Any, **kwargs: Any) -> Path | None:
+    """Claim the folder; return the checkpoint from which the training would resume."""
+    assert claim(run, *args, **kwargs) is not None
+    return find_last_checkpoint(run / "checkpoints")
 
 
 def write_checkpoint(run: Path, step: int, *, is_whole: bool = True) -> Path:
@@ -46,14 +52,14 @@ def finish(run: Path) -> None:
 
 def test_a_new_folder_is_claimed_and_known_again(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    assert claim(run) == Start(is_finished=False)
-    assert claim(run) == Start(is_finished=False)
+    assert find_start(run) is None
+    assert find_start(run) is None
     first, last = write_checkpoint(run, 9), write_checkpoint(run, 10)
     write_checkpoint(run, 11, is_whole=False)
-    assert claim(run) == Start(is_finished=False, resume_from=last)
+    assert find_start(run) == last
     assert sorted((run / "checkpoints").iterdir()) == [last, first], "half-written ones are gone"
     finish(run)
-    assert claim(run) == Start(is_finished=True)
+    assert claim(run) is None
 
 
 @pytest.mark.parametrize(
@@ -83,7 +89,7 @@ def test_r5_a_checkpoint_that_is_not_as_it_was_written_is_passed_over(
             (bad / "complete.json").write_text('{"file": ')
         case _:
             (bad / "complete.json").unlink()
-    assert claim(tmp_path / "run").resume_from == good
+    assert find_start(tmp_path / "run") == good
     assert f"{bad}: {said}, removed" in caplog.messages
 
 
@@ -99,10 +105,10 @@ def test_r5_resume_never_begins_anew_and_a_path_goes_on_from_there(tmp_path: Pat
         claim(run, resume=str(run / "checkpoints" / "checkpoint-3"))
     with pytest.raises(UserError, match=r"is not a checkpoint of .*run; .* init_from"):
         claim(run, resume=str(write_checkpoint(tmp_path / "other", 1)))
-    assert claim(run, resume=str(first)).resume_from == first
+    assert find_start(run, resume=str(first)) == first
     assert list((run / "checkpoints").iterdir()) == [first], "what came after it is gone"
     finish(run)
-    assert claim(run, resume="never") == Start(is_finished=False)
+    assert find_start(run, resume="never") is None
     assert not list((run / "checkpoints").iterdir())
     assert not is_finished(run)
 
@@ -110,14 +116,14 @@ def test_r5_resume_never_begins_anew_and_a_path_goes_on_from_there(tmp_path: Pat
 def test_r6_another_number_of_processes_does_not_go_on(tmp_path: Path) -> None:
     run = tmp_path / "run"
     claim(run, world_size=2)
-    assert not claim(run, world_size=1).is_finished, "nothing was learned yet"
+    assert claim(run, world_size=1) is not None, "nothing was learned yet"
     claim(run, world_size=2)
     write_checkpoint(run, 1)
     with pytest.raises(UserError, match="began with 2 processes, and 1 process cannot resume it"):
         claim(run, world_size=1)
-    assert claim(run, world_size=1, resume="never").resume_from is None
+    assert find_start(run, world_size=1, resume="never") is None
     finish(run)
-    assert claim(run, world_size=4).is_finished, "what is finished is finished"
+    assert claim(run, world_size=4) is None, "what is finished is finished"
 
 
 def test_how_a_run_is_kept_and_shared_does_not_make_another_of_it(tmp_path: Path) -> None:
@@ -125,7 +131,7 @@ def test_how_a_run_is_kept_and_shared_does_not_make_another_of_it(tmp_path: Path
     asked = make_recipe(train={"auto_batch_size": True, "save_steps": 2})
     claim(run)
     write_checkpoint(run, 1)
-    assert claim(run, make_identity(recipe=asked)).resume_from is not None
+    assert find_start(run, make_identity(recipe=asked)) is not None
     launch = Launch(1, "zero3", None)
     with pytest.raises(UserError, match="began with 1 process, and 1 process under ZeRO-3 cannot"):
         claim_run_folder(run, IDENTITY, launch=launch, resume="auto")
@@ -150,10 +156,14 @@ def test_the_log_says_why_a_training_ended_early(tmp_path: Path) -> None:
 
 def test_smaller_micro_batches_are_remembered_as_long_as_the_run_goes_on(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    claim(run)
-    split_batches(run, 4)
-    assert claim(run).num_splits == 4
-    assert claim(run, resume="never").num_splits == 1
+    first = claim(run)
+    assert first is not None
+    record_num_splits(run, first, 4)
+    after, anew = claim(run), claim(run, resume="never")
+    assert after is not None
+    assert after.num_splits == 4
+    assert anew is not None
+    assert anew.num_splits == 1
 
 
 @pytest.mark.parametrize(
@@ -178,9 +188,9 @@ def test_r5_another_run_is_refused_with_what_differs(
 def test_a_run_that_never_got_to_a_checkpoint_gives_way_to_a_mended_recipe(tmp_path: Path) -> None:
     claim(tmp_path / "run")
     other = make_identity(data_fingerprint="f2")
-    assert claim(tmp_path / "run", other).resume_from is None
+    assert find_start(tmp_path / "run", other) is None
     write_checkpoint(tmp_path / "run", 2)
-    assert claim(tmp_path / "run", other).resume_from is not None
+    assert find_start(tmp_path / "run", other) is not None
 
 
 def test_another_spelling_of_a_path_is_no_other_run(tmp_path: Path) -> None:
@@ -188,7 +198,7 @@ def test_another_spelling_of_a_path_is_no_other_run(tmp_path: Path) -> None:
     other = make_recipe(name="b", task="/a/t.yaml", prompt={"mode": "include", "file": "./p.md"})
     claim(tmp_path / "run", make_identity(recipe=one))
     write_checkpoint(tmp_path / "run", 2)
-    assert claim(tmp_path / "run", make_identity(recipe=other)).resume_from is not None
+    assert find_start(tmp_path / "run", make_identity(recipe=other)) is not None
 
 
 def test_a_folder_with_other_files_is_not_touched(tmp_path: Path) -> None:

@@ -19,11 +19,11 @@ from llmft.models.memory import estimates as memory
 from llmft.models.memory.estimates import (
     ESTIMATE_ERROR,
     Footprint,
+    Step,
     estimate_memory,
     list_layouts,
     measure_footprint,
 )
-from llmft.models.memory.traced_step import Step
 from tests.families import CONFIGS, DECODERS
 
 ROOT = Path(__file__).parents[3]

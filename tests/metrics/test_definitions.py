@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from llmft.config.labels import ClassConfig, ScoresConfig
 from llmft.config.metrics import METRICS, list_metrics
-from llmft.metrics.overall import (
+from llmft.config.task import ClassConfig, ScoresConfig
+from llmft.metrics.definitions import (
     compute_metric,
     find_label_type,
     is_better,
     measure,
 )
-from llmft.results.variant import Measurement
+from llmft.results.evaluation import Measurement
 
 RNG = np.random.default_rng(0)
 ORDERED = ClassConfig.model_validate({"type": "class", "from": "y", "order": list("abcde")})

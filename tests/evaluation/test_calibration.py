@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss
 
-from llmft.evaluation.calibration_metrics import calibrate_scores, measure_reliability
+from llmft.evaluation.calibration import calibrate_scores, measure_reliability
 
 RNG = np.random.default_rng(3)
 

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmft.metrics.overall import find_label_type
-from llmft.results.variant import Reliability, ReliabilityBin, ScoreCalibration, Stratum
+from llmft.metrics.definitions import find_label_type
+from llmft.results.evaluation import Reliability, ReliabilityBin, ScoreCalibration, Stratum
 from llmft.statistics.intervals import bootstrap_mean
 from llmft.statistics.resampling import Groups
 

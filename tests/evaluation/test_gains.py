@@ -6,7 +6,7 @@ from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from llmft.evaluation.pairs import (
+from llmft.evaluation.verdict import (
     Rules,
     adjust_by_holm,
     bound_gain,
@@ -14,8 +14,8 @@ from llmft.evaluation.pairs import (
     compare_with_reference,
     compute_margin_p_value,
 )
+from llmft.metrics.definitions import compute_metric
 from llmft.metrics.moments import Moments, find_moments
-from llmft.metrics.overall import compute_metric
 from llmft.results.comparison import SampleSize
 from llmft.statistics.intervals import Estimate, find_interval, weigh_variants
 from llmft.statistics.paired_tests import (
