@@ -41,18 +41,21 @@ WaivableCheck = Literal[
     "same_data",
     "comparability",
     "seed_replicates",
-    "num_seeds",
     "contamination",
     "group_contamination",
     "few_shot_contamination",
     "initial_weights",
     "truncation",
     "identical_inputs",
+    "collapsed_predictions",
+    "checkpoint_selection",
+]
+_RequiredCheck = Literal["same_rows", "changed_model"]  # without these nothing can be measured
+_WarningCheck = Literal[
+    "num_seeds",
     "oracle_view",
     "token_budget",
-    "collapsed_predictions",
     "baselines",
-    "checkpoint_selection",
     "test_reads",
     "trial_run",
     "pretrained_base",
@@ -60,10 +63,9 @@ WaivableCheck = Literal[
     "post_hoc_fit",
     "waivers",
 ]
-_NeverWaived = Literal["same_rows", "changed_model"]
-NEVER_WAIVED: tuple[str, ...] = get_args(_NeverWaived)
-"""Without these there is nothing to measure."""
-Check = Literal[WaivableCheck, _NeverWaived]
+Check = Literal[WaivableCheck, _RequiredCheck, _WarningCheck]
+WARNING_CHECKS: tuple[str, ...] = get_args(_WarningCheck)
+"""Checks that never exclude a variant or confound a comparison, so there is nothing to waive."""
 
 
 class WaiverConfig(ConfigSection):
@@ -79,8 +81,12 @@ class WaiverConfig(ConfigSection):
     @field_validator("check", mode="before")
     @classmethod
     def _refuse_unwaivable(cls, check: Any) -> Any:
-        if check in NEVER_WAIVED:
+        if check in get_args(_RequiredCheck):
             raise ValueError(f"{check!r} cannot be waived: without it nothing can be measured")
+        if check in WARNING_CHECKS:
+            raise ValueError(
+                f"{check!r} cannot be waived: it only warns and changes no verdict; remove it"
+            )
         return check
 
     @field_validator("reason", mode="before")

@@ -274,14 +274,15 @@ def _measure(
     name, metric = record.name, _find_leading_metric(record.recipe)
     run, audit, positions = _audit(run, subject)
     rows = open_rows([subject.rows[i] for i in positions], data)
-    audit += check_variation(name, rows.labels, {record.recipe.train.seed: run.decision_scores})
+    by_seed = {record.recipe.train.seed: run.decision_scores}
+    audit = apply_waivers([*audit, *check_variation(name, rows.labels, by_seed)], settings.waivers)
     variant = measure_variant([run], rows).replace(
         edge_cases=extra.edge_cases, latency=extra.latency
     )
     baselines = measure_baselines(subject.train_rows, rows.rows, names=rows.names, task=data.task)
     values = {key: found.metrics.get(metric) for key, found in baselines.items()}
     audit += check_baselines(metric, {name: variant.metrics.get(metric)}, values)
-    audit = apply_waivers(audit + check_fit(name, variant, metric), settings.waivers)
+    audit += check_fit(name, variant, metric)
     splits: Mapping[Split, MetricValue] = {}
     if extra.splits:
         limit = record.recipe.train.limit_rows

@@ -1,11 +1,11 @@
 """Results of one variant, which `evaluate` and `compare` share, and `evaluation/SPLIT.json`."""
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from llmft.config.head import FitMethod
-from llmft.config.suite import Check
+from llmft.config.suite import WARNING_CHECKS, Check
 from llmft.results.files import Result, ResultFile
 from llmft.results.run import LearningCurve, RunRecord
 
@@ -56,6 +56,12 @@ class Finding(Result):
     message: str
     waived: str | None = None
     """Reason of the waiver, which makes it a warning; null if it is not waived."""
+
+    @model_validator(mode="after")
+    def _refuse_severity(self) -> Self:
+        if self.check in WARNING_CHECKS and self.status in ("confounded", "invalid"):
+            raise ValueError(f"{self.check} only warns, but its status is {self.status}")
+        return self
 
 
 class Measurement(Result):

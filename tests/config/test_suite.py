@@ -196,6 +196,14 @@ def test_variants_that_make_no_sense(write, variants: str, complaint: str) -> No
             {"margin: 0.1": "waive: [{check: same_rows, reason: x}]\nmargin: 0.1"},
             "waive.0.check: 'same_rows' cannot be waived",
         ),
+        *(
+            (
+                SCORES_TASK,
+                {"margin: 0.1": f"waive: [{{check: {check}, reason: x}}]\nmargin: 0.1"},
+                f"waive.0.check: '{check}' cannot be waived: it only warns and changes no verdict",
+            )
+            for check in ("baselines", "trial_run", "oracle_view")
+        ),
         (SCORES_TASK, {"margin: 0.1": "margin: -0.1"}, "margin: found -0.1, but"),
         (SCORES_TASK, {"margin: 0.1": "margin: .nan"}, "margin: found nan, but"),
         (

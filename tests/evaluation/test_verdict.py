@@ -126,7 +126,7 @@ def test_a_waived_finding_strikes_and_confounds_nobody() -> None:
             waived="known",
         ),
         Finding(
-            check="trial_run",
+            check="comparability",
             status="confounded",
             variants=["a"],
             message="epochs is 9",
