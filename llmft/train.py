@@ -102,9 +102,9 @@ def train(recipe: Recipe, *, resume: str = "auto") -> Path:
     with log_to_file(folder / "logs" / "training.log"):
         if is_main():
             write_text(folder / "recipe.resolved.yaml", dump_yaml(config))
-        started = time.time()
-        reset_peak_memory()
         while True:
+            started = time.time()
+            reset_peak_memory()
             plan = plan_batches(
                 recipe, inputs, world_size=launch.world_size, num_splits=run.num_splits
             )
@@ -193,7 +193,8 @@ def _save_model(trained: "TrainedModel", inputs: "Inputs", config: RecipeConfig)
     validation error is compared too.
 
     Raises:
-        UserError: If it is not, or the disk is full.
+        UserError: If the disk is full.
+        RuntimeError: If the saved model predicts something else than the trained one.
     """
     from llmft.data.batches import make_targets, pad_inputs
     from llmft.models.saved import hash_model, refuse_changed_outputs, save_model
@@ -220,9 +221,9 @@ def _save_model(trained: "TrainedModel", inputs: "Inputs", config: RecipeConfig)
         metrics = measure_logits(stored.outputs, labels=labels, card=card, scale=None, needed="mae")
         found, expected = metrics["mae"], result.best.val["mae"]
         if abs(found - expected) > 0.05 * max(1.0, expected):
-            raise UserError(
+            raise RuntimeError(
                 f"the saved model has val mae {found:.4f}, but {expected:.4f} was measured in "
-                "training, so it is not the chosen checkpoint; please report it"
+                "training, so it is not the chosen checkpoint"
             )
     return model_hash
 

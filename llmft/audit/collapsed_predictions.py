@@ -56,6 +56,8 @@ def check_baselines(
         variants: Its value for each variant.
         baselines: Its value for each baseline.
     """
+    if not variants:
+        return []
     findings = []
     for variant, value in variants.items():
         unbeaten = [

@@ -10,30 +10,35 @@ from llmft.config.task import ClassConfig, LabelsConfig, ScoresConfig
 
 
 class Metric(NamedTuple):
-    """The labels that a metric is defined for, and its direction."""
+    """What is known of a metric before it is computed."""
 
     labels: tuple[str, ...]
     """Types of labels that it is defined for."""
     higher_is_better: bool
+    flawless: float | None
+    """Its value without any error; None in the units of the labels, where no interval is exact."""
+    is_row_fraction: bool = False
+    """Whether it is the fraction of rows that are right."""
+    can_be_negative: bool = False
 
 
 METRICS = {
-    "mae": Metric(("scores",), False),
-    "rmse": Metric(("scores",), False),
-    "r2": Metric(("scores",), True),
-    "spearman": Metric(("scores",), True),
-    "skill": Metric(("scores",), True),
-    "overall_mae": Metric(("scores",), False),
-    "tier_accuracy": Metric(("scores",), True),
-    "accuracy": Metric(("class", "multilabel"), True),
-    "balanced_accuracy": Metric(("class",), True),
-    "f1_macro": Metric(("class", "multilabel"), True),
-    "f1_micro": Metric(("multilabel",), True),
-    "hamming_loss": Metric(("multilabel",), False),
-    "roc_auc": Metric(("class", "multilabel"), True),
-    "average_precision": Metric(("class", "multilabel"), True),
-    "top_3_accuracy": Metric(("class",), True),
-    "quadratic_kappa": Metric(("class",), True),
+    "mae": Metric(("scores",), False, None),
+    "rmse": Metric(("scores",), False, None),
+    "r2": Metric(("scores",), True, 1.0, can_be_negative=True),
+    "spearman": Metric(("scores",), True, 1.0, can_be_negative=True),
+    "skill": Metric(("scores",), True, 1.0, can_be_negative=True),
+    "overall_mae": Metric(("scores",), False, None),
+    "tier_accuracy": Metric(("scores",), True, 1.0, is_row_fraction=True),
+    "accuracy": Metric(("class", "multilabel"), True, 1.0, is_row_fraction=True),
+    "balanced_accuracy": Metric(("class",), True, 1.0),
+    "f1_macro": Metric(("class", "multilabel"), True, 1.0),
+    "f1_micro": Metric(("multilabel",), True, 1.0),
+    "hamming_loss": Metric(("multilabel",), False, 0.0),
+    "roc_auc": Metric(("class", "multilabel"), True, 1.0),
+    "average_precision": Metric(("class", "multilabel"), True, 1.0),
+    "top_3_accuracy": Metric(("class",), True, 1.0, is_row_fraction=True),
+    "quadratic_kappa": Metric(("class",), True, 1.0, can_be_negative=True),
 }
 """Name, as in scikit-learn where it has the metric -> what it is.
 

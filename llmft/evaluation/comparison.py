@@ -206,7 +206,8 @@ def _compare(
     described = describe_rows(
         rows.rows,
         rows.labels,
-        {variant: [run.probabilities for run in inputs.variants[variant]] for variant in valid},
+        {variant: [run.final_outputs for run in inputs.variants[variant]] for variant in valid},
+        names=rows.names,
         slices=list_row_slices(slicings, num_rows=len(rows.rows)),
     )
     return ComparisonResult(

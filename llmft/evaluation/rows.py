@@ -1,18 +1,16 @@
-"""The test rows: baselines on them, metrics, errors, confusions, and their entries in results."""
+"""The test rows: metrics, errors and confusions on them, and their entries in results."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression, Ridge
 
 from llmft.config.task import LabelsConfig, ScoresConfig, TaskConfig
 from llmft.data.batches import make_targets
 from llmft.data.fields import Row, join_pair
 from llmft.data.prepared import PreparedData
+from llmft.evaluation.baselines import predict_constant, predict_tfidf
 from llmft.metrics.definitions import (
     average,
     decide_labels,
@@ -20,6 +18,7 @@ from llmft.metrics.definitions import (
     find_tiers,
     measure,
 )
+from llmft.prediction.post_hoc_fit import FinalOutputs
 from llmft.results.evaluation import Interval, Measurement, Metrics, Parts, RowResult, TierConfusion
 from llmft.statistics.intervals import estimate_interval
 
@@ -106,31 +105,59 @@ def compute_row_errors(labels: NDArray[Any], outputs_NC: Floats) -> Floats:
 def describe_rows(
     rows: list[Row],
     labels: NDArray[Any],
-    variants: dict[str, list[Floats]],
+    variants: Mapping[str, Sequence[FinalOutputs]],
     *,
+    names: Sequence[str],
     slices: Sequence[dict[str, str]] | None = None,
 ) -> list[RowResult]:
     """Return for each row its id, labels, text, slices, and every variant's outputs and error.
 
     Outputs and errors are means over the runs of a variant. The mean error is larger than the error
-    of the mean output, as is the variant's `mae`.
+    of the mean output, as is the variant's `mae`. Predicted are the class or the labels that the
+    mean of the decision scores gives (D10).
+
+    Args:
+        rows: The rows.
+        labels: Scores [N, D], classes [N], or labels [N, L] of the same rows.
+        variants: Variant -> outputs of each of its runs.
+        names: Names of the dimensions, classes or labels.
+        slices: Of each row: name of a slicing -> its slice.
     """
-    outputs = {variant: _to_list(np.mean(runs, axis=0)) for variant, runs in variants.items()}
-    errors = {
-        variant: _to_list(np.mean([compute_row_errors(labels, found) for found in runs], axis=0))
-        for variant, runs in variants.items()
-    }
+    outputs, errors, predicted = {}, {}, {}
+    for variant, runs in variants.items():
+        outputs[variant] = _to_list(np.mean([run.probabilities_NC for run in runs], axis=0))
+        by_run = [compute_row_errors(labels, run.probabilities_NC) for run in runs]
+        errors[variant] = _to_list(np.mean(by_run, axis=0))
+        scores_NC = np.mean([run.decision_scores_NC for run in runs], axis=0)
+        predicted[variant] = _name_predicted(labels, scores_NC, names)
     return [
         RowResult(
             id=row["id"],
             labels=row["labels"],
             outputs={variant: [round(v, 4) for v in o[i]] for variant, o in outputs.items()},
             errors={variant: round(e[i], 4) for variant, e in errors.items()},
+            predicted={variant: p[i] for variant, p in predicted.items() if p is not None},
             text=row["text"][:_MAX_TEXT],
             slices=slices[i] if slices is not None else {},
         )
         for i, row in enumerate(rows)
     ]
+
+
+def _name_predicted(
+    labels: NDArray[Any], scores_NC: Floats, names: Sequence[str]
+) -> list[str] | list[list[str]] | None:
+    """Return the predicted class or labels of each row; None for scores."""
+    match find_label_type(labels):
+        case "scores":
+            return None
+        case "class":
+            return [names[i] for i in scores_NC.argmax(axis=1)]
+        case "multilabel":
+            return [
+                [name for name, applies in zip(names, row, strict=True) if applies]
+                for row in decide_labels(scores_NC)
+            ]
 
 
 def _to_list(values: NDArray[Any]) -> list[Any]:
@@ -185,64 +212,3 @@ def _sum_confusions(
     counts = np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
     matrix: list[list[int]] = counts.tolist()
     return matrix
-
-
-Outputs = NDArray[np.float64]
-
-
-def predict_constant(train_labels: NDArray[Any], *, num_rows: int, num_outputs: int) -> Outputs:
-    """Return each dimension's training median, or the classes' or labels' frequencies, [N, C]."""
-    match find_label_type(train_labels):
-        case "scores":
-            constant = np.median(train_labels, axis=0)
-        case "class":
-            constant = np.bincount(train_labels, minlength=num_outputs) / len(train_labels)
-        case "multilabel":
-            constant = train_labels.mean(axis=0)
-    return np.tile(constant, (num_rows, 1))
-
-
-def predict_tfidf(
-    train_texts: list[str], train_labels: NDArray[Any], *, texts: list[str], num_outputs: int
-) -> Outputs:
-    """Fit ridge or logistic regression on TF-IDF of words and bigrams; return outputs [N, C].
-
-    Multilabel tasks get one logistic regression per label.
-    """
-    words = TfidfVectorizer(
-        sublinear_tf=True,
-        ngram_range=(1, 2),
-        min_df=2,
-        max_features=50_000,
-        strip_accents="unicode",
-    )
-    try:
-        train = words.fit_transform(train_texts)
-    except ValueError:  # no word is in two texts
-        train = words.set_params(min_df=1, analyzer="char").fit_transform(train_texts)
-    features = words.transform(texts)
-    match find_label_type(train_labels):
-        case "scores":
-            ridge = Ridge(alpha=1.0).fit(train, train_labels)
-            return np.asarray(ridge.predict(features), dtype=np.float64).reshape(len(texts), -1)
-        case "class":
-            return _predict_classes(train, train_labels, features, num_outputs)
-        case "multilabel":
-            columns = [
-                _predict_classes(train, column_N * 1, features, 2) for column_N in train_labels.T
-            ]
-            return np.stack([probs_N2[:, 1] for probs_N2 in columns], axis=1)
-
-
-def _predict_classes(
-    train: csr_matrix, labels_N: NDArray[np.int64], features: csr_matrix, num_classes: int
-) -> Outputs:
-    """Return probabilities [N, C]; 0 for classes without a training row."""
-    present = np.unique(labels_N)
-    outputs_NC = np.zeros((features.shape[0], num_classes))
-    if len(present) == 1:
-        outputs_NC[:, present] = 1.0
-        return outputs_NC
-    model = LogisticRegression(C=10.0, max_iter=1_000).fit(train, labels_N)
-    outputs_NC[:, present] = model.predict_proba(features)
-    return outputs_NC

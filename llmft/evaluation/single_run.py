@@ -296,7 +296,7 @@ def _measure(
         splits=splits,
         provisional=False,  # what is deployed is this run, not another seed of its recipe
     )
-    described = describe_rows(rows.rows, rows.labels, {name: [run.probabilities]})
+    described = describe_rows(rows.rows, rows.labels, {name: [run.final_outputs]}, names=rows.names)
     return EvaluationResult(
         **dict(variant),
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

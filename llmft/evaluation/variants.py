@@ -105,7 +105,7 @@ class Run(NamedTuple):
     @property
     def decision_scores(self) -> NDArray[np.floating[Any]]:
         """Decision scores: metrics and decisions are computed from them; shape [N, C]."""
-        return self._apply_fit().decision_scores_NC
+        return self.final_outputs.decision_scores_NC
 
     @property
     def raw_outputs(self) -> NDArray[np.float32]:
@@ -116,9 +116,11 @@ class Run(NamedTuple):
     @property
     def probabilities(self) -> NDArray[np.floating[Any]]:
         """Calibrated scores, or the model's probabilities; shape [N, C]."""
-        return self._apply_fit().probabilities_NC
+        return self.final_outputs.probabilities_NC
 
-    def _apply_fit(self) -> FinalOutputs:
+    @property
+    def final_outputs(self) -> FinalOutputs:
+        """The outputs after calibrators or thresholds."""
         return apply_fit(self.raw_outputs, self.fit)
 
 

@@ -25,6 +25,7 @@ from llmft.statistics.intervals import (
     weigh_variants,
 )
 from llmft.statistics.paired_tests import (
+    adjust_by_holm,
     estimate_power,
     find_sample_size,
     permute_moments,
@@ -113,19 +114,6 @@ def compare_with_reference(
             rows=rows,
         )
     return found
-
-
-def adjust_by_holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values corrected for multiple comparisons.
-
-    Source:
-        Holm 1979, A Simple Sequentially Rejective Multiple Test Procedure.
-    """
-    order = np.argsort(p_values)
-    stepped = np.asarray(p_values)[order] * np.arange(len(p_values), 0, -1)
-    adjusted = np.empty(len(p_values))
-    adjusted[order] = np.minimum(np.maximum.accumulate(stepped), 1)
-    return [float(p) for p in adjusted]
 
 
 def bound_gain(estimate: Estimate, *, tail: float) -> tuple[float, float]:

@@ -189,7 +189,7 @@ def load_saved(folder: Path) -> SavedModel:
 def refuse_changed_outputs(
     model: "nn.Module", folder: Path, *, batch: "dict[str, Tensor]", precision: Precision
 ) -> None:
-    """Open what was saved, and make sure that it says what the trained model says (H1).
+    """Load a saved model, and check that its outputs are those of the trained one (H1).
 
     Args:
         model: The trained model.
@@ -198,7 +198,7 @@ def refuse_changed_outputs(
         precision: What the model was trained in.
 
     Raises:
-        UserError: If it does not; the folder is kept for a look.
+        RuntimeError: If they differ; the folder is kept.
     """
     import torch
 
@@ -209,9 +209,9 @@ def refuse_changed_outputs(
         found = load_saved(folder).model.to(device)(**batch).logits.float()
     if not torch.allclose(found, expected, rtol=1e-4, atol=1e-4):
         worst = (found - expected).abs().max().item()
-        raise UserError(
+        raise RuntimeError(
             f"{folder}: the saved model's outputs differ by up to {worst:.3g} from those of the "
-            "trained one, so it must not be used; please report the base and the package versions"
+            "trained one, so it must not be used; report the base and the package versions too"
         )
 
 

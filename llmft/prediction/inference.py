@@ -120,18 +120,20 @@ class Predictor:
         return Predictions(outputs_NC, encoded)
 
     def _compute(self, rows: Sequence[EncodedRow]) -> NDArray[np.float32]:
-        """Return the outputs of a batch [B, C], halving it when out of memory."""
-        with suppress(torch.OutOfMemoryError):
-            return self._compute_at_once(rows)
-        torch.cuda.empty_cache()
-        if len(rows) == 1:
-            raise UserError(
-                f"GPU out of memory for a single row of {rows[0].num_tokens} tokens; free memory, "
-                "or use a larger GPU or the CPU (CUDA_VISIBLE_DEVICES=)"
-            )
-        half = -(-len(rows) // 2)
-        self.max_tokens_per_batch = half * max(row.num_tokens for row in rows)
-        logger.info("out of memory for a batch of %d rows; continuing with half of it", len(rows))
+        """Return the outputs of a batch [B, C]; after running out of memory of smaller parts."""
+        longest, half = max(row.num_tokens for row in rows), -(-len(rows) // 2)
+        # Batches that were planned before memory ran out are larger than what is allowed now.
+        if len(rows) == 1 or len(rows) * longest <= self.max_tokens_per_batch:
+            with suppress(torch.OutOfMemoryError):
+                return self._compute_at_once(rows)
+            torch.cuda.empty_cache()
+            if len(rows) == 1:
+                raise UserError(
+                    f"GPU out of memory for a single row of {longest} tokens; free memory, or use "
+                    "a larger GPU or the CPU (CUDA_VISIBLE_DEVICES=)"
+                )
+            self.max_tokens_per_batch = half * longest
+            logger.info("out of memory for %d rows at once; continuing with half", len(rows))
         return np.concatenate([self._compute(rows[:half]), self._compute(rows[half:])])
 
     @torch.inference_mode()

@@ -21,6 +21,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
+from llmft.config.metrics import METRICS
 from llmft.config.suite import HIGHER_IS_BETTER
 from llmft.files import replace_file
 from llmft.reports.entries import (
@@ -285,9 +286,6 @@ def _label_line(axes: Axes, x: float, text: str, *, colour: str, height: int) ->
     )  # fmt: skip
 
 
-_MAY_BE_NEGATIVE = ("skill", "r2", "spearman")
-
-
 def draw_parts(entries: Sequence[ReportEntry], *, metric: str, kind: str) -> Plot:
     """Draw one metric by dimension, class or label, a marker per variant and baseline."""
     entries = [s for s in entries if s.parts]
@@ -305,7 +303,7 @@ def draw_parts(entries: Sequence[ReportEntry], *, metric: str, kind: str) -> Plo
     axes.set_ylim(len(parts) - 0.4, -0.6)
     axes.hlines(np.arange(len(parts) - 1) + 0.5, 0, 1, transform=axes.get_yaxis_transform(),
                 color=GRID, lw=0.8)  # fmt: skip
-    if metric not in _MAY_BE_NEGATIVE:
+    if metric not in METRICS or not METRICS[metric].can_be_negative:
         axes.set_xlim(left=min(0, axes.get_xlim()[0]))
     axes.set_xlabel(f"{metric} ({'higher' if is_higher_better(metric) else 'lower'} is better)")
     axes.spines["left"].set_visible(False)

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from llmft.data.labels import LABEL_THRESHOLD
 from llmft.reports import formatting as f
 from llmft.reports.entries import ReportEntry
 from llmft.reports.formatting import MISSING, format_score
@@ -160,7 +159,7 @@ def _pack_row(
 
     Of many classes only the outputs of `choose_outputs` are kept, with the indices of their names.
     """
-    labels, outputs = row.labels, row.outputs
+    labels, outputs, predicted = row.labels, row.outputs, row.predicted
     if isinstance(labels, list):
         labels = [name for name in names if name in labels]
     true = [labels] if isinstance(labels, str) else labels
@@ -185,18 +184,5 @@ def _pack_row(
             for variant in variants
         ],
         None if len(chosen) == len(names) else list(chosen),
-        [_read_predicted(labels, outputs.get(variant.name), names) for variant in variants],
+        [f.format_labels(predicted[v.name]) if v.name in predicted else None for v in variants],
     ]
-
-
-def _read_predicted(
-    labels: Labels, outputs: list[float] | None, names: Sequence[str]
-) -> str | None:
-    """Return the predicted class or labels as text; None for scores."""
-    if isinstance(labels, dict) or outputs is None:
-        return None
-    if isinstance(labels, str):
-        return names[outputs.index(max(outputs))]
-    return f.format_labels(
-        [name for name, output in zip(names, outputs, strict=True) if output >= LABEL_THRESHOLD]
-    )

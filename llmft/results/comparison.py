@@ -200,7 +200,7 @@ class NoiseResult(Result):
 class ComparisonResult(EvaluationBase, ResultFile):
     """Variants, pairs of them, and a verdict."""
 
-    schema_version: Literal[4] = 4
+    schema_version: Literal[5] = 5
     suite: str
     """Its file."""
     data: Manifest

@@ -297,6 +297,8 @@ class RowResult(Result):
     errors: dict[str, float]
     """Variant -> mean absolute error, or 1 minus the true class's probability, the mean over its
     runs."""
+    predicted: dict[str, str | list[str]]
+    """Variant -> the predicted class or labels, by thresholds if it has any; none for scores."""
     text: str
     """The text, or the beginning of a long one."""
     slices: dict[str, str] = Field(default={})
@@ -332,7 +334,7 @@ class EvaluationBase(Result):
 class EvaluationResult(VariantResult, EvaluationBase, ResultFile):
     """Metrics and gates of one run, and whether it may be deployed."""
 
-    schema_version: Literal[4] = 4
+    schema_version: Literal[5] = 5
     name: str
     """Of the run's recipe."""
     data: str

@@ -218,11 +218,11 @@ def estimate_interval(
     values = [value for value in found if value is not None]
     if len(values) < len(found):
         return None
-    if _is_flawless(metric, float(np.mean(values))):
+    flawless = METRICS[metric].flawless
+    if flawless is not None and abs(float(np.mean(values)) - flawless) < 1e-9:
         low, high = bound_flawless(_count_evidence(metric, labels, groups))
         return Interval(low, high) if METRICS[metric].higher_is_better else Interval(0.0, 1 - low)
-    is_proportion = metric in ("accuracy", "tier_accuracy", "top_3_accuracy")
-    if is_proportion and len(runs) == 1 and groups is None:
+    if METRICS[metric].is_row_fraction and len(runs) == 1 and groups is None:
         return bound_proportion(round(values[0] * len(labels)), len(labels))
     clusters = find_clusters(len(labels), groups, seed=seed)
     variant = resample_metric(metric, labels, runs, clusters=clusters, config=config, seed=seed)
@@ -319,13 +319,6 @@ def _bound_mean(variant: Resamples, *, seed: int) -> list[Interval | None]:
         low, high = find_interval(estimate)
         found.append(Interval(max(low, min(0.0, least)), min(high, max(1.0, most))))
     return found
-
-
-def _is_flawless(metric: str, value: float) -> bool:
-    """Return whether a metric on a scale from 0 to 1 has its best value."""
-    if METRICS[metric].higher_is_better:
-        return value >= 1 - 1e-9
-    return metric == "hamming_loss" and value == 0
 
 
 def _count_evidence(metric: str, labels: NDArray[Any], groups: Groups | None) -> int:

@@ -69,7 +69,7 @@ def permute_outputs(
     clusters: Clusters,
     seed: int = 0,
 ) -> float:
-    """Return the same p-value for a metric of the ranking of the rows, by 999 swaps.
+    """Return the same p-value for a metric of the ranking of the rows, by at most 1,024 swaps.
 
     Args:
         compute: Outputs [N, C] -> the metric.
@@ -79,7 +79,7 @@ def permute_outputs(
         seed: Seed of the swaps.
     """
     pairs = _pair_runs(reference, challenger)
-    swapped_RG = draw_swaps(len(clusters.sizes_G), seed)[:1_000]
+    swapped_RG = draw_swaps(len(clusters.sizes_G), seed, num_swaps=999, max_exact=10)
     gains = []
     for swapped_G in swapped_RG:
         swapped_N1 = swapped_G[clusters.index_N, None] > 0
@@ -155,19 +155,39 @@ def _count_extremes(gains_RP: Floats) -> Floats:
     return np.asarray((~(sizes_RP < sizes_RP[0] - tolerance_P)).mean(axis=0))
 
 
+def adjust_by_holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values corrected for multiple comparisons.
+
+    Source:
+        Holm 1979, A Simple Sequentially Rejective Multiple Test Procedure.
+    """
+    order = np.argsort(p_values)
+    stepped = np.asarray(p_values)[order] * np.arange(len(p_values), 0, -1)
+    adjusted = np.empty(len(p_values))
+    adjusted[order] = np.minimum(np.maximum.accumulate(stepped), 1)
+    return [float(p) for p in adjusted]
+
+
 @lru_cache(maxsize=2)
-def draw_swaps(num_clusters: int, seed: int) -> NDArray[np.float32]:
+def draw_swaps(
+    num_clusters: int,
+    seed: int,
+    *,
+    num_swaps: int = _NUM_SWAPS,
+    max_exact: int = _MAX_EXACT_CLUSTERS,
+) -> NDArray[np.float32]:
     """Return in which clusters the variants are swapped, 1 or 0, [R, G]; in the first row in none.
 
-    At most 80 MB.
+    All 2^G swaps for up to `max_exact` clusters, else `num_swaps` random ones. At most 80 MB.
     """
-    if num_clusters <= _MAX_EXACT_CLUSTERS:
+    if num_clusters <= max_exact:
         bits_RG = np.arange(2**num_clusters)[:, None] >> np.arange(num_clusters) & 1
-        return np.asarray(bits_RG, dtype=np.float32)
-    bits = np.random.default_rng(seed).bytes(_NUM_SWAPS * -(-num_clusters // 8))
-    drawn_RG = np.unpackbits(np.frombuffer(bits, dtype=np.uint8).reshape(_NUM_SWAPS, -1), axis=1)
-    swapped_RG = np.zeros((_NUM_SWAPS + 1, num_clusters), dtype=np.float32)
-    swapped_RG[1:] = drawn_RG[:, :num_clusters]
+        swapped_RG = bits_RG.astype(np.float32)
+    else:
+        bits = np.random.default_rng(seed).bytes(num_swaps * -(-num_clusters // 8))
+        drawn = np.unpackbits(np.frombuffer(bits, dtype=np.uint8).reshape(num_swaps, -1), axis=1)
+        swapped_RG = np.zeros((num_swaps + 1, num_clusters), dtype=np.float32)
+        swapped_RG[1:] = drawn[:, :num_clusters]
     swapped_RG.flags.writeable = False
     return swapped_RG
 

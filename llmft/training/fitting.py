@@ -100,45 +100,30 @@ def fit_run(
         targets = {split: scale.to_targets(scores) for split, scores in labels.items()}
         if recipe.config.init_from is not None:
             unfold_scale(model, scale)
-    examples = {
-        split: make_examples(inputs, found, split=split, loss=head.loss)
-        for split, found in targets.items()
-    }
-    collator = Collator(
-        pad_token_id=inputs.encoder.tokenizer.pad_token_id, targets=targets["train"]
+    train, val = (
+        make_examples(inputs, targets[split], split=split, loss=head.loss)
+        for split in ("train", "val")
     )
+    collator = Collator(pad_token_id=inputs.encoder.tokenizer.pad_token_id, targets=train.targets)
     loss = make_loss(head, targets=labels["train"], label_names=card.label_names)
     sharing, checks = None, []
     if inputs.obstacle is None:
         sharing = SharedPrompt(model, inputs.encoder.shared_ids)
         checks = [
             SharingCheck(
-                sharing,
-                choose_rows(examples["train"]),
-                collator=collator,
-                loss=loss,
-                precision=card.precision,
-                has_replicated_weights=launch.has_replicated_weights,
+                sharing, choose_rows(train), collator=collator, loss=loss,
+                precision=card.precision, has_replicated_weights=launch.has_replicated_weights,
             )
-        ]
-        examples = {split: found.without_shared() for split, found in examples.items()}
+        ]  # fmt: skip
+        train, val = train.without_shared(), val.without_shared()
+    measure_val = partial(
+        measure_logits, labels=labels["val"].numpy(), card=card, scale=scale, needed=recipe.metric
+    )
     try:
         result = fit_model(
-            model,
-            examples["train"],
-            examples["val"],
-            collator=collator,
-            loss=loss,
-            measure=partial(
-                measure_logits, labels=labels["val"].numpy(), card=card, scale=scale,
-                needed=recipe.metric,
-            ),
-            config=config,
-            plan=plan,
-            arguments=arguments,
-            launch=launch,
-            callbacks=checks,
-            resume_from=resume_from,
+            model, train, val,
+            collator=collator, loss=loss, measure=measure_val, config=config, plan=plan,
+            arguments=arguments, launch=launch, callbacks=checks, resume_from=resume_from,
         )  # fmt: skip
     finally:
         if sharing is not None:

@@ -10,8 +10,7 @@ from transformers import TrainerCallback
 
 from llmft.data.batches import Collator, Example, Examples
 from llmft.errors import UserError
-from llmft.models.acceleration.packed_attention import EAGER_ATTENTION
-from llmft.models.acceleration.shared_prompt import SharedPrompt
+from llmft.models.acceleration.shared_prompt import EAGER_ATTENTION, SharedPrompt
 from llmft.models.device import Precision
 from llmft.models.heads import find_output_layer
 from llmft.models.memory.peak import measure_free_memory

@@ -4,7 +4,7 @@ import warnings
 
 import numpy as np
 
-from llmft.evaluation.rows import predict_constant, predict_tfidf
+from llmft.evaluation.baselines import predict_constant, predict_tfidf
 
 
 def test_d9_baselines_are_fitted_on_train_only() -> None:

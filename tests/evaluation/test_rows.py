@@ -20,6 +20,8 @@ from llmft.evaluation.rows import (
     measure_baselines,
     pick_worst,
 )
+from llmft.metrics.definitions import measure
+from llmft.prediction.post_hoc_fit import FinalOutputs, weigh_classes
 from llmft.results.evaluation import RowResult, TierConfusion
 
 SEVERAL = MultilabelConfig.model_validate({"type": "multilabel", "from": ["x", "y"]})
@@ -62,22 +64,35 @@ def test_a_row_of_labels_is_as_wrong_as_what_it_gives_to_what_is_not_true() -> N
         {"id": "r1", "text": "one", "labels": ["x"]},
         {"id": "r2", "text": "two", "labels": []},
     ]
-    described = describe_rows(rows, labels, {"variant": [outputs]}, slices=[{"tier": "a"}, {}])
+    found = {"variant": [FinalOutputs(outputs, outputs)]}
+    described = describe_rows(rows, labels, found, names=["x", "y"], slices=[{"tier": "a"}, {}])
     assert described[0] == RowResult(
-        id="r1", labels=["x"], outputs={"variant": [0.9, 0.5]}, errors={"variant": 0.3}, text="one",
-        slices={"tier": "a"},
+        id="r1", labels=["x"], outputs={"variant": [0.9, 0.5]}, errors={"variant": 0.3},
+        predicted={"variant": ["x", "y"]}, text="one", slices={"tier": "a"},
     )  # fmt: skip
     assert [row.id for row in pick_worst(described)] == ["r2", "r1"]
 
 
 def test_d10_the_errors_of_rows_have_the_mean_that_the_metric_has() -> None:
     labels = np.zeros((1, 1), dtype=np.float32)
-    runs = [np.array([[2.0]]), np.array([[-1.0]])]
-    (row,) = describe_rows(
-        [{"id": "r", "text": "", "labels": {"x": 0.0}}], labels, {"variant": runs}
-    )
+    runs = [FinalOutputs(o, o) for o in (np.array([[2.0]]), np.array([[-1.0]]))]
+    rows = [{"id": "r", "text": "", "labels": {"x": 0.0}}]
+    (row,) = describe_rows(rows, labels, {"variant": runs}, names=["x"])
+    assert row.predicted == {}
     assert row.outputs == {"variant": [0.5]}
     assert row.errors == {"variant": 1.5}  # mae of the runs: 2 and 1
+
+
+def test_d10_a_row_is_predicted_by_the_thresholds_as_the_metrics_are() -> None:
+    rows = [{"id": "r", "text": "", "labels": "calm"}]
+    probs = np.array([[0.6, 0.4]])
+    runs = [FinalOutputs(probs, weigh_classes(probs, np.array([0.5, t]))) for t in (0.2, 0.3)]
+    (row,) = describe_rows(rows, np.array([0]), {"variant": runs}, names=["calm", "loud"])
+    assert row.outputs == {"variant": [0.6, 0.4]}
+    assert row.predicted == {"variant": "loud"}
+    assert measure(np.array([0]), runs[0].decision_scores_NC, names=["calm", "loud"]).metrics[
+        "accuracy"
+    ] == 0  # fmt: skip
 
 
 def make_task(labels: LabelsConfig, **fields: str) -> TaskConfig:

@@ -146,6 +146,17 @@ def test_a_batch_that_memory_does_not_suffice_for_is_halved(predictor, rows, mon
     predictor.predict(rows)
     assert 8 not in refused, "what did not fit is not tried again"
 
+    refused.clear()
+    same = [rows[0]] * 24
+    num_shared = len(predictor.encoder.shared_ids) if predictor.keeps_prompt else 0
+    num_own = predictor.encoder.encode(same)[0].num_tokens - num_shared
+    predictor.max_tokens_per_batch = 8 * num_own
+    assert predictor.predict(same).outputs == pytest.approx(
+        np.repeat(expected[:1], 24, 0), abs=1e-4
+    )
+    assert refused[:2] == [8, 4]
+    assert len(refused) == 2, "batches that were planned before are not tried as they were planned"
+
     def always_fail(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory")
 

@@ -95,6 +95,10 @@ def make_labels(i: int, names: list[str], *, label_type: LabelType) -> Labels:
             return names[: i % 3]
 
 
+def make_predicted(names: list[str], *, label_type: LabelType) -> str | list[str]:
+    return names[-1] if label_type == "class" else names[:2]
+
+
 def make_rows(names: list[str], variants: list[str], *, label_type: LabelType) -> list[RowResult]:
     return [
         RowResult(
@@ -104,6 +108,9 @@ def make_rows(names: list[str], variants: list[str], *, label_type: LabelType) -
                 variant: [0.125 * i + 0.25 * j for j in range(len(names))] for variant in variants
             },
             errors={variant: 0.57 + i for variant in variants},
+            predicted=dict.fromkeys(variants, make_predicted(names, label_type=label_type))
+            if label_type != "scores"
+            else {},
             text=f"Article {i} on markets.",
             slices={"language": ("de", "en")[i % 2], "length": "short"},
         )

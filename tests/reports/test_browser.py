@@ -62,6 +62,9 @@ def make_classified() -> ComparisonResult:
             labels=label,
             outputs=outputs if i % 2 else {variant: [0.6, 0.4] for variant in outputs},
             errors=dict.fromkeys(outputs, 0.4),
+            predicted={
+                v: "calm" if o[0] > 0.5 or not i % 2 else "loud" for v, o in outputs.items()
+            },
             text="text",
             slices={"length": ("10 to 20", "up to 9")[i // 2], "true class": label},
         )
@@ -81,6 +84,7 @@ def make_results(num_rows: int, variants: tuple[str, ...] = VARIANTS) -> Compari
             labels={"severity": 3.0, "stress": 7.0},
             outputs={variant: [generator.uniform(0, 10), 5.0] for variant in variants},
             errors={variant: i + j / 10 for j, variant in enumerate(variants)},
+            predicted={},
             text=f"Article number {i} on markets. " + ATTACK * (i % 2),
             slices={**languages[i % 3], "tier": ATTACK},
         )

@@ -197,7 +197,7 @@ def test_a_slicing_names_its_own_metric_and_why(tmp_path: Path) -> None:
 def test_the_audit_is_sorted_by_severity_and_each_bar_names_its_check() -> None:
     found: list[tuple[Check, Status, str | None]] = [
         ("truncation", "note", None), ("same_data", "ok", None),
-        ("truncation", "warning", None), ("trial_run", "confounded", "spare"),
+        ("truncation", "warning", None), ("comparability", "confounded", "spare"),
         ("contamination", "invalid", None), ("truncation", "warning", None),
     ]  # fmt: skip
     bars = group_findings([
@@ -206,7 +206,7 @@ def test_the_audit_is_sorted_by_severity_and_each_bar_names_its_check() -> None:
     ])  # fmt: skip
     assert [(bar.status, bar.check, [f.message for f in bar.findings]) for bar in bars] == [
         ("invalid", "contamination", ["4"]),
-        ("waived", "trial_run", ["3"]),
+        ("waived", "comparability", ["3"]),
         ("warning", "truncation", ["2", "5"]),
         ("note", "truncation", ["0"]),
         ("ok", "same_data", ["1"]),
@@ -219,7 +219,7 @@ def test_many_notes_of_the_audit_are_folded(
 ) -> None:
     checks: list[Check] = [
         "same_data",
-        "trial_run",
+        "comparability",
         "test_reads",
         "unknown_classes",
         "post_hoc_fit",

@@ -26,6 +26,7 @@ ROWS = [
         labels={"stress": 10.0 - i, "severity": float(i)},
         outputs={"a": [0.5 * i, 4.25], "b": [9.0, 20.0]},
         errors={"a": 1.0, "b": 2.0},
+        predicted={},
         text="text",
     )
     for i in range(11)

@@ -17,10 +17,9 @@ from llmft.config.recipe import BaseConfig, LoraConfig
 from llmft.data.batches import Collator, Example, Examples
 from llmft.data.encoding import EncodedRow
 from llmft.errors import UserError
-from llmft.models.acceleration import packed_attention
-from llmft.models.acceleration.packed_attention import PACKED_ATTENTION, attend_packed
+from llmft.models.acceleration import shared_prompt as packed_attention
 from llmft.models.acceleration.precision import cast_frozen_weights
-from llmft.models.acceleration.shared_prompt import SharedPrompt
+from llmft.models.acceleration.shared_prompt import PACKED_ATTENTION, SharedPrompt, attend_packed
 from llmft.models.device import Precision, autocast
 from llmft.models.heads import LabelSpace, compute_head_in_float32
 from llmft.models.loading import load_model

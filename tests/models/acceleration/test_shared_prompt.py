@@ -23,7 +23,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from llmft.models.acceleration import packed_attention
+from llmft.models.acceleration import shared_prompt as packed_attention
 from llmft.models.acceleration.shared_prompt import SharedPrompt, find_obstacle
 from llmft.models.device import autocast
 from llmft.models.heads import compute_head_in_float32

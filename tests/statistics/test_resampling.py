@@ -1,0 +1,137 @@
+"""Resampled metrics and their intervals, by closed forms and by scipy."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from llmft.evaluation.verdict import (
+    compute_margin_p_value,
+)
+from llmft.metrics.definitions import compute_metric
+from llmft.metrics.moments import Moments, find_moments
+from llmft.statistics.intervals import Estimate, find_interval, weigh_variants
+from llmft.statistics.resampling import (
+    Clusters,
+    find_clusters,
+    resample_moments,
+    resample_rows,
+)
+from tests.statistics.test_intervals import EVERY, make_variants
+
+RNG = np.random.default_rng(2)
+
+
+@pytest.fixture(autouse=True)
+def _draw_again() -> None:
+    """No test may depend on what others drew before it."""
+    global RNG
+    RNG = np.random.default_rng(2)
+
+
+def make_mean(values) -> Moments:
+    return Moments(np.asarray(values, dtype=float)[:, None], lambda means: means, is_mean=True)
+
+
+def estimate_mean(runs, *, groups=None) -> Estimate:
+    clusters = find_clusters(len(runs[0]), groups)
+    variant = resample_moments([make_mean(run) for run in runs], clusters=clusters, seed=0)
+    (found,) = weigh_variants([variant], [1], seed=0)
+    return found
+
+
+def make_estimate(value: float, *, rows: float, seeds: float = 0.0) -> Estimate:
+    """Return a normal estimate by its variances, known well."""
+    draws = value + np.sqrt(rows + seeds) * stats.norm.ppf(np.arange(0.5, 4000) / 4000)
+    return Estimate(value, draws, 0.0, 0.0, rows, seeds, 1e6, 10**6)
+
+
+# The bootstrap.
+def test_without_expansion_the_interval_is_scipys_bca() -> None:
+    values = RNG.exponential(size=60)
+    found = estimate_mean([values])._replace(degrees=1e9, num_clusters=10**9)
+    known = stats.bootstrap((values,), np.mean, n_resamples=40_000, rng=1).confidence_interval
+    assert find_interval(found) == pytest.approx((known.low, known.high), abs=0.02)
+    assert found.acceleration == pytest.approx(stats.skew(values) / 6 / np.sqrt(60), rel=0.02)
+
+
+def test_few_rows_get_students_t() -> None:
+    values = RNG.normal(size=12)
+    low, high = find_interval(estimate_mean([values]))
+    known = stats.ttest_1samp(values, 0).confidence_interval()
+    assert high - low == pytest.approx(known.high - known.low, rel=0.25)
+    plain = estimate_mean([values])._replace(degrees=1e9, num_clusters=10**9)
+    assert high - low > 1.05 * (find_interval(plain).high - find_interval(plain).low)
+
+
+def test_clusters_of_equal_size_count_as_their_means() -> None:
+    means = RNG.normal(size=40)
+    found = estimate_mean([np.repeat(means, 5)], groups=np.repeat(np.arange(40), 5))
+    assert found.error == pytest.approx(means.std(ddof=1) / np.sqrt(40))
+    assert found.draws_R.std() == pytest.approx(means.std() / np.sqrt(40), rel=0.03)
+    shuffled = RNG.permutation(200)
+    same = estimate_mean(
+        [np.repeat(means, 5)[shuffled]], groups=np.repeat(np.arange(40) * 7, 5)[shuffled]
+    )
+    assert find_interval(same) == pytest.approx(find_interval(found))
+
+
+def test_clusters_of_unequal_size_are_a_ratio() -> None:
+    sizes = RNG.integers(1, 9, size=60)
+    groups = np.repeat(np.arange(60), sizes)
+    values = RNG.normal(size=60)[groups] + RNG.normal(size=len(groups))
+    found = estimate_mean([values], groups=groups)
+    assert found.value == pytest.approx(values.mean())
+    totals = np.bincount(groups, values - values.mean())  # Cochran 1977, eq. 2.39, of a ratio
+    expected = np.sqrt(60 / 59 * (totals**2).sum()) / len(groups)
+    assert found.error == pytest.approx(expected, rel=0.05)
+
+
+def test_many_rows_are_put_together_without_another_error() -> None:
+    values = RNG.exponential(size=9_000)
+    found = estimate_mean([values])
+    assert found.num_clusters == 2_000
+    assert found.error == pytest.approx(values.std(ddof=1) / np.sqrt(9_000), rel=0.05)
+    assert found.acceleration == 0
+
+
+def test_seeds_alone_give_welchs_interval() -> None:
+    ours, theirs = np.array([1.0, 1.4, 1.1, 1.9]), np.array([2.0, 2.2, 3.1])
+    clusters = find_clusters(50)
+    variants = [
+        resample_moments([make_mean(np.full(50, s)) for s in variant], clusters=clusters, seed=0)
+        for variant in (theirs, ours)
+    ]
+    (found,) = weigh_variants(variants, [1, -1], seed=0)
+    known = stats.ttest_ind(theirs, ours, equal_var=False)
+    assert found.value / found.error == pytest.approx(known.statistic)
+    assert found.degrees == pytest.approx(known.df)
+    assert find_interval(found) == pytest.approx(tuple(known.confidence_interval()), abs=0.15)
+    assert compute_margin_p_value(found, 0.0) == pytest.approx(1.25 * known.pvalue / 2, rel=0.15)
+
+
+def test_a_metric_by_order_has_the_same_error_by_draws_and_by_blocks() -> None:
+    values = RNG.normal(size=4_000)
+
+    def average(rows: np.ndarray) -> np.ndarray:
+        return np.array([[values[rows].mean()]])
+
+    few = Clusters(np.arange(1_500), np.ones(1_500))
+    many = find_clusters(4_000)
+    for clusters, num_rows in ((few, 1_500), (many, 4_000)):
+        (found,) = weigh_variants([resample_rows(average, clusters=clusters, seed=0)], [1], seed=0)
+        assert found.error == pytest.approx(1 / np.sqrt(num_rows), rel=0.25)
+        assert found.draws_R.std() == pytest.approx(found.error, rel=0.05)
+
+
+@pytest.mark.parametrize(("metric", "label_type"), EVERY)
+def test_moments_give_the_metric_itself(metric: str, label_type: str) -> None:
+    labels, good, bad, config = make_variants(label_type)
+    for outputs in (good, bad):
+        for rows in (np.arange(120), np.arange(0, 120, 7)):
+            moments = find_moments(metric, labels, outputs, config=config)
+            if moments is None:
+                assert metric in ("skill", "spearman", "roc_auc", "average_precision")
+                return
+            known = compute_metric(metric, labels[rows], outputs[rows], config=config)
+            found = moments.combine(moments.values_NM[rows].mean(axis=0))
+            assert found == pytest.approx([known])
