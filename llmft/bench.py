@@ -26,7 +26,7 @@ _GPU = "training steps of Qwen2.5 with LoRA and QLoRA on a GPU, from random weig
 
 
 def main(arguments: list[str]) -> int:
-    """Run the verb."""
+    """Run one benchmark, print its table and write the figures to `--json`; return 0."""
     parser = argparse.ArgumentParser(prog="llmft bench", description=__doc__, allow_abbrev=False)
     what = parser.add_subparsers(required=True, metavar="WHAT")
     for name, purpose, add_options in (
@@ -64,7 +64,7 @@ def _add_shared_prompt(parser: argparse.ArgumentParser) -> None:
 
 
 def _measure_shared_prompt(args: argparse.Namespace) -> Iterator[Figures]:
-    # Here and below, since torch takes seconds: errors of options are reported before.
+    # Imported late, here and below, since torch takes seconds: wrong options are reported first.
     from llmft.benchmarks.prompts import measure_shared_prompt
 
     return measure_shared_prompt(args.shape or SHAPES, num_rounds=args.num_rounds, seed=args.seed)

@@ -26,7 +26,7 @@ _NUM_GPUS = 8
 
 
 def main(arguments: list[str]) -> int:
-    """Run the verb."""
+    """Check the recipe and log what a training would do; return 0 (errors are raised)."""
     parser = argparse.ArgumentParser(prog="llmft check", description=__doc__, allow_abbrev=False)
     parser.add_argument("recipe", type=Path, help="recipe file (YAML)")
     parser.add_argument("--set", action="append", metavar="KEY=VALUE", help="override a value")
@@ -50,8 +50,7 @@ def main(arguments: list[str]) -> int:
         )
 
     recipe = load_recipe(args.recipe, overrides=args.set)
-    # Here and below each import is where it is needed: most take seconds, and without the data
-    # few of them are.
+    # Imported where needed, here and below: most imports take seconds, and `--no-data` needs few.
     from llmft.training.launch import read_deepspeed, refuse_absent_trackers
 
     refuse_absent_trackers(recipe.config.train.report_to)
@@ -72,7 +71,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _report_recipe(recipe: Recipe) -> bool:
-    """Return whether the base is on this machine."""
+    """Log the recipe and where its base is; return whether the base is on this machine."""
     from llmft.models.bases import find_base
 
     config = recipe.config
@@ -107,7 +106,7 @@ def _report_placeholders(recipe: Recipe) -> None:
 
 
 def _check_room(recipe: Recipe, *, has_base: bool) -> None:
-    """Check the token budget as far as it does not depend on rows, if there is a tokenizer."""
+    """Check the part of the token budget that needs the tokenizer but no rows."""
     if not has_base:
         logger.info("warning: without the base, token budget and memory are unknown")
         return

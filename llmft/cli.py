@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
             return run_verb(lambda args: _call(verb, args), rest)
         case [verb, *_]:
             print(
-                f"llmft: unknown verb {verb!r}; allowed: {', '.join(VERBS)}. See `llmft --help`",
+                f"llmft: unknown command {verb!r}; allowed: {', '.join(VERBS)}. See `llmft --help`",
                 file=sys.stderr,
             )
             return 2
@@ -47,8 +47,8 @@ def _call(verb: str, arguments: list[str]) -> int:
 def _make_help() -> str:
     verbs = "\n".join(f"  {name:10} {purpose}" for name, purpose in VERBS.items())
     return (
-        "usage: llmft VERB ...\n\nFine-tune small models on labels of a large LLM, and compare "
-        f"them fairly.\n\n{verbs}\n\n`llmft VERB --help` lists the options of a verb. From the "
+        "usage: llmft COMMAND ...\n\nFine-tune small models on labels of a large LLM, and compare "
+        f"them fairly.\n\n{verbs}\n\n`llmft COMMAND --help` lists its options. From the "
         "sample to a verdict:\n"
         "  llmft init sample && cd sample && llmft compare eval/market_news.yaml --train"
     )

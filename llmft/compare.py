@@ -17,13 +17,13 @@ logger = logging.getLogger(__name__)
 
 
 def main(arguments: list[str]) -> int:
-    """Run the verb."""
+    """Compare the variants; return 1 if the decision is worse than `--require`, else 0."""
     parser = argparse.ArgumentParser(prog="llmft compare", description=__doc__, allow_abbrev=False)
     parser.add_argument("suite", type=Path, help="suite file (YAML)")
     parser.add_argument(
         "--train",
         action="store_true",
-        help="first prepare the data and train the variants, unless that is done",
+        help="first prepare the data and train the variants, unless already done",
     )
     parser.add_argument(
         "--require", choices=["deploy", "review"], help="exit with 1 if the decision is worse"

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from llmft.errors import StoppedError, UserError
 from llmft.processes import get_world_size, is_main, leave_group
 
-# Limits of CPUs, which these libraries log on import, are no news to those who chose one.
+# On import these libraries warn about limits of CPUs, which users who train on one know.
 for _name in ("DeepSpeed", "bitsandbytes.backends.cpu.ops"):
     logging.getLogger(_name).addFilter(lambda record: record.levelno >= logging.ERROR)
 
@@ -31,7 +31,7 @@ def run_verb(verb: Callable[[list[str]], int], arguments: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):  # a terminal may lack characters of the data
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    # Future renames of the libraries are of no use to people who train a model.
+    # FutureWarnings are for developers of the libraries, not for people who train a model.
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         status = verb(arguments)
@@ -59,7 +59,7 @@ def run_verb(verb: Callable[[list[str]], int], arguments: list[str]) -> int:
             )
             return 2
         traceback.print_exc()
-        sys.stderr.write("llmft: this is a bug of llmft; please report it\n")
+        sys.stderr.write("llmft: this is a bug in llmft; please report it\n")
         return 3
     finally:
         logger.removeHandler(handler)

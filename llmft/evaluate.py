@@ -17,14 +17,14 @@ logger = logging.getLogger("llmft.evaluate")  # `python -m` calls this module __
 
 
 def main(arguments: list[str]) -> int:
-    """Run the verb."""
+    """Evaluate the run; return 1 if the decision is worse than `--require`, else 0."""
     parser = argparse.ArgumentParser(prog="llmft evaluate", description=__doc__, allow_abbrev=False)
     parser.add_argument("run", type=Path, help="run folder")
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
         "--split", choices=get_args(Split), default="test", help="split to measure (test)"
     )
-    what.add_argument("--data", type=Path, metavar="FILE", help="labelled rows from elsewhere")
+    what.add_argument("--data", type=Path, metavar="FILE", help="labelled rows to measure instead")
     parser.add_argument("--suite", type=Path, help="suite with gates, edge cases and waivers")
     parser.add_argument(
         "--require", choices=["deploy", "review"], help="exit with 1 if the decision is worse"

@@ -102,7 +102,7 @@ def read_json(path: Path, *, fix: str | None = None) -> dict[str, Any]:
 
     Args:
         path: The file.
-        fix: How the user can fix a file that is none, as an imperative.
+        fix: How the user can fix a missing or broken file, as an imperative.
 
     Raises:
         UserError: If the file is missing or broken.

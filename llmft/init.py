@@ -18,7 +18,7 @@ SCHEMAS = Path(".schemas")
 
 
 def main(arguments: list[str]) -> int:
-    """Run the verb."""
+    """Write the sample and log the command to run next; return 0."""
     parser = argparse.ArgumentParser(prog="llmft init", description=__doc__, allow_abbrev=False)
     parser.add_argument("folder", type=Path, metavar="DIR", help="folder to write to")
     args = parser.parse_args(arguments)

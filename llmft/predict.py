@@ -35,7 +35,7 @@ logger = logging.getLogger("llmft.predict")  # `python -m` calls this module __m
 
 
 def main(arguments: list[str]) -> int:
-    """Run the verb."""
+    """Predict into one file, or into a folder of shards if `--output` has no ending; return 0."""
     parser = argparse.ArgumentParser(prog="llmft predict", description=__doc__, allow_abbrev=False)
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument(
@@ -180,7 +180,7 @@ def _predict_missing(
     missing = list_missing_shards(shards)
     if not missing:
         return
-    # Only now, since torch takes seconds: errors of run and inputs are reported before.
+    # Imported late, since torch takes seconds: errors in run and inputs are reported before that.
     from llmft.prediction.inference import Predictor
 
     predictor = Predictor.open(work.run, max_tokens_per_batch=max_tokens_per_batch)
@@ -217,7 +217,7 @@ def _read_count(text: str) -> int:
 def _find_inputs(patterns: Sequence[str]) -> list[Path]:
     found: set[Path] = set()
     for pattern in patterns:
-        # A name may hold brackets that are no glob.
+        # Brackets in the name of an existing file are not a glob.
         matches = [pattern] if Path(pattern).exists() else glob.glob(pattern, recursive=True)  # noqa: PTH207
         if Path(pattern).is_dir():
             raise UserError(

@@ -14,7 +14,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 _PATIENCE = timedelta(hours=2)
-"""For a process that works alone, as when the main one tokenises all rows; GPUs wait 10 minutes."""
+"""Timeout of barriers, for long work in one process such as tokenising; NCCL's is 10 minutes."""
 
 
 def _is_launcher(process: int) -> bool:
@@ -25,7 +25,7 @@ def _is_launcher(process: int) -> bool:
     return any(name in command for name in (b"torchrun", b"torch.distributed", b"accelerate"))
 
 
-# While it is imported, since all that follows takes long enough for a launcher to die in.
+# Read on import: the launcher may die during the slow imports that follow.
 _PARENT = os.getppid()
 _IS_LAUNCHED = _is_launcher(_PARENT)
 
@@ -53,7 +53,7 @@ def has_launcher() -> bool:
 def is_orphan() -> bool:
     """Return whether the launcher that started this process is gone (R9).
 
-    A shell does not count: what it leaves running in the background is meant to go on.
+    A shell does not count: its background jobs are meant to outlive it.
     """
     return _IS_LAUNCHED and os.getppid() != _PARENT
 

@@ -47,7 +47,7 @@ _EXTENDS = {
 
 
 def main(arguments: list[str]) -> int:
-    """Run the verb."""
+    """Print the schema of one kind of file, or all of them as one JSON object; return 0."""
     parser = argparse.ArgumentParser(prog="llmft schema", description=__doc__, allow_abbrev=False)
     parser.add_argument(
         "kind",

@@ -29,7 +29,7 @@ logger = logging.getLogger("llmft.train")  # also when run as `-m llmft.train`
 
 
 def main(arguments: list[str]) -> int:
-    """Run the verb."""
+    """Train the recipe with its `--set` overrides; return exit status 0 (errors are raised)."""
     parser = argparse.ArgumentParser(prog="llmft train", description=__doc__, allow_abbrev=False)
     parser.add_argument("recipe", type=Path, help="recipe file (YAML)")
     parser.add_argument("--set", action="append", metavar="KEY=VALUE", help="override a value")
@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> int:
 
 
 def train(recipe: Recipe, *, resume: str = "auto") -> Path:
-    """Train what a recipe describes, unless its folder already holds that run finished.
+    """Train the variant of a recipe, unless its folder contains the same run, finished already.
 
     Args:
         recipe: The recipe.
@@ -61,9 +61,9 @@ def train(recipe: Recipe, *, resume: str = "auto") -> Path:
     """
     config, folder = recipe.config, Path(recipe.config.output_dir)
     if resume not in ("auto", "never") and not Path(resume).is_dir():
-        raise UserError(f"--resume: {resume!r} is not auto, not never, and no checkpoint's folder")
-    # Only here and below, since torch and transformers take seconds: what is wrong with a recipe
-    # is said before.
+        raise UserError(f"--resume: found {resume!r}, expected auto, never, or a checkpoint folder")
+    # Imported late, since torch and transformers take seconds: errors in the recipe are reported
+    # before that.
     import torch
 
     from llmft.data.encoding import refuse_budget
@@ -135,7 +135,7 @@ def train(recipe: Recipe, *, resume: str = "auto") -> Path:
 
 
 def _refuse_absent_packages(config: RecipeConfig) -> None:
-    """Stop if a package is not installed that only some recipes need."""
+    """Raise if an optional package that this recipe needs is not installed."""
     from llmft.training.launch import refuse_absent_trackers
 
     if config.base.tuning == "qlora":
@@ -152,11 +152,11 @@ def _halve_micro_batches(
 
     Args:
         run: The run that ran out of memory.
-        shape: The largest micro-batch, which a GPU's memory did not hold.
+        shape: The largest micro-batch, which did not fit into the memory of a GPU.
         launch: How the processes share the work.
 
     Raises:
-        UserError: If that cannot be done here and now: with what to change.
+        UserError: If micro-batches cannot be halved now, with what to change.
     """
     import torch
 
@@ -164,7 +164,7 @@ def _halve_micro_batches(
 
     config, folder = run.recipe, Path(run.recipe.output_dir)
     rows = "1 row" if shape.num_rows == 1 else f"{shape.num_rows} rows"
-    found = f"a GPU's memory does not suffice for {rows} of up to {shape.longest} tokens at once"
+    found = f"out of GPU memory for a micro-batch of {rows} of up to {shape.longest} tokens"
     smaller = "set train.gradient_checkpointing: true, or lower tokens.max_length"
     if shape.num_rows == 1:
         raise UserError(f"{found}; {smaller}")
@@ -176,8 +176,8 @@ def _halve_micro_batches(
     changed = record_num_splits(folder, run, 2 * run.num_splits)
     if launch.world_size > 1:  # the other processes wait for this one's part of the step
         raise UserError(
-            f"train.auto_batch_size: {found}; run the same command again, it continues with half "
-            "of them and twice the accumulation (`torchrun --max-restarts 3` does so by itself)"
+            f"train.auto_batch_size: {found}; run the same command again; it continues with half "
+            "of the rows and twice the accumulation (`torchrun --max-restarts 3` does so by itself)"
         )
     logger.info("warning: %s; continuing with half of them and twice the accumulation", found)
     gc.collect()

@@ -102,7 +102,7 @@ def test_a_base_that_can_be_nothing_is_an_error_even_without_data(
 def test_trackers_and_weights_are_looked_at_before_training(recipe: Path, capsys) -> None:
     for override, complaint in {
         "train.report_to=[mlflow]": "pip install 'llmft[mlflow]'",
-        "head.loss={row_weights: title}": "expected a number from 0 on",
+        "head.loss={row_weights: title}": "expected a number of at least 0",
     }.items():
         override_task = ["--set", override]
         capsys.readouterr()

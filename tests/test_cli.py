@@ -36,7 +36,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_an_unknown_verb_is_status_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["trian"]) == 2
-    assert "unknown verb 'trian'" in capsys.readouterr().err
+    assert "unknown command 'trian'" in capsys.readouterr().err
 
 
 def test_no_verb_prints_the_help_and_is_status_2(capsys: pytest.CaptureFixture[str]) -> None:

@@ -121,7 +121,7 @@ def test_files_and_links_of_a_page_are_there(page: Path) -> None:
 
 def test_the_readme_shows_the_tree_as_it_is() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    block = text.partition("## What lies where")[2].partition("\n\n")[2].partition("\n\n")[0]
+    block = text.partition("## Repository layout")[2].partition("\n\n")[2].partition("\n\n")[0]
     place: list[str] = []
     shown = []
     for line in block.splitlines():

@@ -113,5 +113,5 @@ def test_an_encoder_says_why_it_repeats_the_prompt(
     recipe = write_recipe(tiny_bert, prompt=PROMPT)
     with caplog.at_level(logging.INFO, logger="llmft"):
         run_dir = run(recipe, "encoder")
-    assert "the prompt is computed in every row: a bert base is none of" in caplog.text
+    assert "the prompt is computed in every row: a bert base is not one of" in caplog.text
     assert read_json(run_dir / "training_metadata.json")["prompt_shared"] is False

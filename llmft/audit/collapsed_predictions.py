@@ -1,4 +1,4 @@
-"""Collapsed predictions, and models that no baseline loses to (D1, D9)."""
+"""Collapsed predictions, and variants that do not beat the baselines (D1, D9)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,7 +24,7 @@ def check_variation(
     Args:
         variant: Name of the variant.
         labels: Scores float [N, D], classes int [N], or labels bool [N, L].
-        outputs_by_seed: Seed -> outputs [N, C] of the run with it.
+        outputs_by_seed: Seed -> outputs [N, C] of the run with that seed.
     """
     constant = {s: why for s, o in outputs_by_seed.items() if (why := _find_constant(labels, o))}
     if not constant:

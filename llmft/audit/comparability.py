@@ -26,7 +26,7 @@ _MUST_AGREE = (
 """Keys that no treatment may name: checkpoint selection, truncation and batch size."""
 _NOT_COMPARED = (
     "name", "task", "output_dir", "train.seed",
-    # These can only stop a training, they do not change it.
+    # These can only refuse a training, they do not change its result.
     "tokens.min_article", "tokens.waive", "train.world_size",
 )  # fmt: skip
 _NOTED = (
@@ -47,7 +47,7 @@ _ENVIRONMENT = ("device", "packages", "python", "platform", "num_threads", "git_
 
 
 def check_data(runs: Sequence[RunFacts], *, fingerprint: str) -> list[Finding]:
-    """Find variants that were trained on other prepared data than the test rows are from."""
+    """Find variants that were not trained on the prepared data of the test rows."""
     others = [r for r in runs if r.record.data_fingerprint != fingerprint]
     if not others:
         return [
@@ -116,9 +116,9 @@ def check_treatment(
 
 
 def check_seeds(runs: Sequence[RunFacts]) -> list[Finding]:
-    """Find runs of one variant, which are averaged, that differ in more than the seed.
+    """Find runs of one variant that differ in more than the seed, since runs are averaged.
 
-    A copy of a run, or one with the same seed, is no replicate.
+    A copy of a run, or a run with the same seed, is not a replicate.
     """
     findings = []
     by_variant: defaultdict[str, list[RunFacts]] = defaultdict(list)
@@ -131,7 +131,7 @@ def check_seeds(runs: Sequence[RunFacts]) -> list[Finding]:
             seed = run.record.recipe.train.seed
             first = first_by_seed.setdefault(seed, run.path)
             if first != run.path:
-                message = f"{run.path} has the same seed {seed} as {first}, so it is no replicate"
+                message = f"{run.path} has the same seed {seed} as {first}: it is not a replicate"
                 findings.append(
                     Finding(
                         check="seed_replicates",
@@ -197,7 +197,7 @@ def _list_differing(one: dict[str, object], other: dict[str, object]) -> list[st
 
 
 def _describe(key: str, found: dict[str, object], expected: dict[str, object]) -> str:
-    """Return a key with both values, where these are short."""
+    """Return a key with both values; of dictionaries only the keys that differ."""
     here, there = found.get(key), expected.get(key)
     if isinstance(here, dict) and isinstance(there, dict):
         changed = [k for k in sorted({*here, *there}) if here.get(k) != there.get(k)]

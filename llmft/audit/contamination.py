@@ -25,7 +25,7 @@ _FEWEST_QUOTED = 5
 
 
 class KnownRows(NamedTuple):
-    """Positions of the evaluated rows that are among the training rows too."""
+    """Positions of the evaluated rows that the model was trained or selected on."""
 
     equal: list[int]
     """Identical text."""
@@ -34,7 +34,7 @@ class KnownRows(NamedTuple):
 
     @property
     def positions(self) -> list[int]:
-        """All of them, in order."""
+        """Positions of identical rows and near-duplicates, sorted."""
         return sorted([*self.equal, *self.near])
 
 
@@ -77,7 +77,7 @@ def check_overlap(known: KnownRows, *, num_rows: int) -> list[Finding]:
         num_rows: Number of evaluated rows.
     """
     if not known.positions:
-        message = "no evaluated text, and no near-duplicate of one, was trained or selected on"
+        message = "no evaluated text is in train or val, and no near-duplicate of one is"
         return [Finding(check="contamination", status="ok", variants=[], message=message)]
     few = not known.equal and len(known.positions) <= MAX_KNOWN * num_rows
     ending = "they are excluded"
@@ -95,7 +95,7 @@ def check_overlap(known: KnownRows, *, num_rows: int) -> list[Finding]:
 
 
 def check_groups(rows: Sequence[Row], known_rows: Sequence[Row]) -> list[Finding]:
-    """Find groups, such as the act that passages quote, that were trained or selected on (D6)."""
+    """Find groups of evaluated rows, such as one tax act, among the training or val rows (D6)."""
     shared = _list_groups(rows) & _list_groups(known_rows)
     if not shared:
         return []
@@ -144,12 +144,12 @@ def check_prompt(variants: list[str], texts: Sequence[str], prompt: str) -> list
 def check_initial_weights(
     run: RunFacts, rows: Sequence[Row], *, data: PreparedData
 ) -> Contamination:
-    """Look for the rows in the training of the runs that gave the initial weights (`init_from`).
+    """Look for the rows in the training data of the runs that `init_from` leads to.
 
     Args:
         run: The run.
         rows: Rows to evaluate.
-        data: The prepared data of the run; an earlier run on the same data needs no second look.
+        data: The prepared data of the run; an earlier run on the same data is not searched again.
     """
     check: Check = "initial_weights"
     variant, record, names = run.variant, run.record, [run.path]
@@ -199,7 +199,7 @@ def check_initial_weights(
 def check_contamination(
     runs: Sequence[RunFacts], rows: Sequence[Row], *, data: PreparedData
 ) -> Contamination:
-    """Look for the rows in all that the runs were trained on: data, prompts, earlier runs.
+    """Look for the rows in everything that the runs learned from: data, prompts, earlier runs.
 
     Args:
         runs: The runs, with their folders.
@@ -269,7 +269,7 @@ def _find_known(rows: Sequence[Row], others: Sequence[Row], *, threshold: float)
 
 
 def _read_training_rows(record: RunRecord, data: PreparedData) -> list[Row]:
-    """Return train and val of another run; none if it has the same data, checked already."""
+    """Return the train and val rows of a run; none if it has the same data, checked already."""
     if record.data_fingerprint == data.fingerprint:
         return []
     other = open_prepared(record.task)

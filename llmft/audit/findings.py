@@ -9,7 +9,7 @@ from llmft.results.run import RunRecord
 
 
 class RunFacts(NamedTuple):
-    """What the audit needs of a run."""
+    """The parts of a run that the audit reads."""
 
     variant: str
     path: str

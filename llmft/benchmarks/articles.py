@@ -47,7 +47,7 @@ _MAX_POSITIONS = 16_384
 
 
 def make_small_qwen2_config() -> Qwen2Config:
-    """Return its configuration, for MiniLM's vocabulary."""
+    """Return the configuration of a six-layer Qwen2 with MiniLM's vocabulary."""
     return Qwen2Config(
         vocab_size=30_522,
         hidden_size=384,
@@ -63,7 +63,7 @@ def make_small_qwen2_config() -> Qwen2Config:
 
 
 def build_small_qwen2(folder: Path) -> None:
-    """Write it as a Hugging Face folder, with MiniLM's tokenizer.
+    """Write a randomly initialised Qwen2 as a Hugging Face folder, with MiniLM's tokenizer.
 
     A vocabulary learned from real text gives inputs of real lengths.
 
@@ -82,11 +82,11 @@ LABELS = LabelSpace("regression", [f"score{i}" for i in range(8)])
 
 
 class Course(NamedTuple):
-    """Base, rows and settings of a training that all ways run."""
+    """Base, rows and settings of the training that all implementations run."""
 
     base: BaseConfig
     rows: list[EncodedRow]
-    """A multiple of the batch size, so that all ways make the same number of optimizer steps."""
+    """A multiple of the batch size, so that all implementations take equally many steps."""
     targets_ND: Tensor
     batch_size: int
     max_length: int
@@ -101,7 +101,7 @@ class Course(NamedTuple):
 
 
 PHASES = ("forward", "loss_and_backward", "optimizer", "else")
-"""Of an optimizer step: gradient clipping counts as backward; else is batches and loops."""
+"""Phases of an optimizer step: clipping counts as backward; else is data loading and the loop."""
 
 
 class StepClock:
@@ -118,7 +118,7 @@ class StepClock:
         return sum(self.seconds_by_phase.values())
 
     def note(self, phase: str) -> None:
-        """Note the end of a phase; the first call starts the clock."""
+        """Add the time since the last call to a phase; the first call starts the clock."""
         now = read_clock()
         if self._last is not None:
             self.seconds_by_phase[phase] += now - self._last
@@ -151,7 +151,7 @@ def watch_steps(model: nn.Module) -> Iterator[StepClock]:
 def train_ours(
     course: Course, precision: Precision, clocks: list[StepClock] | None = None
 ) -> float:
-    """Train as `llmft train` does; return the seconds, and add the clock to those given."""
+    """Train as `llmft train` does; return the seconds, and append the clock to `clocks`."""
     model, pad_token_id = load_ours(course)
     if precision == "bfloat16":
         cast_frozen_weights(model)
@@ -345,7 +345,7 @@ def encode_rows(rows: Sequence[Row], *, fields: FieldsConfig, plan: Plan) -> lis
 
 
 def make_course(base: BaseConfig, encoded: list[EncodedRow], plan: Plan) -> Course:
-    """Return the training that all ways run, with random targets."""
+    """Return the training that all implementations run, with random targets."""
     generator = torch.Generator().manual_seed(plan.seed)
     return Course(
         base=base,

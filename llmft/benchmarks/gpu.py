@@ -123,7 +123,7 @@ def build_base(config: Qwen2Config, folder: Path, *, seed: int) -> None:
 
 
 def measure_trial(folder: str, trial: Trial) -> Figures:
-    """Measure one way to train a base in a folder, on the GPU or else the CPU."""
+    """Measure the training of a base in a folder, on the GPU if there is one."""
     device, base = choose_device(), BaseConfig(model=folder, tuning=trial.tuning)
     step = Step(
         trial.batch, 0, trial.precision, gradient_checkpointing=False, accumulates=False,
@@ -185,7 +185,7 @@ def _time_steps(model: Any, step: Step, trial: Trial, device: torch.device) -> _
     model.train()
     if trial.precision == "bfloat16":
         cast_frozen_weights(model)
-    if trial.tuning != "qlora":  # weights in 4 bit are where they were loaded to
+    if trial.tuning != "qlora":  # 4-bit weights are on the device already
         model.to(device)
     if step.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})

@@ -7,7 +7,7 @@ Figures = dict[str, str | int | float | None]
 
 
 class Plan(NamedTuple):
-    """Settings of a measurement."""
+    """Batch size, length, rounds and seed of a benchmark."""
 
     batch_size: int = 16
     max_length: int = 512

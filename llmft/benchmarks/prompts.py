@@ -290,7 +290,7 @@ GROWING: dict[str, list[Shape]] = {
         Shape(_PROMPT_TOKENS, _ARTICLE_TOKENS, num_rows) for num_rows in (1, 2, 4, 8, 16, 32)
     ],
 }
-"""What grows -> sizes of a batch."""
+"""Quantity that grows -> batch shapes to measure."""
 
 
 def measure_growth(*, num_rounds: int, seed: int) -> list[Figures]:
@@ -301,8 +301,8 @@ def measure_growth(*, num_rounds: int, seed: int) -> list[Figures]:
         seed: Seed of tokens and weights.
 
     Returns:
-        One object per size, with the median seconds of both ways, and those expected from the
-        FLOPs at one rate, the median over all measurements.
+        One object per size, with the median seconds of the shared and the unshared forward, and the
+        seconds expected from the FLOPs at one rate, the median over all measurements.
 
     Raises:
         UserError: If MiniLM, whose tokenizer is used, is not installed, or a library is of an

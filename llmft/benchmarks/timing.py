@@ -1,4 +1,4 @@
-"""How benchmarks measure: ways in turns, seconds of each, and the FLOPs that bound them."""
+"""Timing of implementations in alternating order, and the FLOPs that bound their speed."""
 
 import gc
 import re
@@ -12,27 +12,27 @@ from torch import nn
 from tqdm.auto import tqdm
 
 Way = Callable[[], float]
-"""Does the work once and returns the seconds."""
+"""One implementation: does the work once and returns the seconds."""
 
 
 class WayTimes(NamedTuple):
-    """Seconds of every way in every round."""
+    """Seconds of every implementation in every round."""
 
     seconds: dict[str, list[float]]
-    """Way -> its seconds, one per round."""
+    """Implementation -> its seconds, one per round."""
 
     def take_median(self, way: str) -> float:
-        """Return the median seconds of a way."""
+        """Return the median seconds of an implementation."""
         return statistics.median(self.seconds[way])
 
     def compare(self, way: str, *, to: str) -> float:
-        """Return how many times faster a way is than another: the median over the rounds."""
+        """Return the speed-up of one implementation over another: the median over the rounds."""
         pairs = zip(self.seconds[to], self.seconds[way], strict=True)
         return statistics.median(other / own for other, own in pairs)
 
 
 def measure_ways(ways: Mapping[str, Way], *, num_rounds: int) -> WayTimes:
-    """Run every way once per round, in alternating order, after a round that warms up.
+    """Run every implementation once per round, in alternating order, after a warm-up round.
 
     Args:
         ways: Name -> way.
@@ -53,7 +53,7 @@ def measure_ways(ways: Mapping[str, Way], *, num_rounds: int) -> WayTimes:
 
 
 def time_call(work: Callable[[], object]) -> Way:
-    """Return a way that takes the wall time of a call, until the GPU is done."""
+    """Return a function that times a call, in wall seconds, until the GPU is done."""
 
     def measure() -> float:
         started = read_clock()
@@ -81,7 +81,7 @@ class MatrixProducts:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        """Make the matrices.
+        """Draw random matrices of the shapes of the layers.
 
         Args:
             shapes: Inputs and outputs of every layer, as `FlopRates.shapes` gives them.

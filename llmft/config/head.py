@@ -25,7 +25,7 @@ LOSSES: dict[Head, tuple[str, ...]] = {
 
 
 class LossConfig(ConfigSection):
-    """What is minimised."""
+    """The loss function and its weights."""
 
     name: Literal["mse", "mae", "huber", "cross_entropy", "focal", "bce"] | None = None
     """regression: mse, mae, huber (in standard deviations of each dimension, quadratic below 1);
@@ -36,12 +36,12 @@ class LossConfig(ConfigSection):
     """Weight of each class in the loss, in the order of the classes, for multiclass, scaled to a
     mean of 1 over the rows; balanced = in inverse proportion to its rows."""
     positive_weights: Literal["balanced"] | list[Annotated[float, Field(gt=0)]] | None = None
-    """Weight of the rows to which a label applies, per label, for bce; balanced = rows without it
-    by rows with it."""
+    """`pos_weight` of each label, for bce; balanced = number of negative rows divided by that of
+    positive rows."""
     label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Fraction of the target that is spread over all classes, for cross_entropy."""
     gamma: float = Field(default=2.0, ge=0)
-    """How strongly focal weighs the rows that are still wrong (Lin et al. 2017)."""
+    """Focusing parameter of focal: how much less well-classified rows weigh (Lin et al. 2017)."""
     row_weights: str | None = None
     """Field with a weight per row, to be named in `fields.keep` of the task; scaled to a mean of 1
     over train."""
@@ -72,7 +72,7 @@ class HeadConfig(ConfigSection):
     type: Head
     """One number per dimension, one of two classes, one class, or any number of labels."""
     loss: LossConfig = LossConfig()
-    """What is minimised."""
+    """The loss function and its weights."""
 
     @model_validator(mode="after")
     def _check_loss(self) -> Self:

@@ -22,7 +22,7 @@ _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
 class Origin(NamedTuple):
-    """Where a value was written."""
+    """File and line in which a value was set."""
 
     file: str
     """A path, or `--set`."""
@@ -34,7 +34,7 @@ class Origin(NamedTuple):
 
 
 class LocatedValues(NamedTuple):
-    """Plain YAML data, and where each key of it was written."""
+    """Plain YAML data, and the origin of each key."""
 
     data: dict[str, Any]
     origins: dict[KeyPath, Origin]
@@ -164,7 +164,7 @@ def _locate(text: str, file: str) -> LocatedValues:
 
 
 def _walk(node: yaml.Node, path: KeyPath, origins: dict[KeyPath, Origin], file: str) -> None:
-    if len(origins) > _MAX_VALUES:  # aliases of aliases grow without end
+    if len(origins) > _MAX_VALUES:  # aliases of aliases grow exponentially
         raise UserError(f"{file}: holds more than {_MAX_VALUES:,} values; look at its aliases")
     if isinstance(node, yaml.ScalarNode) and _NO_TEXT.search(node.value):
         line = node.start_mark.line + 1
@@ -209,7 +209,7 @@ class ConfigSection(BaseModel):
 
     @model_validator(mode="after")
     def _refuse_missing(self, info: ValidationInfo) -> Self:
-        """Refuse today's defaults for keys that an older results file lacks."""
+        """Raise if a results file lacks a key, rather than fill in today's default."""
         if info.context is READING_RESULT:
             refuse_values(
                 ((field.alias or name,), MISSING)
@@ -299,7 +299,7 @@ def validate(values: LocatedValues, *, schema: type[ConfigSectionT]) -> ConfigSe
 
 
 def refuse_values(faults: Iterable[tuple[KeyPath, str]]) -> None:
-    """Stop a validator with faults of nested values, each reported at its own line.
+    """Raise the faults of nested values in a validator, each reported at its own line.
 
     Args:
         faults: Keys from the validated section down to the value, and what is wrong with it.
@@ -419,7 +419,7 @@ def describe_fault(
 
 
 def _refuse_word(found: Any, expected: str) -> str:
-    """Return the message for a word that is none of those expected, which pydantic quotes."""
+    """Return the message for a value that is not among the expected ones that pydantic lists."""
     words = expected.replace("'", "").replace(" or ", ", ").split(", ")
     hint = suggest(str(found), allowed=words)
     return f"found {_show(found)}, allowed: {', '.join(words)}{hint and '.' + hint}"

@@ -18,7 +18,7 @@ from llmft.config.metrics import MetricName, list_metrics
 from llmft.config.task import ClassConfig, ScoresConfig, TaskConfig, check_name, load_task
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-"""What every random generator takes."""
+"""A seed that Python, NumPy and PyTorch accept."""
 Precision = Literal["float32", "bfloat16"]
 """Dtype of the matrix products; head and loss stay in float32."""
 BUILTIN_BASES = ("builtin:minilm", "builtin:tiny-qwen2")

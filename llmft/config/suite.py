@@ -111,7 +111,7 @@ HIGHER_IS_BETTER = {
 """Gate -> its direction: those named here, and one for each metric.
 
 `dimensions` is the mae of each dimension; `class_f1` and `class_recall` are of the worst class
-or label. The gaps are by how much the leading metric is worse on test than on validation, and on
+or label. The gaps are how much worse the leading metric is on test than on validation, and on
 validation than on train. `convergence` is the fraction by which the last epoch still improved the
 validation metric. `p95_ms` is the 95th percentile of the latency of single articles, in
 milliseconds. `edge_cases` is the fraction of edge cases passed; one that must pass and does not
@@ -182,7 +182,7 @@ def refuse_loose_gates(gates: dict[str, GateConfig | None]) -> None:
 
 
 def list_gates(labels: LabelsConfig) -> list[str]:
-    """Return the gates that have a meaning for labels."""
+    """Return the gates that are defined for a type of labels."""
     metrics = list_metrics(labels.type, labels)
     own = [name for name in HIGHER_IS_BETTER if name not in METRICS]
     return [n for n in own if labels.type in _LABEL_TYPES.get(n, [labels.type])] + metrics
@@ -322,7 +322,7 @@ class SuiteConfig(ConfigSection):
     variants: dict[Annotated[str, AfterValidator(_check_variant)], VariantConfig] = Field(
         min_length=2
     )
-    """Name -> run folder, list of run folders (one a seed), or {recipe, seeds}."""
+    """Name -> run folder, list of run folders (one per seed), or {recipe, seeds}."""
     reference: str
     """The variant that the challengers have to beat."""
     metric: MetricName

@@ -204,7 +204,7 @@ PREPARED_NAMES = {
     "labels": "the labels",
     "group": "the group",
 }
-"""Field of a prepared row -> what it holds, whatever the sources call it."""
+"""Reserved field of a prepared row -> its content, for error messages."""
 
 
 class FieldsConfig(ConfigSection):
@@ -224,7 +224,7 @@ class FieldsConfig(ConfigSection):
     """Field that the model reads as a second segment after the article, as in [CLS] article
     [SEP] pair [SEP]; after a blank line if the base has no segments."""
     group: str | None = None
-    """Field whose rows must stay in one split, such as the act that passages are quoted from."""
+    """Field; rows with the same value stay in one split, such as the passages on one tax act."""
     keep: list[str] = Field(default=[])
     """Further fields to keep in prepared rows, for prompts, slices and reports."""
 
@@ -403,7 +403,7 @@ def check_name(name: str) -> str:
     """Return a name that can be part of a file name.
 
     Raises:
-        ValueError: If it holds anything but letters, digits, `.`, `_` and `-`.
+        ValueError: If it contains anything but letters, digits, `.`, `_` and `-`.
     """
     if not name or not all(c.isalnum() or c in "._-" for c in name):
         raise ValueError(f"found {name!r}, allowed: letters, digits, '.', '_' and '-'")

@@ -36,7 +36,7 @@ class Example(NamedTuple):
 
 
 class Examples(Dataset[Example]):
-    """Training rows by position."""
+    """Map-style dataset of encoded rows with their targets, ids and row weights."""
 
     def __init__(
         self,
@@ -130,7 +130,7 @@ class BatchPlan:
             num_shared: Number of these tokens that all rows have in common. They count towards the
                 limits only, so a shared prompt gives the same batches as a repeated one.
             world_size: Number of devices.
-            num_splits: Number of smaller ones that a micro-batch is split into to save memory.
+            num_splits: Number of parts that each micro-batch is split into, to save memory.
 
         Raises:
             UserError: If a row is longer than `max_tokens_per_batch`.
@@ -214,7 +214,7 @@ def sort_into_batches(
 def _cut_batches(
     lengths_N: NDArray[np.int64], limits: BatchLimits, *, num_micro: int, shortest: float = 0.0
 ) -> list[int]:
-    """Return the start of each batch of so many micro-batches, among rows sorted by length.
+    """Return the start of each batch of `num_micro` micro-batches, in rows sorted by length.
 
     Unless it is small, a batch ends before rows shorter than the fraction `shortest` of its
     longest row.
@@ -237,10 +237,10 @@ def _cut_batches(
 
 
 class Collator:
-    """Makes a micro-batch of examples."""
+    """Pads examples to a micro-batch: the `data_collator` of the trainer."""
 
     def __init__(self, *, pad_token_id: int, targets: Tensor) -> None:
-        """Take what is common to all batches.
+        """Store the padding token, and the shape and dtype of the targets.
 
         Args:
             pad_token_id: Fills rows up to the longest.

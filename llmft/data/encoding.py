@@ -54,7 +54,7 @@ class EncodedRow(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Neighbouring tokens of one kind."""
+    """Consecutive tokens of one kind."""
 
     kind: Literal["special", "prompt", "article", "cut", "pair", "tail"]
     """`cut` tokens are those that truncation removes."""
@@ -89,7 +89,7 @@ class Encoder:
         tokens: TokensConfig,
         has_segments: bool = False,
     ) -> None:
-        """Tokenise what all rows have in common.
+        """Tokenise the prompt and the tail once, since they are the same in every row.
 
         Args:
             tokenizer: Tokenizer of the base.
@@ -110,7 +110,7 @@ class Encoder:
             frame = frame._replace(between=self._tokenize(["\n\n"])[0])
         self._frame = frame
         self._prompt_ids = self._tokenize([prompt.before])[0]
-        # The last one is left to the rows, so that none is empty.
+        # The last one counts as the row's own, so that no row is empty without the shared tokens.
         self.shared_ids = [*frame.opening, *self._prompt_ids][:-1]
         """Leading tokens of every input."""
         self._tail_ids = self._tokenize([prompt.after])[0]
@@ -257,7 +257,7 @@ def _find(wanted: list[int], ids: list[int]) -> int | None:
 
 
 ENOUGH_KEPT = 0.99
-"""Fraction of the article tokens from which on truncated rows are no warning."""
+"""Truncation that keeps at least this fraction of all article tokens is not a warning."""
 _MAX_BETWEEN_TOKENS = 64  # enough for labels such as "Title:" and "Published:"
 
 

@@ -1,4 +1,4 @@
-"""Parse the labels of a row, or return the reason why they cannot be; nothing is imputed."""
+"""Parse the labels of a row, or raise why they cannot be used; nothing is imputed."""
 
 import contextlib
 import json
@@ -38,7 +38,7 @@ def parse_scores(values: Row, config: ScoresConfig) -> dict[str, float]:
     """Return {dimension: score} from any of the three formats of `labels.from`.
 
     Raises:
-        RowFaultError: If a score is missing, no number, or out of range.
+        RowFaultError: If a score is missing, not a number, or out of range.
     """
     found = values if config.from_ is None else _get_label(values, config.from_)
     if isinstance(found, str):
@@ -115,7 +115,7 @@ def assign_tiers(overall_N: Floats, config: ScoresConfig) -> NDArray[np.int64]:
 
 
 def _find_marked(values: Row, fields: list[str], *, otherwise: str | None) -> str:
-    """Return the one field that holds 1."""
+    """Return the only field that is 1; `otherwise` if there is none."""
     marked = [field for field in fields if _parse_mark(values, field)]
     if len(marked) > 1:
         raise RowFaultError(f"several classes: {' and '.join(marked)} are 1")

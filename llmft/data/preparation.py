@@ -52,7 +52,7 @@ def make_manifest(
     warnings: list[str],
     folder: Path,
 ) -> Manifest:
-    """Describe splits that are on disk.
+    """Return the manifest of splits that are on disk already.
 
     Args:
         task: The task.
@@ -173,9 +173,9 @@ class _Rows(NamedTuple):
 
     accepted: list[UsableRow]
     clusters: list[int]
-    """Near-duplicates have the same number."""
+    """Id of each row's cluster of near-duplicates."""
     units: list[int]
-    """Near-duplicates and groups, which have to be in one split, have the same number."""
+    """Id of each row's unit: rows that must stay in one split, as near-duplicates or as a group."""
 
     def drop(self, positions: set[int] | dict[int, Any]) -> "_Rows":
         """Return the rows without those at these positions."""
@@ -373,7 +373,7 @@ def _balance(by_split: Splits, task: TaskConfig, rejected: list[Rejection]) -> i
 
 
 def _put_in_place(staged: Path, output: Path) -> None:
-    """Replace older files; meanwhile there is no manifest, so no half-written prepared data."""
+    """Replace older files; without its manifest, half-written data does not count as prepared."""
     place = output
     try:
         (output / "manifest.json").unlink(missing_ok=True)

@@ -32,7 +32,7 @@ class PreparedData(NamedTuple):
         return self.manifest.label_names
 
     def refuse_metric(self, metric: str, *, key: str) -> None:
-        """Refuse a metric that is not defined for these labels, such as the top 3 of 3 classes.
+        """Raise if a metric is not defined for these labels, such as top_3_accuracy for 3 classes.
 
         Raises:
             UserError: With the metrics that are defined.

@@ -79,7 +79,7 @@ def split_prompt(text: str, *, fields: FieldsConfig) -> Prompt:
 
 
 def list_placeholders(fields: FieldsConfig) -> list[str]:
-    """Return the names that a prompt may hold in braces."""
+    """Return the names that are placeholders when a prompt has them in braces."""
     named = ["text", *fields.text, *fields.keep, fields.id, fields.group]
     return list(dict.fromkeys(name for name in named if name is not None))
 
@@ -91,7 +91,7 @@ def find_strange_placeholders(text: str, *, fields: FieldsConfig) -> list[str]:
 
 
 def fill_prompt(prompt: Prompt, row: Row, *, fields: FieldsConfig) -> RowText:
-    """Put a row's fields into the article part of a prompt.
+    """Fill the placeholders of a prompt with the fields of a row.
 
     Raises:
         RowFaultError: If the row lacks a field that the prompt names, or has no text.

@@ -47,7 +47,7 @@ def read_date(value: Any, *, name: str) -> tuple[str, float]:
             continue
     raise RowFaultError(
         f"not a date: {name} holds {text[:80]!r}; a date begins with the year (2024-01-31), or is "
-        "written as in mails (31 Jan 2024)"
+        "written as in e-mail headers (31 Jan 2024)"
     )
 
 

@@ -54,10 +54,10 @@ def check_encoding(path: Path, encoding: str) -> str:
             f"`encoding: {likely}` for this source, or convert it with "
             f"`iconv -f {likely} -t utf-8`"
         )
-    # Any bytes pass for Latin-1, but text in it hardly ever happens to be valid UTF-8.
+    # Any bytes decode as Latin-1, but text in Latin-1 is hardly ever valid UTF-8 by chance.
     if wanted != "utf-8" and len("é".encode(wanted, "replace")) == 1 and _holds_utf8(path):
         raise UserError(
-            f"{path}: all its letters beyond ASCII are valid UTF-8, so it is hardly {encoding}; "
+            f"{path}: its non-ASCII bytes are valid UTF-8, so it is probably not {encoding}; "
             "set `encoding: utf-8` for this source"
         )
     return "utf-8-sig" if wanted == "utf-8" else wanted
@@ -76,7 +76,7 @@ def guess_encoding(path: Path) -> str:
     # One broken byte does not make a long UTF-8 file Latin-1; there, hardly a letter is valid.
     if 2 * text.count("\ufffd") <= num_beyond_ascii:
         return "utf-8"
-    # Between 0x80 and 0x9f Windows has quotes and dashes, Latin-1 control characters.
+    # 0x80 to 0x9f are quotes and dashes in Windows-1252, but control characters in Latin-1.
     if any(0x80 <= byte <= 0x9F for byte in data):
         with contextlib.suppress(UnicodeDecodeError):
             data.decode("cp1252")
@@ -113,7 +113,7 @@ def _holds_utf8(path: Path) -> bool:
 
 HUB = "hf://"
 _BATCH = 1_000
-_BUFFER_BYTES = 1 << 20  # without it a row group is in memory, which may be the complete file
+_BUFFER_BYTES = 1 << 20  # else a row group, maybe the complete file, is in memory
 Skips = Callable[[int], bool]
 """Position of a row, counted from 0 -> whether the row may be skipped."""
 
@@ -206,7 +206,7 @@ def _load_splits(path: str, *, subset: str | None, rows: str | None) -> list[Any
     return list(loaded.values()) if isinstance(loaded, dict) else [loaded]
 
 
-csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a long article is no error
+csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # the default limit refuses long articles
 
 
 class Source(NamedTuple):
@@ -306,7 +306,7 @@ def read_rows(source: Source, *, skips: Skips = lambda position: False) -> Itera
 
 def _match_files(config: SourceConfig) -> list[str]:
     matches = sorted(glob.glob(config.path, recursive=True))  # noqa: PTH207 - absolute globs
-    if not matches:  # a name may hold brackets that are no glob
+    if not matches:  # brackets in a file name are not a glob
         matches = glob.glob(glob.escape(config.path))  # noqa: PTH207
     if not matches:
         raise UserError(

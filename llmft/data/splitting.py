@@ -158,7 +158,7 @@ def rank_given(split: Split | None) -> int:
 
 
 class Leak(NamedTuple):
-    """A row that would leak a row of a fixed split into another one."""
+    """A row that repeats, or is in a group with, a row of another, fixed split."""
 
     split: Split
     """Split of its twin."""
@@ -215,7 +215,7 @@ def list_strata(records: Sequence[Row], task: TaskConfig) -> Sequence[Any]:
 
 
 def refuse_constant_labels(records: Sequence[Row], task: TaskConfig) -> None:
-    """Refuse labels that are all the same, and classes with fewer rows than splits.
+    """Raise if all labels are the same, or a class has fewer rows than there are splits.
 
     Raises:
         UserError: Naming the classes.
@@ -252,7 +252,7 @@ def refuse_constant_labels(records: Sequence[Row], task: TaskConfig) -> None:
 
 
 def find_gaps(by_split: dict[Split, list[Row]], task: TaskConfig) -> list[str]:
-    """Return warnings about classes, labels and scores that splits lack.
+    """Return warnings about classes and labels that a split lacks, and scores that never vary.
 
     Raises:
         UserError: If a class has no row in train.

@@ -175,7 +175,7 @@ def _read(
 
 
 def _write(folder: Path, rows: Mapping[str, Sequence[Row]], encoder: Encoder) -> None:
-    """Write rows atomically; a disk that cannot be written is no error."""
+    """Write the cache atomically; if the disk cannot be written, tokens stay in memory."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".new.") as name:

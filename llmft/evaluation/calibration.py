@@ -30,9 +30,9 @@ def measure_reliability(
 ) -> Reliability:
     """Measure the calibration of the probabilities of classes or labels.
 
-    The expected calibration error is that of the probability of the last of two classes, of the
-    most probable class, or of all labels together. The Brier score is 0 to 1 for the last of two
-    classes and for labels, for several classes summed over them, 0 to 2, as scikit-learn's
+    The expected calibration error is that of the last class's probability for two classes, of the
+    most probable class's for more, and of all labels together. The Brier score is in [0, 1] for two
+    classes and for labels; for more classes it is summed over them, in [0, 2], as scikit-learn's
     `brier_score_loss` does.
 
     On few rows even calibrated probabilities have an `ece` far above 0, and bootstrap intervals of
@@ -116,7 +116,7 @@ def _describe_scores(true_N: Floats, predicted_N: Floats) -> ScoreCalibration:
 
 
 def _list_bins(values_M: Floats, edges: Floats) -> list[tuple[float, float, NDArray[np.bool_]]]:
-    """Return low, high and which values lie within, for bins with any; only the last holds high."""
+    """Return low, high and a mask of the values, per non-empty bin; only the last includes high."""
     last = len(edges) - 2
     place_M = np.clip(np.searchsorted(edges, values_M, side="right") - 1, 0, last)
     return [(edges[i], edges[i + 1], place_M == i) for i in np.unique(place_M)]

@@ -82,7 +82,7 @@ RunsByVariant = dict[str, list[SuiteRun]]
 
 
 def plan_runs(suite: Suite) -> RunsByVariant:
-    """List the runs of every variant, and report errors that would show up only after hours.
+    """List the runs of every variant; raise errors that would otherwise show up after hours.
 
     Raises:
         UserError: If the task of a recipe is another one, or two runs have the same folder.

@@ -36,14 +36,14 @@ class ScoreBounds:
 
 @dataclass(frozen=True, config=_STRICT)
 class ExpectedClass:
-    """Expectation of a case of a class task."""
+    """The class that has to be predicted."""
 
     label: str
 
 
 @dataclass(frozen=True, config=_STRICT)
 class ExpectedLabels:
-    """Labels that have to apply, and labels that must not."""
+    """Labels that have to be predicted, and labels that must not be."""
 
     labels: list[str] = field(default_factory=list)
     not_labels: list[str] = field(default_factory=list)
@@ -193,7 +193,7 @@ def _parse(data: Any, label_names: list[str], task: TaskConfig) -> EdgeCase:
 
 
 def _refuse_misspelt(data: Row, fields: FieldsConfig) -> None:
-    """Refuse a key that looks like a misspelt one; a case may have fields that the task has not."""
+    """Raise for a key that looks misspelt; a case may have fields that the task does not have."""
     lacking = [key for key in ("id", "expect", "must_pass") if key not in data]
     for key in data:
         if key not in (*list_placeholders(fields), *fields.carried, "category"):

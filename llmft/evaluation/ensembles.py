@@ -93,7 +93,7 @@ def _choose_routes(val_variants: dict[str, list[Floats]], val_labels: NDArray[An
 def find_best_variant(metric: str, values: dict[str, float | None]) -> str:
     """Return the variant with the best value of a metric; the first of equal ones.
 
-    With values on test, the choice is in favour of the variant that an ensemble has to beat.
+    If the values are from test, the choice favours the single variant over the ensembles.
     """
     best, *others = values
     for variant in others:

@@ -68,7 +68,7 @@ def estimate_parts(
 
     A class without rows has none. The interval of a recall is the exact one of a proportion of the
     class's rows, or of its clusters of rows; hits are the mean over the runs, rounded down, since
-    further seeds are no further rows.
+    more seeds do not add rows.
 
     Args:
         labels: Scores [N, D], classes [N], or labels [N, L].
@@ -236,7 +236,7 @@ class Outcome(NamedTuple):
 
     decision: Decision
     reasons: list[str]
-    """Why it is not better, the most severe first; for DEPLOY, the reason of every gate."""
+    """Why the decision is not better, most severe first; for DEPLOY, the reason of every gate."""
 
 
 def apply_gates(gates: Mapping[str, GateConfig], facts: GateFacts) -> list[GateResult]:
@@ -346,15 +346,15 @@ def _apply_dimensions(name: str, gate: GateConfig, facts: GateFacts) -> GateResu
     worst = _find_worst(found, higher=False)
     if worst is None:
         return None
-    # Less a little, since 0.7 * 10 is above 7 in floating point.
+    # Minus an epsilon, since 0.7 * 10 is above 7 in floating point.
     needed = math.ceil((gate.fraction or 1.0) * len(found) - 1e-9)
     ranked = sorted(found, key=lambda part: _bound_above(found[part]))
     num_passing = sum(_bound_above(found[part]) <= gate.deploy for part in ranked)
     deciding = found[ranked[needed - 1]]
     bound = _bound_above(deciding)
     what = (
-        f"{num_passing} of {len(found)} dimensions have an upper bound of their mae of at most "
-        f"{gate.deploy:g}, {needed} are required; the last of these is {ranked[needed - 1]} with "
+        f"in {num_passing} of {len(found)} dimensions ({needed} required) mae has an upper bound "
+        f"of at most {gate.deploy:g}; the deciding one, {ranked[needed - 1]}, has "
         f"{_show(deciding.value)}"
     )
     result = _make_result(

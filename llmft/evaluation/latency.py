@@ -74,7 +74,7 @@ def _warm_up(predictor: Predictor, rows: Sequence[Row], *, batch_size: int) -> _
     fastest = min(_time_predict(predictor, [row]) for row in rows[:_NUM_WARM_UP])
     can_batch = fastest * batch_size < _MAX_SECONDS
     some = list(itertools.islice(itertools.cycle(rows), batch_size if can_batch else 1))
-    predictor.forget_prompt()  # what is kept of it belongs to this model's memory
+    predictor.forget_prompt()  # a cached prompt counts towards this model's memory
     reset_peak_memory()
     before = measure_peak_memory()
     _time_predict(predictor, some)

@@ -96,11 +96,11 @@ def fit_class_thresholds(
     names: list[str],
     min_recall: float | None = None,
 ) -> Thresholds:
-    """Choose the threshold of each class: on its probability over that and its strongest rival's.
+    """Choose a threshold per class on p / (p + q): its probability and its strongest rival's.
 
-    Of two classes only the last one gets a threshold, on its probability. With more, rows that one
-    class gains others lose, so the thresholds are found by coordinate ascent on the mean over the
-    classes: of the F1, or of the precision once no recall can come closer to `min_recall`. On these
+    With two classes only the last one gets a threshold, on its probability. With more, a row that
+    one class gains another loses, so the thresholds are found by coordinate ascent on the macro F1,
+    or on the macro precision once no recall can come closer to `min_recall`. On these
     rows the result is never worse than without thresholds.
 
     Args:
@@ -267,7 +267,7 @@ def choose_threshold(
 def _pick(thresholds_K: Floats, goals: list[Floats]) -> float:
     """Return the threshold with the best objectives, in lexicographic order."""
     nearness_K = -np.abs(thresholds_K - LABEL_THRESHOLD)
-    # The last key counts first; equal ratios of counts may differ in their last digit.
+    # The last key is the primary one; rounding makes equal ratios of counts equal.
     order_K = np.lexsort([nearness_K, *(goal.round(12) for goal in reversed(goals))])
     return float(thresholds_K[order_K[-1]])
 
@@ -468,7 +468,7 @@ def _describe_method(method: FitMethod) -> str:
 
 
 def name_fit(fit: PostHocFit | None) -> str | None:
-    """Return what has to be equal for comparable fits: the method, and the minimum recall."""
+    """Return method and minimum recall as text, which are equal in comparable variants."""
     if fit is None:
         return None
     recall = "" if fit.min_recall is None else f" at a recall of {fit.min_recall:g}"

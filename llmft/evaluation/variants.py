@@ -85,7 +85,7 @@ class Run(NamedTuple):
     record: RunRecord
     curve: LearningCurve
     num_test_reads: int
-    """How many reports have read its test predictions; this one counts where it reads them."""
+    """Number of reports that read its test predictions, this one included if it reads them."""
     fit: PostHocFit | None
     """Its calibrators or thresholds, applied to all its predictions."""
     predictions: StoredPredictions | None = None
@@ -288,7 +288,7 @@ def measure_variant(runs: Sequence[Run], rows: Rows, *, valid: bool = True) -> V
 
 
 class Criteria(NamedTuple):
-    """What the decision on a variant depends on, apart from its metrics."""
+    """Inputs of the decision on a variant, apart from its metrics."""
 
     gates: Mapping[str, GateConfig]
     metric: str

@@ -37,7 +37,7 @@ Floats = NDArray[np.floating[Any]]
 Outputs = dict[str, list[Floats]]
 """Variant -> decision scores [N, C] of each of its runs (seeds)."""
 MIN_GROUPS = 10
-"""Fewer clusters of rows are no evidence: the sample size is their number, not that of rows."""
+"""With fewer clusters of rows nothing is decided: they, not the rows, are the sample size."""
 ERROR_RATE = 0.05
 _SAFETY_FACTOR = 1.25
 """Safety factor on error rates: bounds are at 4 instead of 5 %, and p-values of the margin are
@@ -67,12 +67,12 @@ def compare_with_reference(
     config: LabelsConfig | None = None,
     seed: int = 0,
 ) -> dict[str, Pair]:
-    """Compare every challenger with the reference on the same rows, by Holm over challengers.
+    """Compare every challenger with the reference on the same rows, with Holm's correction.
 
     Rows are resampled in pairs, so the difficulty of a row cancels out. The value of a variant is
     the mean over its runs; with several, seeds are resampled too. A bound of a gain is the more
-    cautious of BCa's and Student's t's, at 96 instead of 95 %, which it takes for a coverage of
-    95 % on skewed errors in few clusters.
+    cautious of BCa and Student's t, at 96 instead of 95 %, since skewed errors in few clusters need
+    that for a coverage of 95 %.
 
     Args:
         variants: Variant -> outputs of each of its runs; the reference and the valid challengers.
@@ -127,7 +127,7 @@ def bound_gain(estimate: Estimate, *, tail: float) -> tuple[float, float]:
 
 
 def compute_margin_p_value(estimate: Estimate, margin: float) -> float:
-    """Return the p-value of a gain that is not above the margin: `bound_gain` inverted."""
+    """Return the one-sided p-value of a gain of at most the margin, by inverting `bound_gain`."""
     p_value = find_tail(estimate, margin)
     if estimate.error > 0:
         from_margin = (margin - estimate.value) / estimate.error
@@ -144,7 +144,7 @@ def compute_equality_p_value(estimate: Estimate) -> float:
 
 
 def cover_seed_variance(p_value: float, estimate: Estimate) -> float:
-    """Return a p-value that covers other seeds too; that of the permutation is for these runs."""
+    """Return a p-value that covers other seeds too; a permutation test covers these runs only."""
     return (
         max(p_value, compute_equality_p_value(estimate)) if estimate.seed_variance > 0 else p_value
     )
@@ -250,7 +250,7 @@ def compare_parts(
 ) -> dict[str, PartGain]:
     """Compare two variants in each dimension (mae), or in each class or label (f1).
 
-    One of them is better in it only if Holm's p is below 0.05 and the difference is not a tie.
+    A variant is better in a part only if Holm's p is below 0.05 and the difference is not a tie.
 
     Args:
         labels: Scores [N, D], classes [N], or labels [N, L].

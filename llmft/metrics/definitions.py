@@ -293,8 +293,8 @@ def compute_class_parts(
 ) -> Floats:
     """Return one of `CLASS_PARTS` for every class or label, [C].
 
-    Precision needs a prediction, recall a row with the class, f1 either of them; the areas under
-    the curves need rows with it and without it.
+    Precision is NaN without a prediction of the class, recall without a row of it, f1 without
+    either; the areas under the curves are NaN without positive and negative rows.
 
     Raises:
         ValueError: If the metric is not known.

@@ -17,7 +17,7 @@ from llmft.config.recipe import BaseConfig
 from llmft.errors import UserError
 from llmft.files import hash_file, hash_text
 
-# A table of every new head and a bar per file would bury what a run has to say.
+# Tables of missing keys and progress bars of files would bury the log of a run.
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
 # bitsandbytes asks for a package that would fetch a faster kernel from the Hub (H7).
@@ -31,20 +31,20 @@ _LIMITS = {
     "bert": ("max_position_embeddings", "type_vocab_size"),
     "qwen2": ("max_position_embeddings",),
 }
-"""Type of model -> its tokenizer; and all that its `config.json` says of the inputs it takes.
+"""Model type -> tokenizer class; model type -> keys of `config.json` that limit its inputs.
 
-`AutoTokenizer` and `AutoConfig` find the same, but import torch on the way, which takes longer than
-all else that `llmft check --no-data` does.
+`AutoTokenizer` and `AutoConfig` give the same, but import torch, which takes longer than the rest
+of `llmft check --no-data`.
 """
 
 
 def was_pretrained(config: BaseConfig) -> bool:
-    """Return whether the base has seen any text."""
+    """Return whether the base was pretrained; `builtin:tiny-qwen2` has random weights."""
     return config.model != "builtin:tiny-qwen2"
 
 
 def locate_base(config: BaseConfig) -> str:
-    """Return the folder of a builtin base, or the name that the Hub knows.
+    """Return the folder of a builtin base, else the model name as it is in the recipe.
 
     Raises:
         UserError: If the builtin base's package is not installed.
@@ -67,7 +67,7 @@ def locate_base(config: BaseConfig) -> str:
 
 
 def find_base(config: BaseConfig) -> str | None:
-    """Say where the base lies on this machine; None if it would have to be downloaded.
+    """Describe where the base is on this machine; None if it would have to be downloaded.
 
     Raises:
         UserError: If the builtin base's package is not installed, or it is neither a folder nor
@@ -122,16 +122,16 @@ def load_tokenizer(config: BaseConfig) -> Any:
 
 
 class InputLimits(NamedTuple):
-    """What a base can take."""
+    """Limits of the inputs of a base."""
 
     max_positions: int | None
     """Longest input in tokens, if its configuration says so."""
     has_segments: bool
-    """Whether it tells a second segment from the first."""
+    """Whether it has token types for a second segment."""
 
 
 def read_limits(config: BaseConfig) -> InputLimits:
-    """Return what the base can take.
+    """Read the input limits of a base from its `config.json`.
 
     Raises:
         UserError: If the base is not there.
@@ -154,9 +154,9 @@ def has_segments(model_config: Any) -> bool:
 
 
 def pin_base(config: BaseConfig) -> BaseConfig:
-    """Return the base with the commit that its revision stands for now, if it is on the Hub.
+    """Return the base with its revision resolved to a commit, if it is on the Hub.
 
-    An adapter belongs to the very weights that it was trained on; `main` may move on.
+    An adapter needs exactly the weights that it was trained on, and `main` may change.
 
     Raises:
         UserError: If the base is not there, or has no safetensors weights.
@@ -181,10 +181,10 @@ def pin_base(config: BaseConfig) -> BaseConfig:
 
 
 def refuse_other_minilm(config: BaseConfig) -> None:
-    """Make sure that the package of `builtin:minilm` holds the weights that it is known for.
+    """Check the hash of the weights in the package of `builtin:minilm`.
 
     Raises:
-        UserError: If it holds others, or none.
+        UserError: If the weights are missing or different.
     """
     if config.model != "builtin:minilm":
         return
@@ -199,7 +199,7 @@ def refuse_other_minilm(config: BaseConfig) -> None:
 
 
 def hash_base(config: BaseConfig) -> str | None:
-    """Return the hash of a local base's weights; None on the Hub, where the commit says as much."""
+    """Return the hash of a local base's weights; None on the Hub: the commit identifies them."""
     folder = Path(locate_base(config))
     if not folder.is_dir():
         return None
@@ -229,7 +229,7 @@ def read_config(config: BaseConfig) -> Any:
 
 
 def _read_json(config: BaseConfig, name: str) -> dict[str, Any]:
-    """Return what a JSON file of the base holds; nothing where it cannot be read."""
+    """Return the contents of a JSON file of the base; empty if it cannot be read."""
     from transformers.utils.hub import cached_file
 
     with contextlib.suppress(OSError, ValueError):
@@ -246,9 +246,9 @@ def _is_quantised(model_config: dict[str, Any]) -> bool:
 
 @functools.cache
 def _build_tiny_qwen2(cache: Path) -> Path:
-    """Return a cached folder of the tiny Qwen2, named after all that its bytes depend on.
+    """Return a cached folder of the tiny Qwen2, named by a hash of everything it depends on.
 
-    To build it takes 0.2 s, but first torch and the class of the model have to be imported.
+    Building takes 0.2 s, but torch and the model class have to be imported first.
     """
     package = Path(__file__).parent.parent
     sources = ("models/tiny_qwen2.py", "sample/articles.py", "sample/files/recipes/prompts/*.md")
@@ -274,7 +274,7 @@ def explain_missing(config: BaseConfig, error: Exception) -> UserError:
     first_line = str(error).strip().splitlines()[0]
     return UserError(
         f"base.model: {config.model} (revision {config.revision}) cannot be loaded. Looked for a "
-        f"folder of that name, in the cache {HF_HUB_CACHE} and on the Hub: {first_line}\n  Mend "
+        f"folder of that name, in the cache {HF_HUB_CACHE} and on the Hub: {first_line}\n  Fix "
         "the name, or download it once while online with "
         f"`hf download {config.model} --revision {config.revision}`"
     )

@@ -12,7 +12,7 @@ from llmft.config.recipe import Precision as Precision
 from llmft.models.acceleration.private_apis import read_attention
 
 _MAX_CPU_TOKENS = 1_024
-"""More do not fit into a processor's cache, and are padded more (docs/benchmarks.md)."""
+"""Larger batches exceed the processor's cache and have more padding (docs/benchmarks.md)."""
 _MAX_GPU_TOKENS = 16_384
 
 
@@ -41,9 +41,9 @@ def list_precisions() -> list[Precision]:
 def choose_max_tokens(config: Any, device: "torch.device") -> int:
     """Return how many tokens to compute at once without gradients, padding counted.
 
-    They are as many as run fastest, if a quarter of the device's memory surely suffices. That is
-    computed from total and not from free memory, so that a prediction that is resumed
-    makes the same batches and writes the same bytes.
+    This is the fastest number, unless it may need more than a quarter of the device's memory. It is
+    computed from total, not free memory, so that a resumed prediction makes the same batches and
+    writes the same bytes.
 
     Args:
         config: Configuration of the base.
@@ -56,7 +56,7 @@ def choose_max_tokens(config: Any, device: "torch.device") -> int:
 
         num_bytes = torch.cuda.get_device_properties(device).total_memory
     width, num_heads = config.hidden_size, config.num_attention_heads
-    # In float32: a layer's inputs, outputs and what lies between, and what its MLP is widened to.
+    # In float32: inputs, outputs and intermediate tensors of a layer, and those of its wider MLP.
     per_token = 4 * (8 * width + 3 * getattr(config, "intermediate_size", 4 * width))
     if read_attention(config) == "eager":  # scores, weights and a copy, for every other token
         per_token += 12 * num_heads * config.max_position_embeddings

@@ -21,12 +21,12 @@ class LabelSpace(NamedTuple):
 
     @property
     def logit_names(self) -> list[str]:
-        """What the logits stand for: for a binary head the second class only."""
+        """Names of the logits; a binary head has one logit, for the second class."""
         return self.names[1:] if self.head == "binary" else self.names
 
     @property
     def problem_type(self) -> str:
-        """What transformers calls it; one logit per label goes through a sigmoid there too."""
+        """`problem_type` of transformers; binary and multilabel heads apply a sigmoid per logit."""
         match self.head:
             case "regression":
                 return "regression"
@@ -67,14 +67,14 @@ def fit_target_scale(labels_ND: Tensor, *, has_bias: bool) -> TargetScale:
 def is_far_from_zero(labels_ND: Tensor) -> bool:
     """Return whether a dimension's mean is more than 20 standard deviations away from 0.
 
-    A head without a bias, as decoders have it, needs very long to get there.
+    A head without a bias, as decoders have, would need too many optimizer steps to get there.
     """
     std_D = labels_ND.std(dim=0, correction=0)
     return bool(((labels_ND.mean(dim=0).abs() > 20 * std_D) & (std_D > 0)).any())
 
 
 def to_outputs(logits_BC: Tensor, head: Head) -> Tensor:
-    """Return what the logits mean, in float32: scores, or probabilities of classes or labels.
+    """Convert logits to float32 outputs: scores, or probabilities of classes or labels.
 
     Args:
         logits_BC: Logits, shape [B, C]; [B, 1] for a binary head.
@@ -99,7 +99,7 @@ def find_head(model: nn.Module) -> nn.Module:
     """Return the head of a sequence classification model, adapted or not.
 
     Raises:
-        UserError: If the model names its head otherwise.
+        UserError: If the head has an unknown name.
     """
     inner: Any = model
     if hasattr(inner, "get_base_model"):
@@ -140,7 +140,7 @@ def compute_head_in_float32(model: nn.Module) -> None:
 
 @torch.no_grad()
 def fold_scale(model: nn.Module, scale: TargetScale) -> None:
-    """Put the scale into the head's weights, in place, so that it gives the labels' units."""
+    """Fold the scale into the head's weights, in place: outputs are then in the labels' units."""
     layer = find_output_layer(model)
     std_D = scale.std_D.to(layer.weight.device)
     layer.weight.mul_(std_D[:, None])
@@ -150,7 +150,7 @@ def fold_scale(model: nn.Module, scale: TargetScale) -> None:
 
 @torch.no_grad()
 def unfold_scale(model: nn.Module, scale: TargetScale) -> None:
-    """Undo `fold_scale`, in place: a head that gives the labels' units learns from there on."""
+    """Undo `fold_scale`, in place, so that training can continue from a saved head."""
     layer = find_output_layer(model)
     std_D = scale.std_D.to(layer.weight.device)
     layer.weight.div_(std_D[:, None])

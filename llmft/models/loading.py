@@ -41,11 +41,11 @@ def load_model(
     Every module that is not in the base is trained in full and is never adapted (H2, H8).
 
     Args:
-        config: The base: in float32, or in 4 bit for qlora, where it lies on its device at once.
+        config: The base: loaded in float32, or for qlora in 4 bit, directly onto its device.
         labels: The outputs of the head.
         pad_token_id: What the tokenizer pads with.
         seed: Seed of the new weights.
-        precision: What a base in 4 bit is computed in.
+        precision: Compute dtype of a base in 4 bit.
 
     Raises:
         UserError: If the base is not there or has no safetensors weights, or bitsandbytes is
@@ -73,10 +73,10 @@ def load_model(
 
 
 def find_adapted_layers(model: Any, config: BaseConfig) -> list[nn.Linear]:
-    """Return the layers that adapters are put on.
+    """Return the linear layers that get adapters.
 
     Raises:
-        UserError: If a name in `target_modules` is none of the model's linear layers.
+        UserError: If a name in `target_modules` is not a linear layer of the model.
     """
     wanted = (config.lora or LoraConfig()).target_modules
     in_head = {id(module) for module in find_head(model).modules()}
@@ -91,8 +91,8 @@ def find_adapted_layers(model: Any, config: BaseConfig) -> list[nn.Linear]:
     for target in wanted:
         if not any(name == target or name.endswith(f".{target}") for name in layers):
             raise UserError(
-                f"base.lora.target_modules: {target!r} is no linear layer of {config.model} but "
-                f"for its head.{suggest(target, allowed=allowed)} Allowed: {', '.join(allowed)}"
+                f"base.lora.target_modules: {target!r} is not a linear layer of {config.model} "
+                f"outside its head.{suggest(target, allowed=allowed)} Allowed: {', '.join(allowed)}"
             )
     return [
         module
@@ -104,14 +104,14 @@ def find_adapted_layers(model: Any, config: BaseConfig) -> list[nn.Linear]:
 def load_base_for_adapter(
     config: BaseConfig, *, labels: LabelSpace, pad_token_id: int, precision: Precision
 ) -> Any:
-    """Load the base that a saved adapter belongs on; the adapter brings the head."""
+    """Load the base of a saved adapter; the head's weights are saved with the adapter."""
     return _load_pretrained(config, labels=labels, pad_token_id=pad_token_id, precision=precision)[
         0
     ]
 
 
 def _refuse_untrained_layers(model: Any, missing: list[str], config: BaseConfig) -> None:
-    """Stop if layers of the base itself would be left at random; only a pooler may be new."""
+    """Raise if weights of the base are missing, hence random; only a pooler may be new."""
     inside = [key for key in missing if belongs_to_base(model, key)]
     if inside:
         raise UserError(
@@ -161,7 +161,7 @@ def _load_pretrained(
 
 
 def add_adapters(model: Any, config: BaseConfig, new_modules: list[str]) -> Any:
-    """Return a model with adapters, of which the new modules are trained in full."""
+    """Return the model with LoRA adapters; its new modules are trained in full."""
     import peft
 
     lora = config.lora or LoraConfig()

@@ -10,7 +10,7 @@ from llmft.models.device import Precision, choose_device
 
 
 def refuse_absent_quantiser() -> None:
-    """Stop if bitsandbytes cannot make a base in 4 bit on this machine.
+    """Raise if bitsandbytes cannot quantise a base to 4 bit on this machine.
 
     Raises:
         UserError: If it is not installed, too old for transformers, or does not run on the device.
@@ -37,14 +37,14 @@ def refuse_absent_quantiser() -> None:
 
 
 def make_quantisation(model_config: Any, *, precision: Precision) -> dict[str, Any]:
-    """Return how `from_pretrained` loads a base in 4 bit: NF4, with its scales quantised as well.
+    """Return the arguments of `from_pretrained` for a base in NF4 with double quantisation.
 
-    Each process loads a copy of its own on its own device. All that is new or belongs to the head
-    keeps its bits, since it is trained (H2, H8).
+    Each process loads a copy onto its own device. The head and all other new modules are not
+    quantised, since they are trained (H2, H8).
 
     Args:
         model_config: Configuration of the base.
-        precision: What the dequantised weights are multiplied in.
+        precision: Compute dtype of the dequantised weights.
     """
     from transformers import AutoModelForSequenceClassification, BitsAndBytesConfig
 
@@ -64,7 +64,7 @@ def make_quantisation(model_config: Any, *, precision: Precision) -> dict[str, A
 
 
 def belongs_to_base(model: Any, name: str) -> bool:
-    """Return whether a part of the model comes with the base, by its name; a pooler may not."""
+    """Return whether a module or tensor, by its name, comes with the base; a pooler may not."""
     return name.startswith(f"{model.base_model_prefix}.") and ".pooler." not in name
 
 
@@ -90,7 +90,7 @@ def is_quantised(model: Any) -> bool:
 
 
 def count_weights(parameter: nn.Parameter) -> int:
-    """Return how many weights a parameter stands for."""
+    """Return the number of weights of a parameter, also if it is quantised or sharded."""
     state = getattr(parameter, "quant_state", None)
     if state is not None:  # two of 4 bit share a byte
         return int(state.shape.numel())

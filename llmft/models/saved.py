@@ -1,4 +1,4 @@
-"""A trained model as a folder that other tools open, its card, and training that begins with it."""
+"""A trained model as a Hugging Face folder, its card, and training from its weights."""
 
 import shutil
 from pathlib import Path
@@ -16,8 +16,7 @@ from llmft.files import hash_file, hash_text
 from llmft.models.device import Precision, autocast, choose_precision
 from llmft.results.files import ResultFile, hold_all, read_result, write_result
 
-# A card is read without torch, which takes seconds: what a model is, and whether it is there at
-# all, is known before any weights are wanted.
+# Importing torch takes seconds, and a card has to be readable without it.
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -42,7 +41,7 @@ class ModelCard(ResultFile):
     label_names: list[str]
     """Dimensions, classes or labels, in the order of the outputs."""
     labels: LabelsConfig = Field(discriminator="type")
-    """What the task says of them."""
+    """The task's section `labels`."""
     prompt: Annotated[dict[str, str], hold_all("before", "article", "after")] | None
     """Parts `before`, `article`, `after`; None if the prompt was excluded."""
     share_prompt: bool = True
@@ -109,7 +108,7 @@ class SavedModel(NamedTuple):
 
 
 def save_model(model: Any, *, tokenizer: Any, card: ModelCard, folder: Path) -> None:
-    """Write the folder, all of it or nothing.
+    """Write a model folder atomically.
 
     Raises:
         UserError: If a tensor would be saved empty (R1) or the disk is full.
@@ -140,10 +139,10 @@ def save_model(model: Any, *, tokenizer: Any, card: ModelCard, folder: Path) -> 
 
 
 def load_saved(folder: Path) -> SavedModel:
-    """Open a folder that `save_model` wrote, as its base was loaded for training, to evaluate.
+    """Load a folder that `save_model` wrote, with its base as in training, in eval mode.
 
     Raises:
-        UserError: If it is no such folder, or its base is not there.
+        UserError: If it is not such a folder, or its base is missing.
     """
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -193,9 +192,9 @@ def refuse_changed_outputs(
 
     Args:
         model: The trained model.
-        folder: What was saved.
-        batch: Some inputs, with the prompt.
-        precision: What the model was trained in.
+        folder: Folder of the saved model.
+        batch: Some unshared inputs.
+        precision: Precision of the training.
 
     Raises:
         RuntimeError: If they differ; the folder is kept.
@@ -224,7 +223,7 @@ def read_card(folder: Path) -> ModelCard:
     path = folder / CARD_NAME
     if not path.is_file():
         raise UserError(
-            f"{path}: not there, so {folder.parent} is not a finished run; train it with "
+            f"{path}: no such file, so {folder.parent} is not a finished run; train it with "
             "`llmft train RECIPE`"
         )
     return read_result(path, ModelCard, fix="restore the file, or train again")
@@ -237,7 +236,7 @@ def hash_model(folder: Path) -> str:
         UserError: If the folder is not there.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder}: not there, so the run holds no model; train it again")
+        raise UserError(f"{folder}: no such folder, so the run has no model; train it again")
     files = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".json"))
     return hash_text("\n".join(f"{p.name} {hash_file(p)}" for p in files))
 
@@ -279,11 +278,11 @@ def refuse_unfit_run(config: RecipeConfig, *, label_names: list[str]) -> None:
 
 
 def load_weights(model: Any, folder: Path) -> None:
-    """Put the weights of a saved model or a checkpoint into a model of the same kind, in place.
+    """Load the weights of a saved model or a checkpoint into a model, in place.
 
     Args:
         model: As `load_model` returns it.
-        folder: Holds the adapter, or the whole model in one or several files.
+        folder: Folder with an adapter, or with a full model in one or several files.
     """
     import torch
 
@@ -295,7 +294,7 @@ def load_weights(model: Any, folder: Path) -> None:
         unknown = peft.set_peft_model_state_dict(model, weights).unexpected_keys
         assert not unknown, f"weights for no place in the model: {unknown}"
         return
-    # By way of the library, since it may have saved the weights under the names of old.
+    # Through transformers, since it may have saved the weights under older parameter names.
     found, info = type(model).from_pretrained(
         folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True
     )

@@ -1,6 +1,6 @@
 """A small Qwen2 with random weights, so that the LoRA path runs on a laptop and without a network.
 
-It has never been trained: what a run on it learns, it learns in the adapter and the head.
+Its weights are random, so that a run on it learns in the adapter and the head only.
 """
 
 import json

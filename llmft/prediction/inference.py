@@ -45,7 +45,7 @@ class Predictor:
     """
 
     def __init__(self, saved: SavedModel, *, max_tokens_per_batch: int | None = None) -> None:
-        """Prepare a model.
+        """Move a model to its device, merge or cast its weights, and attach the shared prompt.
 
         Args:
             saved: The model.
@@ -96,7 +96,7 @@ class Predictor:
         return float(sum(sizes.values())) / 2**30
 
     def predict(self, rows: Sequence[Row], *, show_progress: bool = True) -> Predictions:
-        """Predict rows.
+        """Predict rows, in batches of similar length; a batch that runs out of memory is halved.
 
         Raises:
             RowFaultError: If a row has no text or lacks a field that the prompt names.

@@ -70,8 +70,8 @@ def apply_fit(outputs_NC: Floats, fit: PostHocFit | None) -> FinalOutputs:
 
     A label applies from its threshold t on. Of classes, the one with the largest p (1 - t) / t is
     predicted, with p its probability. Of two classes that is the last one if its p is above its t;
-    of more, a class which alone has a t other than 0.5 if p / (p + q) is above t, with q the
-    largest probability of the other classes.
+    of more, if only one class has a t other than 0.5, it is that class if p / (p + q) is above t,
+    with q the largest probability of the other classes.
 
     Args:
         outputs_NC: Outputs of the model: scores, or probabilities of classes or labels.

@@ -37,13 +37,13 @@ class ChangedError(UserError):
     """The shards in a folder are of another model or other inputs, or of unknown origin."""
 
     def __init__(self, reason: str, *, fix: str) -> None:
-        """Take why the prediction cannot be resumed, and how to fix that, as an imperative."""
+        """Set why the prediction cannot be resumed, and how to fix that, as an imperative."""
         super().__init__(f"{reason}; {fix}")
         self.reason = reason
 
 
 class Survey(ResultFile):
-    """What is known of an input file after it was read completely: it can be predicted."""
+    """Size, hash and columns of an input file, which was read completely and can be predicted."""
 
     schema_version: Literal[1] = 1
     name: str
@@ -102,8 +102,8 @@ def survey_inputs(
 ) -> list[Survey]:
     """Return the survey of every input, made by this process or by another.
 
-    Each process starts with other inputs and finds most of the rest surveyed, so that none has to
-    wait for another.
+    Each process starts at a different input and finds most of the others surveyed already, so that
+    none has to wait for another.
 
     Args:
         folder: Folder of the shards, where surveys are stored.

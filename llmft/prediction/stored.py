@@ -99,7 +99,7 @@ def load_or_predict(
     columns = name_columns(read_card(run / "model"))
     stored = read_stored(path, columns=columns, source=source)
     is_missing = stored is None
-    if across_processes:  # what one node finds on its disk another may not
+    if across_processes:  # the file may be on the disk of another node only
         is_missing = is_any(is_missing)
     if stored is not None and not is_missing:
         return stored
@@ -121,7 +121,7 @@ def refuse_changed_model(run: Path, *, model_hash: str) -> None:
     if hash_model(run / "model") != model_hash:
         raise ChangedModelError(
             f"{run / 'model'}: changed since it was trained, so the record of the run does not "
-            "hold for it; train it again"
+            "describe it; train it again"
         )
 
 

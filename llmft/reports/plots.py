@@ -173,7 +173,7 @@ def add_legend(
 
 @contextmanager
 def lay_out(figure: Figure) -> Iterator[None]:
-    """Lay a figure out once, hide its legend for a while, and make room for it afterwards.
+    """Lay out a figure once, without its legend, and make room for the legend afterwards.
 
     The layout takes longest; without this it would be computed again for every format.
     """
@@ -336,7 +336,7 @@ def draw_predicted(
         axes.plot([low, high], [low, high], **_LINE)
         _scatter(axes, own.true_ND[:, i], own.predicted_ND[:, i], variant)
     add_legend(figure, [variant])
-    label_squares(figure, x="true (moved a little sideways)", y="predicted")
+    label_squares(figure, x="true (jittered)", y="predicted")
     alt = f"Predicted against true scores of {variant.name}, with the line where they agree"
     return Plot(name, f"{variant.name}: predicted against true", alt, figure)
 
@@ -354,7 +354,7 @@ def draw_residuals(
         _scatter(axes, own.true_ND[:, i], (own.predicted_ND - own.true_ND)[:, i], variant)
         axes.set_ylim(-reach, reach)
     add_legend(figure, [variant])
-    label_squares(figure, x="true (moved a little sideways)", y="predicted minus true")
+    label_squares(figure, x="true (jittered)", y="predicted minus true")
     alt = f"Residuals of {variant.name} against the true scores; above zero is predicted too high"
     return Plot(name, f"{variant.name}: residuals", alt, figure)
 

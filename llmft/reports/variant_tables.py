@@ -200,7 +200,7 @@ _LATENCY: tuple[tuple[str, Callable[[Latency], float | None], _Show], ...] = (
     ("single articles timed", lambda t: t.num_singles, f.format_count),
     ("batches timed", lambda t: t.num_batches, f.format_count),
 )
-"""Title, what to read, and how to write it."""
+"""Title, getter and formatter of each row."""
 
 
 def make_head(entry: ReportEntry, result: ComparisonResult) -> Head:

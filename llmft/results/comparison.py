@@ -220,7 +220,7 @@ class ComparisonResult(EvaluationBase, ResultFile):
     why: str
     decision: Decision
     reasons: list[str]
-    """Why it is no better."""
+    """Why the decision is not better."""
     provisional: bool
     """Whether the verdict depends on variants with too few seeds."""
     recommended: str | None

@@ -279,7 +279,7 @@ class VariantResult(Measurement):
     decision: Decision | None = None
     """Null if the comparison is invalid, so that no gate was applied."""
     reasons: list[str] = Field(default=[])
-    """Why it is not better, the most severe first; for DEPLOY, the reason of every gate."""
+    """Why the decision is not better, most severe first; for DEPLOY, the reason of every gate."""
 
     @property
     def record(self) -> RunRecord:

@@ -1,4 +1,4 @@
-"""How results are written to files, once, and checked when they are read."""
+"""Writing results files, and validating them when they are read."""
 
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -54,7 +54,7 @@ class ResultFile(Result):
     schema_version: int
     """Of this kind of file."""
     llmft_version: str = __version__
-    """Which llmft wrote it."""
+    """Version of llmft that wrote the file."""
 
     @model_validator(mode="before")
     @classmethod

@@ -166,7 +166,7 @@ class CurvePoint(Result):
 
 
 class LearningCurve(ResultFile):
-    """`training_history.json`: losses and validation metrics as a training went on."""
+    """`training_history.json`: losses and validation metrics over the course of a training."""
 
     schema_version: Literal[1] = 1
     metric: str

@@ -43,7 +43,7 @@ class Estimate(NamedTuple):
     seed_variance: float
     """Of the value, over seeds; 0 if no variant has several."""
     degrees: float
-    """Of freedom of the two variances together."""
+    """Degrees of freedom of the two variances together."""
     num_clusters: int
 
     @property
@@ -62,7 +62,7 @@ def weigh_variants(
 
     Args:
         variants: One, or those to compare, with the same clusters, seed and parts.
-        signs: 1 for a variant to add, -1 for one to take off.
+        signs: 1 for a variant to add, -1 for one to subtract.
         seed: Seed of the draws of seeds.
 
     Returns:
@@ -143,10 +143,10 @@ def find_interval(estimate: Estimate, *, confidence: float = 0.95) -> Interval:
 
 
 def find_quantile(estimate: Estimate, tail: float) -> float:
-    """Return the value below which the true one lies with a probability.
+    """Return a confidence bound: the true value is below it with the probability `tail`.
 
     By BCa up to 2,000 rows, else by percentiles. The bootstrap of G clusters is too narrow by
-    sqrt((G - 1) / G), and like a normal where Student's t is due; the level is expanded for both.
+    sqrt((G - 1) / G), and lacks the tails of Student's t; the level is expanded for both.
 
     Source:
         Efron 1987, Better Bootstrap Confidence Intervals (BCa); Hesterberg 2015, What Teachers
@@ -184,7 +184,7 @@ def _find_expansion(estimate: Estimate) -> float:
 
 
 MIN_ROWS = 20
-"""Fewer rows are no evidence: no variant is better and none is deployed."""
+"""With fewer rows nothing is decided: no variant is better and none is deployed."""
 
 
 def estimate_interval(
@@ -302,7 +302,7 @@ def bound_proportion(num_hits: int, num_rows: int) -> Interval:
 
 
 def count_clusters(chosen_N: NDArray[np.bool_], groups: Groups | None) -> int:
-    """Return the number of independent rows among the chosen ones: of their clusters."""
+    """Return the number of independent rows among the chosen ones: clusters count once."""
     return int(chosen_N.sum()) if groups is None else len(np.unique(groups[chosen_N]))
 
 

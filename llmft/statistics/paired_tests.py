@@ -18,7 +18,7 @@ from llmft.statistics.resampling import Clusters
 Floats = NDArray[np.floating[Any]]
 _NUM_SWAPS = 9_999
 _MAX_EXACT_CLUSTERS = 15
-"""Up to so many clusters all 2^15 swaps are enumerated."""
+"""Up to this many clusters G, all 2^G swaps are enumerated."""
 
 
 def permute_moments(
@@ -114,8 +114,8 @@ def compute_mcnemar(
         is_clustered: Whether rows are clustered, for which there is no p-value.
 
     Source:
-        McNemar 1947, doi:10.1007/BF02295996: given that one alone is right, either is so with
-        probability 1/2 if the accuracies are equal.
+        McNemar 1947, doi:10.1007/BF02295996: if the accuracies are equal, each variant is the right
+        one with probability 1/2 in rows where exactly one is right.
     """
     theirs_N, ours_N = (runs[0].argmax(axis=1) == labels_N for runs in (reference, challenger))
     only_ours, only_theirs = int(np.sum(ours_N & ~theirs_N)), int(np.sum(~ours_N & theirs_N))
@@ -193,7 +193,7 @@ def draw_swaps(
 
 
 _MOST = 1_000
-"""Factor on rows or seeds from which on a sample size is no useful advice."""
+"""A sample size of more than this many times the current one is not reported."""
 
 
 def estimate_power(estimate: Estimate, *, effect: float, tail: float) -> Power | None:
@@ -212,7 +212,7 @@ def estimate_power(estimate: Estimate, *, effect: float, tail: float) -> Power |
 def find_sample_size(
     estimate: Estimate, *, margin: float, tail: float, num_rows: int, num_seeds: int
 ) -> SampleSize:
-    """Return how many rows or seeds would bring the bound of a gain to its side of the margin.
+    """Return how many rows or seeds would move the bound of a gain past the margin.
 
     Only the one that dominates the variance is returned, rows or seeds, or both if one alone is not
     enough.

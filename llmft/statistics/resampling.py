@@ -12,7 +12,7 @@ from llmft.metrics.moments import Moments
 Floats = NDArray[np.floating[Any]]
 Groups = NDArray[np.int64]
 MAX_CLUSTERS = 2_000
-"""Up to so many rows intervals are corrected for skewness; more clusters are merged at random."""
+"""Intervals are corrected for skewness up to this many rows; more clusters are merged at random."""
 _NUM_RESAMPLES = 4_000
 _NUM_ROW_RESAMPLES = 1_000
 """For metrics that have to be recomputed on each resample."""

@@ -1,4 +1,4 @@
-"""Checkpoints: which one is the best, when they are written, and that they survive a kill."""
+"""Checkpoints: choosing the best, saving on schedule and on SIGTERM, surviving a kill."""
 
 import logging
 import os
@@ -42,7 +42,7 @@ def choose_best(
 
 
 def find_last_checkpoint(folder: Path) -> Path | None:
-    """Return the newest checkpoint that was written to its end."""
+    """Return the newest complete checkpoint; None if there is none."""
     return max(_list_complete(folder), key=read_step, default=None)
 
 
@@ -50,7 +50,7 @@ def open_checkpoint(path: Path, *, run_dir: Path) -> Path:
     """Return a checkpoint of a run, named by the user.
 
     Raises:
-        UserError: If it is none, of another run, or was not written to its end.
+        UserError: If it is not a checkpoint of this run, or is incomplete.
     """
     folder = run_dir / "checkpoints"
     if path.resolve().parent != folder.resolve():
@@ -61,7 +61,7 @@ def open_checkpoint(path: Path, *, run_dir: Path) -> Path:
     fault = _find_fault(path)
     if fault is not None:
         names = ", ".join([path.name for path in _list_complete(folder)])
-        raise UserError(f"--resume: {path} {fault}; complete are: {names or 'none'}")
+        raise UserError(f"--resume: {path} {fault}; complete checkpoints: {names or 'none'}")
     return path
 
 
@@ -93,7 +93,7 @@ class Checkpointing(TrainerCallback):  # type: ignore[misc]
     """
 
     def __init__(self, config: TrainConfig, *, steps_per_epoch: int) -> None:
-        """Take the recipe's settings.
+        """Prepare saving on schedule; `handling_sigterm` adds saving on SIGTERM.
 
         Args:
             config: When to save, and how many checkpoints to keep.
@@ -119,7 +119,7 @@ class Checkpointing(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Look for the best checkpoint here, though the run's folder may have been moved."""
+        """Update the path of the best checkpoint, since the run's folder may have been moved."""
         if state.best_model_checkpoint is not None:
             name = Path(state.best_model_checkpoint).name
             state.best_model_checkpoint = str(Path(args.output_dir, name))
@@ -127,10 +127,11 @@ class Checkpointing(TrainerCallback):  # type: ignore[misc]
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Ask for a checkpoint where one is due, with the loss so far (R5)."""
+        """Request a checkpoint when one is due, and log the loss so far (R5)."""
         self._is_stopping = is_any(self._got_sigterm or is_orphan())
         is_due = self._config.save_steps and state.global_step % self._config.save_steps == 0
-        # At its end an epoch is validated and saved anyway; what is saved before would skip that.
+        # The trainer validates and saves at the end of an epoch anyway; resuming from a checkpoint
+        # saved just before would skip that validation.
         ends_epoch = state.global_step % self._steps_per_epoch == 0
         is_validated = self._config.eval_steps is None and ends_epoch
         if (is_due or self._is_stopping) and not is_validated:
@@ -175,7 +176,7 @@ def seal_checkpoint(checkpoint: Path) -> None:
 def _find_fault(checkpoint: Path) -> str | None:
     """Return why a checkpoint cannot be used; None if it is complete."""
     if not (checkpoint / _SEAL).is_file():
-        return "was not written to its end"
+        return "is incomplete"
     try:
         sealed = read_json(checkpoint / _SEAL).get("files")
     except UserError:

@@ -1,4 +1,4 @@
-"""From a recipe to a trained model: load, scale, loss, the steps, and the weights in one piece."""
+"""From a recipe to a trained model: loading, target scale, loss, training, full weights."""
 
 import logging
 from collections.abc import Callable
@@ -42,9 +42,9 @@ logger = logging.getLogger("llmft.train")
 
 
 class TrainedModel(NamedTuple):
-    """A model, trained, its outputs in the labels' units.
+    """A trained model, with outputs in the labels' units.
 
-    Where processes shard the weights, only the main one has them.
+    If parameters are sharded, only the main process has the full weights.
     """
 
     model: nn.Module
@@ -157,7 +157,7 @@ def _log_model(card: ModelCard, inputs: Inputs, launch: Launch) -> None:
 
 
 def _reload_whole(load: Callable[[], nn.Module], checkpoint: Path) -> nn.Module:
-    """Return the weights of the best checkpoint, which the processes wrote in shards (R1)."""
+    """Return an unsharded model with the weights of the best checkpoint (R1)."""
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
     unset_hf_deepspeed_config()
@@ -191,11 +191,11 @@ def measure_logits(
         logits_NC: Logits of the model, [N, C].
         labels: Scores [N, D], classes [N], or labels [N, L] of the same rows.
         card: Of the model.
-        scale: Of the targets that it learns; None if these are the labels themselves.
+        scale: Scale of the targets; None if the targets are the labels themselves.
         needed: The metric that chooses the checkpoint.
 
     Raises:
-        UserError: If that one is not defined on these rows.
+        UserError: If `needed` is not defined on these rows.
     """
     outputs_NC = to_outputs(torch.from_numpy(logits_NC), card.head)
     if scale is not None:

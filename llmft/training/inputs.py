@@ -1,4 +1,4 @@
-"""What a recipe feeds its model: encoded rows of every split, and whether the budget holds."""
+"""Inputs of a training: encoded rows of every split, batches, and the token budget."""
 
 import math
 from pathlib import Path
@@ -52,7 +52,7 @@ def open_encoder(recipe: Recipe) -> Encoder:
 
 
 class Inputs(NamedTuple):
-    """Everything that goes into a training, tokenised."""
+    """Prepared and encoded rows of every split, with their encoder and token budgets."""
 
     data: PreparedData
     encoder: Encoder
@@ -66,7 +66,7 @@ class Inputs(NamedTuple):
     """Why the prompt is not computed once for all rows of a batch; None if it is."""
 
     def get_computed(self, split: str) -> TokenisedRows:
-        """Return the rows of a split with the tokens that the model computes in each of them."""
+        """Return the encoded rows of a split, without a prompt that is computed once per batch."""
         rows = self.encoded[split]
         return rows.without_shared() if self.obstacle is None else rows
 
@@ -79,7 +79,7 @@ class Inputs(NamedTuple):
 
 
 def open_inputs(recipe: Recipe, data: PreparedData, *, keep_tokens: bool = True) -> Inputs:
-    """Encode every split and judge the token budget (D1); refusing is up to the caller.
+    """Encode every split and check the token budget (D1); the caller acts on the findings.
 
     Args:
         recipe: The recipe.
@@ -119,7 +119,7 @@ def open_inputs(recipe: Recipe, data: PreparedData, *, keep_tokens: bool = True)
 
 
 def limit_rows(rows: list[Row], limit: int | None) -> list[Row]:
-    """Return so many rows, chosen by the hash of their ids: the same ones in every variant."""
+    """Return at most `limit` rows, chosen by the hash of their ids: the same in every variant."""
     if limit is None or len(rows) <= limit:
         return rows
     chosen = {row["id"] for row in sorted(rows, key=lambda row: hash_text(row["id"]))[:limit]}
@@ -127,12 +127,12 @@ def limit_rows(rows: list[Row], limit: int | None) -> list[Row]:
 
 
 def describe_limit(limit: int | None) -> dict[str, str]:
-    """Return what tells predictions for a part of the rows from those for all."""
+    """Return the row limit as metadata of stored predictions; empty without a limit."""
     return {} if limit is None else {"limit_rows": str(limit)}
 
 
 def make_examples(inputs: Inputs, targets: Tensor, *, split: str, loss: LossConfig) -> Examples:
-    """Return the rows of a split with what the model is to say of them.
+    """Return the dataset of a split: encoded rows, targets and row weights.
 
     Args:
         inputs: The rows.
@@ -141,7 +141,7 @@ def make_examples(inputs: Inputs, targets: Tensor, *, split: str, loss: LossConf
         loss: For the weights of rows.
 
     Raises:
-        UserError: If a row's weight is none.
+        UserError: If the weight of a row is not a number from 0 on.
     """
     rows, weights = inputs.rows[split], None
     if loss.row_weights is not None:
@@ -174,7 +174,7 @@ def count_steps(config: TrainConfig, plan: BatchPlan) -> int:
 
 
 def refuse_schedule(config: TrainConfig, plan: BatchPlan) -> None:
-    """Stop if the learning rate would still be rising at the end.
+    """Check that the warm-up ends before the training does.
 
     Raises:
         UserError: With both numbers.

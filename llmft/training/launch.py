@@ -1,4 +1,4 @@
-"""How a training is launched: what launcher and recipe say of it, and what cannot work."""
+"""How a training is launched: the settings of launcher and recipe, and their conflicts."""
 
 import importlib.util
 import logging
@@ -21,27 +21,27 @@ _OWNED = {
     "gradient_accumulation_steps": "train.gradient_accumulation_steps",
     "gradient_clipping": "train.max_grad_norm",
 }
-"""What the recipe says, by DeepSpeed's names."""
+"""Key of DeepSpeed -> key of the recipe that sets it."""
 _PRECISIONS = ("fp16", "bf16", "torch_autocast")
 
 
 class Launch(NamedTuple):
-    """How the processes share a training."""
+    """How a training is distributed over processes."""
 
     world_size: int
     parallelism: Parallelism
-    """none = one process alone; ddp = each holds all weights; zero = DeepSpeed, where each holds
-    all weights (stages 0 to 2); zero3 and fsdp = each holds a part of the weights."""
+    """none = one process; ddp = replicated parameters; zero = DeepSpeed with replicated parameters
+    (stages 0 to 2); zero3 and fsdp = sharded parameters."""
     deepspeed: dict[str, Any] | None
-    """The DeepSpeed configuration, with what the recipe owns as `auto`."""
+    """The DeepSpeed configuration; keys that the recipe sets are `auto`."""
 
     @property
     def has_replicated_weights(self) -> bool:
-        """Whether each process holds all weights, so that they can be looked at and changed."""
+        """Whether parameters are replicated, so that every process can read and change them."""
         return self.parallelism in ("none", "ddp", "zero")
 
     def describe(self) -> str:
-        """Return it in words."""
+        """Return the number of processes and the sharding, in words."""
         names = {"none": "", "ddp": "", "zero": " under ZeRO-2", "zero3": " under ZeRO-3"}
         names["fsdp"] = " under FSDP"
         what = "1 process" if self.world_size == 1 else f"{self.world_size} processes"
@@ -52,7 +52,7 @@ ONE_PROCESS = Launch(1, "none", None)
 
 
 def read_launch(config: RecipeConfig) -> Launch:
-    """Return how this process was launched and is to share the work, before anything is loaded.
+    """Return how the training is distributed, by launcher and recipe; no model is loaded yet.
 
     Raises:
         UserError: If recipe and launcher clash, the number of processes is not the one that the
@@ -101,7 +101,7 @@ def _find_deepspeed(config: RecipeConfig) -> dict[str, Any] | None:
         return None
     if not has_launcher() or not _has_gpu():
         reason = "there is no GPU" if has_launcher() else "no launcher started this one process"
-        logger.info("launch.deepspeed: left out, since %s", reason)
+        logger.info("launch.deepspeed: ignored, since %s", reason)
         return None
     _refuse_absent_deepspeed()
     return wanted
@@ -119,23 +119,23 @@ def _read_launched_deepspeed() -> tuple[dict[str, Any] | None, str]:
         return read_deepspeed(Path(file), key="deepspeed_config_file of the launcher"), file
     from accelerate.utils import DeepSpeedPlugin
 
-    # Its other values are defaults of accelerate, which know nothing of the recipe.
+    # The other values are defaults of accelerate, which do not depend on the recipe.
     found = {"zero_optimization": DeepSpeedPlugin().deepspeed_config["zero_optimization"]}
     return found, f"ZeRO stage {_stage(found)}"
 
 
 def read_deepspeed(path: Path, *, key: str) -> dict[str, Any]:
-    """Read a DeepSpeed configuration as far as it is of concern here.
+    """Read a DeepSpeed configuration, and check its ZeRO stage, batch size and precision.
 
     Args:
         path: JSON file.
         key: Where it was named.
 
     Raises:
-        UserError: If it cannot be read, or says of ZeRO or of the precision what it cannot.
+        UserError: If it cannot be read, or a key conflicts with the recipe or is invalid.
     """
     if not path.is_file():
-        raise UserError(f"{key}: {path}: not there; looked from {Path.cwd()}")
+        raise UserError(f"{key}: {path}: no such file, looked from {Path.cwd()}; fix the path")
     found = read_json(path)
     for name in ("zero_optimization", *_PRECISIONS):
         if not isinstance(found.get(name, {}), dict):
@@ -177,10 +177,10 @@ def _stage(deepspeed: dict[str, Any]) -> int:
 
 
 def _complete(deepspeed: dict[str, Any]) -> dict[str, Any]:
-    """Leave to the recipe what it owns, and let checkpoints hold all weights (R1).
+    """Set the keys that the recipe owns to `auto`, and save full weights in checkpoints (R1).
 
-    The precision too: DeepSpeed's own bfloat16 would round the head's weights (H2), and its
-    autocast leaves validation out.
+    DeepSpeed's precision is disabled: its bfloat16 would round the head's weights (H2), and its
+    autocast does not cover validation.
     """
     zero = {**deepspeed.get("zero_optimization", {})}
     if _stage(deepspeed) == 3:

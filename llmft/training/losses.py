@@ -1,4 +1,4 @@
-"""What is minimised, in float32: the losses by name, with weights for rows and outputs."""
+"""Loss functions, computed in float32, with weights for rows and outputs."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ class Loss:
     """
 
     def __init__(self, config: HeadConfig, *, weights_C: Tensor | None = None) -> None:
-        """Take the settings.
+        """Select the loss function by name, with its weights.
 
         Args:
             config: The head with its loss.
@@ -43,8 +43,8 @@ class Loss:
         """Return the loss, a scalar in float32.
 
         Args:
-            logits_BC: Outputs, shape [B, C]; [B, 1] for two classes with bce. Those behind the last
-                target count for nothing.
+            logits_BC: Outputs, shape [B, C]; [B, 1] for two classes with bce. Rows after the
+                last target are ignored.
             targets: Scores [B, C] in floating point, labels [B, C] bool, or classes [B] int64.
             row_weights_B: Weight of each row, shape [B].
             num_items: Number of targets to average over, where gradients are accumulated over
@@ -104,7 +104,7 @@ def make_loss(config: HeadConfig, *, targets: Tensor, label_names: list[str]) ->
         label_names: Dimensions, classes or labels, in the order of the outputs.
 
     Raises:
-        UserError: If the recipe lists another number of weights than there are names.
+        UserError: If the recipe does not list one weight per name.
     """
     settings = config.loss
     if settings.dimension_weights is not None:
@@ -144,7 +144,7 @@ def read_row_weights(rows: Sequence[Row], *, field: str, train_rows: Sequence[Ro
         train_rows: The rows to scale by.
 
     Raises:
-        UserError: If a weight is no number, negative, or all are 0.
+        UserError: If a weight is not a number or is negative, or all are 0.
     """
     mean = sum(_read_weight(row, field) for row in train_rows) / len(train_rows)
     if mean == 0:
@@ -160,13 +160,13 @@ def _read_weight(row: Row, field: str) -> float:
     if not 0 <= weight < math.inf:
         raise UserError(
             f"head.loss.row_weights: {field} of row {row['id']!r} is {row[field]!r}, but expected "
-            "a number from 0 on"
+            "a number of at least 0"
         )
     return weight
 
 
 class GuardedLoss:
-    """The loss, as `transformers.Trainer` calls it, that stops the run when it is not finite."""
+    """`compute_loss_func` of the trainer; stops the run if the loss is not finite."""
 
     def __init__(self, loss: Loss, model: nn.Module, *, train: Examples, val: Examples) -> None:
         self._loss = loss
@@ -200,13 +200,13 @@ class GuardedLoss:
         return loss
 
     def detach(self) -> None:
-        """Take the hook off the model."""
+        """Remove the hook from the model."""
         self._handle.remove()
 
     def _take(
         self, model: nn.Module, arguments: tuple[Any, ...], inputs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Take from a batch what is for the loss and no input of the model."""
+        """Remove row_index and row_weights from the model's inputs, and keep them for the loss."""
         self._row_ids = (self._train if model.training else self._val).ids
         self._row_index_B = inputs["row_index"]
         self._row_weights_B = inputs.get("row_weights")

@@ -1,4 +1,4 @@
-"""The folder of a run: whose it is, how far it got, and the record that finishes it."""
+"""The folder of a run: its identity, its progress, and the record of a finished run."""
 
 import logging
 import platform
@@ -40,7 +40,7 @@ HISTORY_NAME = "training_history.json"
 _NOT_COMPARED = (
     # Names and paths: the contents behind them are compared.
     "recipe.name", "recipe.task", "recipe.output_dir", "recipe.prompt.file", "recipe.init_from",
-    # What a run can do with more or less of in the middle. How it is shared is compared by itself.
+    # May change between attempts of a run. How it is distributed is compared separately.
     "recipe.train.auto_batch_size", "recipe.train.save_steps", "recipe.train.save_total_limit",
     "recipe.train.report_to", "recipe.train.world_size", "recipe.launch",
     "task.oracle_sees",  # a remark on the labels, which changes no row
@@ -68,7 +68,7 @@ def identify_run(recipe: Recipe, data: PreparedData, prompt: Prompt) -> RunIdent
 
 @contextmanager
 def log_to_file(path: Path) -> Iterator[None]:
-    """Append all that is logged meanwhile, and why it ends early, in the main process."""
+    """Append log lines, and the error that ends the context, to a file, in the main process."""
     if not is_main():
         yield
         return
@@ -93,7 +93,7 @@ def _note(text: str) -> logging.LogRecord:
 def claim_run_folder(
     run_dir: Path, identity: RunIdentity, *, launch: Launch, resume: str
 ) -> UnfinishedRun | None:
-    """Take the folder for this run; to be called in the main process.
+    """Claim the folder for this run, by writing its metadata; call it in the main process only.
 
     Afterwards the last checkpoint in it, if there is any, is the one to resume from.
 
@@ -108,7 +108,7 @@ def claim_run_folder(
         The run as it is now recorded; None if it is finished already.
 
     Raises:
-        UserError: If another run lies there, with what differs, or the checkpoint is none.
+        UserError: If the folder contains another run, or `resume` is not a checkpoint of this one.
     """
     path, checkpoints = run_dir / METADATA_NAME, run_dir / "checkpoints"
     if not path.is_file():
@@ -158,10 +158,10 @@ def claim_run_folder(
 
 
 def refuse_unfit_init(config: RecipeConfig, *, label_names: list[str]) -> None:
-    """Stop if `init_from` is no finished run, or its weights do not fit the recipe's model.
+    """Check that `init_from` is a finished run, and that its weights fit the recipe's model.
 
     Raises:
-        UserError: If so.
+        UserError: If it is not, or they do not.
     """
     if config.init_from is None:
         return
@@ -276,8 +276,8 @@ def make_record(
     """Return the record of a finished run.
 
     Args:
-        run: What was to be learned.
-        inputs: From which rows.
+        run: Identity and settings of the run.
+        inputs: Its rows and their token budgets.
         trained: The trained model.
         plan: The batches.
         launch: How it was distributed.
@@ -287,7 +287,7 @@ def make_record(
     """
     config, card, result = run.recipe, trained.card, trained.result
     included = config.prompt.mode == "include"
-    # A shared prompt counts in every row that saw it, as padding never does.
+    # A shared prompt counts once per row; padding does not count.
     num_train_tokens = round(int(inputs.encoded["train"].lengths.sum()) * result.num_epochs)
     return RunRecord(
         **{name: getattr(run, name) for name in RunIdentity.model_fields},

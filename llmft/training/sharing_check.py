@@ -1,4 +1,4 @@
-"""The shared prompt has to give what the unshared forward gives: checked before the first step."""
+"""Check, before the first step, that the shared prompt gives the unshared forward's results."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,11 +20,11 @@ from llmft.training.losses import Loss
 _FLOAT32_TOLERANCE = 1e-4
 """Rounding made 1.4e-5 at most, in 105 random models of 1 to 12 layers."""
 _BFLOAT16_TOLERANCE = 0.02
-"""At least: rounding differs from model to model."""
+"""Lower limit of the measured tolerance, since rounding differs from model to model."""
 _ROTARY_TOLERANCE = 0.01
 """Neighbouring positions are about 1 apart, or 0.03 where positions are stretched by 32."""
 _LEAST_INFLUENCE = 1e-12
-"""Of the largest one: a gradient below it may vanish in one way and not in the other."""
+"""Relative to the largest gradient; a smaller one may underflow in one of the two forwards."""
 
 
 class _Batch(NamedTuple):
@@ -45,7 +45,7 @@ class _Batch(NamedTuple):
 
 
 class _Computation(NamedTuple):
-    """One way to compute the rows: what the layers were given, and what came out.
+    """Layer inputs, outputs and gradients of one forward over the rows, shared or unshared.
 
     B rows; T tokens as they are packed: the prompt, then each row's own; E, the model's width; L,
     the first layer and the last.
@@ -60,7 +60,7 @@ class _Computation(NamedTuple):
     trained_gradient: Tensor
 
     def find_mismatch(self, other: "_Computation") -> str | None:
-        """Return what cannot come from rounding in another way to compute the same rows.
+        """Return a difference from another forward over the same rows that rounding cannot cause.
 
         Which tokens take part in a row's outputs is read from gradients. In every precision they
         are exactly 0 for a token that no attention leads to, and for no other: in the last layer
@@ -83,9 +83,9 @@ class _Computation(NamedTuple):
         return None
 
     def measure_differences(self, other: "_Computation") -> dict[str, float]:
-        """Return how far another way is off in each quantity, relative to its norm here."""
+        """Return the error of another forward in each quantity, relative to the norm here."""
         quantities = {
-            # Near 0 they are small differences of larger numbers, so they count as 1 there.
+            # Near 0 these are differences of larger numbers, so norms below 1 count as 1.
             "loss": (self.loss, other.loss, 1.0),
             "logits": (self.logits_BC, other.logits_BC, 1.0),
             "gradients of tokens": (
@@ -125,12 +125,12 @@ class SharingCheck(TrainerCallback):  # type: ignore[misc]
     can go wrong with a packed row is compared exactly, in any precision: labels, tokens and
     positions that the layers are given, and which tokens take part in the outputs of each row.
 
-    Loss, logits and gradients are compared in float32. Where that cannot be had, since weights
-    are in 4 bit or sharded or memory is short, bfloat16 has to do, and what rounding makes there
-    is measured: the tolerance is three times the largest difference that padding or eager
+    Loss, logits and gradients are compared in float32. Where that is impossible, since weights are
+    in 4 bit or sharded or memory is short, they are compared in bfloat16 with a measured
+    tolerance: three times the largest difference that padding or eager
     attention makes to the unshared forward.
 
-    All of it is done for the training step and for prediction, where the prompt is kept.
+    Both the training step and prediction, where the prompt is cached, are checked.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class SharingCheck(TrainerCallback):  # type: ignore[misc]
         precision: Precision,
         has_replicated_weights: bool = True,
     ) -> None:
-        """Take what is compared.
+        """Store the shared prompt, the rows and the loss to compare with.
 
         Args:
             sharing: The shared prompt, attached to the model that is trained.
@@ -152,7 +152,7 @@ class SharingCheck(TrainerCallback):  # type: ignore[misc]
             loss: The loss of the training.
             precision: Precision of the training.
             has_replicated_weights: Whether parameters are replicated and not sharded. The gradients
-                of sharded ones cannot be taken aside from a step.
+                of sharded ones cannot be computed outside of a step.
         """
         self._sharing = sharing
         self._rows = rows
@@ -163,7 +163,7 @@ class SharingCheck(TrainerCallback):  # type: ignore[misc]
         self._has_replicated_weights = has_replicated_weights
 
     def on_train_begin(self, *_: Any, model: nn.Module, **kwargs: Any) -> None:
-        """Compare.
+        """Compare both forwards, in float32 if possible.
 
         Raises:
             UserError: If anything differs by more than rounding.
@@ -176,8 +176,8 @@ class SharingCheck(TrainerCallback):  # type: ignore[misc]
                 fault = self._find_fault(model, tolerance=None)
         if fault is not None:
             raise UserError(
-                "prompt.share: on the first rows of train the shared prompt does not compute what "
-                f"unshared inputs do ({fault}), so it must not be used with this base; set "
+                "prompt.share: on the first rows of train the shared prompt does not agree with "
+                f"the unshared forward ({fault}), so it cannot be used with this base; set "
                 "prompt.share: false, and please report it with the package versions"
             )
 
@@ -190,7 +190,7 @@ class SharingCheck(TrainerCallback):  # type: ignore[misc]
         return self._estimate_float32_gib(model, device) < measure_free_memory(device)
 
     def _estimate_float32_gib(self, model: Any, device: torch.device) -> float:
-        """Return what the rows take at most: activations, and one layer's weights, cast up."""
+        """Return the peak memory in float32: activations, and the weights of one layer, cast up."""
         config, layers = model.config, self._sharing.layers
         num_tokens = self._num_shared + sum(len(row.encoded.own_ids) for row in self._rows)
         per_layer = num_tokens * (16 * config.hidden_size + 6 * config.intermediate_size)
@@ -203,10 +203,10 @@ class SharingCheck(TrainerCallback):  # type: ignore[misc]
         return float(4 * (num_kept * per_layer + between_layers + cast_up) / 2**30)
 
     def _find_fault(self, model: nn.Module, *, tolerance: float | None) -> str | None:
-        """Return where the shared prompt is wrong; without a tolerance it is measured."""
+        """Return how the shared prompt is wrong, or None; a missing tolerance is measured first."""
         expected = self._compute_unshared(model)
         if not all(bool(x.isfinite().all()) for x in expected):
-            return None  # the first step says what is wrong
+            return None  # the first training step reports a loss that is not finite
         if tolerance is None:
             others = (
                 self._compute_unshared(model, is_padded=True),
@@ -221,7 +221,7 @@ class SharingCheck(TrainerCallback):  # type: ignore[misc]
                 return f"{place}: {mismatch}"
             for name, difference in expected.measure_differences(found).items():
                 if not difference <= tolerance:
-                    return f"{place}: {name} {difference:.2%} off, and rounding {tolerance:.2%}"
+                    return f"{place}: {name} off by {difference:.2%}, tolerance {tolerance:.2%}"
         return None
 
     def _compute_unshared(
@@ -334,7 +334,7 @@ class SharingCheck(TrainerCallback):  # type: ignore[misc]
 
 @contextmanager
 def _without_dropout(model: nn.Module) -> Iterator[None]:
-    """Let a model train, which its gradient checkpointing asks for, but drop nothing."""
+    """Disable dropout in training mode, which gradient checkpointing needs."""
     was_training = model.training
     dropping = [m for m in model.train().modules() if isinstance(m, nn.Dropout)]
     for module in dropping:

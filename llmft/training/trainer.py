@@ -103,7 +103,7 @@ class ProgressReporter(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Open the bar, and count the seconds on from where an earlier attempt ended."""
+        """Open the bar, and continue the seconds of earlier attempts."""
         earlier = max((record.get("seconds", 0.0) for record in state.log_history), default=0.0)
         self._started = time.perf_counter() - earlier
         self._bar = tqdm(
@@ -171,8 +171,8 @@ def make_arguments(
 ) -> TrainingArguments:
     """Return a recipe's settings as `TrainingArguments`.
 
-    To be made before the model is loaded, which under ZeRO-3 is sharded while it is read, and to
-    be kept as long as it is trained.
+    Make them before the model is loaded, since ZeRO-3 shards it while loading, and keep them until
+    the training ends.
 
     Args:
         config: The recipe's settings.
@@ -201,7 +201,7 @@ def make_arguments(
         max_grad_norm=config.max_grad_norm,
         bf16=uses_autocast,
         deepspeed=launch.deepspeed,
-        ddp_find_unused_parameters=False,  # all that is trained takes part, in every family
+        ddp_find_unused_parameters=False,  # every trainable parameter gets a gradient
         use_cpu=not torch.cuda.is_available(),
         seed=config.seed,
         gradient_checkpointing=config.gradient_checkpointing,
@@ -210,7 +210,7 @@ def make_arguments(
         eval_steps=config.eval_steps,
         save_strategy=eval_strategy,
         save_steps=config.eval_steps or 500,
-        restore_callback_states_from_checkpoint=True,  # early stopping goes on counting
+        restore_callback_states_from_checkpoint=True,  # early stopping keeps its counter
         load_best_model_at_end=True,
         metric_for_best_model=metric,
         greater_is_better=metric != "loss" and METRICS[metric].higher_is_better,
@@ -223,27 +223,27 @@ def make_arguments(
         run_name=run_dir.name,
         report_to=config.report_to,
     )
-    arguments.mixed_precision = "bf16" if uses_autocast else "no"  # the recipe says, no launcher
+    arguments.mixed_precision = "bf16" if uses_autocast else "no"  # not the launcher's
     return arguments
 
 
 Measure = Callable[[NDArray[np.float32]], dict[str, float]]
-"""From the outputs [N, C] for the validation rows, in their order, to metrics by name."""
+"""Logits [N, C] of the validation rows, in their order -> metrics by name."""
 
 
 class TrainingResult(NamedTuple):
-    """How a training went; the model that was trained holds the weights of the best checkpoint."""
+    """Result of a training, after which the model has the weights of the best checkpoint."""
 
     history: list[CurvePoint]
     """One point per validation."""
     best: CurvePoint
-    """The one that was chosen."""
+    """The validation that chose the checkpoint."""
     best_metric_name: str
     best_metric: float
     best_checkpoint: Path
     num_steps: int
     num_epochs: float
-    """Times that the rows went through the model in training."""
+    """Epochs, possibly a fraction."""
     train_seconds: float
     """Wall time of training, validation included, over all attempts."""
     resumed_from_step: int
@@ -269,12 +269,12 @@ def fit_model(  # noqa: PLR0913 - as many as `Trainer` takes
     """Train to the end or until validation no longer improves; keep the best checkpoint.
 
     Args:
-        model: What is trained, in place; under ZeRO-3 and FSDP it is of no use afterwards.
-        train: The rows to learn from.
+        model: The model, trained in place; under ZeRO-3 and FSDP it cannot be used afterwards.
+        train: The training rows.
         val: The rows that choose the checkpoint.
         collator: Makes batches of rows.
-        loss: What is minimised.
-        measure: Gives the metrics of validation.
+        loss: The loss function.
+        measure: Computes the validation metrics from logits.
         config: The recipe's settings.
         plan: The batches.
         arguments: As `make_arguments` returns them for the same config and plan.
@@ -305,7 +305,7 @@ def fit_model(  # noqa: PLR0913 - as many as `Trainer` takes
     trainer.plan = plan
     trainer.remove_callback(PrinterCallback)
     guarded.get_step = lambda: int(trainer.state.global_step)
-    transformers.set_seed(config.seed + get_rank())  # other dropout masks on each device
+    transformers.set_seed(config.seed + get_rank())  # different dropout masks on each device
     in_precision: AbstractContextManager[None] = nullcontext()  # accelerate applies autocast
     if launch.deepspeed is not None:
         in_precision = _autocast(model, arguments.device, choose_precision(config.precision))
@@ -327,9 +327,9 @@ def fit_model(  # noqa: PLR0913 - as many as `Trainer` takes
 
 
 def _has_ended(checkpoint: Path, config: TrainConfig, plan: BatchPlan) -> bool:
-    """Return whether a checkpoint is the last one, and only what comes after it is missing.
+    """Return whether the training had ended at a checkpoint, so that no step is left to do.
 
-    The trainer would take one step more from there if that is not the end of an epoch.
+    Resuming would take one more optimizer step unless it is at the end of an epoch.
     """
     state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
     found = state.stateful_callbacks.get("EarlyStoppingCallback", {"attributes": {}})
@@ -378,7 +378,7 @@ class _PlannedTrainer(Trainer):  # type: ignore[misc]
         return self._load(self.train_dataset, _PlanSampler(self))
 
     def get_eval_dataloader(self, eval_dataset: object = None) -> DataLoader[Example]:
-        """Return the validation rows of this process; without gradients twice the tokens fit in."""
+        """Return the validation batches of this process; without gradients they can be larger."""
         fastest = choose_max_tokens(self.model.config, self.args.device)
         batches = sort_into_batches(
             self.eval_dataset.lengths,
@@ -403,7 +403,7 @@ class _PlannedTrainer(Trainer):  # type: ignore[misc]
 
 
 class _PlanSampler(Sampler[list[int]]):
-    """The batches of the epoch in which the trainer is.
+    """Yields the planned batches of the trainer's current epoch.
 
     The trainer's `set_epoch` does not reach a sampler in every version, nor through the wrapper
     that skips batches after a resume; its state always tells the epoch (R5).
@@ -423,7 +423,7 @@ class _PlanSampler(Sampler[list[int]]):
 
 @contextmanager
 def _autocast(model: nn.Module, device: torch.device, precision: Precision) -> Iterator[None]:
-    """Compute in a precision, as accelerate does by itself without DeepSpeed."""
+    """Run the forward under autocast, which accelerate does by itself only without DeepSpeed."""
     forward = model.forward
 
     def compute(_: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -452,10 +452,11 @@ def _make_callbacks(config: TrainConfig, arguments: TrainingArguments) -> list[T
 def _make_metrics(
     val: Examples, loss: Loss, measure: Measure
 ) -> Callable[[EvalPrediction], dict[str, float]]:
-    """Return the measure of validation outputs as the trainer gathers them.
+    """Return the `compute_metrics` of the trainer.
 
-    They come in the order of the batches, some of them twice (`sort_into_batches`), and are joined
-    by row (D11, R3). It gives the loss too, since the trainer's own counts those rows twice.
+    Outputs are gathered in the order of the batches, with some rows twice (`sort_into_batches`), so
+    they are joined by row (D11, R3). The loss is computed here, since the trainer's counts those
+    rows twice.
     """
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:

@@ -295,5 +295,5 @@ def test_h5_a_base_without_safetensors_says_what_to_do(tiny_bert: Path, tmp_path
 def test_h2_lora_targets_that_are_no_layers_are_refused(tiny_bert: Path, target: str) -> None:
     lora = LoraConfig(rank=2, target_modules=["query", target])
     base = BaseConfig(model=str(tiny_bert), tuning="lora", lora=lora)
-    with pytest.raises(UserError, match=f"{target!r} is no linear layer.*Allowed: query, key"):
+    with pytest.raises(UserError, match=f"{target!r} is not a linear layer.*Allowed: query, key"):
         load_model(base, labels=SCORES, pad_token_id=0, seed=0)

@@ -253,7 +253,7 @@ def test_h2_adapters_are_put_on_what_the_recipe_names(home: Path, targets: Any) 
 
 
 def test_an_unknown_target_is_named_before_training(home: Path) -> None:
-    with pytest.raises(UserError, match=r"'q_prj' is no linear layer.*Did you mean `q_proj`"):
+    with pytest.raises(UserError, match=r"'q_prj' is not a linear layer.*Did you mean `q_proj`"):
         load(make_base(home, target_modules=["q_prj"]))
 
 

@@ -118,7 +118,7 @@ def test_the_hash_follows_the_weights(saved: dict[str, Saved], tmp_path: Path) -
 
 
 def test_a_folder_without_a_card_is_no_finished_run(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"llmft\.json: not there"):
+    with pytest.raises(UserError, match=r"llmft\.json: no such file"):
         load_saved(tmp_path / "model")
 
 

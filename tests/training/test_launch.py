@@ -161,7 +161,7 @@ def test_a_deepspeed_file_is_looked_at_even_where_it_is_left_out(config: str, to
 
 def test_deepspeed_that_is_absent_or_unreadable_got_sigterm(launcher) -> None:
     start(launcher)
-    with pytest.raises(UserError, match=r"launch.deepspeed: absent\.json: not there"):
+    with pytest.raises(UserError, match=r"launch.deepspeed: absent\.json: no such file"):
         read_launch(make_config(deepspeed="absent.json"))
     find = importlib.util.find_spec
     launcher.setattr(

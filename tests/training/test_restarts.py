@@ -82,7 +82,7 @@ def test_r5_resume_begins_anew_goes_on_or_goes_back(
     back = "runs/a/checkpoints/checkpoint-4"
     for wrong in ("runs/a/checkpoints/checkpoint-5", "Never"):
         assert train(recipe, "runs/a", *settings, resume=wrong) == 2
-        assert f"{wrong!r} is not auto, not never" in capsys.readouterr().err
+        assert f"found {wrong!r}, expected auto" in capsys.readouterr().err
     assert train(recipe, "runs/a", *settings, resume=back) == 0
     assert read_json(Path("runs/a/training_metadata.json"))["resumed_from_step"] == 4
     weights = load_file("runs/a/model/adapter_model.safetensors")
@@ -204,7 +204,7 @@ def test_out_of_memory_says_what_was_too_much_and_what_to_change(
         assert part in told
     small_memory(0)
     assert train(recipe, "runs/b", "train.auto_batch_size=true") == 2
-    assert "does not suffice for 1 row of up to" in capsys.readouterr().err
+    assert "a micro-batch of 1 row of up to" in capsys.readouterr().err
 
 
 def test_auto_batch_size_halves_the_batch_and_changes_the_weights_for_the_same_rows(

@@ -69,7 +69,7 @@ def test_a_new_folder_is_claimed_and_known_again(tmp_path: Path) -> None:
         ("missing", "cannot be trusted, as trainer_state.json was changed since it was written"),
         ("extra", "cannot be trusted, as rng_state_1.pth was changed since it was written"),
         ("seal", "cannot be trusted, as its complete.json was changed"),
-        ("no seal", "was not written to its end"),
+        ("no seal", "is incomplete"),
     ],
 )
 def test_r5_a_checkpoint_that_is_not_as_it_was_written_is_passed_over(
@@ -100,7 +100,7 @@ def test_r5_resume_never_begins_anew_and_a_path_goes_on_from_there(tmp_path: Pat
     claim(run)
     first, _ = write_checkpoint(run, 1), write_checkpoint(run, 2)
     with pytest.raises(
-        UserError, match=r"checkpoint-3 was not written to its end; complete are: checkpoint-1, ch"
+        UserError, match=r"checkpoint-3 is incomplete; complete checkpoints: checkpoint-1, ch"
     ):
         claim(run, resume=str(run / "checkpoints" / "checkpoint-3"))
     with pytest.raises(UserError, match=r"is not a checkpoint of .*run; .* init_from"):

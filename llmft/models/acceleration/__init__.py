@@ -1,1 +1,1 @@
-"""Faster ways to compute the same, on private APIs of the libraries below."""
+"""Faster computation of the same results, on private APIs of PyTorch and transformers."""

@@ -1,4 +1,4 @@
-"""Dropout that costs little: masks for groups of rows, in attention and elsewhere."""
+"""Fast dropout on CPUs: cheap random masks, and attention computed by groups of rows."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -23,15 +23,15 @@ _NUM_VALUES = 2**15
 
 
 class DropoutMask(NamedTuple):
-    """Which elements stay."""
+    """A dropout mask, stored as bit masks, and its scale."""
 
     kept: Tensor
     """Int16, all bits set where an element stays, else 0."""
     scale: float
-    """What the kept ones are multiplied by, so that the mean stays."""
+    """Factor of kept elements, 1 / (1 - p), which preserves the expectation."""
 
     def apply(self, tensor: Tensor) -> Tensor:
-        """Return the tensor with zeros for what is dropped, not scaled."""
+        """Return the tensor with dropped elements set to 0, without scaling."""
         if tensor.element_size() == 2:
             return tensor.view(torch.int16).bitwise_and(self.kept).view(tensor.dtype)
         return self.kept.to(tensor.dtype).mul_(tensor).neg_()  # all bits set is -1
@@ -42,14 +42,15 @@ def draw_mask(shape: Sequence[int], *, share: float) -> DropoutMask:
 
     Args:
         shape: Shape of the mask.
-        share: Share to drop, above 0 and below 1; it is met to 1/32768.
+        share: Dropout probability in (0, 1), rounded to a multiple of 1/32768.
     """
     num_dropped = min(max(round(share * _NUM_VALUES), 1), _NUM_VALUES - 1)
     num_elements = math.prod(shape)
-    # Four elements share one number. The sign bit of each is left out: the last one's is always 0.
+    # One int64 gives four 16-bit values. Their sign bits are cleared, since random_() leaves
+    # that of the int64 at 0.
     numbers = torch.empty(math.ceil(num_elements / 4), dtype=torch.int64).random_()
     values = numbers.view(torch.int16)[:num_elements].bitwise_and_(_NUM_VALUES - 1)
-    # Below 0, whose sign the shift spreads over all bits, are values from num_dropped on.
+    # Values from num_dropped on become negative; the shift copies their sign to all 16 bits.
     kept = values.neg_().add_(num_dropped - 1).bitwise_right_shift_(15)
     return DropoutMask(kept.view(*shape), _NUM_VALUES / (_NUM_VALUES - num_dropped))
 
@@ -62,9 +63,9 @@ _WEIGHTS_AT_ONCE = 2**18
 
 @contextmanager
 def dropped_attention(model: Any) -> Iterator[None]:
-    """Let an encoder that it knows attend by groups of rows, where it trains on a CPU with dropout.
+    """Use `attend_with_dropout` in a supported encoder within the context.
 
-    Rows have to be padded on the right.
+    It takes effect in training on a CPU with dropout. Rows have to be padded on the right.
     """
     config = model.config
     wanted = read_attention(config) == "sdpa" and config.model_type in _ENCODERS
@@ -88,17 +89,17 @@ def attend_with_dropout(
     scaling: float | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Attend as the function `sdpa` of transformers; what stands on padding is 0.
+    """Attend like `sdpa_attention_forward` of transformers, but with outputs of 0 at padding.
 
     Args:
         module: The attention layer.
         query_BHTD: Queries.
         key_BHTD: Keys, as many as queries.
         value_BHTD: Values.
-        attention_mask: What every query sees, [B, 1, T, T] bool: the first tokens of its row.
-        dropout: Share of the attention weights to drop.
-        scaling: What scores are multiplied by.
-        options: For `sdpa`.
+        attention_mask: Padding mask [B, 1, T, T] bool; queries see the first tokens of their row.
+        dropout: Dropout probability of the attention weights.
+        scaling: Factor of the scores; by default 1 / sqrt(D).
+        options: Passed to `sdpa_attention_forward`.
 
     Returns:
         The outputs [B, T, H, D], and no weights.
@@ -123,19 +124,19 @@ class _Group(NamedTuple):
     """Rows that are computed together."""
 
     rows: slice | Tensor
-    """Their places in the batch."""
+    """Positions of the rows in the batch."""
     longest: int
     is_padding_RN: Tensor | None
     """None if all of them have the same length."""
 
     def take(self, *tensors_BHTD: Tensor) -> list[Tensor]:
-        """Return what tensors hold of the rows, [G, N, D], no less exact than float32."""
+        """Return the group's rows of each tensor, [G, N, D], in float32 or a wider dtype."""
         dtype = torch.promote_types(tensors_BHTD[0].dtype, torch.float32)
         taken = [tensor[self.rows, :, : self.longest] for tensor in tensors_BHTD]
         return [tensor.to(dtype).flatten(0, 1) for tensor in taken]
 
     def put(self, values_GND: Tensor, *, into_BHTD: Tensor) -> None:
-        """Write what `take` returned, or its like, where it came from, and 0 behind it."""
+        """Write values shaped like those of `take` back into a tensor, with 0 at padding."""
         num_heads = into_BHTD.shape[1]
         values_RHND = values_GND.view(
             len(values_GND) // num_heads, num_heads, *values_GND.shape[1:]
@@ -144,14 +145,14 @@ class _Group(NamedTuple):
         into_BHTD[self.rows, :, self.longest :] = 0
 
     def hide_padding(self, scores_GNN: Tensor) -> None:
-        """Let no query see keys that are padding, in place."""
+        """Mask the scores of padding keys, in place."""
         if self.is_padding_RN is not None:
             scores_RHNN = scores_GNN.view(len(self.is_padding_RN), -1, *scores_GNN.shape[1:])
             least = torch.finfo(scores_GNN.dtype).min  # finite, for a row without a token
             scores_RHNN.masked_fill_(self.is_padding_RN[:, None, None, :], least)
 
     def clear_padding(self, values_GND: Tensor) -> Tensor:
-        """Set to 0 what stands on padding, in place."""
+        """Set the values at padding positions to 0, in place."""
         if self.is_padding_RN is not None:
             values_RHND = values_GND.view(len(self.is_padding_RN), -1, *values_GND.shape[1:])
             values_RHND.masked_fill_(self.is_padding_RN[:, None, :, None], 0)
@@ -170,7 +171,7 @@ def _group_rows(lengths: list[int], *, num_heads: int) -> list[_Group]:
         is_padding_RN = None
         if min(own) < longest:
             is_padding_RN = torch.arange(longest) >= torch.tensor(own)[:, None]
-        is_run = rows[-1] - rows[0] == len(rows) - 1  # then nothing has to be copied together
+        is_run = rows[-1] - rows[0] == len(rows) - 1  # a slice is a view, without a copy
         places = slice(rows[0], rows[-1] + 1) if is_run else torch.tensor(rows)
         groups.append(_Group(places, longest, is_padding_RN))
     return groups
@@ -208,7 +209,7 @@ class _Attend(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_BTHD: Tensor) -> tuple[Tensor | None, ...]:
         query_BHTD, key_BHTD, value_BHTD, *saved = ctx.saved_tensors
-        # As the inputs lie in memory, so that what follows needs no copies.
+        # With the memory layout of the inputs, so that later operations need no copies.
         grads = [torch.empty_like(t) for t in (query_BHTD, key_BHTD, value_BHTD)]
         for i, group in enumerate(ctx.groups):
             weights_GNN, mask = saved[2 * i], DropoutMask(saved[2 * i + 1], ctx.scale)
@@ -261,9 +262,9 @@ class _Drop(torch.autograd.Function):
 
 @contextmanager
 def fast_dropout(model: nn.Module) -> Iterator[None]:
-    """Let a model drop fast on a CPU, for as long as it trains; its modules keep their names.
+    """Replace a model's dropout by `FastDropout` and `attend_with_dropout` within the context.
 
-    With untested versions of the libraries it drops as ever.
+    Module names stay the same. With untested library versions nothing is replaced.
     """
     if find_untested() is not None:
         yield

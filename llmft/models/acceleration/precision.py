@@ -38,10 +38,10 @@ def cast_frozen_weights(model: nn.Module) -> None:
 
 @contextmanager
 def cast_up_at_use(model: nn.Module) -> Iterator[None]:
-    """Let layers whose weights `cast_frozen_weights` rounded compute in float32 within the context.
+    """Compute in float32 with the weights that `cast_frozen_weights` rounded, within the context.
 
-    Weights are cast up in each use, so there is never more than one layer in float32; those that
-    the model holds stay the very same tensors.
+    Weights are cast up at each use, so at most one layer is in float32 at a time; those that
+    the model has stay the same tensors.
     """
     rounded = [
         module
@@ -59,7 +59,7 @@ def cast_up_at_use(model: nn.Module) -> Iterator[None]:
 
 
 class _Float32Product(torch.autograd.Function):
-    """A frozen linear layer, of which the backward pass keeps the bfloat16 weight only."""
+    """A frozen linear layer that saves only its bfloat16 weight for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, weight_OI: Tensor, bias_O: Tensor | None, input: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """Every private name of other packages that llmft uses, and the versions it is tested with.
 
-With other versions such a name may be gone or mean something else, so llmft then takes the plain
-path: `find_untested` is asked before anything here is called, but for `read_attention` and
-`use_one_gpu`, which are safe in every version. Names are looked up in use, not in import.
+With other versions a private name may be missing or have changed, so llmft then falls back to
+public APIs: callers check `find_untested` first, except for `read_attention` and `use_one_gpu`,
+which are safe in every version. Names are resolved when they are used, not on import.
 """
 
 import logging
@@ -25,7 +25,7 @@ TESTED = {"torch": ("2.9", "2.13"), "transformers": ("5.6", "5.24")}
 
 @cache
 def find_untested() -> str | None:
-    """Return which package has a version outside `TESTED`; None if none has.
+    """Return why an installed version is outside `TESTED`; None if all are within it.
 
     The first call in a process warns. No package is imported.
     """
@@ -45,7 +45,7 @@ def find_untested() -> str | None:
 
 
 def refuse_untested(what: str) -> None:
-    """Stop what would measure nothing but the plain path.
+    """Raise if a version is untested: a benchmark would then measure the fallback only.
 
     Raises:
         UserError: If a package has a version outside `TESTED`.
@@ -61,22 +61,22 @@ def read_attention(config: Any) -> str | None:
 
 
 def switch_attention(config: Any, name: str | None) -> None:
-    """Let a model attend with a registered function, without the checks of transformers."""
+    """Set the attention function of a model by its registered name, without further checks."""
     config._attn_implementation = name
 
 
 def use_one_gpu(arguments: Any) -> None:
-    """Keep the trainer from `DataParallel`: several GPUs take a launcher."""
+    """Keep the trainer from using `DataParallel`: several GPUs need a launcher."""
     arguments._n_gpu = min(1, arguments.n_gpu)
 
 
 def count_changes(tensor: "Tensor") -> int:
-    """Return how often a tensor was changed in place."""
+    """Return the version counter of a tensor, which every in-place change increments."""
     return tensor._version
 
 
 def identify_storage(storage: "UntypedStorage") -> int:
-    """Return what tells a storage from all others that are alive."""
+    """Return an id that is unique among live storages."""
     return int(storage._cdata)
 
 
@@ -112,7 +112,7 @@ def differentiate_flash(
 
 
 def differentiate_softmax(grad: "Tensor", *, weights: "Tensor") -> "Tensor":
-    """Return the gradient of the scores whose softmax over the last dimension the weights are."""
+    """Return the gradient of the scores; `weights` are their softmax over the last dimension."""
     import torch
 
     return torch._softmax_backward_data(grad, weights, -1, weights.dtype)
@@ -120,7 +120,7 @@ def differentiate_softmax(grad: "Tensor", *, weights: "Tensor") -> "Tensor":
 
 @contextmanager
 def empty_tensors(note: Callable[["UntypedStorage"], None]) -> Iterator[None]:
-    """Give tensors no content within the context, and note the storage of each."""
+    """Make all tensors fake within the context, and pass the storage of each to `note`."""
     from torch import Tensor
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.utils._python_dispatch import TorchDispatchMode

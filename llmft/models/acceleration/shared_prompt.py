@@ -4,7 +4,7 @@ A batch becomes one packed row: the shared prompt, then the rows' own tokens one
 without padding. The positions of each row continue where the prompt ends. Attention keeps the rows
 apart (`attend_packed`); all other layers treat tokens one by one anyway. Training uses no
 key-value cache, so gradient checkpointing and hooks on layers work as ever. Without gradients
-the prompt's keys and values are kept until the weights change.
+the prompt's keys and values are cached until the weights change.
 
 Dropout draws one mask for the prompt, which all rows of a batch then share.
 
@@ -42,17 +42,17 @@ EAGER_ATTENTION = "llmft_eager"
 
 
 class PackedRows(NamedTuple):
-    """Where the rows of a batch stand in a packed row."""
+    """Layout of a packed row, and how its tokens map to the padded batch."""
 
     num_prompt: int
     """Tokens of the prompt at the start of the packed row; 0 if there is none or it is cached."""
     grid_N: Tensor
-    """Place of each own token in the padded batch, read row by row."""
+    """Index of each token after the prompt in the flattened padded batch, [B * A]."""
     num_rows: int
     longest: int
     cache: list[tuple[Tensor, Tensor]] | None = None
-    """Keys and values of the prompt in each layer, [1, K, P, D]: written by a row that holds the
-    prompt, read by one that does not."""
+    """Keys and values of the prompt in each layer, [1, K, P, D]: written if the packed row contains
+    the prompt, else read."""
 
     def pad(self, packed_1HND: Tensor) -> Tensor:
         """Return rows as a padded batch, [B, H, A, D]; padding is 0."""
@@ -64,7 +64,7 @@ class PackedRows(NamedTuple):
         return rows.view(self.num_rows, self.longest, num_heads, width).transpose(1, 2)
 
     def pack(self, padded_BHAD: Tensor) -> Tensor:
-        """Return a padded batch as rows behind each other, [1, H, N, D]."""
+        """Return a padded batch as concatenated rows without padding, [1, H, N, D]."""
         _, num_heads, _, width = padded_BHAD.shape
         rows = padded_BHAD.transpose(1, 2).reshape(-1, num_heads * width)
         if len(self.grid_N) < len(rows):
@@ -91,7 +91,7 @@ def attend_packed(
         The output, shape [1, T, H, D], and no weights.
     """
     device = query_1HTD.device.type
-    if torch.is_autocast_enabled(device):  # the flash kernel's own name is unknown to autocast
+    if torch.is_autocast_enabled(device):  # autocast does not cover the private operator
         dtype = torch.get_autocast_dtype(device)
         query_1HTD, key_1KTD, value_1KTD = (x.to(dtype) for x in (query_1HTD, key_1KTD, value_1KTD))
     sizes = [packed_rows.num_prompt, query_1HTD.shape[2] - packed_rows.num_prompt]
@@ -123,7 +123,7 @@ def attend_eagerly(
 ) -> tuple[Tensor, None]:
     """Attend causally with a matrix of scores, as transformers' `eager`, to rows without padding.
 
-    There is one head's matrix at a time, since it is computed again in the backward pass.
+    Each head is checkpointed, so that only one matrix of scores is in memory at a time.
 
     Returns:
         The output, shape [B, T, H, D], and no weights.
@@ -186,7 +186,7 @@ def attend_rows(
 
 
 class _FlashRows(torch.autograd.Function):
-    """The same on CPU, without a copy of the prompt's keys for each row and without a mask.
+    """`attend_rows` for CPUs, without a copy of the prompt's keys per row and without a mask.
 
     All rows attend to the prompt in one call of the flash kernel, and to themselves in another.
     The two outputs are weighted by the sums of exponentials of their scores. In the backward pass
@@ -248,9 +248,9 @@ def find_obstacle(config: Any) -> str | None:
     rope_type = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     layer_types = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
     if config.model_type not in _DECODERS:
-        return f"a {config.model_type} base is none of {', '.join(_DECODERS)}"
+        return f"a {config.model_type} base is not one of {', '.join(_DECODERS)}"
     if not getattr(config, "is_causal", True):
-        return "its attention looks both ways"
+        return "its attention is bidirectional"
     if layer_types or getattr(config, "sliding_window", None):
         return "its attention has a sliding window"
     if rope_type not in _ROPE_TYPES:
@@ -261,7 +261,7 @@ def find_obstacle(config: Any) -> str | None:
 
 
 class _PromptCache(NamedTuple):
-    """The prompt as it was computed with certain weights in a certain precision."""
+    """Keys and values of the prompt, valid for the weights and the precision in `key`."""
 
     key: object
     keys_and_values: list[tuple[Tensor, Tensor]]
@@ -280,8 +280,8 @@ class SharedPrompt:
         """Attach to a model, in place.
 
         Args:
-            model: A decoder with a head, adapted or not, whose configuration has no obstacle.
-            shared_ids: What every input begins with; if empty, rows are only packed.
+            model: A decoder with a head, with or without adapters, that can share its prompt.
+            shared_ids: Token ids that every input begins with; if empty, rows are only packed.
         """
         self._shared_ids = list(shared_ids)
         self._model: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -290,7 +290,7 @@ class SharedPrompt:
         self._compute_whole = self._model.forward
         self._is_unshared = False
         self._is_in_float32 = False
-        # Of each thread, since a server has several: where the rows of its batch end.
+        # Positions of the pooled tokens, per thread, since a server has several threads.
         self._ends = threading.local()
         self._norm_hook = self._model.model.norm.register_forward_pre_hook(self._take_ends)
         # The function stays until `detach`, since checkpointing calls it in the backward pass too.
@@ -321,10 +321,10 @@ class SharedPrompt:
 
     @contextmanager
     def unshared(self, *, attention: str | None = None) -> Iterator[None]:
-        """Let the model take unshared inputs within the context.
+        """Use the model's original forward, on unshared inputs, within the context.
 
         Args:
-            attention: Name of an attention function, other than the model's own.
+            attention: Name of an attention function; None: the model's own.
         """
         switch_attention(self._model.config, attention or self._attention)
         self._is_unshared = True
@@ -336,7 +336,7 @@ class SharedPrompt:
 
     @contextmanager
     def in_float32(self) -> Iterator[None]:
-        """Let the model compute in float32 within the context, even under autocast.
+        """Compute in float32 within the context, even under autocast.
 
         The accelerator wraps a model's `forward` in autocast, so that is disabled inside it too.
         """
@@ -378,7 +378,7 @@ class SharedPrompt:
         elif self._shared_ids:
             rows = rows._replace(num_prompt=0, cache=self._get_cache(input_ids.device))
         lengths_B = mask_BA.sum(dim=1)
-        # Like transformers, which pools the last token that does not pad.
+        # Like transformers, which pools the last token that is not padding.
         is_text_BA = (input_ids != self._model.config.pad_token_id).int()
         last_B = (is_text_BA * torch.arange(longest, device=input_ids.device)).argmax(dim=1)
         ends_B = rows.num_prompt + lengths_B.cumsum(dim=0) - lengths_B + last_B
@@ -388,7 +388,7 @@ class SharedPrompt:
     def _run(
         self, own_ids_N: Tensor, own_positions_N: Tensor, rows: PackedRows, *, ends_B: Tensor
     ) -> Tensor:
-        """Return the final hidden states at places of the packed row, [1, B, E]."""
+        """Return the final hidden states at positions `ends_B` of the packed row, [1, B, E]."""
         num_shared, device = len(self._shared_ids), own_ids_N.device
         prompt_P = torch.tensor(
             self._shared_ids[: rows.num_prompt], dtype=torch.long, device=device
@@ -407,7 +407,7 @@ class SharedPrompt:
         return hidden
 
     def _take_ends(self, _: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor] | None:
-        """Let only the pooled tokens through the final norm."""
+        """Pass only the pooled tokens to the final norm."""
         return None if self._is_unshared else (inputs[0][:, self._ends.places_B],)
 
     def _get_cache(self, device: torch.device) -> list[tuple[Tensor, Tensor]]:

@@ -1,1 +1,1 @@
-"""What a training step needs of memory: estimated before, measured after."""
+"""Memory of a training step: an estimate in advance, and the measured peak."""

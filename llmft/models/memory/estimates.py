@@ -1,8 +1,8 @@
-"""How much memory a training will take, from one step on tensors without content.
+"""Memory estimates of a training, from one step that is traced with fake tensors.
 
-The model is the one that is trained, with its adapters, precision, dropout and checkpointing; only
-attention is replaced by what the fast kernels keep of it. Nothing is computed and no memory is
-used, so that a large base can be traced on a small machine.
+The traced model has the adapters, precision, dropout and checkpointing of the training; only
+attention is replaced by a stub that saves what the fast kernels save for the backward pass. Nothing
+is computed and no memory is used, so that a large base can be traced on a small machine.
 """
 
 import weakref
@@ -41,21 +41,21 @@ class Step(NamedTuple):
     batch: BatchShape
     """The largest batch."""
     num_shared: int | None
-    """Tokens of a shared prompt, which the batch leaves out; None if rows are computed whole."""
+    """Tokens of a shared prompt, which the batch excludes; None for the unshared forward."""
     precision: Precision
     gradient_checkpointing: bool
     accumulates: bool
-    """Whether gradients of the step before are still there."""
+    """Whether gradients of an earlier micro-batch exist already."""
     on_gpu: bool
 
 
 class StepPeak(NamedTuple):
-    """What a training step holds at most in addition to the weights, in bytes."""
+    """Peak memory of a training step, without the weights, in bytes."""
 
     num_bytes: int
-    """Gradients and activations together; gradients come as activations go."""
+    """Gradients and activations together; activations are freed as gradients are computed."""
     num_activation_bytes: int
-    """Activations alone, where each gradient leaves the device when it is done."""
+    """Activations alone, for layouts in which each gradient leaves the device when it is done."""
 
 
 def trace_step(model: Any, step: Step) -> StepPeak:
@@ -63,7 +63,7 @@ def trace_step(model: Any, step: Step) -> StepPeak:
 
     Args:
         model: A sequence classification model on the meta device, adapted or not, with its frozen
-            weights in the precision of the training. It is of no use afterwards.
+            weights in the precision of the training. It cannot be used afterwards.
         step: What to compute.
 
     Raises:
@@ -94,7 +94,7 @@ def trace_step(model: Any, step: Step) -> StepPeak:
 
 
 class _Peak:
-    """Counts the bytes of all tensors that are made, until nothing refers to them."""
+    """Tracks the bytes of all live tensors, and their peak."""
 
     def __init__(self) -> None:
         self.num_live_bytes = 0
@@ -109,7 +109,7 @@ class _Peak:
         self.peak_of_activations = self.num_live_bytes - self._num_gradient_bytes
 
     def note_gradient(self, parameter: Tensor) -> None:
-        """Take the gradient of a parameter, which stays, for what it is."""
+        """Count the gradient of a parameter as a gradient, not as an activation."""
         assert parameter.grad is not None
         storage = parameter.grad.untyped_storage()
         key = identify_storage(storage)
@@ -118,7 +118,7 @@ class _Peak:
             self._num_gradient_bytes += storage.nbytes()
 
     def count(self, storage: torch.UntypedStorage) -> None:
-        """Count the storage of a tensor, unless that of another one was the same."""
+        """Count the storage of a tensor once, even if several tensors share it."""
         key, size = identify_storage(storage), storage.nbytes()
         if key not in self._known:
             self._known.add(key)
@@ -134,7 +134,7 @@ class _Peak:
 
 
 def _move_from_meta(model: nn.Module) -> None:
-    """Put tensors without content in the place of parameters and buffers; ties stay."""
+    """Replace meta parameters and buffers by fake tensors, in place; tied weights stay tied."""
     made: dict[int, nn.Parameter] = {}
     for module in model.modules():
         own = module.named_parameters(recurse=False, remove_duplicate=False)
@@ -150,7 +150,7 @@ def _move_from_meta(model: nn.Module) -> None:
 
 @contextmanager
 def _traced_attention(model: Any, *, on_gpu: bool) -> Iterator[None]:
-    """Replace PyTorch's attention; on a CPU, encoders with dropout have one of their own."""
+    """Replace sdpa by the stub, except in CPU encoders, where `fast_dropout` has its own."""
     config = model.config
 
     def replace() -> None:
@@ -193,12 +193,12 @@ def _attend(
     packed_rows: PackedRows | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Return an output of the right shape, [B, T, H, D], and keep what the real functions keep."""
+    """Return an output of shape [B, T, H, D], and save what the real kernels save for backward."""
     query, key, value = query_BHTD, key_BKTD, value_BKTD
     if torch.is_autocast_enabled("cpu"):
         dtype = torch.get_autocast_dtype("cpu")
         query, key, value = (x.to(dtype) for x in (query, key, value))
-    if packed_rows is None:  # beside a mask, keys and values are repeated for every head
+    if packed_rows is None:  # with a mask, keys and values are repeated for every head
         num_queries = query.shape[1] // key.shape[1]
         if num_queries > 1:
             key, value = (x.repeat_interleave(num_queries, dim=1) for x in (key, value))
@@ -220,7 +220,7 @@ def _attend(
 
 
 class _Keep(torch.autograd.Function):
-    """What flash attention keeps for its backward pass: its inputs, output and a sum a query."""
+    """Saves what flash attention saves: its inputs, its output and one log-sum-exp per query."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -241,14 +241,14 @@ def _keep(*tensors: Tensor) -> Tensor:
 for _on_gpu, _name in _ATTENTION.items():
     ALL_ATTENTION_FUNCTIONS.register(_name, partial(_attend, on_gpu=_on_gpu))
 Layout = Literal["one device", "DDP", "ZeRO-2", "ZeRO-3", "ZeRO-3 with offload", "FSDP2"]
-"""How processes share a training."""
+"""How a training is distributed over devices."""
 ESTIMATE_ERROR = 0.10
-"""How far estimates were from measured peaks at most: small models, on a CPU, in one process."""
+"""Largest relative error against measured peaks: small models, on a CPU, in one process."""
 GPU_LIBRARIES_GIB = 1.0
-"""What CUDA, the kernels' workspaces and NCCL are taken to need on a GPU; not measured."""
+"""Assumed memory of CUDA, kernel workspaces and NCCL on a GPU; not measured."""
 _GIB = 2**30
 _NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
-"""Of a weight in 4 bit: a byte a block of 64, and four bytes a 256 of these (double quantisation).
+"""Bytes per 4-bit weight: 0.5, 1 per block of 64, and 4 per 256 blocks (double quantisation).
 
 Source: Dettmers et al. 2023, arXiv:2305.14314, sec. 3.
 """
@@ -257,7 +257,7 @@ _LIVE_PARAMETERS = 300_000_000
 
 
 class Footprint(NamedTuple):
-    """What a training needs memory for; numbers of parameters, but for the bytes."""
+    """Numbers of parameters, and sizes in bytes, that the memory of a training depends on."""
 
     total: int
     """All parameters, adapters included."""
@@ -267,7 +267,7 @@ class Footprint(NamedTuple):
     in_module: int
     """In the largest single module, such as an embedding."""
     frozen_bytes: float
-    """Frozen weights as they are kept where they are not split over devices."""
+    """Size of the frozen weights where they are not sharded."""
     step_bytes: int
     """Peak of gradients and activations in a training step."""
     activation_bytes: int
@@ -278,33 +278,32 @@ class MemoryEstimate(NamedTuple):
     """Memory of a training step on one device, in GiB."""
 
     weights_gib: float
-    """Those that lie on the device, and what is gathered of the others meanwhile."""
+    """Weights on the device, and those gathered from other devices during a step."""
     optimiser_gib: float
-    """Gradients and the two moments of AdamW, of what is trained, in float32."""
+    """Gradients and the two moments of AdamW, of the trainable parameters, in float32."""
     activations_gib: float
-    """What the forward pass keeps for the backward pass, with the prompt."""
+    """What the forward pass saves for the backward pass, the prompt included."""
 
     @property
     def total_gib(self) -> float:
-        """All of it; what the libraries take comes on top."""
+        """Sum of the above, without the memory of the libraries."""
         return sum(self)
 
 
 def measure_footprint(
     model_config: Any, base: BaseConfig, *, labels: LabelSpace, step: Step
 ) -> Footprint:
-    """Tell what a training needs, without weights and without computing anything.
+    """Measure the footprint of a training, without loading weights or computing anything.
 
     Args:
         model_config: Configuration of the base; changed in place.
-        base: For its tuning.
-        labels: What the head puts out.
+        base: The base, for its tuning and adapters.
+        labels: The outputs of the head.
         step: The largest step of the training.
 
     Raises:
         UserError: If a target of the adapters is not there, or the head is not supported.
-        RuntimeError: If the model is of a kind, or the libraries of versions, that cannot be
-            traced.
+        RuntimeError: If this model, or a model with these library versions, cannot be traced.
     """
     model = _build_without_weights(model_config, base, labels=labels)
     frozen_linear = _find_frozen_linear(model)
@@ -338,7 +337,7 @@ def measure_footprint(
 
 
 def list_layouts(base: BaseConfig) -> list[Layout]:
-    """Return how a training can be shared: weights in 4 bit cannot be split (R2)."""
+    """Return the layouts that a base supports: 4-bit weights cannot be sharded (R2)."""
     layouts: list[Layout] = list(get_args(Layout))
     return layouts[:3] if base.tuning == "qlora" else layouts
 
@@ -350,7 +349,7 @@ def estimate_memory(
 
     Args:
         footprint: What the training needs.
-        layout: How the devices share it.
+        layout: How the training is distributed over the devices.
         num_devices: Number of devices.
 
     Source:
@@ -373,16 +372,16 @@ def estimate_memory(
             weights, optimiser = split + gathered, 4 * trained * own
         case "ZeRO-3 with offload":
             weights, optimiser = gathered, 0
-        case "FSDP2":  # a layer is gathered ahead, and what is in no layer stays
+        case "FSDP2":  # one layer is prefetched; modules outside the layers stay gathered
             weights = split + 4 * (footprint.in_module + 2 * footprint.in_layer)
             optimiser = 3 * trained * own
     return MemoryEstimate(weights / _GIB, optimiser / _GIB, activations / _GIB)
 
 
 def _build_without_weights(model_config: Any, base: BaseConfig, *, labels: LabelSpace) -> Any:
-    """Return the model that is trained, on the meta device; layers in 4 bit are plain ones.
+    """Return the model to train, on the meta device, with plain linear layers for 4-bit ones.
 
-    What stands outside of the base is taken to be new, and so trained in full (H8).
+    Modules outside of the base are taken to be new, and so trained in full (H8).
     """
     from transformers import AutoModelForSequenceClassification
 
@@ -415,7 +414,7 @@ def _find_frozen_linear(model: nn.Module) -> list[nn.Linear]:
 
 
 def _restore_dtype(_: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-    """Put out what came in, as layers in 4 bit do, and not what autocast computes in."""
+    """Return the output in the input's dtype, as 4-bit layers do, not in that of autocast."""
     return output.to(inputs[0].dtype)
 
 

@@ -1,4 +1,4 @@
-"""How much memory was needed at most since a moment, and how much is left."""
+"""Peak memory since a reset, and free memory."""
 
 import contextlib
 import ctypes
@@ -38,7 +38,7 @@ def measure_peak_memory() -> float:
 
 
 def measure_free_memory(device: torch.device) -> float:
-    """Return how many GiB a process can still take on a device; infinity where nothing says so.
+    """Return the free memory of a device for this process, in GiB; infinity if it is unknown.
 
     Processes of one machine are taken to share its memory evenly.
     """

@@ -305,7 +305,7 @@ def test_a_detached_model_is_as_it_was() -> None:
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        (BertConfig(), "a bert base is none of"),
+        (BertConfig(), "a bert base is not one of"),
         (Qwen2Config(use_sliding_window=True, sliding_window=64, max_window_layers=1), "window"),
         (MistralConfig(sliding_window=4096), "sliding window"),
         (Qwen2Config(attention_dropout=0.1), "attention dropout"),
