@@ -10,7 +10,7 @@ from typing import Any
 
 from llmft.benchmarks.plans import SHAPES, SHORT_TEXTS, SIZES, Figures, Plan, Shape
 from llmft.config.task import FieldsConfig
-from llmft.data.fields import Row, RowFaultError, assemble_text, list_fields, refuse_absent_fields
+from llmft.data.fields import Row, RowFaultError, assemble_text, list_fields, require_fields
 from llmft.errors import UserError
 from llmft.files import replace_file, write_json
 from llmft.sample.articles import make_articles
@@ -233,7 +233,7 @@ def read_articles(paths: Sequence[Path], *, fields: FieldsConfig) -> list[Row]:
         check_ending(path, option="--data")
         rows += read_input(path)
     where = f"--text: {', '.join(map(str, paths)) or 'the sample'}"
-    refuse_absent_fields(fields.text, list_fields(rows), where=where)
+    require_fields(fields.text, list_fields(rows), where=where)
     return [row for row in rows if _has_text(row, fields)]
 
 

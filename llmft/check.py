@@ -11,7 +11,7 @@ from llmft.config.recipe import Recipe, load_recipe
 from llmft.config.task import ClassConfig
 from llmft.data.fields import Row, shorten_list
 from llmft.data.prepared import PreparedData, open_prepared
-from llmft.data.prompts import find_strange_placeholders, list_placeholders, read_prompt
+from llmft.data.prompts import find_unknown_placeholders, list_placeholders, read_prompt
 from llmft.errors import UserError
 
 if TYPE_CHECKING:
@@ -51,19 +51,19 @@ def main(arguments: list[str]) -> int:
 
     recipe = load_recipe(args.recipe, overrides=args.set)
     # Imported where needed, here and below: most imports take seconds, and `--no-data` needs few.
-    from llmft.training.launch import read_deepspeed, refuse_absent_trackers
+    from llmft.training.launch import read_deepspeed, require_trackers
 
-    refuse_absent_trackers(recipe.config.train.report_to)
+    require_trackers(recipe.config.train.report_to)
     if recipe.config.base.tuning == "qlora":
-        from llmft.models.quantisation import refuse_absent_quantiser
+        from llmft.models.quantisation import require_bitsandbytes
 
-        refuse_absent_quantiser()
+        require_bitsandbytes()
     if recipe.config.launch.deepspeed is not None:
         read_deepspeed(Path(recipe.config.launch.deepspeed), key="launch.deepspeed")
     has_base = _report_recipe(recipe)
     _report_placeholders(recipe)
     if args.no_data:
-        _check_room(recipe, has_base=has_base)
+        _check_token_budget(recipe, has_base=has_base)
     else:
         _check_inputs(recipe, show=args.show, gpu_gib=args.gpu_memory)
     logger.info("ok")
@@ -97,7 +97,7 @@ def _report_placeholders(recipe: Recipe) -> None:
         return
     fields = recipe.task.fields
     prompt = read_prompt(recipe.prompt_path, fields=fields)
-    for name in find_strange_placeholders("".join(prompt), fields=fields):
+    for name in find_unknown_placeholders("".join(prompt), fields=fields):
         hint = suggest(name, allowed=list_placeholders(fields))
         logger.info(
             "warning: %s: {%s} names no field and stays as it is.%s",
@@ -105,7 +105,7 @@ def _report_placeholders(recipe: Recipe) -> None:
         )  # fmt: skip
 
 
-def _check_room(recipe: Recipe, *, has_base: bool) -> None:
+def _check_token_budget(recipe: Recipe, *, has_base: bool) -> None:
     """Check the part of the token budget that needs the tokenizer but no rows."""
     if not has_base:
         logger.info("warning: without the base, token budget and memory are unknown")
@@ -127,7 +127,7 @@ def _check_inputs(recipe: Recipe, *, show: str | None, gpu_gib: float | None) ->
     from llmft.data.batches import make_targets
     from llmft.data.encoding import refuse_budget
     from llmft.reports.terminal import show_row
-    from llmft.training.inputs import count_steps, open_inputs, plan_batches, refuse_schedule
+    from llmft.training.inputs import check_warmup, count_steps, open_inputs, plan_batches
     from llmft.training.losses import make_loss, read_row_weights
 
     config = recipe.config
@@ -145,12 +145,12 @@ def _check_inputs(recipe: Recipe, *, show: str | None, gpu_gib: float | None) ->
             logger.info("warning: %s", refusal)
     train_rows = inputs.rows["train"]
     if config.init_from is not None:
-        from llmft.training.run_folder import refuse_unfit_init
+        from llmft.training.run_folder import check_init_from
 
-        refuse_unfit_init(config, label_names=data.label_names)
+        check_init_from(config, label_names=data.label_names)
     num_devices = config.train.world_size or 1
     plan = plan_batches(recipe, inputs, world_size=num_devices)
-    refuse_schedule(config.train, plan)
+    check_warmup(config.train, plan)
     targets = make_targets(train_rows, label_names=data.label_names)
     make_loss(config.head, targets=targets, label_names=data.label_names)
     if config.head.loss.row_weights is not None:
@@ -208,7 +208,7 @@ def _report_memory(
     config = recipe.config
     step = Step(
         batch=plan.largest,
-        num_shared=len(inputs.encoder.shared_ids) if inputs.obstacle is None else None,
+        num_shared=len(inputs.encoder.shared_ids) if inputs.unshared_reason is None else None,
         precision=choose_precision(config.train.precision),
         gradient_checkpointing=config.train.gradient_checkpointing,
         accumulates=config.train.gradient_accumulation_steps > 1,

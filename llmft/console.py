@@ -38,7 +38,7 @@ def run_verb(verb: Callable[[list[str]], int], arguments: list[str]) -> int:
         leave_group()
         return status
     except UserError as error:
-        _let_main_speak_first()
+        _wait_for_main()
         sys.stderr.write(f"llmft: {error}\n")
         return 2
     except StoppedError as error:
@@ -50,7 +50,7 @@ def run_verb(verb: Callable[[list[str]], int], arguments: list[str]) -> int:
             sys.stderr.write("\nllmft: interrupted; run the same command again to resume\n")
         return 130
     except Exception as error:  # noqa: BLE001 - the last guard: a status, and what to report
-        _let_main_speak_first()
+        _wait_for_main()
         if get_world_size() > 1 and _is_lost_connection(error):
             sys.stderr.write(
                 "llmft: the connection to another process of this launch is lost, perhaps because "
@@ -65,7 +65,7 @@ def run_verb(verb: Callable[[list[str]], int], arguments: list[str]) -> int:
         logger.removeHandler(handler)
 
 
-def _let_main_speak_first() -> None:
+def _wait_for_main() -> None:
     """Wait in the other processes before they report an error.
 
     Most errors occur in all of them at once. The main one reports it and ends, and its launcher

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from llmft.console import run_verb
 from llmft.data.fields import Row, RowFaultError
 from llmft.errors import UserError
-from llmft.models.saved import ModelCard, hash_model, read_card
+from llmft.models.saved import ModelSpec, hash_model, read_spec
 from llmft.prediction.post_hoc_fit import FIT_NAME, apply_fit, read_fit
 from llmft.prediction.shards import (
     ChangedError,
@@ -140,7 +140,7 @@ class _PredictionJob(NamedTuple):
     """Model, inputs and folder of the shards."""
 
     run: Path
-    card: ModelCard
+    spec: ModelSpec
     model_hash: str
     fit: PostHocFit | None
     folder: Path
@@ -148,9 +148,9 @@ class _PredictionJob(NamedTuple):
 
     @classmethod
     def open(cls, run: Path, *, folder: Path, inputs: Sequence[Path]) -> "_PredictionJob":
-        card, model_hash = read_card(run / "model"), hash_model(run / "model")
+        spec, model_hash = read_spec(run / "model"), hash_model(run / "model")
         fit = read_fit(run, model_hash=model_hash)
-        return cls(run, card, model_hash, fit, folder, inputs)
+        return cls(run, spec, model_hash, fit, folder, inputs)
 
     @property
     def fit_hash(self) -> str | None:
@@ -164,7 +164,7 @@ def _prepare(work: _PredictionJob, *, ending: str | None) -> list[Shard]:
     claim_folder(
         work.folder, model_hash=work.model_hash, fit_hash=work.fit_hash, inputs=work.inputs
     )
-    surveys = survey_inputs(work.folder, work.inputs, card=work.card, ending=ending)
+    surveys = survey_inputs(work.folder, work.inputs, spec=work.spec, ending=ending)
     num_rows = sum(survey.num_rows for survey in surveys)
     if num_rows and num_rows == sum(survey.num_empty for survey in surveys):
         first = next(i for i, survey in enumerate(surveys) if survey.first_fault is not None)
@@ -184,7 +184,7 @@ def _predict_missing(
     from llmft.prediction.inference import Predictor
 
     predictor = Predictor.open(work.run, max_tokens_per_batch=max_tokens_per_batch)
-    empty = dict.fromkeys(make_schema(work.card).names)
+    empty = dict.fromkeys(make_schema(work.spec).names)
 
     def predict(rows: list[Row]) -> list[Row]:
         usable = [position for position, row in enumerate(rows) if _is_usable(row, predictor)]
@@ -192,11 +192,11 @@ def _predict_missing(
         if usable:
             found = predictor.predict([rows[i] for i in usable], show_progress=is_main()).outputs
             outputs = apply_fit(found, work.fit)
-            for position, columns in zip(usable, make_columns(outputs, work.card), strict=True):
+            for position, columns in zip(usable, make_columns(outputs, work.spec), strict=True):
                 results[position] = columns
         return results
 
-    predict_shards(missing, predict=predict, card=work.card, report=logger.info)
+    predict_shards(missing, predict=predict, spec=work.spec, report=logger.info)
 
 
 def _is_usable(row: Row, predictor: "Predictor") -> bool:

@@ -13,7 +13,7 @@ from llmft.config.loading import ConfigSection
 from llmft.config.recipe import RecipeConfig
 from llmft.config.suite import SuiteConfig
 from llmft.config.task import TaskConfig
-from llmft.models.saved import ModelCard
+from llmft.models.saved import ModelSpec
 from llmft.results.comparison import ComparisonResult
 from llmft.results.evaluation import EvaluationResult
 from llmft.results.manifest import Manifest, PredictionManifest
@@ -31,7 +31,7 @@ RESULTS: dict[str, Any] = {
     "manifest": Manifest,
     "training_metadata": RunFile,
     "training_history": LearningCurve,
-    "model_card": ModelCard,
+    "model_spec": ModelSpec,
     "fit": PostHocFit,
     "test_reads": ReadLog,
     "evaluation": EvaluationResult,

@@ -71,14 +71,14 @@ def train(recipe: Recipe, *, resume: str = "auto") -> Path:
     from llmft.models.memory.peak import measure_peak_memory, reset_peak_memory
     from llmft.training.checkpoints import find_last_checkpoint
     from llmft.training.fitting import fit_run
-    from llmft.training.inputs import open_inputs, plan_batches, refuse_schedule
+    from llmft.training.inputs import check_warmup, open_inputs, plan_batches
     from llmft.training.launch import read_launch
     from llmft.training.run_folder import (
+        check_init_from,
         claim_run_folder,
         identify_run,
         log_to_file,
         make_record,
-        refuse_unfit_init,
         write_run,
     )
 
@@ -91,8 +91,8 @@ def train(recipe: Recipe, *, resume: str = "auto") -> Path:
         logger.info("%s: %s", split, budget.describe())
     refuse_budget(inputs.findings.refusals, waive=config.tokens.waive)
     plan = plan_batches(recipe, inputs, world_size=launch.world_size)
-    refuse_schedule(config.train, plan)
-    refuse_unfit_init(config, label_names=data.label_names)
+    check_warmup(config.train, plan)
+    check_init_from(config, label_names=data.label_names)
 
     identity = identify_run(recipe, data, inputs.encoder.prompt)
     run = ask_main(lambda: claim_run_folder(folder, identity, launch=launch, resume=resume))
@@ -136,13 +136,13 @@ def train(recipe: Recipe, *, resume: str = "auto") -> Path:
 
 def _refuse_absent_packages(config: RecipeConfig) -> None:
     """Raise if an optional package that this recipe needs is not installed."""
-    from llmft.training.launch import refuse_absent_trackers
+    from llmft.training.launch import require_trackers
 
     if config.base.tuning == "qlora":
-        from llmft.models.quantisation import refuse_absent_quantiser
+        from llmft.models.quantisation import require_bitsandbytes
 
-        refuse_absent_quantiser()
-    refuse_absent_trackers(config.train.report_to)
+        require_bitsandbytes()
+    require_trackers(config.train.report_to)
 
 
 def _halve_micro_batches(
@@ -197,17 +197,17 @@ def _save_model(trained: "TrainedModel", inputs: "Inputs", config: RecipeConfig)
         RuntimeError: If the saved model predicts something else than the trained one.
     """
     from llmft.data.batches import make_targets, pad_inputs
-    from llmft.models.saved import hash_model, refuse_changed_outputs, save_model
+    from llmft.models.saved import check_saved_outputs, hash_model, save_model
     from llmft.prediction.inference import Predictor
     from llmft.prediction.stored import predict_and_store
     from llmft.training.fitting import measure_logits
     from llmft.training.inputs import describe_limit
 
-    model, card, result = trained
+    model, spec, result = trained
     folder, tokenizer = Path(config.output_dir), inputs.encoder.tokenizer
-    save_model(model, tokenizer=tokenizer, card=card, folder=folder / "model")
+    save_model(model, tokenizer=tokenizer, spec=spec, folder=folder / "model")
     few = pad_inputs(inputs.encoded["val"][:4], pad_token_id=tokenizer.pad_token_id)
-    refuse_changed_outputs(model, folder / "model", batch=few, precision=card.precision)
+    check_saved_outputs(model, folder / "model", batch=few, precision=spec.precision)
     model_hash = hash_model(folder / "model")
     limit = describe_limit(config.train.limit_rows)
     stored = predict_and_store(
@@ -216,9 +216,9 @@ def _save_model(trained: "TrainedModel", inputs: "Inputs", config: RecipeConfig)
         path=folder / "predictions" / "val.parquet",
         source={"model": model_hash, "data": inputs.data.fingerprint, **limit},
     )
-    if card.head == "regression":  # a class at the edge may flip by rounding
-        labels = make_targets(inputs.rows["val"], label_names=card.label_names).numpy()
-        metrics = measure_logits(stored.outputs, labels=labels, card=card, scale=None, needed="mae")
+    if spec.head == "regression":  # a class at the edge may flip by rounding
+        labels = make_targets(inputs.rows["val"], label_names=spec.label_names).numpy()
+        metrics = measure_logits(stored.outputs, labels=labels, spec=spec, scale=None, needed="mae")
         found, expected = metrics["mae"], result.best.val["mae"]
         if abs(found - expected) > 0.05 * max(1.0, expected):
             raise RuntimeError(

@@ -121,13 +121,13 @@ def tiny_qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def make_card(base: Any, space: Any, **changes: Any) -> Any:
+def make_spec(base: Any, space: Any, **changes: Any) -> Any:
     """Return the card of a model with this base and head, trained on nothing."""
     from llmft import __version__
     from llmft.config.recipe import TokensConfig
     from llmft.config.task import ClassConfig, FieldsConfig, MultilabelConfig, ScoresConfig
     from llmft.models.bases import hash_base
-    from llmft.models.saved import ModelCard
+    from llmft.models.saved import ModelSpec
 
     labels: dict[str, Any] = {
         "regression": ScoresConfig.model_construct(
@@ -153,7 +153,7 @@ def make_card(base: Any, space: Any, **changes: Any) -> Any:
         "num_parameters": 1,
         "num_trainable": 1,
     }
-    return ModelCard(**{**made, **changes})
+    return ModelSpec(**{**made, **changes})
 
 
 @pytest.fixture

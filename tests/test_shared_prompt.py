@@ -63,8 +63,8 @@ def test_predictions_are_the_same_with_a_kept_prompt(
     recipe = write_recipe(tiny_qwen, tuning="lora", prompt=PROMPT)
     shared = run(recipe, "shared")
     expected = predict(shared, workspace / "rows.jsonl")
-    card = shared / "model" / "llmft.json"
-    card.write_text(card.read_text().replace('"share_prompt": true', '"share_prompt": false'))
+    spec = shared / "model" / "llmft.json"
+    spec.write_text(spec.read_text().replace('"share_prompt": true', '"share_prompt": false'))
     found = predict(shared, workspace / "rows.jsonl")
     assert len(found) == 60
     for a, b in zip(expected, found, strict=True):
@@ -82,12 +82,12 @@ def test_a_shared_run_resumes_in_the_middle_of_an_epoch(
         train=", gradient_checkpointing: true, eval_steps: 3",
     )  # fmt: skip
     whole = run(recipe, "whole")
-    from llmft.training.losses import GuardedLoss
+    from llmft.training.losses import FiniteLoss
 
     class _Stopped(Exception):
         pass
 
-    original = GuardedLoss.__call__
+    original = FiniteLoss.__call__
 
     def stop(self: Any, *args: Any, **kwargs: Any) -> Any:
         if self.get_step() == 4:
@@ -95,7 +95,7 @@ def test_a_shared_run_resumes_in_the_middle_of_an_epoch(
         return original(self, *args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(GuardedLoss, "__call__", stop)
+        patch.setattr(FiniteLoss, "__call__", stop)
         with pytest.raises(_Stopped):
             run(recipe, "broken")
     resumed = run(recipe, "broken")

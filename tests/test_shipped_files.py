@@ -13,7 +13,7 @@ from llmft.config.recipe import RecipeConfig, load_recipe
 from llmft.config.suite import load_suite
 from llmft.config.task import ClassConfig, LabelsConfig, ScoresConfig, TaskConfig, load_task
 from llmft.data.fields import assemble_text
-from llmft.data.prompts import find_strange_placeholders, read_prompt
+from llmft.data.prompts import find_unknown_placeholders, read_prompt
 from llmft.evaluation.edge_cases import (
     EdgeCase,
     ExpectedClass,
@@ -58,7 +58,7 @@ def test_every_task_recipe_and_suite_loads(home: Path) -> None:
         if recipe.prompt_path is not None:
             assert prompt.before
             text = recipe.prompt_path.read_text()
-            assert find_strange_placeholders(text, fields=recipe.task.fields) == []
+            assert find_unknown_placeholders(text, fields=recipe.task.fields) == []
     for path in suites:
         suite = load_suite(path)
         assert suite.task.name == path.stem

@@ -196,8 +196,8 @@ def test_d2_a_reference_on_other_data_makes_the_comparison_invalid(copy: Path) -
 def test_d2_a_model_that_changed_since_strikes_out_its_variant(
     copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    card = BERT / "model/llmft.json"
-    card.write_text(card.read_text().replace('"max_length": 96', '"max_length": 48'))
+    spec = BERT / "model/llmft.json"
+    spec.write_text(spec.read_text().replace('"max_length": 96', '"max_length": 48'))
     results = compare_folders()
     assert not results["variants"]["bert"]["valid"]
     assert results["verdict"] != "INVALID"  # two variants are left

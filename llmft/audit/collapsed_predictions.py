@@ -16,7 +16,7 @@ _MOST_FREQUENT = 0.99
 _NEAR_CHANCE = 0.02
 
 
-def check_variation(
+def check_collapsed_predictions(
     variant: str, labels: NDArray[Any], outputs_by_seed: dict[int, Floats]
 ) -> list[Finding]:
     """Find variants that predict the same for every row: they learned nothing (D9).
@@ -26,7 +26,7 @@ def check_variation(
         labels: Scores float [N, D], classes int [N], or labels bool [N, L].
         outputs_by_seed: Seed -> outputs [N, C] of the run with that seed.
     """
-    constant = {s: why for s, o in outputs_by_seed.items() if (why := _find_constant(labels, o))}
+    constant = {s: why for s, o in outputs_by_seed.items() if (why := _explain_collapse(labels, o))}
     if not constant:
         return []
     seeds = ", ".join(map(str, constant))
@@ -83,7 +83,7 @@ def check_baselines(
     ]
 
 
-def _find_constant(labels: NDArray[Any], outputs_NC: Floats) -> str | None:
+def _explain_collapse(labels: NDArray[Any], outputs_NC: Floats) -> str | None:
     """Return why the predictions count as constant; None if they do not."""
     match find_label_type(labels):
         case "scores":
@@ -106,7 +106,7 @@ def _find_constant(labels: NDArray[Any], outputs_NC: Floats) -> str | None:
         case "multilabel":
             decided_NL = decide_labels(outputs_NC)
             fraction = np.unique(decided_NL, axis=0, return_counts=True)[1].max() / len(labels)
-            recall, chance = _average_recall(labels, decided_NL), 0.5
+            recall, chance = _average_balanced_accuracy(labels, decided_NL), 0.5
     if len(np.unique(labels, axis=0)) < 2 or recall is None:
         return None
     if fraction <= _MOST_FREQUENT or recall > chance + _NEAR_CHANCE:
@@ -117,7 +117,9 @@ def _find_constant(labels: NDArray[Any], outputs_NC: Floats) -> str | None:
     )
 
 
-def _average_recall(labels_NL: NDArray[np.bool_], decided_NL: NDArray[np.bool_]) -> float | None:
+def _average_balanced_accuracy(
+    labels_NL: NDArray[np.bool_], decided_NL: NDArray[np.bool_]
+) -> float | None:
     """Return the mean balanced accuracy over the labels with positive and negative rows."""
     found: Sequence[float] = [
         float((decided[label].mean() + (~decided[~label]).mean()) / 2)

@@ -94,14 +94,14 @@ def check_treatment(
         ]
         for key in confounders:
             name = "the fit (calibrator or thresholds)" if key == "fit" else key
-            here, there = (_show(settings.get(key)) for settings in (found, expected))
+            here, there = (_format_value(settings.get(key)) for settings in (found, expected))
             message = f"{name} is {here} in {run.variant} and {there} in {reference}"
             if key == "fit":
                 message += "; fit all variants alike, or name fit in the suite's treatment"
             findings.append(
                 Finding(check=check, status="confounded", variants=[run.variant], message=message)
             )
-        noted = [_describe(k, found, expected) for k in differing if _is_under(k, _NOTED)]
+        noted = [_format_difference(k, found, expected) for k in differing if _is_under(k, _NOTED)]
         if noted:
             message = f"{run.variant} also differs from {reference} in {', '.join(noted)}"
             findings.append(
@@ -146,7 +146,7 @@ def check_seeds(runs: Sequence[RunFacts]) -> list[Finding]:
             if differing:
                 matters = any(not _is_under(key, _NOTED) for key in differing)
                 status: Status = "invalid" if matters else "note"
-                named = ", ".join(_describe(key, found, expected) for key in differing)
+                named = ", ".join(_format_difference(key, found, expected) for key in differing)
                 message = f"{other.path} differs from {own[0].path} in {named}"
                 findings.append(
                     Finding(
@@ -196,7 +196,7 @@ def _list_differing(one: dict[str, object], other: dict[str, object]) -> list[st
     return sorted(k for k in {*one, *other} if one.get(k) != other.get(k))
 
 
-def _describe(key: str, found: dict[str, object], expected: dict[str, object]) -> str:
+def _format_difference(key: str, found: dict[str, object], expected: dict[str, object]) -> str:
     """Return a key with both values; of dictionaries only the keys that differ."""
     here, there = found.get(key), expected.get(key)
     if isinstance(here, dict) and isinstance(there, dict):
@@ -205,7 +205,7 @@ def _describe(key: str, found: dict[str, object], expected: dict[str, object]) -
     return f"{key.removeprefix('run.')} ({here} instead of {there})"
 
 
-def _show(value: object) -> str:
+def _format_value(value: object) -> str:
     return "none" if value is None else str(value)
 
 

@@ -11,7 +11,7 @@ from llmft.data.duplicates import cluster_texts, split_words
 from llmft.data.fields import Row
 from llmft.data.prepared import PreparedData, open_prepared
 from llmft.errors import UserError
-from llmft.models.saved import read_card
+from llmft.models.saved import read_spec
 from llmft.results.evaluation import Finding
 from llmft.results.run import RunRecord
 from llmft.training.run_folder import read_record
@@ -24,7 +24,7 @@ _NUM_QUOTED = 12
 _FEWEST_QUOTED = 5
 
 
-class KnownRows(NamedTuple):
+class ContaminatedRows(NamedTuple):
     """Positions of the evaluated rows that the model was trained or selected on."""
 
     equal: list[int]
@@ -51,9 +51,9 @@ class Contamination(NamedTuple):
         return kept or list(range(len(rows)))
 
 
-def find_known_rows(
+def find_contaminated_rows(
     texts: Sequence[str], known_texts: Sequence[str], *, threshold: float
-) -> KnownRows:
+) -> ContaminatedRows:
     """Find the texts that equal, or nearly equal, a text that was trained or selected on.
 
     Args:
@@ -64,16 +64,16 @@ def find_known_rows(
     clusters = cluster_texts([*known_texts, *texts], threshold=threshold)
     known, equal = set(clusters[: len(known_texts)]), set(known_texts)
     found = [i for i, c in enumerate(clusters[len(known_texts) :]) if c in known]
-    return KnownRows(
+    return ContaminatedRows(
         [i for i in found if texts[i] in equal], [i for i in found if texts[i] not in equal]
     )
 
 
-def check_overlap(known: KnownRows, *, num_rows: int) -> list[Finding]:
+def check_overlap(known: ContaminatedRows, *, num_rows: int) -> list[Finding]:
     """Report contaminated rows: up to 1 % near-duplicates are dropped, more are invalid (D5).
 
     Args:
-        known: What `find_known_rows` found.
+        known: What `find_contaminated_rows` found.
         num_rows: Number of evaluated rows.
     """
     if not known.positions:
@@ -120,8 +120,8 @@ def find_quoted_rows(texts: Sequence[str], prompt: str) -> list[int]:
         if length < _FEWEST_QUOTED:
             continue
         if length not in quoted_by_length:
-            quoted_by_length[length] = set(_list_runs(prompt_words, length))
-        if not quoted_by_length[length].isdisjoint(_list_runs(words, length)):
+            quoted_by_length[length] = set(_list_ngrams(prompt_words, length))
+        if not quoted_by_length[length].isdisjoint(_list_ngrams(words, length)):
             found.append(position)
     return found
 
@@ -207,7 +207,7 @@ def check_contamination(
         data: The prepared data that the runs share.
 
     Raises:
-        UserError: If the card of a model is missing or broken.
+        UserError: If `llmft.json` of a model is missing or broken.
     """
     texts = [row["text"] for row in rows]
     trained_on = [row for name in _SEEN_SPLITS for row in data.read_split(name)]
@@ -216,7 +216,7 @@ def check_contamination(
     known = set(found.positions)
     variants_by_prompt: dict[str, list[str]] = {}
     for run in runs:
-        prompt = " ".join((read_card(Path(run.path) / "model").prompt or {}).values())
+        prompt = " ".join((read_spec(Path(run.path) / "model").prompt or {}).values())
         if prompt and run.variant not in variants_by_prompt.setdefault(prompt, []):
             variants_by_prompt[prompt].append(run.variant)
     for prompt, variants in variants_by_prompt.items():
@@ -263,9 +263,11 @@ def check_other_data(run: RunFacts, rows: Sequence[Row], *, data: PreparedData) 
     return findings
 
 
-def _find_known(rows: Sequence[Row], others: Sequence[Row], *, threshold: float) -> KnownRows:
+def _find_known(
+    rows: Sequence[Row], others: Sequence[Row], *, threshold: float
+) -> ContaminatedRows:
     texts, known_texts = ([row["text"] for row in found] for found in (rows, others))
-    return find_known_rows(texts, known_texts, threshold=threshold)
+    return find_contaminated_rows(texts, known_texts, threshold=threshold)
 
 
 def _read_training_rows(record: RunRecord, data: PreparedData) -> list[Row]:
@@ -282,5 +284,5 @@ def _list_groups(rows: Sequence[Row]) -> set[str]:
     return {row["group"] for row in rows if row.get("group") is not None}
 
 
-def _list_runs(words: Sequence[str], length: int) -> Any:
+def _list_ngrams(words: Sequence[str], length: int) -> Any:
     return zip(*(words[start:] for start in range(length)), strict=False)

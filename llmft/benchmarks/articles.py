@@ -20,12 +20,12 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from llmft.benchmarks.plans import Figures, Plan
 from llmft.benchmarks.timing import (
     MatrixProducts,
-    Way,
+    TimedCall,
     count_unshared_work,
     find_flop_rates,
-    measure_ways,
     read_clock,
     time_call,
+    time_interleaved,
 )
 from llmft.config.head import HeadConfig
 from llmft.config.recipe import BaseConfig, LoraConfig, TokensConfig, TrainConfig
@@ -35,7 +35,7 @@ from llmft.data.encoding import EncodedRow, Encoder
 from llmft.data.fields import Row
 from llmft.data.prompts import NO_PROMPT
 from llmft.models.acceleration.precision import cast_frozen_weights
-from llmft.models.acceleration.shared_prompt import SharedPrompt, find_obstacle
+from llmft.models.acceleration.shared_prompt import SharedPrompt, explain_unshared
 from llmft.models.bases import load_tokenizer, locate_base
 from llmft.models.device import Precision, choose_device, list_precisions
 from llmft.models.heads import LabelSpace
@@ -81,7 +81,7 @@ def build_small_qwen2(folder: Path) -> None:
 LABELS = LabelSpace("regression", [f"score{i}" for i in range(8)])
 
 
-class Course(NamedTuple):
+class TrainingSetup(NamedTuple):
     """Base, rows and settings of the training that all implementations run."""
 
     base: BaseConfig
@@ -149,7 +149,7 @@ def watch_steps(model: nn.Module) -> Iterator[StepClock]:
 
 
 def train_ours(
-    course: Course, precision: Precision, clocks: list[StepClock] | None = None
+    course: TrainingSetup, precision: Precision, clocks: list[StepClock] | None = None
 ) -> float:
     """Train as `llmft train` does; return the seconds, and append the clock to `clocks`."""
     model, pad_token_id = load_ours(course)
@@ -158,7 +158,7 @@ def train_ours(
     examples = Examples(
         course.rows, course.targets_ND, ids=[str(i) for i in range(len(course.rows))]
     )
-    if find_obstacle(model.config) is None:
+    if explain_unshared(model.config) is None:
         SharedPrompt(model, course.rows[0].shared_ids)
         examples = examples.without_shared()
     config = TrainConfig(
@@ -183,7 +183,7 @@ def train_ours(
         )
     if clocks is not None:
         clocks.append(clock)
-    return _read(clock, course)
+    return _get_seconds(clock, course)
 
 
 def _take_one(examples: Examples) -> Examples:
@@ -191,14 +191,14 @@ def _take_one(examples: Examples) -> Examples:
     return Examples([examples[0].encoded], examples.targets[:1], ids=examples.ids[:1])
 
 
-def load_ours(course: Course) -> tuple[Any, int]:
+def load_ours(course: TrainingSetup) -> tuple[Any, int]:
     """Return the model that `llmft train` would train, and the id of the padding token."""
     pad_token_id: int = load_tokenizer(course.base).pad_token_id
     loaded = load_model(course.base, labels=LABELS, pad_token_id=pad_token_id, seed=course.seed)
     return loaded.model, pad_token_id
 
 
-def train_with_stock_trainer(course: Course, precision: Precision) -> float:
+def train_with_stock_trainer(course: TrainingSetup, precision: Precision) -> float:
     """Train with `transformers.Trainer` and PEFT, dynamic padding; return the seconds."""
     from transformers import (
         DataCollatorWithPadding,
@@ -236,10 +236,10 @@ def train_with_stock_trainer(course: Course, precision: Precision) -> float:
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-    return _read(clock, course)
+    return _get_seconds(clock, course)
 
 
-def train_in_classic_loop(course: Course) -> float:
+def train_in_classic_loop(course: TrainingSetup) -> float:
     """Train in a PyTorch loop over rows padded to `max_length`, in float32; return the seconds."""
     model, device = _load_stock(course).to(choose_device()).train(), choose_device()
     padded = load_tokenizer(course.base).pad(
@@ -264,10 +264,10 @@ def train_in_classic_loop(course: Course) -> float:
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
             optimizer.step()
             optimizer.zero_grad()
-    return _read(clock, course)
+    return _get_seconds(clock, course)
 
 
-def _load_stock(course: Course) -> Any:
+def _load_stock(course: TrainingSetup) -> Any:
     """Load a base with transformers and PEFT only."""
     from transformers import AutoModelForSequenceClassification
 
@@ -296,7 +296,7 @@ def _load_stock(course: Course) -> Any:
     return model
 
 
-def _read(clock: StepClock, course: Course) -> float:
+def _get_seconds(clock: StepClock, course: TrainingSetup) -> float:
     assert clock.num_updates == course.num_updates, (clock.num_updates, course.num_updates)
     return clock.seconds
 
@@ -330,7 +330,7 @@ def measure_article_only(
             "Qwen2 6 x 384, LoRA": BaseConfig(model=folder, tuning="lora"),
         }
         for name, base in bases.items():
-            yield from measure_base(name, make_course(base, encoded, plan), plan)
+            yield from measure_base(name, make_setup(base, encoded, plan), plan)
 
 
 def encode_rows(rows: Sequence[Row], *, fields: FieldsConfig, plan: Plan) -> list[EncodedRow]:
@@ -344,10 +344,10 @@ def encode_rows(rows: Sequence[Row], *, fields: FieldsConfig, plan: Plan) -> lis
     return encoder.encode(rows[: len(rows) - len(rows) % plan.batch_size])
 
 
-def make_course(base: BaseConfig, encoded: list[EncodedRow], plan: Plan) -> Course:
+def make_setup(base: BaseConfig, encoded: list[EncodedRow], plan: Plan) -> TrainingSetup:
     """Return the training that all implementations run, with random targets."""
     generator = torch.Generator().manual_seed(plan.seed)
-    return Course(
+    return TrainingSetup(
         base=base,
         rows=encoded,
         targets_ND=torch.randn(len(encoded), len(LABELS.names), generator=generator),
@@ -357,7 +357,7 @@ def make_course(base: BaseConfig, encoded: list[EncodedRow], plan: Plan) -> Cour
     )
 
 
-def measure_base(name: str, course: Course, plan: Plan) -> list[Figures]:
+def measure_base(name: str, course: TrainingSetup, plan: Plan) -> list[Figures]:
     """Measure one base; return one object per precision."""
     model, _ = load_ours(course)
     rates = find_flop_rates(model)
@@ -374,13 +374,13 @@ def measure_base(name: str, course: Course, plan: Plan) -> list[Figures]:
         )
         for precision in precisions
     }
-    ways: dict[str, Way] = {"classic loop": partial(train_in_classic_loop, course)}
+    ways: dict[str, TimedCall] = {"classic loop": partial(train_in_classic_loop, course)}
     for precision in precisions:
         ways[f"trainer {precision}"] = partial(train_with_stock_trainer, course, precision)
         ways[f"ours {precision}"] = partial(train_ours, course, precision)
         ways[f"products {precision}"] = time_call(products[precision])
     logging.getLogger("llmft.training").setLevel(logging.WARNING)  # a line per epoch is too many
-    times = measure_ways(ways, num_rounds=plan.num_rounds)
+    times = time_interleaved(ways, num_rounds=plan.num_rounds)
     return [
         {
             "base": name,
@@ -425,15 +425,15 @@ def measure_short_texts(
     Raises:
         UserError: If MiniLM is not installed.
     """
-    course = make_course(MINILM, encode_rows(rows, fields=fields, plan=plan), plan)
+    course = make_setup(MINILM, encode_rows(rows, fields=fields, plan=plan), plan)
     clocks: dict[Precision, list[StepClock]] = {}
-    ways: dict[str, Way] = {}
+    ways: dict[str, TimedCall] = {}
     for precision in list_precisions():
         clocks[precision] = []
         ways[f"ours {precision}"] = partial(train_ours, course, precision, clocks[precision])
         ways[f"trainer {precision}"] = partial(train_with_stock_trainer, course, precision)
     logging.getLogger("llmft.training").setLevel(logging.WARNING)  # a line per epoch is too many
-    times = measure_ways(ways, num_rounds=plan.num_rounds)
+    times = time_interleaved(ways, num_rounds=plan.num_rounds)
     for precision in list_precisions():
         ours = f"ours {precision}"
         counted = clocks[precision][1:]  # the first round warms up

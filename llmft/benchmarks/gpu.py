@@ -29,7 +29,7 @@ from llmft.data.batches import BatchShape
 from llmft.errors import UserError
 from llmft.models.acceleration.dropout import fast_dropout
 from llmft.models.acceleration.precision import cast_frozen_weights
-from llmft.models.acceleration.private_apis import refuse_untested
+from llmft.models.acceleration.private_apis import require_tested_versions
 from llmft.models.acceleration.shared_prompt import SharedPrompt
 from llmft.models.bases import read_config
 from llmft.models.device import Precision, autocast, choose_device
@@ -77,7 +77,7 @@ def measure_gpu(sizes: Sequence[str], *, num_steps: int, seed: int) -> Iterator[
     Raises:
         UserError: If there is no GPU, or a library is of an untested version.
     """
-    refuse_untested("bench gpu")
+    require_tested_versions("bench gpu")
     if not torch.cuda.is_available():
         raise UserError("bench gpu: PyTorch finds no GPU; run it on a machine with one")
     for size in sizes:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from llmft.benchmarks.articles import (
     LABELS,
-    Course,
+    TrainingSetup,
     build_small_qwen2,
     load_ours,
     train_ours,
@@ -21,21 +21,21 @@ from llmft.benchmarks.articles import (
 from llmft.benchmarks.plans import Figures, Shape
 from llmft.benchmarks.timing import (
     MatrixProducts,
-    Way,
+    TimedCall,
     count_cached_work,
     count_shared_work,
     count_unshared_work,
     find_flop_rates,
-    measure_ways,
     read_clock,
     time_call,
+    time_interleaved,
 )
 from llmft.config.head import HeadConfig
 from llmft.config.recipe import BaseConfig
 from llmft.data.encoding import EncodedRow
 from llmft.models.acceleration.dropout import fast_dropout
 from llmft.models.acceleration.precision import cast_frozen_weights
-from llmft.models.acceleration.private_apis import refuse_untested
+from llmft.models.acceleration.private_apis import require_tested_versions
 from llmft.models.acceleration.shared_prompt import SharedPrompt
 from llmft.models.device import Precision, autocast, choose_device, list_precisions
 from llmft.models.memory.peak import measure_peak_memory, reset_peak_memory
@@ -47,7 +47,7 @@ _FIRST_ID, _LAST_ID = 1_000, 30_000  # whole words of MiniLM's vocabulary
 _LOSS = Loss(HeadConfig(type="regression"))
 
 
-class PromptWays:
+class PromptBenchmark:
     """Training and prediction of one batch in one precision, with and without a shared prompt."""
 
     def __init__(self, shape: Shape, precision: Precision, *, base_dir: str, seed: int) -> None:
@@ -69,7 +69,7 @@ class PromptWays:
         self._prompt_ids: list[int] = draw(shape.prompt_tokens).tolist()
         rows = [EncodedRow(self._prompt_ids, a, len(a), len(a)) for a in articles.tolist()]
         targets_BD = torch.randn(shape.batch_size, len(LABELS.names), generator=generator)
-        self.course = Course(
+        self.course = TrainingSetup(
             base=BaseConfig(model=base_dir, tuning="lora"),
             rows=rows,
             targets_ND=targets_BD,
@@ -199,7 +199,7 @@ def measure_shared_prompt(
         UserError: If MiniLM, whose tokenizer is used, is not installed, or a library is of an
             untested version.
     """
-    refuse_untested("bench")
+    require_tested_versions("bench")
     with tempfile.TemporaryDirectory() as folder:
         build_small_qwen2(Path(folder))
         for shape in shapes:
@@ -213,7 +213,7 @@ def measure_shape(
     shape: Shape, precision: Precision, *, base_dir: str, num_rounds: int, seed: int
 ) -> Figures:
     """Measure one size of a batch in one precision, on a base in a folder."""
-    prompt = PromptWays(shape, precision, base_dir=base_dir, seed=seed)
+    prompt = PromptBenchmark(shape, precision, base_dir=base_dir, seed=seed)
     rates = find_flop_rates(prompt.model)
     lengths, num_prompt = [shape.article_tokens] * shape.batch_size, shape.prompt_tokens
     shared = count_shared_work(lengths, num_prompt_tokens=num_prompt)
@@ -227,7 +227,7 @@ def measure_shape(
     sizes = sorted({1, 2, 4, shape.batch_size} & set(range(1, shape.batch_size + 1)))
     train_rows = find_fastest(sizes, prompt.train_unshared)
     predict_rows = find_fastest(sizes, prompt.predict_unshared)
-    ways: dict[str, Way] = {
+    ways: dict[str, TimedCall] = {
         "shared training": prompt.train_shared,
         "unshared training": partial(prompt.train_unshared, train_rows),
         "shared prediction": prompt.predict_shared,
@@ -236,7 +236,7 @@ def measure_shape(
         "our update": partial(train_ours, prompt.course, precision),
         "stock update": partial(train_with_stock_trainer, prompt.course, precision),
     }
-    times = measure_ways(ways, num_rounds=num_rounds)
+    times = time_interleaved(ways, num_rounds=num_rounds)
     return {
         **shape._asdict(),
         "dtype": precision,
@@ -308,11 +308,11 @@ def measure_growth(*, num_rounds: int, seed: int) -> list[Figures]:
         UserError: If MiniLM, whose tokenizer is used, is not installed, or a library is of an
             untested version.
     """
-    refuse_untested("bench")
+    require_tested_versions("bench")
     with tempfile.TemporaryDirectory() as folder:
         build_small_qwen2(Path(folder))
         found = [
-            (growing, _measure_shape(shape, base_dir=folder, num_rounds=num_rounds, seed=seed))
+            (growing, _time_gradients(shape, base_dir=folder, num_rounds=num_rounds, seed=seed))
             for growing, shapes in GROWING.items()
             for shape in shapes
         ]
@@ -331,11 +331,11 @@ def measure_growth(*, num_rounds: int, seed: int) -> list[Figures]:
     ]
 
 
-def _measure_shape(shape: Shape, *, base_dir: str, num_rounds: int, seed: int) -> dict[str, float]:
-    prompt = PromptWays(shape, "float32", base_dir=base_dir, seed=seed)
+def _time_gradients(shape: Shape, *, base_dir: str, num_rounds: int, seed: int) -> dict[str, float]:
+    prompt = PromptBenchmark(shape, "float32", base_dir=base_dir, seed=seed)
     rates = find_flop_rates(prompt.model)
     lengths, num_prompt = [shape.article_tokens] * shape.batch_size, shape.prompt_tokens
-    times = measure_ways(
+    times = time_interleaved(
         {"shared": prompt.train_shared, "unshared": lambda: prompt.train_unshared(1)},
         num_rounds=num_rounds,
     )

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-Way = Callable[[], float]
+TimedCall = Callable[[], float]
 """One implementation: does the work once and returns the seconds."""
 
 
-class WayTimes(NamedTuple):
+class Timings(NamedTuple):
     """Seconds of every implementation in every round."""
 
     seconds: dict[str, list[float]]
@@ -31,7 +31,7 @@ class WayTimes(NamedTuple):
         return statistics.median(other / own for other, own in pairs)
 
 
-def measure_ways(ways: Mapping[str, Way], *, num_rounds: int) -> WayTimes:
+def time_interleaved(ways: Mapping[str, TimedCall], *, num_rounds: int) -> Timings:
     """Run every implementation once per round, in alternating order, after a warm-up round.
 
     Args:
@@ -49,10 +49,10 @@ def measure_ways(ways: Mapping[str, Way], *, num_rounds: int) -> WayTimes:
                 if number > 0:
                     seconds[name].append(took)
                 bar.update()
-    return WayTimes(seconds)
+    return Timings(seconds)
 
 
-def time_call(work: Callable[[], object]) -> Way:
+def time_call(work: Callable[[], object]) -> TimedCall:
     """Return a function that times a call, in wall seconds, until the GPU is done."""
 
     def measure() -> float:

@@ -334,7 +334,7 @@ def find_named_file(value: str, *, key: KeyPath, values: LocatedValues) -> Path:
                 return candidate
         except OSError as error:
             raise UserError(
-                f"{origin}: {name}: {_show(value)} cannot be opened: {error.strerror}"
+                f"{origin}: {name}: {_shorten_repr(value)} cannot be opened: {error.strerror}"
             ) from error
     raise UserError(
         f"{origin}: {name}: no such file: {value!r}. Looked for {sibling} and "
@@ -407,14 +407,14 @@ def describe_fault(
         case "literal_error":
             what = _refuse_word(found, str(fault["ctx"]["expected"]))
         case "model_type" | "model_attributes_type" | "dict_type":
-            what = f"found {_show(found)}, but expected keys and values"
+            what = f"found {_shorten_repr(found)}, but expected keys and values"
         case "list_type" if isinstance(found, str | int | float):
-            what = f"found {_show(found)}, but expected a list; write [{found}]"
+            what = f"found {_shorten_repr(found)}, but expected a list; write [{found}]"
         case "value_error":
             what = fault["msg"].removeprefix("Value error, ")
         case _:
             expected = fault["msg"].replace("Input should be", "expected")
-            what = f"found {_show(found)}, but {expected[0].lower()}{expected[1:]}"
+            what = f"found {_shorten_repr(found)}, but {expected[0].lower()}{expected[1:]}"
     return key, what
 
 
@@ -422,10 +422,10 @@ def _refuse_word(found: Any, expected: str) -> str:
     """Return the message for a value that is not among the expected ones that pydantic lists."""
     words = expected.replace("'", "").replace(" or ", ", ").split(", ")
     hint = suggest(str(found), allowed=words)
-    return f"found {_show(found)}, allowed: {', '.join(words)}{hint and '.' + hint}"
+    return f"found {_shorten_repr(found)}, allowed: {', '.join(words)}{hint and '.' + hint}"
 
 
-def _show(value: Any) -> str:
+def _shorten_repr(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 100 else f"{text[:100]}..."
 

@@ -160,7 +160,7 @@ class GateConfig(ConfigSection):
         return value
 
 
-def refuse_loose_gates(gates: dict[str, GateConfig | None]) -> None:
+def check_gate_thresholds(gates: dict[str, GateConfig | None]) -> None:
     """Refuse gates whose deploy threshold is looser than their review threshold.
 
     Raises:
@@ -365,7 +365,7 @@ class SuiteConfig(ConfigSection):
     @field_validator("gates")
     @classmethod
     def _check_gates(cls, gates: dict[str, GateConfig | None]) -> dict[str, GateConfig | None]:
-        refuse_loose_gates(gates)
+        check_gate_thresholds(gates)
         return gates
 
     @field_validator("treatment")

@@ -238,7 +238,7 @@ def _find_frame(tokenizer: Any) -> _Frame:
     plain = tokenizer("a", add_special_tokens=False)["input_ids"]
     single = tokenizer("a", add_special_tokens=True)["input_ids"]
     double = tokenizer("a", "a", add_special_tokens=True)["input_ids"]
-    start = _find(plain, single)
+    start = _find_sublist(plain, single)
     if start is None:
         raise UserError(
             "base.model: its tokenizer changes the text when it adds special tokens, which is not "
@@ -246,11 +246,11 @@ def _find_frame(tokenizer: Any) -> _Frame:
         )
     opening, closing = single[:start], single[start + len(plain) :]
     rest = double[start + len(plain) :]
-    between = _find(plain, rest)
+    between = _find_sublist(plain, rest)
     return _Frame(opening, rest[:between] if between else [], closing)
 
 
-def _find(wanted: list[int], ids: list[int]) -> int | None:
+def _find_sublist(wanted: list[int], ids: list[int]) -> int | None:
     """Return the first position of a sublist in a list of ids; None if it is not there."""
     starts = range(len(ids) - len(wanted) + 1)
     return next((i for i in starts if ids[i : i + len(wanted)] == wanted), None)

@@ -81,7 +81,7 @@ def list_fields(rows: Iterable[Row]) -> list[str]:
     return list(found)
 
 
-def refuse_absent_fields(wanted: Collection[str], found: Collection[str], *, where: str) -> None:
+def require_fields(wanted: Collection[str], found: Collection[str], *, where: str) -> None:
     """Refuse names of fields that no row has: they are most likely misspelt.
 
     Args:

@@ -22,7 +22,7 @@ from llmft.config.task import (
 from llmft.data.duplicates import cluster_texts
 from llmft.data.fields import Row, join_pair
 from llmft.data.labels import assign_tiers, compute_overall, list_scores
-from llmft.data.reading import Rejection, UsableRow, read_task
+from llmft.data.reading import Rejection, UsableRow, read_task_rows
 from llmft.data.sources import Source, find_sources
 from llmft.data.splitting import (
     assign_splits,
@@ -83,7 +83,8 @@ def make_manifest(
         rejected=dict(kinds.most_common()),
         label_names=label_names,
         label_stats={
-            name: describe_labels(rows, task, names=label_names) for name, rows in records.items()
+            name: compute_label_stats(rows, task, names=label_names)
+            for name, rows in records.items()
         },
         split=SplitSummary(
             **dict(task.split),
@@ -98,7 +99,9 @@ def make_manifest(
     )
 
 
-def describe_labels(rows: Sequence[Row], task: TaskConfig, *, names: Sequence[str]) -> LabelStats:
+def compute_label_stats(
+    rows: Sequence[Row], task: TaskConfig, *, names: Sequence[str]
+) -> LabelStats:
     """Return the number of rows per class, label or tier, or statistics of the scores."""
     labels = task.labels
     if not isinstance(labels, ScoresConfig):
@@ -168,7 +171,7 @@ def _write_date(kind: str, value: float) -> str:
 Splits = dict[Split, list[UsableRow]]
 
 
-class _Rows(NamedTuple):
+class _ClusteredRows(NamedTuple):
     """Rows with their clusters and units, all of length N."""
 
     accepted: list[UsableRow]
@@ -177,10 +180,10 @@ class _Rows(NamedTuple):
     units: list[int]
     """Id of each row's unit: rows that must stay in one split, as near-duplicates or as a group."""
 
-    def drop(self, positions: set[int] | dict[int, Any]) -> "_Rows":
+    def drop(self, positions: set[int] | dict[int, Any]) -> "_ClusteredRows":
         """Return the rows without those at these positions."""
         kept = [i for i in range(len(self.accepted)) if i not in positions]
-        return _Rows(
+        return _ClusteredRows(
             [self.accepted[i] for i in kept],
             [self.clusters[i] for i in kept],
             [self.units[i] for i in kept],
@@ -202,7 +205,7 @@ def prepare_task(task: TaskConfig, *, report: Callable[[str], None]) -> Manifest
     """
     sources = find_sources(task.sources)
     _check_output(Path(task.output), sources)
-    accepted, rejected, warnings = read_task(sources, task, date=task.split.by)
+    accepted, rejected, warnings = read_task_rows(sources, task, date=task.split.by)
     num_input = len(accepted) + len(rejected)
     report(f"read {num_input} rows from {len(sources)} sources, {len(rejected)} of them unusable")
     if not accepted:
@@ -262,7 +265,7 @@ def _check_output(output: Path, sources: list[Source]) -> None:
 
 def _clean(
     accepted: list[UsableRow], task: TaskConfig, rejected: list[Rejection]
-) -> tuple[_Rows, NearDuplicates]:
+) -> tuple[_ClusteredRows, NearDuplicates]:
     """Drop repeats and rows that would leak into a given split; return the rest and the counts."""
     texts = [join_pair(a.record, task.fields) for a in accepted]
     clusters = alike = cluster_texts(texts, threshold=task.clean.near_duplicates)
@@ -270,7 +273,7 @@ def _clean(
         articles = [a.record["text"] for a in accepted]
         alike = cluster_texts(articles, threshold=task.clean.near_duplicates)
     units = merge_units(clusters, alike, [a.record.get("group") for a in accepted])
-    rows = _Rows(accepted, clusters, units)
+    rows = _ClusteredRows(accepted, clusters, units)
     leaks = find_leaks(units, [a.source.split for a in accepted])
     for position, leak in leaks.items():
         twin = accepted[leak.twin].record["id"]
@@ -290,7 +293,7 @@ def _clean(
     return rows.drop(repeats), near
 
 
-def _find_repeats(rows: _Rows, task: TaskConfig) -> dict[int, Rejection]:
+def _find_repeats(rows: _ClusteredRows, task: TaskConfig) -> dict[int, Rejection]:
     """Return for each row to drop its rejection, which names the earlier row."""
     if task.clean.drop == "none":
         return {}
@@ -309,7 +312,7 @@ def _find_repeats(rows: _Rows, task: TaskConfig) -> dict[int, Rejection]:
     return repeats
 
 
-def _assign_to_splits(rows: _Rows, task: TaskConfig) -> Splits:
+def _assign_to_splits(rows: _ClusteredRows, task: TaskConfig) -> Splits:
     """Return the rows of each split; rows of sources with a fixed split stay there."""
     given = [a.source.split for a in rows.accepted]
     free = rows.drop({i for i, split in enumerate(given) if split is not None})

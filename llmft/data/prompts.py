@@ -84,7 +84,7 @@ def list_placeholders(fields: FieldsConfig) -> list[str]:
     return list(dict.fromkeys(name for name in named if name is not None))
 
 
-def find_strange_placeholders(text: str, *, fields: FieldsConfig) -> list[str]:
+def find_unknown_placeholders(text: str, *, fields: FieldsConfig) -> list[str]:
     """Return braced names that look like placeholders, but name no field."""
     names = list_placeholders(fields)
     return sorted({m for m in _BRACED_NAME.findall(text) if m not in names})

@@ -15,7 +15,7 @@ from llmft.data.fields import (
     as_text,
     assemble_text,
     is_missing,
-    refuse_absent_fields,
+    require_fields,
     write_value,
 )
 from llmft.data.labels import parse_labels
@@ -157,7 +157,7 @@ class TaskRows(NamedTuple):
     warnings: list[str]
 
 
-def read_task(
+def read_task_rows(
     sources: Iterable[Source], task: TaskConfig, *, date: str | None, requires_kept: bool = True
 ) -> TaskRows:
     """Read sources as prepared rows, filtered and checked, but neither cleaned nor split.
@@ -200,7 +200,7 @@ def read_task(
     kept = task.fields.keep if requires_kept else []
     wanted = list(dict.fromkeys([*_list_named_fields(task), *kept, *([date] if date else [])]))
     everywhere = list(dict.fromkeys(name for found in fields.values() for name in found))
-    refuse_absent_fields(wanted, everywhere, where=task.name)
+    require_fields(wanted, everywhere, where=task.name)
     warnings = [
         f"{source.name}: no row has the field {name!r}"
         for source, found in fields.items()
@@ -212,7 +212,7 @@ def read_task(
 
 def read_labelled(task: TaskConfig) -> tuple[list[Row], list[Rejection]]:
     """Read a task's sources as prepared rows, without cleaning or splitting them."""
-    accepted, rejected, _ = read_task(
+    accepted, rejected, _ = read_task_rows(
         find_sources(task.sources), task, date=None, requires_kept=False
     )
     return [a.record for a in accepted], rejected

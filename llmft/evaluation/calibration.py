@@ -16,7 +16,7 @@ _NUM_BINS = 10
 _NUM_DRAWS = 4_000
 
 
-def calibrate_scores(
+def measure_score_calibration(
     labels_ND: Floats, outputs_ND: Floats, *, names: list[str]
 ) -> dict[str, ScoreCalibration]:
     """Return slope, bias and strata of predicted against true scores [N, D], by dimension (D12)."""

@@ -25,7 +25,7 @@ from llmft.evaluation.noise import SecondLabels, measure_noise, read_second_labe
 from llmft.evaluation.post_hoc_fitting import check_fit
 from llmft.evaluation.rare_events import measure_rare
 from llmft.evaluation.rows import (
-    Rows,
+    LabelledRows,
     average_metrics,
     describe_rows,
     measure_baselines,
@@ -43,7 +43,7 @@ from llmft.evaluation.variants import (
 )
 from llmft.evaluation.verdict import (
     Floats,
-    Outputs,
+    OutputsByVariant,
     Rules,
     Verdict,
     compare_parts,
@@ -116,7 +116,7 @@ def plan_runs(suite: Suite) -> RunsByVariant:
     return plan
 
 
-def refuse_other_recipes(plan: RunsByVariant, data: PreparedData) -> None:
+def check_run_recipes(plan: RunsByVariant, data: PreparedData) -> None:
     """Stop if a run was not trained from the recipe that the suite names.
 
     Raises:
@@ -253,7 +253,7 @@ class _ComparisonInputs(NamedTuple):
     suite: Suite
     data: PreparedData
     variants: Variants
-    rows: Rows
+    rows: LabelledRows
     cases: list[EdgeCase]
     second: dict[NoiseKind, SecondLabels]
     """Origin of second labels -> these labels."""
@@ -264,7 +264,7 @@ class _ComparisonInputs(NamedTuple):
         config = self.suite.config
         return Rules(config.metric, config.reference, config.margin, config.min_difference)
 
-    def get_outputs(self, variants: Sequence[str]) -> Outputs:
+    def get_outputs(self, variants: Sequence[str]) -> OutputsByVariant:
         """Return the decision scores [N, C] of each run of some variants."""
         return {
             variant: [run.decision_scores for run in self.variants[variant]] for variant in variants
@@ -282,7 +282,7 @@ def _open_inputs(suite: Suite, plan: RunsByVariant) -> tuple[_ComparisonInputs, 
         kind: read_second_labels(path, task=suite.task, rows=test_rows, names=data.label_names)
         for kind, path in suite.noise_paths.items()
     }
-    refuse_other_recipes(plan, data)
+    check_run_recipes(plan, data)
     opened = open_variants(
         {variant: [run.path for run in runs] for variant, runs in plan.items()},
         data=data,
@@ -404,7 +404,9 @@ def _add_edge_cases_and_latency(
     return complete
 
 
-def complete_pair(pair: Pair, outputs: Outputs, rows: Rows, *, rules: Rules) -> Pair:
+def complete_pair(
+    pair: Pair, outputs: OutputsByVariant, rows: LabelledRows, *, rules: Rules
+) -> Pair:
     """Add the gains per dimension, class or label, and McNemar's test for classes."""
     reference, challenger = outputs[pair.reference], outputs[pair.challenger]
     mcnemar = None
@@ -428,8 +430,8 @@ def complete_pair(pair: Pair, outputs: Outputs, rows: Rows, *, rules: Rules) -> 
 
 def measure_ensembles(
     rules: Rules,
-    outputs: Outputs,
-    rows: Rows,
+    outputs: OutputsByVariant,
+    rows: LabelledRows,
     *,
     earlier: _Predictions,
     val_rows: Sequence[Row],

@@ -130,7 +130,7 @@ def run_cases(
         outputs = predictor.predict([case.row for case in cases], show_progress=False).outputs
     except RowFaultError as error:
         raise UserError(f"edge_cases: {name} cannot predict a case: {error}") from error
-    label_names = predictor.card.label_names
+    label_names = predictor.spec.label_names
     decision_scores = apply_fit(outputs, fit).decision_scores_NC.tolist()
     return summarise_cases(check_cases(cases, decision_scores, label_names=label_names))
 

@@ -21,7 +21,7 @@ from llmft.data.labels import LABEL_THRESHOLD
 from llmft.data.prepared import PreparedData, open_prepared
 from llmft.errors import UserError
 from llmft.metrics.definitions import average, is_better, measure
-from llmft.models.saved import ModelCard, read_card
+from llmft.models.saved import ModelSpec, read_spec
 from llmft.prediction.post_hoc_fit import FIT_NAME, weigh_classes
 from llmft.prediction.stored import load_or_predict
 from llmft.processes import get_world_size, is_main, main_first
@@ -313,7 +313,7 @@ def change_fit(
             raise UserError("--min-recall: works with --fit precision only; remove it")
         return
     with main_first():
-        record, card = read_record(run), read_card(run / "model")
+        record, spec = read_record(run), read_spec(run / "model")
         if method == "none":
             (run / FIT_NAME).unlink(missing_ok=True)
             return
@@ -322,21 +322,21 @@ def change_fit(
                 f"--fit: is fitted on val, so its effect has to be measured on test (D7); remove "
                 f"--split {split}"
             )
-        config = _check_method(method, min_recall, card)
+        config = _check_method(method, min_recall, spec)
         data = open_trained_data(record)
         rows = limit_rows(data.read_split("val"), record.recipe.train.limit_rows)
     outputs_NC = _load_outputs(run, rows, record)
     if not is_main():
         return
-    labels = make_targets(rows, label_names=card.label_names).numpy()
+    labels = make_targets(rows, label_names=spec.label_names).numpy()
     fit = PostHocFit(
         method=method,
-        head=card.head,
+        head=spec.head,
         num_rows=len(rows),
         model_hash=record.model_hash,
         data_fingerprint=data.fingerprint,
         min_recall=config.min_recall,
-        **_fit_outputs(config, card, labels, outputs_NC),
+        **_fit_outputs(config, spec, labels, outputs_NC),
     )
     write_result(run / FIT_NAME, fit)
     logger.info("%s: %s, fitted on %d rows of val", run / FIT_NAME, method, len(rows))
@@ -373,11 +373,11 @@ def _load_outputs(run: Path, rows: list[Row], record: RunRecord) -> Floats:
     return stored.align([row["id"] for row in rows]).outputs
 
 
-def _check_method(method: FitMethod, min_recall: float | None, card: ModelCard) -> FitConfig:
-    suited = [name for name, heads in FITS.items() if card.head in heads]
+def _check_method(method: FitMethod, min_recall: float | None, spec: ModelSpec) -> FitConfig:
+    suited = [name for name, heads in FITS.items() if spec.head in heads]
     if method not in suited:
         raise UserError(
-            f"--fit: {method} is not for the {card.head} head of {card.name}; choose "
+            f"--fit: {method} is not for the {spec.head} head of {spec.name}; choose "
             f"{' or '.join(suited)}"
         )
     try:
@@ -388,18 +388,18 @@ def _check_method(method: FitMethod, min_recall: float | None, card: ModelCard) 
 
 
 def _fit_outputs(
-    config: FitConfig, card: ModelCard, labels: Any, outputs_NC: Floats
+    config: FitConfig, spec: ModelSpec, labels: Any, outputs_NC: Floats
 ) -> dict[str, Any]:
     if config.method == "isotonic":
-        return {"curves": fit_calibrators(labels, outputs_NC, names=card.label_names)}
-    choose = fit_label_thresholds if card.head == "multilabel" else fit_class_thresholds
-    found = choose(labels, outputs_NC, names=card.label_names, min_recall=config.min_recall)
+        return {"curves": fit_calibrators(labels, outputs_NC, names=spec.label_names)}
+    choose = fit_label_thresholds if spec.head == "multilabel" else fit_class_thresholds
+    found = choose(labels, outputs_NC, names=spec.label_names, min_recall=config.min_recall)
     for warning in found.warnings:
         logger.warning("warning: %s", warning)
     return {"thresholds": found.values}
 
 
-def describe_fit(
+def measure_fit_effect(
     fit: PostHocFit | None,
     labels: Any,
     runs: Sequence[Floats],

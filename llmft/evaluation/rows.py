@@ -25,7 +25,7 @@ from llmft.statistics.intervals import estimate_interval
 Floats = NDArray[np.floating[Any]]
 
 
-class Rows(NamedTuple):
+class LabelledRows(NamedTuple):
     """The measured rows, their labels and their clusters."""
 
     rows: list[Row]
@@ -49,7 +49,7 @@ class Rows(NamedTuple):
         }
 
 
-def open_rows(rows: list[Row], data: PreparedData) -> Rows:
+def open_rows(rows: list[Row], data: PreparedData) -> LabelledRows:
     """Return rows with labels and clusters; a row without a group is a cluster of its own."""
     groups = None
     if data.task.fields.group is not None:
@@ -57,7 +57,7 @@ def open_rows(rows: list[Row], data: PreparedData) -> Rows:
         places = {group: i for i, group in enumerate(dict.fromkeys(named))}
         groups = np.array([places[group] for group in named], dtype=np.int64)
     labels = make_targets(rows, label_names=data.label_names).numpy()
-    return Rows(rows, labels, groups, data.label_names, data.task.labels)
+    return LabelledRows(rows, labels, groups, data.label_names, data.task.labels)
 
 
 def average_metrics(found: Sequence[Metrics]) -> Metrics:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llmft.audit.collapsed_predictions import check_baselines, check_variation
+from llmft.audit.collapsed_predictions import check_baselines, check_collapsed_predictions
 from llmft.audit.comparability import check_run, check_test_use
 from llmft.audit.contamination import check_contamination
 from llmft.audit.findings import RunFacts, apply_waivers
@@ -88,10 +88,10 @@ def open_evaluation_rows(
         train_rows=train_rows,
         fingerprint=data.fingerprint,
     )
-    return subject if data_file is None else _take_file(subject, data_file)
+    return subject if data_file is None else _read_file_rows(subject, data_file)
 
 
-def _take_file(subject: EvaluationRows, path: Path) -> EvaluationRows:
+def _read_file_rows(subject: EvaluationRows, path: Path) -> EvaluationRows:
     task = subject.data.task
     changes = {"name": str(path), "sources": [SourceConfig(path=str(path))]}
     rows, rejected = read_labelled(task.model_copy(update=changes))  # errors name the file
@@ -142,7 +142,7 @@ def audit_run(
         num_reads: How many reports have read its test predictions, this one included.
 
     Raises:
-        UserError: If the card of the model is broken.
+        UserError: If `llmft.json` is broken.
     """
     texts = [row["text"] for row in rows]
     findings = [
@@ -214,9 +214,9 @@ def evaluate_run(
         across_processes=across,
         open_predictor=open_predictor,
     )
-    earlier: Mapping[Split, StoredPredictions] = {}
+    train_val_predictions: Mapping[Split, StoredPredictions] = {}
     if subject.name == "test" and settings.gates.keys() & {"val_test_gap", "train_val_gap"}:
-        earlier = predict_train_and_val(
+        train_val_predictions = predict_train_and_val(
             folder, record, subject.data, across_processes=across, open_predictor=open_predictor
         )
     if not is_main():
@@ -225,7 +225,9 @@ def evaluate_run(
         predictions=predictions.align([row["id"] for row in subject.rows]),
         num_test_reads=run.num_test_reads + (subject.name == "test"),
     )
-    extra = _ExtraPredictions(*_predict_extra(run, settings, subject, open_predictor), earlier)
+    extra = _ExtraPredictions(
+        *_predict_extra(run, settings, subject, open_predictor), train_val_predictions
+    )
     result = _measure(run, subject, settings, extra)
     if subject.name == "test":
         report = folder / "evaluation" / "test.json"
@@ -275,7 +277,9 @@ def _measure(
     run, audit, positions = _audit(run, subject)
     rows = open_rows([subject.rows[i] for i in positions], data)
     by_seed = {record.recipe.train.seed: run.decision_scores}
-    audit = apply_waivers([*audit, *check_variation(name, rows.labels, by_seed)], settings.waivers)
+    audit = apply_waivers(
+        [*audit, *check_collapsed_predictions(name, rows.labels, by_seed)], settings.waivers
+    )
     variant = measure_variant([run], rows).replace(
         edge_cases=extra.edge_cases, latency=extra.latency
     )

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from llmft.audit.collapsed_predictions import check_variation
+from llmft.audit.collapsed_predictions import check_collapsed_predictions
 from llmft.audit.comparability import (
     check_data,
     check_run,
@@ -25,11 +25,11 @@ from llmft.data.batches import make_targets
 from llmft.data.fields import Row
 from llmft.data.prepared import PreparedData
 from llmft.errors import UserError
-from llmft.evaluation.calibration import calibrate_scores, measure_reliability
+from llmft.evaluation.calibration import measure_reliability, measure_score_calibration
 from llmft.evaluation.gates import GateFacts, apply_gates, decide, estimate_metric, estimate_parts
-from llmft.evaluation.post_hoc_fitting import describe_fit, name_fit
+from llmft.evaluation.post_hoc_fitting import measure_fit_effect, name_fit
 from llmft.evaluation.rows import (
-    Rows,
+    LabelledRows,
     average_metrics,
     average_parts,
     count_confusions,
@@ -38,7 +38,7 @@ from llmft.evaluation.rows import (
 )
 from llmft.evaluation.verdict import find_valid_variants
 from llmft.metrics.definitions import find_label_type, is_better
-from llmft.models.saved import read_card
+from llmft.models.saved import read_spec
 from llmft.prediction.post_hoc_fit import FinalOutputs, apply_fit, read_fit
 from llmft.prediction.stored import ChangedModelError, StoredPredictions, load_or_predict
 from llmft.results.evaluation import Finding, MetricValue, RunResult, VariantResult
@@ -186,13 +186,13 @@ def open_variants(
         if all(run.predictions is not None for run in runs):
             labels = make_targets([rows[i] for i in scored], label_names=data.label_names)
             by_seed = {run.record.recipe.train.seed: run.decision_scores for run in runs}
-            audit += check_variation(variant, labels.numpy(), by_seed)
+            audit += check_collapsed_predictions(variant, labels.numpy(), by_seed)
     return VariantSet(variants, apply_waivers(audit, waivers), [rows[i] for i in scored])
 
 
 def _gather_facts(variant: str, run: Run) -> RunFacts:
-    card = read_card(run.path / "model")
-    weights = card.base_hash or card.base.revision
+    spec = read_spec(run.path / "model")
+    weights = spec.base_hash or spec.base.revision
     return RunFacts(variant, str(run.path), run.record, name_fit(run.fit), weights)
 
 
@@ -229,7 +229,9 @@ def _open_predictions(
     ]
 
 
-def measure_variant(runs: Sequence[Run], rows: Rows, *, valid: bool = True) -> VariantResult:
+def measure_variant(
+    runs: Sequence[Run], rows: LabelledRows, *, valid: bool = True
+) -> VariantResult:
     """Return the metrics of a variant, without gates.
 
     Metrics are means over the runs, confusion matrices sums. Calibration is that of the first run:
@@ -277,11 +279,13 @@ def measure_variant(runs: Sequence[Run], rows: Rows, *, valid: bool = True) -> V
         if label_type == "multilabel"
         else {},
         tiers=count_tier_confusions(labels, outputs, config),
-        calibration=calibrate_scores(labels, probabilities, names=names) if is_scores else {},
+        calibration=measure_score_calibration(labels, probabilities, names=names)
+        if is_scores
+        else {},
         reliability=None
         if is_scores
         else measure_reliability(labels, probabilities, groups=groups),
-        fit=describe_fit(
+        fit=measure_fit_effect(
             runs[0].fit, labels, [run.raw_outputs for run in runs], names=names, config=config
         ),
     )
@@ -303,7 +307,7 @@ def decide_variant(
     name: str,
     variant: VariantResult,
     runs: Sequence[Run],
-    rows: Rows,
+    rows: LabelledRows,
     *,
     criteria: Criteria,
     splits: Mapping[Split, MetricValue],

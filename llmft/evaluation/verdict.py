@@ -18,11 +18,11 @@ from llmft.results.evaluation import Finding, Interval
 from llmft.statistics.intervals import (
     MIN_ROWS,
     Estimate,
+    estimate_contrasts,
     find_quantile,
     find_tail,
     resample_metric,
     resample_parts,
-    weigh_variants,
 )
 from llmft.statistics.paired_tests import (
     adjust_by_holm,
@@ -34,7 +34,7 @@ from llmft.statistics.paired_tests import (
 from llmft.statistics.resampling import MAX_CLUSTERS, Clusters, Groups, find_clusters
 
 Floats = NDArray[np.floating[Any]]
-Outputs = dict[str, list[Floats]]
+OutputsByVariant = dict[str, list[Floats]]
 """Variant -> decision scores [N, C] of each of its runs (seeds)."""
 MIN_GROUPS = 10
 """With fewer clusters of rows nothing is decided: they, not the rows, are the sample size."""
@@ -59,7 +59,7 @@ class Rules(NamedTuple):
 
 
 def compare_with_reference(
-    variants: Outputs,
+    variants: OutputsByVariant,
     labels: NDArray[Any],
     *,
     rules: Rules,
@@ -85,7 +85,7 @@ def compare_with_reference(
     Returns:
         Challenger -> its pair with the reference; without those with an undefined metric.
     """
-    rows = _Rows(labels, find_clusters(len(labels), groups, seed=seed), config, seed)
+    rows = _PairedRows(labels, find_clusters(len(labels), groups, seed=seed), config, seed)
     sampled = {
         variant: resample_metric(
             rules.metric, labels, runs, clusters=rows.clusters, config=config, seed=seed
@@ -96,13 +96,13 @@ def compare_with_reference(
     estimates = {}
     for variant in variants:
         both = [sampled[rules.reference], sampled[variant]]
-        estimate = weigh_variants(both, [-sign, sign], seed=seed)[0]
+        estimate = estimate_contrasts(both, [-sign, sign], seed=seed)[0]
         if variant != rules.reference and estimate is not None:
             estimates[variant] = estimate
     adjusted = adjust_by_holm([compute_margin_p_value(e, rules.margin) for e in estimates.values()])
     found = {}
     for (variant, estimate), p_adjusted in zip(estimates.items(), adjusted, strict=True):
-        runs = _Runs(variants[rules.reference], variants[variant])
+        runs = _PairedRuns(variants[rules.reference], variants[variant])
         found[variant] = _make_pair(
             variant,
             estimate,
@@ -150,7 +150,7 @@ def cover_seed_variance(p_value: float, estimate: Estimate) -> float:
     )
 
 
-class _Rows(NamedTuple):
+class _PairedRows(NamedTuple):
     """The rows that variants are compared on."""
 
     labels: NDArray[Any]
@@ -159,14 +159,14 @@ class _Rows(NamedTuple):
     seed: int
 
 
-class _Runs(NamedTuple):
+class _PairedRuns(NamedTuple):
     """The runs of two variants."""
 
     reference: list[Floats]
     challenger: list[Floats]
 
 
-def _test_equality(metric: str, runs: _Runs, estimate: Estimate, rows: _Rows) -> float:
+def _test_equality(metric: str, runs: _PairedRuns, estimate: Estimate, rows: _PairedRows) -> float:
     """Return the two-sided p-value of no difference."""
     labels, clusters, config, seed = rows
     moments = [
@@ -196,8 +196,8 @@ def _make_pair(
     p_value: float,
     p_adjusted: float,
     num_challengers: int,
-    runs: _Runs,
-    rows: _Rows,
+    runs: _PairedRuns,
+    rows: _PairedRows,
 ) -> Pair:
     """Return the pair with its finding, its power and the sample size that would resolve it."""
     lower, upper = bound_gain(estimate, tail=ERROR_RATE)
@@ -255,7 +255,7 @@ def compare_parts(
     Args:
         labels: Scores [N, D], classes [N], or labels [N, L].
         names: Of the dimensions, classes or labels.
-        reference: Outputs of each run.
+        reference: OutputsByVariant of each run.
         challenger: The same.
         min_difference: Smaller differences are ties.
         groups: The cluster of each row, [N]; None if rows are independent.
@@ -271,7 +271,7 @@ def compare_parts(
     ]
     is_error = find_label_type(labels) == "scores"
     sign = -1 if is_error else 1
-    estimates = weigh_variants(variants, [-sign, sign], seed=seed)
+    estimates = estimate_contrasts(variants, [-sign, sign], seed=seed)
     p_values_P = permute_moments(
         *([find_part_moments(labels, o) for o in runs] for runs in (reference, challenger)),
         clusters=clusters,

@@ -180,7 +180,7 @@ def pin_base(config: BaseConfig) -> BaseConfig:
     return config.model_copy(update={"revision": commit}) if commit else config
 
 
-def refuse_other_minilm(config: BaseConfig) -> None:
+def check_minilm_hash(config: BaseConfig) -> None:
     """Check the hash of the weights in the package of `builtin:minilm`.
 
     Raises:

@@ -9,14 +9,14 @@ from llmft.config.loading import suggest
 from llmft.config.recipe import BaseConfig, LoraConfig
 from llmft.data.fields import shorten_list
 from llmft.errors import UserError
-from llmft.models.bases import explain_missing, locate_base, read_config, refuse_other_minilm
+from llmft.models.bases import check_minilm_hash, explain_missing, locate_base, read_config
 from llmft.models.device import Precision
 from llmft.models.heads import LabelSpace, compute_head_in_float32, find_head
 from llmft.models.quantisation import (
     belongs_to_base,
     make_quantisation,
     prepare_quantised,
-    refuse_absent_quantiser,
+    require_bitsandbytes,
 )
 
 
@@ -126,10 +126,10 @@ def _load_pretrained(
 ) -> tuple[Any, dict[str, Any]]:
     from transformers import AutoModelForSequenceClassification
 
-    refuse_other_minilm(config)
+    check_minilm_hash(config)
     quantisation: dict[str, Any] = {}
     if config.tuning == "qlora":
-        refuse_absent_quantiser()
+        require_bitsandbytes()
         quantisation = make_quantisation(read_config(config), precision=precision)
     ids = dict(enumerate(labels.logit_names))
     try:

@@ -9,7 +9,7 @@ from llmft.errors import UserError
 from llmft.models.device import Precision, choose_device
 
 
-def refuse_absent_quantiser() -> None:
+def require_bitsandbytes() -> None:
     """Raise if bitsandbytes cannot quantise a base to 4 bit on this machine.
 
     Raises:

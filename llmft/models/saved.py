@@ -1,4 +1,4 @@
-"""A trained model as a Hugging Face folder, its card, and training from its weights."""
+"""A trained model as a Hugging Face folder, its spec, and training from its weights."""
 
 import shutil
 from pathlib import Path
@@ -10,21 +10,21 @@ from llmft.config.head import Head
 from llmft.config.recipe import BaseConfig, Recipe, RecipeConfig, TokensConfig
 from llmft.config.task import FieldsConfig, LabelsConfig, ScoresConfig
 from llmft.data.prepared import PreparedData
-from llmft.data.prompts import Prompt
+from llmft.data.prompts import NO_PROMPT, Prompt
 from llmft.errors import UserError
 from llmft.files import hash_file, hash_text
 from llmft.models.device import Precision, autocast, choose_precision
-from llmft.results.files import ResultFile, hold_all, read_result, write_result
+from llmft.results.files import ResultFile, read_result, require_keys, write_result
 
-# Importing torch takes seconds, and a card has to be readable without it.
+# Importing torch takes seconds, and a spec has to be readable without it.
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from llmft.models.heads import LabelSpace
-CARD_NAME = "llmft.json"
+SPEC_NAME = "llmft.json"
 
 
-class ModelCard(ResultFile):
+class ModelSpec(ResultFile):
     """What prediction needs in addition to the weights; `model/llmft.json`."""
 
     schema_version: Literal[1] = 1
@@ -42,7 +42,7 @@ class ModelCard(ResultFile):
     """Dimensions, classes or labels, in the order of the outputs."""
     labels: LabelsConfig = Field(discriminator="type")
     """The task's section `labels`."""
-    prompt: Annotated[dict[str, str], hold_all("before", "article", "after")] | None
+    prompt: Annotated[dict[str, str], require_keys("before", "article", "after")] | None
     """Parts `before`, `article`, `after`; None if the prompt was excluded."""
     share_prompt: bool = True
     """Whether the prompt may be computed once for all rows."""
@@ -66,20 +66,20 @@ class ModelCard(ResultFile):
 
         return LabelSpace(self.head, self.label_names)
 
-    def make_prompt(self, empty: Prompt) -> Prompt:
+    def make_prompt(self) -> Prompt:
         """Return the prompt that the model was trained with."""
-        return Prompt(**self.prompt) if self.prompt else empty
+        return Prompt(**self.prompt) if self.prompt else NO_PROMPT
 
 
-def make_card(
+def make_spec(
     model: "nn.Module", base: BaseConfig, recipe: Recipe, data: PreparedData, prompt: Prompt
-) -> ModelCard:
-    """Return the card of a model that is trained from a recipe, its base pinned to a commit."""
+) -> ModelSpec:
+    """Return the spec of a model to be trained from a recipe, its base pinned to a commit."""
     from llmft.models.bases import hash_base, was_pretrained
     from llmft.models.quantisation import count_weights
 
     config = recipe.config
-    return ModelCard(
+    return ModelSpec(
         name=config.name,
         task=recipe.task.name,
         base=base,
@@ -104,10 +104,10 @@ class SavedModel(NamedTuple):
 
     model: "nn.Module"
     tokenizer: Any
-    card: ModelCard
+    spec: ModelSpec
 
 
-def save_model(model: Any, *, tokenizer: Any, card: ModelCard, folder: Path) -> None:
+def save_model(model: Any, *, tokenizer: Any, spec: ModelSpec, folder: Path) -> None:
     """Write a model folder atomically.
 
     Raises:
@@ -125,7 +125,7 @@ def save_model(model: Any, *, tokenizer: Any, card: ModelCard, folder: Path) -> 
         else:
             model.save_pretrained(building)
         tokenizer.save_pretrained(building)
-        write_result(building / CARD_NAME, card)
+        write_result(building / SPEC_NAME, spec)
         _refuse_empty_tensors(building)
         shutil.rmtree(folder, ignore_errors=True)
         building.rename(folder)
@@ -151,22 +151,22 @@ def load_saved(folder: Path) -> SavedModel:
     from llmft.models.heads import compute_head_in_float32, find_output_layer
     from llmft.models.loading import load_base_for_adapter
 
-    card = read_card(folder)
+    spec = read_spec(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         if (folder / "adapter_config.json").is_file():
             from peft import PeftModel
 
-            if hash_base(card.base) != card.base_hash:
+            if hash_base(spec.base) != spec.base_hash:
                 raise UserError(
-                    f"{folder}: the base {card.base.model} is not the one that this adapter was "
+                    f"{folder}: the base {spec.base.model} is not the one that this adapter was "
                     "trained on: its weights changed; restore them or train again"
                 )
             base = load_base_for_adapter(
-                card.base,
-                labels=card.label_space,
+                spec.base,
+                labels=spec.label_space,
                 pad_token_id=tokenizer.pad_token_id,
-                precision=card.precision,
+                precision=spec.precision,
             )
             model: Any = PeftModel.from_pretrained(base, folder)
         else:
@@ -177,15 +177,15 @@ def load_saved(folder: Path) -> SavedModel:
         raise UserError(f"{folder}: the model cannot be loaded: {error}") from error
     compute_head_in_float32(model)
     num_outputs = find_output_layer(model).out_features
-    if num_outputs != len(card.label_space.logit_names):
+    if num_outputs != len(spec.label_space.logit_names):
         raise UserError(
-            f"{folder / CARD_NAME}: label_names: found {len(card.label_names)} for a {card.head} "
+            f"{folder / SPEC_NAME}: label_names: found {len(spec.label_names)} for a {spec.head} "
             f"head, but the model has {num_outputs} outputs; restore the file, or train again"
         )
-    return SavedModel(model.eval(), tokenizer, card)
+    return SavedModel(model.eval(), tokenizer, spec)
 
 
-def refuse_changed_outputs(
+def check_saved_outputs(
     model: "nn.Module", folder: Path, *, batch: "dict[str, Tensor]", precision: Precision
 ) -> None:
     """Load a saved model, and check that its outputs are those of the trained one (H1).
@@ -214,23 +214,23 @@ def refuse_changed_outputs(
         )
 
 
-def read_card(folder: Path) -> ModelCard:
+def read_spec(folder: Path) -> ModelSpec:
     """Read `llmft.json`.
 
     Raises:
         UserError: If the folder holds no trained model of llmft.
     """
-    path = folder / CARD_NAME
+    path = folder / SPEC_NAME
     if not path.is_file():
         raise UserError(
             f"{path}: no such file, so {folder.parent} is not a finished run; train it with "
             "`llmft train RECIPE`"
         )
-    return read_result(path, ModelCard, fix="restore the file, or train again")
+    return read_result(path, ModelSpec, fix="restore the file, or train again")
 
 
 def hash_model(folder: Path) -> str:
-    """Return a hash over weights, configuration, tokenizer and card: the model's identity.
+    """Return a hash over weights, configuration, tokenizer and spec: the model's identity.
 
     Raises:
         UserError: If the folder is not there.
@@ -251,7 +251,7 @@ def _refuse_empty_tensors(folder: Path) -> None:
                     raise UserError(f"{path}: the tensor {name} would be saved empty")
 
 
-def refuse_unfit_run(config: RecipeConfig, *, label_names: list[str]) -> None:
+def check_init_compatibility(config: RecipeConfig, *, label_names: list[str]) -> None:
     """Stop if the weights of `init_from` do not fit the model that the recipe describes.
 
     Raises:
@@ -260,14 +260,14 @@ def refuse_unfit_run(config: RecipeConfig, *, label_names: list[str]) -> None:
     from llmft.models.bases import hash_base
 
     assert config.init_from is not None
-    card = read_card(Path(config.init_from) / "model")
+    spec = read_spec(Path(config.init_from) / "model")
     pairs = {
-        "base.model": (config.base.model, card.base.model),
-        "base.tuning": (config.base.tuning, card.base.tuning),
-        "base.lora": (config.base.lora, card.base.lora),
-        "base.model (its weights)": (hash_base(config.base), card.base_hash),
-        "head.type": (config.head.type, card.head),
-        "labels": (label_names, card.label_names),
+        "base.model": (config.base.model, spec.base.model),
+        "base.tuning": (config.base.tuning, spec.base.tuning),
+        "base.lora": (config.base.lora, spec.base.lora),
+        "base.model (its weights)": (hash_base(config.base), spec.base_hash),
+        "head.type": (config.head.type, spec.head),
+        "labels": (label_names, spec.label_names),
     }
     for name, (here, there) in pairs.items():
         if here != there:

@@ -15,15 +15,14 @@ from tqdm.auto import tqdm
 from llmft.data.batches import BatchLimits, pad_inputs, sort_into_batches
 from llmft.data.encoding import EncodedRow, Encoder
 from llmft.data.fields import Row
-from llmft.data.prompts import NO_PROMPT
 from llmft.errors import UserError
 from llmft.models.acceleration.precision import cast_frozen_weights
-from llmft.models.acceleration.shared_prompt import SharedPrompt, find_obstacle
+from llmft.models.acceleration.shared_prompt import SharedPrompt, explain_unshared
 from llmft.models.bases import has_segments
 from llmft.models.device import Precision, autocast, choose_device, choose_max_tokens
 from llmft.models.heads import compute_head_in_float32, to_outputs
 from llmft.models.quantisation import is_quantised
-from llmft.models.saved import ModelCard, SavedModel, load_saved
+from llmft.models.saved import ModelSpec, SavedModel, load_saved
 
 logger = logging.getLogger(__name__)
 
@@ -52,19 +51,19 @@ class Predictor:
             max_tokens_per_batch: Tokens of a batch, padding counted; None: as the memory of the
                 device allows.
         """
-        self.card: ModelCard = saved.card
+        self.spec: ModelSpec = saved.spec
         self._device = choose_device()
-        self._model = prepare_for_prediction(saved.model.to(self._device), self.card.precision)
+        self._model = prepare_for_prediction(saved.model.to(self._device), self.spec.precision)
         self._pad_token_id: int = saved.tokenizer.pad_token_id
         self.encoder = Encoder(
             saved.tokenizer,
-            prompt=saved.card.make_prompt(NO_PROMPT),
-            fields=saved.card.fields,
-            tokens=saved.card.tokens,
+            prompt=saved.spec.make_prompt(),
+            fields=saved.spec.fields,
+            tokens=saved.spec.tokens,
             has_segments=has_segments(saved.model.config),
         )
         self._shared: SharedPrompt | None = None
-        if self.card.share_prompt and find_obstacle(saved.model.config) is None:
+        if self.spec.share_prompt and explain_unshared(saved.model.config) is None:
             self._shared = SharedPrompt(self._model, self.encoder.shared_ids)
         self.max_tokens_per_batch = max_tokens_per_batch or choose_max_tokens(
             saved.model.config, self._device
@@ -103,7 +102,7 @@ class Predictor:
             UserError: If the memory of a GPU is too small for a single row.
         """
         encoded = self.encoder.encode(rows)
-        outputs_NC = np.empty((len(rows), len(self.card.label_names)), dtype=np.float32)
+        outputs_NC = np.empty((len(rows), len(self.spec.label_names)), dtype=np.float32)
         bar = tqdm(
             total=len(rows),
             unit="row",
@@ -140,9 +139,9 @@ class Predictor:
     def _compute_at_once(self, rows: Sequence[EncodedRow]) -> NDArray[np.float32]:
         inputs = pad_inputs(rows, pad_token_id=self._pad_token_id)
         inputs = {name: tensor.to(self._device) for name, tensor in inputs.items()}
-        with autocast(self._device, self.card.precision):
+        with autocast(self._device, self.spec.precision):
             logits_BC = self._model(**inputs).logits
-        outputs: NDArray[np.float32] = to_outputs(logits_BC, self.card.head).cpu().numpy()
+        outputs: NDArray[np.float32] = to_outputs(logits_BC, self.spec.head).cpu().numpy()
         return outputs
 
 

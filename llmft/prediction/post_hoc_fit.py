@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmft.errors import UserError
-from llmft.models.saved import CARD_NAME, read_card
+from llmft.models.saved import SPEC_NAME, read_spec
 from llmft.results.files import read_result
 from llmft.results.run import PostHocFit
 
@@ -45,21 +45,21 @@ def read_fit(run: Path, *, model_hash: str) -> PostHocFit | None:
         "removes it"
     )
     fit = read_result(path, PostHocFit, fix=fix)
-    card = read_card(run / "model")
+    spec = read_spec(run / "model")
     if fit.model_hash != model_hash:
         raise UserError(
             f"{path}: was fitted to another model than the one in {run / 'model'}, or a file there "
             f"was changed; restore it, or {fix}"
         )
-    if fit.data_fingerprint != card.data_fingerprint:
+    if fit.data_fingerprint != spec.data_fingerprint:
         raise UserError(
-            f"{path}: data_fingerprint: differs from that of {run / 'model' / CARD_NAME}; restore "
+            f"{path}: data_fingerprint: differs from that of {run / 'model' / SPEC_NAME}; restore "
             f"the file that was changed, or {fix}"
         )
-    if card.head != fit.head or fit.names != card.label_names:
+    if spec.head != fit.head or fit.names != spec.label_names:
         raise UserError(
             f"{path}: is for a {fit.head} head with {', '.join(fit.names)}, but "
-            f"{run / 'model' / CARD_NAME} has {card.head} with {', '.join(card.label_names)}; "
+            f"{run / 'model' / SPEC_NAME} has {spec.head} with {', '.join(spec.label_names)}; "
             f"restore the file that was changed, or {fix}"
         )
     return fit

@@ -9,19 +9,19 @@ from typing import Literal, NamedTuple, TypeVar
 import pyarrow as pa
 from pydantic import NonNegativeInt, field_validator
 
-from llmft.data.fields import Row, RowFaultError, refuse_absent_fields
-from llmft.data.prompts import NO_PROMPT, fill_prompt
+from llmft.data.fields import Row, RowFaultError, require_fields
+from llmft.data.prompts import fill_prompt
 from llmft.data.sources import Skips
 from llmft.errors import UserError
 from llmft.files import hash_file
-from llmft.models.saved import ModelCard
+from llmft.models.saved import ModelSpec
 from llmft.prediction.tables import (
-    Layout,
+    TableLayout,
+    check_unicode,
     find_types,
     make_schema,
     read_input,
     read_types,
-    refuse_no_unicode,
     write_table,
 )
 from llmft.processes import get_rank, get_world_size
@@ -98,7 +98,7 @@ def read_state(path: Path, schema: type[StateT], *, fix: str) -> StateT:
 
 
 def survey_inputs(
-    folder: Path, inputs: Sequence[Path], *, card: ModelCard, ending: str | None
+    folder: Path, inputs: Sequence[Path], *, spec: ModelSpec, ending: str | None
 ) -> list[Survey]:
     """Return the survey of every input, made by this process or by another.
 
@@ -108,7 +108,7 @@ def survey_inputs(
     Args:
         folder: Folder of the shards, where surveys are stored.
         inputs: The files.
-        card: The model.
+        spec: The model.
         ending: Format of the shards; None for that of each input.
 
     Raises:
@@ -124,7 +124,7 @@ def survey_inputs(
         if known is not None and known.is_of(path):
             surveys[path] = known
             continue
-        survey = survey_input(path, card=card, ending=ending or path.suffix)
+        survey = survey_input(path, spec=spec, ending=ending or path.suffix)
         if known is not None and known.sha256 != survey.sha256:
             raise ChangedError(
                 f"{folder}: {path} changed since shards of it were predicted",
@@ -136,12 +136,12 @@ def survey_inputs(
     return [surveys[path] for path in inputs]
 
 
-def survey_input(path: Path, *, card: ModelCard, ending: str) -> Survey:
+def survey_input(path: Path, *, spec: ModelSpec, ending: str) -> Survey:
     """Read an input completely, in chunks, and check that it can be predicted.
 
     Args:
         path: The file.
-        card: The model that will predict it.
+        spec: The model that will predict it.
         ending: Format of the output.
 
     Raises:
@@ -153,25 +153,25 @@ def survey_input(path: Path, *, card: ModelCard, ending: str) -> Survey:
     is_parquet, is_json = path.suffix == ".parquet", path.suffix == ".jsonl"
     types = read_types(path) if is_parquet else pa.schema([])
     fields = dict.fromkeys(types.names)
-    prompt, num_rows, num_empty = card.make_prompt(NO_PROMPT), 0, 0
+    prompt, num_rows, num_empty = spec.make_prompt(), 0, 0
     first_fault: str | None = None
     for rows in _read_by_the_thousand(path):
         for row in rows:
             num_rows += 1
             fields |= dict.fromkeys(row)
             if is_json:
-                refuse_no_unicode(row, where=f"{path}: row {num_rows}")
+                check_unicode(row, where=f"{path}: row {num_rows}")
             try:
-                fill_prompt(prompt, row, fields=card.fields)
+                fill_prompt(prompt, row, fields=spec.fields)
             except RowFaultError as fault:
                 first_fault = first_fault or str(fault)
                 num_empty += 1
         if ending == ".parquet" and not is_parquet:
             types = find_types(rows, types)
-    taken = [name for name in make_schema(card).names if name in fields]
+    taken = [name for name in make_schema(spec).names if name in fields]
     if taken:
         raise UserError(f"{path}: has a column {taken[0]!r} already; rename or remove it")
-    refuse_absent_fields(_list_wanted(card, list(fields)), list(fields), where=str(path))
+    require_fields(_list_wanted(spec, list(fields)), list(fields), where=str(path))
     coded = base64.b64encode(types.serialize()).decode() if ending == ".parquet" else None
     return Survey(
         name=path.name,
@@ -200,10 +200,10 @@ def _read_by_the_thousand(path: Path) -> Iterator[list[Row]]:
         yield some
 
 
-def _list_wanted(card: ModelCard, found: list[str]) -> list[str]:
+def _list_wanted(spec: ModelSpec, found: list[str]) -> list[str]:
     """Return the fields that the model needs; prepared rows have `text` for the text fields."""
-    wanted = [] if "text" in found else list(card.fields.text)
-    return wanted + ([card.fields.text_pair] if card.fields.text_pair else [])
+    wanted = [] if "text" in found else list(spec.fields.text)
+    return wanted + ([spec.fields.text_pair] if spec.fields.text_pair else [])
 
 
 # Readers of a folder of tables ignore names with a leading underscore.
@@ -292,7 +292,7 @@ def predict_shards(
     shards: Sequence[Shard],
     *,
     predict: Callable[[list[Row]], list[Row]],
-    card: ModelCard,
+    spec: ModelSpec,
     report: Callable[[str], None],
 ) -> None:
     """Predict shards and write them.
@@ -300,7 +300,7 @@ def predict_shards(
     Args:
         shards: Shards of this process, in order.
         predict: Rows -> their prediction columns.
-        card: The model.
+        spec: The model.
         report: Called with lines of text.
 
     Raises:
@@ -316,7 +316,7 @@ def predict_shards(
             added = predict(chunk)
             if not shard.survey.is_of(source):
                 raise UserError(f"{source}: changed while it was read; run the same command again")
-            layout = Layout(shard.survey.fields, shard.survey.read_types(), make_schema(card))
+            layout = TableLayout(shard.survey.fields, shard.survey.read_types(), make_schema(spec))
             write_table(shard.path, chunk, added, layout=layout)
             num_done += shard.num_rows
             report(f"predicted {num_done} of {num_rows} rows{process}")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from llmft.data.fields import Row, RowFaultError
 from llmft.errors import UserError
 from llmft.files import hash_text, replace_file
-from llmft.models.saved import hash_model, read_card
+from llmft.models.saved import hash_model, read_spec
 from llmft.prediction.inference import Predictor
 from llmft.prediction.tables import name_columns
 from llmft.processes import get_rank, get_world_size, is_any, is_main
@@ -96,7 +96,7 @@ def load_or_predict(
             predicted.
     """
     refuse_changed_model(run, model_hash=source["model"])
-    columns = name_columns(read_card(run / "model"))
+    columns = name_columns(read_spec(run / "model"))
     stored = read_stored(path, columns=columns, source=source)
     is_missing = stored is None
     if across_processes:  # the file may be on the disk of another node only
@@ -151,7 +151,7 @@ def predict_and_store(
         return stored
     columns: dict[str, Any] = {
         "id": stored.ids,
-        **dict(zip(name_columns(predictor.card), stored.outputs.T, strict=True)),
+        **dict(zip(name_columns(predictor.spec), stored.outputs.T, strict=True)),
         "article_tokens": stored.article_tokens,
         "kept_tokens": stored.kept_tokens,
         "input_hash": stored.input_hashes,

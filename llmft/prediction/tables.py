@@ -20,29 +20,29 @@ from llmft.data.labels import LABEL_THRESHOLD, assign_tiers, compute_overall
 from llmft.data.sources import Skips, Source, read_rows
 from llmft.errors import UserError
 from llmft.files import replace_file
-from llmft.models.saved import ModelCard
+from llmft.models.saved import ModelSpec
 from llmft.prediction.post_hoc_fit import FinalOutputs
 
 Floats = NDArray[np.floating[Any]]
 
 
-def name_columns(card: ModelCard) -> list[str]:
+def name_columns(spec: ModelSpec) -> list[str]:
     """Return the names of the output columns, `score_*` or `prob_*`, in order."""
-    prefix = "score" if card.head == "regression" else "prob"
-    return [f"{prefix}_{name}" for name in card.label_names]
+    prefix = "score" if spec.head == "regression" else "prob"
+    return [f"{prefix}_{name}" for name in spec.label_names]
 
 
-def make_schema(card: ModelCard) -> pa.Schema:
+def make_schema(spec: ModelSpec) -> pa.Schema:
     """Return names and types of all prediction columns, in order."""
-    is_scores = isinstance(card.labels, ScoresConfig)
-    has_tiers = isinstance(card.labels, ScoresConfig) and card.labels.tiers is not None
-    kind = pa.list_(pa.string()) if card.head == "multilabel" else pa.string()
+    is_scores = isinstance(spec.labels, ScoresConfig)
+    has_tiers = isinstance(spec.labels, ScoresConfig) and spec.labels.tiers is not None
+    kind = pa.list_(pa.string()) if spec.head == "multilabel" else pa.string()
     fields = [("prediction", pa.float64() if is_scores else kind)]
     fields += [("tier", pa.string())] if has_tiers else []
-    return pa.schema(fields + [(name, pa.float64()) for name in name_columns(card)])
+    return pa.schema(fields + [(name, pa.float64()) for name in name_columns(spec)])
 
 
-def make_columns(outputs: FinalOutputs, card: ModelCard) -> list[Row]:
+def make_columns(outputs: FinalOutputs, spec: ModelSpec) -> list[Row]:
     """Return for each row its prediction columns.
 
     `prediction` is the overall score, the most probable class, or the list of labels that are
@@ -50,37 +50,37 @@ def make_columns(outputs: FinalOutputs, card: ModelCard) -> list[Row]:
     classes and labels are decided by thresholds, if the model has a fit; thresholds do not change
     the probabilities.
     """
-    names = name_columns(card)
+    names = name_columns(spec)
     rows = []
-    decisions = _decide(outputs.decision_scores_NC, card)
+    decisions = _decide(outputs.decision_scores_NC, spec)
     for probabilities, decision in zip(outputs.probabilities_NC, decisions, strict=True):
         values = [round(float(value), 6) for value in probabilities]
         rows.append({**decision, **dict(zip(names, values, strict=True))})
     return rows
 
 
-def _decide(decision_scores_NC: Floats, card: ModelCard) -> list[Row]:
-    if isinstance(card.labels, ScoresConfig):
-        overall_N = compute_overall(decision_scores_NC, card.labels)
+def _decide(decision_scores_NC: Floats, spec: ModelSpec) -> list[Row]:
+    if isinstance(spec.labels, ScoresConfig):
+        overall_N = compute_overall(decision_scores_NC, spec.labels)
         decisions: list[Row] = [{"prediction": round(float(v), 4)} for v in overall_N]
-        if card.labels.tiers is not None:
-            tiers = list(card.labels.tiers)
-            for row, tier in zip(decisions, assign_tiers(overall_N, card.labels), strict=True):
+        if spec.labels.tiers is not None:
+            tiers = list(spec.labels.tiers)
+            for row, tier in zip(decisions, assign_tiers(overall_N, spec.labels), strict=True):
                 row["tier"] = tiers[tier]
         return decisions
-    if card.head == "multilabel":
+    if spec.head == "multilabel":
         named = [
-            [n for n, s in zip(card.label_names, scores, strict=True) if s >= LABEL_THRESHOLD]
+            [n for n, s in zip(spec.label_names, scores, strict=True) if s >= LABEL_THRESHOLD]
             for scores in decision_scores_NC
         ]
         return [{"prediction": names} for names in named]
-    return [{"prediction": card.label_names[best]} for best in decision_scores_NC.argmax(axis=1)]
+    return [{"prediction": spec.label_names[best]} for best in decision_scores_NC.argmax(axis=1)]
 
 
 _ENDINGS = (".jsonl", ".csv", ".parquet")
 
 
-class Layout(NamedTuple):
+class TableLayout(NamedTuple):
     """The columns of an output."""
 
     fields: list[str]
@@ -113,7 +113,7 @@ def read_input(path: Path, *, skips: Skips = lambda position: False) -> Iterator
         yield row.values
 
 
-def refuse_no_unicode(row: Row, *, where: str) -> None:
+def check_unicode(row: Row, *, where: str) -> None:
     r"""Refuse a row whose text is not Unicode, such as a lone surrogate (`\ud800`).
 
     Raises:
@@ -158,7 +158,9 @@ def find_types(rows: Sequence[Row], known: pa.Schema) -> pa.Schema:
     return pa.schema(types)
 
 
-def write_table(path: Path, rows: Sequence[Row], added: Sequence[Row], *, layout: Layout) -> None:
+def write_table(
+    path: Path, rows: Sequence[Row], added: Sequence[Row], *, layout: TableLayout
+) -> None:
     """Write rows with their input columns, followed by their prediction columns.
 
     Args:
@@ -216,7 +218,9 @@ def _is_nan(value: Any) -> bool:
     return isinstance(value, float) and math.isnan(value)
 
 
-def _write_csv(file: IO[bytes], rows: Iterable[Row], added: Iterable[Row], layout: Layout) -> None:
+def _write_csv(
+    file: IO[bytes], rows: Iterable[Row], added: Iterable[Row], layout: TableLayout
+) -> None:
     text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
     writer = csv.DictWriter(text, fieldnames=[*layout.fields, *layout.added.names])
     writer.writeheader()
@@ -233,7 +237,7 @@ def _dump(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _make_table(rows: Sequence[Row], added: Sequence[Row], layout: Layout) -> pa.Table:
+def _make_table(rows: Sequence[Row], added: Sequence[Row], layout: TableLayout) -> pa.Table:
     assert layout.types is not None
     columns = [
         _make_column(field.name, [row.get(field.name) for row in values], field.type)

@@ -13,7 +13,7 @@ from llmft.reports.layout import (
     Block,
     Cell,
     Column,
-    Head,
+    HeaderCell,
     SavedPlot,
     Section,
     Table,
@@ -39,8 +39,8 @@ from llmft.reports.variant_tables import (
     make_costs_table,
     make_head,
     make_latency_table,
-    make_making_table,
     make_metric_table,
+    make_training_table,
 )
 from llmft.results.comparison import (
     ComparisonResult,
@@ -159,7 +159,7 @@ def _make_content(
         "row_table": make_row_table(result, context.shown),
         "making": describe_data(result.data),
         "versions": describe_versions(result.variants, context.shown),
-        "making_table": make_making_table(result.variants, context.shown),
+        "making_table": make_training_table(result.variants, context.shown),
     }
 
 
@@ -310,7 +310,7 @@ def _make_pair_table(
     }
     columns = [
         Column(
-            Head(pair.challenger, by_name[pair.challenger]),
+            HeaderCell(pair.challenger, by_name[pair.challenger]),
             [
                 Cell(read(pair), is_word=name in ("against", "finding"))
                 for name, read in rows.items()
@@ -319,7 +319,7 @@ def _make_pair_table(
         for pair in pairs
     ]
     return keep_known_rows(
-        Table("Gains with intervals and p-values", "", [Head(name) for name in rows], columns)
+        Table("Gains with intervals and p-values", "", [HeaderCell(name) for name in rows], columns)
     )
 
 
@@ -340,9 +340,9 @@ def make_findings_table(pairs: Sequence[Pair], *, kind: str) -> Table:
             "p, Holm": [f.format_p_value(part.p_adjusted if part else None) for part in parts],
             "finding": [names_of[part.finding] if part else "" for part in parts],
         }
-        made = [Column(Head("gain"), gains), *make_columns(texts, words=["finding"])]
+        made = [Column(HeaderCell("gain"), gains), *make_columns(texts, words=["finding"])]
         columns += [column._replace(group=pair.challenger) for column in made]
-    return Table(f"Gains by {kind}", kind, [Head(name) for name in names], columns)
+    return Table(f"Gains by {kind}", kind, [HeaderCell(name) for name in names], columns)
 
 
 def _read_power(effect: float) -> _Read:
@@ -392,7 +392,7 @@ def _make_slice_table(found: SliceTable, entries: Sequence[ReportEntry], leading
         caption += f" ({leading} is meaningless within one {found.name.removeprefix('true ')})"
     counts = make_cells([value.num_rows for value in found.values], show=f.format_count)
     shown = [s for s in entries if any(s.name in value.metrics for value in found.values)]
-    columns = [Column(Head(s.name, s), []) for s in shown]
+    columns = [Column(HeaderCell(s.name, s), []) for s in shown]
     for value in found.values:
         measured = [value.metrics[s.name] for s in shown]
         cells = make_cells(
@@ -402,8 +402,8 @@ def _make_slice_table(found: SliceTable, entries: Sequence[ReportEntry], leading
         )
         for column, cell, m in zip(columns, cells, measured, strict=True):
             column.cells.append(cell._replace(note=f.note_interval(m.interval)))
-    heads = [Head(value.value) for value in found.values]
-    return Table(caption, found.name, heads, [Column(Head("rows"), counts), *columns])
+    heads = [HeaderCell(value.value) for value in found.values]
+    return Table(caption, found.name, heads, [Column(HeaderCell("rows"), counts), *columns])
 
 
 def make_rare_events(rare: RareEvents | None, entries: Sequence[ReportEntry]) -> Section:
@@ -417,7 +417,7 @@ def make_rare_events(rare: RareEvents | None, entries: Sequence[ReportEntry]) ->
     for i, k in enumerate(lengths):
         title = f"at k = {k}" + (" (number of rare rows)" if k == rare.num_high else "")
         columns += _list_qualities([variant.at_k[i] for variant in found], title)
-    table = Table("Rare events", "variant", [Head(s.name, s) for s in variants], columns)
+    table = Table("Rare events", "variant", [HeaderCell(s.name, s) for s in variants], columns)
     return Section(
         "Rare events",
         f"Rare: {rare.what}, {rare.num_high} of {rare.num_rows} rows. Recall: the fraction of the "
@@ -435,7 +435,10 @@ def _list_qualities(found: Sequence[ListQuality], title: str) -> list[Column]:
         Cell(f.format_metric(q.precision), note=f.note_interval(q.precision_interval))
         for q in found
     ]
-    return [Column(Head("recall"), recall, title), Column(Head("precision"), precision, title)]
+    return [
+        Column(HeaderCell("recall"), recall, title),
+        Column(HeaderCell("precision"), precision, title),
+    ]
 
 
 def make_noise(noise: Sequence[NoiseResult], entries: Sequence[ReportEntry]) -> Section:
@@ -449,21 +452,28 @@ def make_noise(noise: Sequence[NoiseResult], entries: Sequence[ReportEntry]) -> 
             "left out": [f.format_count(n.num_left_out) for n in noise],
         }
     )
-    columns.append(Column(Head("oracle"), [_show(n.oracle) for n in noise]))
+    columns.append(Column(HeaderCell("oracle"), [_make_metric_cell(n.oracle) for n in noise]))
     for s in entries:
         if s.name in noise[0].variants:
-            columns.append(Column(Head(s.name, s), [_show(n.variants[s.name]) for n in noise]))
-    heads = [Head(_ORACLES[n.kind], note=n.file) for n in noise]
+            columns.append(
+                Column(
+                    HeaderCell(s.name, s), [_make_metric_cell(n.variants[s.name]) for n in noise]
+                )
+            )
+    heads = [HeaderCell(_ORACLES[n.kind], note=n.file) for n in noise]
     blocks = [Block(Table(f"{metric} of second labels", "labelled again by", heads, columns))]
     parts = list(noise[0].parts)
     if parts:
         by_part = [
-            Column(head, [_show(n.parts[part]) for part in parts])
+            Column(head, [_make_metric_cell(n.parts[part]) for part in parts])
             for head, n in zip(heads, noise, strict=True)
         ]
         kind = "dimension" if metric == "mae" else "label"
         table = Table(
-            f"{metric} of second labels by {kind}", kind, [Head(part) for part in parts], by_part
+            f"{metric} of second labels by {kind}",
+            kind,
+            [HeaderCell(part) for part in parts],
+            by_part,
         )
         blocks.append(Block(table, summary=f"By {kind}"))
     error = "mae" if metric == "mae" else "disagreement, the fraction of rows that differ"
@@ -475,5 +485,5 @@ def make_noise(noise: Sequence[NoiseResult], entries: Sequence[ReportEntry]) -> 
     )
 
 
-def _show(found: MetricValue) -> Cell:
+def _make_metric_cell(found: MetricValue) -> Cell:
     return Cell(f.format_metric(found.value), note=f.note_interval(found.interval))

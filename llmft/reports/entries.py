@@ -19,7 +19,7 @@ MAX_COUNTED_CLASSES = 12
 INK, MUTED, GRID, CARD = "#1c2026", "#667080", "#e3e6eb", "#fefefe"
 GOOD, BAD = "#2e7d4f", "#b3261e"
 # After Okabe and Ito, without the tones that are faint on white or on black; markers differ too.
-LOOKS = (
+MARKER_STYLES = (
     ("#0072b2", "o", "●"),
     ("#d55e00", "s", "■"),
     ("#009e73", "^", "▲"),
@@ -77,7 +77,7 @@ def style_variant(index: int, *, name: str, found: VariantResult, metric: str) -
         name,
         found.metrics,
         found.parts,
-        *LOOKS[index % len(LOOKS)],
+        *MARKER_STYLES[index % len(MARKER_STYLES)],
         intervals=found.intervals,
         part_intervals=by_part.intervals if by_part and by_part.metric == metric else {},
     )
@@ -85,7 +85,7 @@ def style_variant(index: int, *, name: str, found: VariantResult, metric: str) -
 
 def style_ensemble(index: int, *, name: str, found: EnsembleResult) -> ReportEntry:
     """Return an ensemble with a colour and marker of its own."""
-    look = LOOKS[index % len(LOOKS)]
+    look = MARKER_STYLES[index % len(MARKER_STYLES)]
     return ReportEntry(name, found.metrics, {}, *look, intervals=found.intervals, part_intervals={})
 
 
@@ -100,7 +100,7 @@ def list_baselines(baselines: Mapping[str, Measurement]) -> list[ReportEntry]:
     return entries
 
 
-def list_metrics(entries: Sequence[ReportEntry]) -> list[str]:
+def list_metric_names(entries: Sequence[ReportEntry]) -> list[str]:
     """Return the names of the metrics, in the order of the file."""
     return list(dict.fromkeys(key for s in entries for key in s.metrics))
 

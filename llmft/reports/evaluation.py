@@ -7,7 +7,7 @@ from llmft.reports import formatting as f
 from llmft.reports.gates import make_gates_table
 from llmft.reports.layout import (
     Block,
-    Head,
+    HeaderCell,
     SavedPlot,
     Section,
     has_package,
@@ -63,7 +63,7 @@ def write_evaluation_report(result: EvaluationResult, *, folder: Path) -> Path:
         "plots": plots,
         "gates_table": make_gates_table(gates, context.baselines),
         "main_table": make_metric_table(
-            [Head(s.name, s) for s in context.entries],
+            [HeaderCell(s.name, s) for s in context.entries],
             context.entries,
             caption="The run and the baselines on the same rows",
         ),

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from llmft.config.suite import HIGHER_IS_BETTER
 from llmft.reports import formatting as f
 from llmft.reports.entries import ReportEntry
-from llmft.reports.layout import Block, Column, Head, Section, Table, make_columns
+from llmft.reports.layout import Block, Column, HeaderCell, Section, Table, make_columns
 from llmft.results.evaluation import GateResult, VariantResult
 
 
@@ -22,7 +22,7 @@ def make_gates_table(gates: Sequence[GateResult], baselines: Sequence[ReportEntr
         texts[s.name] = [f.format_metric(s.metrics.get(gate.name)) for gate in gates]
     texts["result"] = [gate.result for gate in gates]
     arrows = {True: "↑", False: "↓"}
-    heads = [Head(f"{gate.name} {arrows[HIGHER_IS_BETTER[gate.name]]}") for gate in gates]
+    heads = [HeaderCell(f"{gate.name} {arrows[HIGHER_IS_BETTER[gate.name]]}") for gate in gates]
     return Table("Gates", "gate", heads, make_columns(texts, words=["result"]))
 
 
@@ -57,7 +57,9 @@ def make_gates(variants: Mapping[str, VariantResult], shown: Sequence[ReportEntr
         "so thresholds differ between variants.",
         [
             Block(
-                Table("Gates of every variant", "gate", [Head(name) for name in names], columns),
+                Table(
+                    "Gates of every variant", "gate", [HeaderCell(name) for name in names], columns
+                ),
                 lines=decisions,
             ),
             Block(lines=reasons, summary="Gates that prevent a deployment"),

@@ -107,7 +107,7 @@ class Cell(NamedTuple):
     """Whether it is a word in a column of numbers."""
 
 
-class Head(NamedTuple):
+class HeaderCell(NamedTuple):
     """The first cell of a row or a column."""
 
     name: str
@@ -120,7 +120,7 @@ class Head(NamedTuple):
 class Column(NamedTuple):
     """A column with its head, and one cell per row."""
 
-    head: Head
+    head: HeaderCell
     cells: list[Cell]
     group: str = ""
     is_number: bool = True
@@ -132,7 +132,7 @@ class Table(NamedTuple):
     caption: str
     corner: str
     """Title of the column of heads."""
-    heads: list[Head]
+    heads: list[HeaderCell]
     columns: list[Column]
 
     @property
@@ -141,7 +141,7 @@ class Table(NamedTuple):
         return [(name, len(list(found))) for name, found in groupby(c.group for c in self.columns)]
 
     @property
-    def rows(self) -> list[tuple[Head, list[Cell]]]:
+    def rows(self) -> list[tuple[HeaderCell, list[Cell]]]:
         """Head and cells of every row."""
         return [(head, [c.cells[i] for c in self.columns]) for i, head in enumerate(self.heads)]
 
@@ -170,7 +170,7 @@ def make_cells(
 def make_columns(texts: dict[str, list[str]], *, words: Sequence[str] = ()) -> list[Column]:
     """Return columns of formatted texts; `words` names the columns of words."""
     return [
-        Column(Head(name), [Cell(text) for text in found], is_number=name not in words)
+        Column(HeaderCell(name), [Cell(text) for text in found], is_number=name not in words)
         for name, found in texts.items()
     ]
 

@@ -30,7 +30,7 @@ from llmft.reports.entries import (
     GOOD,
     GRID,
     INK,
-    LOOKS,
+    MARKER_STYLES,
     MAX_COUNTED_CLASSES,
     MUTED,
     ReportEntry,
@@ -630,7 +630,7 @@ def draw_growth(found: Sequence[dict[str, Any]]) -> Plot:
     for axes, (growing, label) in zip(figure.subplots(2, 1), _LABELS.items(), strict=True):
         points = [entry for entry in found if entry["growing"] == growing]
         sizes = [entry[growing] for entry in points]
-        for way, (colour, marker, _) in zip(("unshared", "shared"), LOOKS, strict=False):
+        for way, (colour, marker, _) in zip(("unshared", "shared"), MARKER_STYLES, strict=False):
             seconds = [entry[f"seconds_{way}"] for entry in points]
             model = [entry[f"model_seconds_{way}"] for entry in points]
             axes.plot(sizes, seconds, marker, color=colour, ms=6, label=f"{way} prompt")

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from llmft.reports import formatting as f
 from llmft.reports.entries import ReportEntry
 from llmft.reports.formatting import MISSING, format_score
-from llmft.reports.layout import Cell, Column, Head, Table
+from llmft.reports.layout import Cell, Column, HeaderCell, Table
 from llmft.results.comparison import ComparisonResult, SliceTable
 from llmft.results.evaluation import EvaluationBase, Labels, RowResult
 
@@ -42,17 +42,18 @@ def _tabulate_outputs(
 ) -> Table:
     labels = row.labels
     variants = [variant for variant in variants if variant.name in row.outputs]
-    heads = [Head(variant.name, variant) for variant in variants]
+    heads = [HeaderCell(variant.name, variant) for variant in variants]
     outputs = {
         name: [format_score(row.outputs[variant.name][i]) for variant in variants]
         for i, name in enumerate(names)
     }
     errors = [format_score(row.errors[variant.name]) for variant in variants]
     if isinstance(labels, dict):
-        heads.append(Head("label"))
+        heads.append(HeaderCell("label"))
         columns = [
             Column(
-                Head(name), [Cell(text) for text in (*outputs[name], format_score(labels[name]))]
+                HeaderCell(name),
+                [Cell(text) for text in (*outputs[name], format_score(labels[name]))],
             )
             for name in names
         ]
@@ -61,12 +62,12 @@ def _tabulate_outputs(
         true = [labels] if isinstance(labels, str) else labels
         columns = [
             Column(
-                Head(f"{name} (true)" if name in true else name),
+                HeaderCell(f"{name} (true)" if name in true else name),
                 [Cell(text, name in true) for text in outputs[name]],
             )
             for name in choose_outputs(row, names, true)
         ]
-    columns.append(Column(Head("error"), [Cell(text) for text in errors]))
+    columns.append(Column(HeaderCell("error"), [Cell(text) for text in errors]))
     return Table(f"Outputs for {row.id}", "variant", heads, columns)
 
 

@@ -12,7 +12,7 @@ from llmft.reports.entries import (
     choose_part_metric,
     is_higher_better,
     list_baselines,
-    list_metrics,
+    list_metric_names,
     style_variant,
 )
 from llmft.reports.formatting import format_metric, format_percent_interval
@@ -21,7 +21,7 @@ from llmft.reports.layout import (
     Block,
     Cell,
     Column,
-    Head,
+    HeaderCell,
     SavedPlot,
     Section,
     Table,
@@ -71,7 +71,7 @@ def make_fits(variants: Mapping[str, VariantResult], shown: Sequence[ReportEntry
     """
     fits = {variant.name: fit for variant in shown if (fit := variants[variant.name].fit)}
     with_fit = [variant for variant in shown if variant.name in fits]
-    metrics = list_metrics(with_fit)
+    metrics = list_metric_names(with_fit)
     columns = []
     for variant in with_fit:
         pairs = [
@@ -83,12 +83,12 @@ def make_fits(variants: Mapping[str, VariantResult], shown: Sequence[ReportEntry
             for metric in metrics
         ]
         for i, title in enumerate(("before", "after")):
-            columns.append(Column(Head(title), [cells[i] for cells in pairs], variant.name))
+            columns.append(Column(HeaderCell(title), [cells[i] for cells in pairs], variant.name))
     names = [f"{m}\N{NO-BREAK SPACE}{'↑' if is_higher_better(m) else '↓'}" for m in metrics]
     table = Table(
         "Before and after calibrators or thresholds",
         "metric",
-        [Head(name) for name in names],
+        [HeaderCell(name) for name in names],
         columns,
     )
     lines = [f"{name}: {_METHODS[fit.method]}; fitted on {fit.split}" for name, fit in fits.items()]
@@ -124,17 +124,20 @@ def _make_table(found: Sequence[EdgeCases], variants: Sequence[ReportEntry]) -> 
         "must-pass cases failed": [", ".join(f.must_pass_failed) or "none" for f in found],
     }
     columns = make_columns(texts, words=["must-pass cases failed"])
-    return Table("Edge cases passed", "variant", [Head(s.name, s) for s in variants], columns)
+    return Table("Edge cases passed", "variant", [HeaderCell(s.name, s) for s in variants], columns)
 
 
 def _make_category_table(found: Sequence[EdgeCases], variants: Sequence[ReportEntry]) -> Table:
     names = list(dict.fromkeys(name for f in found for name in f.by_category))
     columns = [
-        Column(Head(variant.name, variant), [_show_category(f, name) for name in names])
+        Column(HeaderCell(variant.name, variant), [_show_category(f, name) for name in names])
         for variant, f in zip(variants, found, strict=True)
     ]
     return Table(
-        "Passed by category", "category", [Head(name or "no category") for name in names], columns
+        "Passed by category",
+        "category",
+        [HeaderCell(name or "no category") for name in names],
+        columns,
     )
 
 
@@ -150,14 +153,14 @@ def _make_failed_table(found: Sequence[EdgeCases], variants: Sequence[ReportEntr
     failed = {case.id: case for f in found for case in f.cases if not case.passed}
     cases = sorted(failed.values(), key=lambda case: not case.must_pass)
     heads = [
-        Head(case.id, note=case.category, tags=("must pass",) if case.must_pass else ())
+        HeaderCell(case.id, note=case.category, tags=("must pass",) if case.must_pass else ())
         for case in cases
     ]  # fmt: skip
     columns = []
     for variant, f in zip(variants, found, strict=True):
         own = {case.id: case.failures for case in f.cases if not case.passed}
         cells = [Cell("; ".join(own.get(case.id, ["passed"]))) for case in cases]
-        columns.append(Column(Head(variant.name, variant), cells, is_number=False))
+        columns.append(Column(HeaderCell(variant.name, variant), cells, is_number=False))
     return Table("Cases that failed", "case", heads, columns)
 
 
@@ -251,7 +254,7 @@ def make_sections(context: ReportContext, plots: dict[str, list[SavedPlot]]) -> 
         "variants": context.shown,
         "entries": entries,
         "kind": kind,
-        "explained": explain_metrics(list_metrics(entries)),
+        "explained": explain_metrics(list_metric_names(entries)),
         "shared": {
             "fits": make_fits(context.variants, context.shown),
             "parts": _make_parts(context, plots["parts"]),

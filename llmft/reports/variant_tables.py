@@ -8,13 +8,13 @@ from llmft.reports.entries import (
     ReportEntry,
     choose_parts,
     is_higher_better,
-    list_metrics,
+    list_metric_names,
 )
 from llmft.reports.formatting import format_count, format_metric, note_interval
 from llmft.reports.layout import (
     Cell,
     Column,
-    Head,
+    HeaderCell,
     Table,
     keep_known_columns,
     keep_known_rows,
@@ -62,7 +62,7 @@ def explain_metrics(metrics: Sequence[str]) -> list[str]:
 
 
 def make_metric_table(
-    heads: Sequence[Head], entries: Sequence[ReportEntry], *, caption: str
+    heads: Sequence[HeaderCell], entries: Sequence[ReportEntry], *, caption: str
 ) -> Table:
     """Return a row per metric and a column per entry, with intervals, the best value marked.
 
@@ -71,7 +71,7 @@ def make_metric_table(
         entries: The entries of the columns.
         caption: Caption of the table.
     """
-    metrics = list_metrics(entries)
+    metrics = list_metric_names(entries)
     rows = [
         _make_row(
             metric,
@@ -82,7 +82,7 @@ def make_metric_table(
     ]
     names = [f"{m}\N{NO-BREAK SPACE}{'↑' if is_higher_better(m) else '↓'}" for m in metrics]
     columns = [Column(head, [row[i] for row in rows]) for i, head in enumerate(heads)]
-    return Table(caption, "metric", [Head(name) for name in names], columns)
+    return Table(caption, "metric", [HeaderCell(name) for name in names], columns)
 
 
 def make_parts_table(entries: Sequence[ReportEntry], *, metric: str, kind: str) -> Table:
@@ -97,14 +97,16 @@ def make_parts_table(entries: Sequence[ReportEntry], *, metric: str, kind: str) 
         )
         for part in parts
     ]
-    columns = [Column(Head(s.name, s), [row[i] for row in rows]) for i, s in enumerate(entries)]
+    columns = [
+        Column(HeaderCell(s.name, s), [row[i] for row in rows]) for i, s in enumerate(entries)
+    ]
     found = [next((s.parts[part] for s in entries if part in s.parts), {}) for part in parts]
     if any("support" in metrics for metrics in found):
         support = [metrics.get("support") for metrics in found]
-        columns.append(Column(Head("rows"), make_cells(support, show=format_count)))
+        columns.append(Column(HeaderCell("rows"), make_cells(support, show=format_count)))
     direction = "higher is better" if is_higher_better(metric) else "lower is better"
     caption = f"{metric} by {kind}, {direction}"
-    return Table(caption, kind, [Head(part) for part in parts], columns)
+    return Table(caption, kind, [HeaderCell(part) for part in parts], columns)
 
 
 def make_all_parts_table(entries: Sequence[ReportEntry], *, kind: str) -> Table:
@@ -120,8 +122,10 @@ def make_all_parts_table(entries: Sequence[ReportEntry], *, kind: str) -> Table:
     for name in names:
         show = format_count if name == "support" else format_metric
         values = [metrics.get(name) for _, _, metrics in found]
-        columns.append(Column(Head(name), make_cells(values, show=show)))
-    return Table(f"All metrics by {kind}", kind, [Head(part) for part, _, _ in found], columns)
+        columns.append(Column(HeaderCell(name), make_cells(values, show=show)))
+    return Table(
+        f"All metrics by {kind}", kind, [HeaderCell(part) for part, _, _ in found], columns
+    )
 
 
 def make_calibration_table(
@@ -138,8 +142,10 @@ def make_calibration_table(
             ("slope", [calibration.slope for calibration in found]),
             ("bias", [calibration.bias for calibration in found]),
         ):
-            columns.append(Column(Head(key), make_cells(values, show=format_metric), variant.name))
-    return Table("Slope and bias", "dimension", [Head(name) for name in names], columns)
+            columns.append(
+                Column(HeaderCell(key), make_cells(values, show=format_metric), variant.name)
+            )
+    return Table("Slope and bias", "dimension", [HeaderCell(name) for name in names], columns)
 
 
 def make_reliability_table(
@@ -152,9 +158,9 @@ def make_reliability_table(
         for r in shown
     ]
     brier = [Cell(format_metric(r.brier), note=note_interval(r.brier_interval)) for r in shown]
-    columns = [Column(Head("ece\N{NO-BREAK SPACE}↓"), ece),
-               Column(Head("Brier\N{NO-BREAK SPACE}↓"), brier)]  # fmt: skip
-    heads = [Head(variant.name, variant) for variant in variants]
+    columns = [Column(HeaderCell("ece\N{NO-BREAK SPACE}↓"), ece),
+               Column(HeaderCell("Brier\N{NO-BREAK SPACE}↓"), brier)]  # fmt: skip
+    heads = [HeaderCell(variant.name, variant) for variant in variants]
     return Table("Calibration errors", "variant", heads, columns)
 
 
@@ -171,8 +177,10 @@ def make_confused_table(
     columns = make_columns({"predicted": [names[j] for _, j in shown]}, words=["predicted"])
     for i, variant in enumerate(variants):
         cells = make_cells([counts[pair][i] for pair in shown], show=format_count)
-        columns.append(Column(Head(variant.name, variant), cells))
-    return Table("Most confused classes", "true class", [Head(names[i]) for i, _ in shown], columns)
+        columns.append(Column(HeaderCell(variant.name, variant), cells))
+    return Table(
+        "Most confused classes", "true class", [HeaderCell(names[i]) for i, _ in shown], columns
+    )
 
 
 def _make_row(
@@ -203,15 +211,15 @@ _LATENCY: tuple[tuple[str, Callable[[Latency], float | None], _Show], ...] = (
 """Title, getter and formatter of each row."""
 
 
-def make_head(entry: ReportEntry, result: ComparisonResult) -> Head:
+def make_head(entry: ReportEntry, result: ComparisonResult) -> HeaderCell:
     """Return the head of a row or column, with tags such as winner and reference."""
     name = entry.name
     if name in result.ensembles:
         found = result.ensembles[name]
         tags = ("recommended",) if found.recommended or name == result.recommended else ()
-        return Head(name, entry, _describe_ensemble(found), tags)
+        return HeaderCell(name, entry, _describe_ensemble(found), tags)
     if entry.is_baseline:
-        return Head(name, entry)
+        return HeaderCell(name, entry)
     variant = result.variants[name]
     tags_if = {
         "winner": name == result.winner and result.verdict == "WINNER",
@@ -222,7 +230,7 @@ def make_head(entry: ReportEntry, result: ComparisonResult) -> Head:
     }
     base = variant.record.recipe.base
     note = f"{base.model} ·\N{NO-BREAK SPACE}{base.tuning}"
-    return Head(name, entry, note, tuple(tag for tag, holds in tags_if.items() if holds))
+    return HeaderCell(name, entry, note, tuple(tag for tag, holds in tags_if.items() if holds))
 
 
 def describe_ensembles(ensembles: Mapping[str, EnsembleResult]) -> list[str]:
@@ -281,7 +289,7 @@ def make_costs_table(result: ComparisonResult, variants: Sequence[ReportEntry]) 
 
     def list_costs(name: str, values: Sequence[float | None], show: _Show) -> Column:
         # The best is not marked: times that differ by less than a tenth are the same.
-        return Column(Head(name), make_cells(values, show=show), "Cost")
+        return Column(HeaderCell(name), make_cells(values, show=show), "Cost")
 
     columns = [
         list_costs("training", [c.train_seconds for c in found], f.format_seconds),
@@ -309,7 +317,7 @@ def make_latency_table(
     }
     columns = [
         Column(
-            Head(variant.name, variant),
+            HeaderCell(variant.name, variant),
             [
                 *(Cell(show(read(timed[variant.name]))) for _, read, show in _LATENCY),
                 Cell(timed[variant.name].device, is_word=True),
@@ -318,11 +326,13 @@ def make_latency_table(
         for variant in shown
         if variant.name in timed
     ]
-    heads = [Head(title) for title in (*(title for title, *_ in _LATENCY), "device")]
+    heads = [HeaderCell(title) for title in (*(title for title, *_ in _LATENCY), "device")]
     return keep_known_rows(Table("Latency", "", heads if timed else [], columns))
 
 
-def make_making_table(variants: Mapping[str, VariantResult], shown: Sequence[ReportEntry]) -> Table:
+def make_training_table(
+    variants: Mapping[str, VariantResult], shown: Sequence[ReportEntry]
+) -> Table:
     """Return how every variant was trained."""
     found = [variants[name.name] for name in shown]
     records = [variant.record for variant in found]
@@ -340,7 +350,7 @@ def make_making_table(variants: Mapping[str, VariantResult], shown: Sequence[Rep
         "git revision": [record.git_revision or "" for record in records],
     }
     words = [title for title in texts if title not in ("max. tokens", "test reads")]
-    heads = [Head(name.name, name) for name in shown]
+    heads = [HeaderCell(name.name, name) for name in shown]
     return keep_known_columns(
         Table("How every variant was trained", "variant", heads, make_columns(texts, words=words))
     )

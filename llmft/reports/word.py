@@ -15,7 +15,7 @@ from docx.shared import Cm, Length, Pt
 
 from llmft.files import replace_file
 from llmft.reports.formatting import MISSING
-from llmft.reports.layout import AuditGroup, Cell, Column, Head, SavedPlot, Section, Table
+from llmft.reports.layout import AuditGroup, Cell, Column, HeaderCell, SavedPlot, Section, Table
 from llmft.results.comparison import ComparisonResult
 
 _MAX_COLUMNS = 8
@@ -256,7 +256,7 @@ def _describe_column(column: Column, *, grouped: bool) -> tuple[str, str]:
     return (f"{column.group}: {name}" if grouped and column.group else name), note
 
 
-def _describe_head(head: Head) -> tuple[str, str]:
+def _describe_head(head: HeaderCell) -> tuple[str, str]:
     return head.name, "; ".join(filter(None, (", ".join(head.tags), head.note)))
 
 

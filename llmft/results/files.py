@@ -33,7 +33,7 @@ class Result(ConfigSection):
         return type(self)(**{**dict(self), **changes})
 
 
-def hold_all(*keys: str) -> AfterValidator:
+def require_keys(*keys: str) -> AfterValidator:
     """Return the annotation of a dictionary that must have these keys in a results file."""
 
     def refuse_missing(found: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:

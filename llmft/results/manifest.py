@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from llmft.config.task import Split, SplitConfig, TaskConfig
-from llmft.results.files import Result, ResultFile, hold_all
+from llmft.results.files import Result, ResultFile, require_keys
 
 
 class ScoreStats(Result):
@@ -67,21 +67,21 @@ class Manifest(ResultFile):
     schema_version: Literal[1] = 1
     fingerprint: str
     """Hash of all rows of all splits and of the labels' names."""
-    files: Annotated[dict[Split, str], hold_all("train", "val", "test")]
+    files: Annotated[dict[Split, str], require_keys("train", "val", "test")]
     """Split -> hash of its file."""
     task: TaskConfig
     """What it was prepared from."""
     sources: dict[str, str]
     """Source -> hash of its rows."""
     counts: Annotated[
-        dict[str, int], hold_all("input", "repeated", "train", "val", "test", "rejected")
+        dict[str, int], require_keys("input", "repeated", "train", "val", "test", "rejected")
     ]
     """Rows: `input`, `repeated`, those of each split, `rejected`."""
     rejected: dict[str, int]
     """Kind of reason -> rows."""
     label_names: list[str]
     """Dimensions, classes or labels, in the order of a model's outputs."""
-    label_stats: Annotated[dict[Split, LabelStats], hold_all("train", "val", "test")]
+    label_stats: Annotated[dict[Split, LabelStats], require_keys("train", "val", "test")]
     """Distribution of the labels of each split."""
     split: SplitSummary
     """How the rows were assigned to splits."""

@@ -10,7 +10,7 @@ from llmft.config.loading import MISSING, refuse_values
 from llmft.config.recipe import Precision, RecipeConfig
 from llmft.config.task import TaskConfig
 from llmft.files import hash_text
-from llmft.results.files import Result, ResultFile, hold_all
+from llmft.results.files import Result, ResultFile, require_keys
 
 Parallelism = Literal["none", "ddp", "zero", "zero3", "fsdp"]
 """How parameters are distributed over processes: one process (none); replicated (ddp, and zero for
@@ -114,9 +114,9 @@ class RunRecord(ResultFile, RunIdentity):
     """Optimizer steps."""
     resumed_from_step: int
     """0 if it was not resumed."""
-    num_rows: Annotated[dict[str, int], hold_all("train", "val", "test")]
+    num_rows: Annotated[dict[str, int], require_keys("train", "val", "test")]
     """Split -> number of rows."""
-    token_budget: Annotated[dict[str, TokenBudget], hold_all("train", "val", "test")]
+    token_budget: Annotated[dict[str, TokenBudget], require_keys("train", "val", "test")]
     """Split -> truncation of its articles."""
     budget_warnings: list[str]
     """Warnings about the budget, waived refusals included; every report repeats them."""
@@ -161,7 +161,7 @@ class CurvePoint(Result):
     learning_rate: float
     seconds: float
     """Of training so far."""
-    val: Annotated[dict[str, float], hold_all("loss")]
+    val: Annotated[dict[str, float], require_keys("loss")]
     """`loss` and the metrics on the validation rows."""
 
 

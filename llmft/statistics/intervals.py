@@ -52,7 +52,7 @@ class Estimate(NamedTuple):
         return float(np.sqrt(self.row_variance + self.seed_variance))
 
 
-def weigh_variants(
+def estimate_contrasts(
     variants: Sequence[Resamples], signs: Sequence[int], *, seed: int
 ) -> list[Estimate | None]:
     """Return the signed sum of the means over the runs of some variants, with its distribution.
@@ -309,7 +309,7 @@ def count_clusters(chosen_N: NDArray[np.bool_], groups: Groups | None) -> int:
 def _bound_mean(variant: Resamples, *, seed: int) -> list[Interval | None]:
     """Return the interval of the mean over the runs, per part."""
     found: list[Interval | None] = []
-    for part, estimate in enumerate(weigh_variants([variant], [1], seed=seed)):
+    for part, estimate in enumerate(estimate_contrasts([variant], [1], seed=seed)):
         if estimate is None:
             found.append(None)
             continue

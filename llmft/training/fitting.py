@@ -30,7 +30,7 @@ from llmft.models.heads import (
     unfold_scale,
 )
 from llmft.models.loading import load_model
-from llmft.models.saved import ModelCard, load_weights, make_card
+from llmft.models.saved import ModelSpec, load_weights, make_spec
 from llmft.processes import is_main
 from llmft.training.inputs import Inputs, make_examples
 from llmft.training.launch import Launch
@@ -48,7 +48,7 @@ class TrainedModel(NamedTuple):
     """
 
     model: nn.Module
-    card: ModelCard
+    spec: ModelSpec
     result: TrainingResult
 
 
@@ -82,21 +82,21 @@ def fit_run(
     load = partial(_load, recipe, base, inputs)
     transformers.set_seed(config.seed)
     model = load()
-    card = make_card(model, base, recipe, inputs.data, inputs.encoder.prompt)
-    _log_model(card, inputs, launch)
+    spec = make_spec(model, base, recipe, inputs.data, inputs.encoder.prompt)
+    _log_model(spec, inputs, launch)
     if recipe.config.init_from is not None and resume_from is None:
         load_weights(model, Path(recipe.config.init_from) / "model")
         logger.info("initial weights: those of %s", recipe.config.init_from)
-    if card.precision == "bfloat16" and launch.has_replicated_weights:
+    if spec.precision == "bfloat16" and launch.has_replicated_weights:
         cast_frozen_weights(model)
 
     labels = {
-        split: make_targets(inputs.rows[split], label_names=card.label_names)
+        split: make_targets(inputs.rows[split], label_names=spec.label_names)
         for split in ("train", "val")
     }
     scale, targets = None, labels
-    if card.head == "regression":
-        scale = _fit_scale(model, labels["train"], card)
+    if spec.head == "regression":
+        scale = _fit_scale(model, labels["train"], spec)
         targets = {split: scale.to_targets(scores) for split, scores in labels.items()}
         if recipe.config.init_from is not None:
             unfold_scale(model, scale)
@@ -105,19 +105,19 @@ def fit_run(
         for split in ("train", "val")
     )
     collator = Collator(pad_token_id=inputs.encoder.tokenizer.pad_token_id, targets=train.targets)
-    loss = make_loss(head, targets=labels["train"], label_names=card.label_names)
+    loss = make_loss(head, targets=labels["train"], label_names=spec.label_names)
     sharing, checks = None, []
-    if inputs.obstacle is None:
+    if inputs.unshared_reason is None:
         sharing = SharedPrompt(model, inputs.encoder.shared_ids)
         checks = [
             SharingCheck(
                 sharing, choose_rows(train), collator=collator, loss=loss,
-                precision=card.precision, has_replicated_weights=launch.has_replicated_weights,
+                precision=spec.precision, has_replicated_weights=launch.has_replicated_weights,
             )
         ]  # fmt: skip
         train, val = train.without_shared(), val.without_shared()
     measure_val = partial(
-        measure_logits, labels=labels["val"].numpy(), card=card, scale=scale, needed=recipe.metric
+        measure_logits, labels=labels["val"].numpy(), spec=spec, scale=scale, needed=recipe.metric
     )
     try:
         result = fit_model(
@@ -132,7 +132,7 @@ def fit_run(
         model = _reload_whole(load, result.best_checkpoint)
     if scale is not None and is_main():
         fold_scale(model, scale)
-    return TrainedModel(model, card, result)
+    return TrainedModel(model, spec, result)
 
 
 def _load(recipe: Recipe, base: BaseConfig, inputs: Inputs) -> nn.Module:
@@ -145,14 +145,14 @@ def _load(recipe: Recipe, base: BaseConfig, inputs: Inputs) -> nn.Module:
     ).model
 
 
-def _log_model(card: ModelCard, inputs: Inputs, launch: Launch) -> None:
+def _log_model(spec: ModelSpec, inputs: Inputs, launch: Launch) -> None:
     logger.info(
         "%s: %s with %s tuning, %s of %s parameters trained, %s, %d %s",
-        card.name, card.base.model, card.base.tuning, f"{card.num_trainable:,}",
-        f"{card.num_parameters:,}", card.precision, launch.world_size,
+        spec.name, spec.base.model, spec.base.tuning, f"{spec.num_trainable:,}",
+        f"{spec.num_parameters:,}", spec.precision, launch.world_size,
         "process" if launch.world_size == 1 else "processes",
     )  # fmt: skip
-    if card.prompt is not None:
+    if spec.prompt is not None:
         logger.info("%s", inputs.describe_sharing())
 
 
@@ -166,13 +166,13 @@ def _reload_whole(load: Callable[[], nn.Module], checkpoint: Path) -> nn.Module:
     return model
 
 
-def _fit_scale(model: nn.Module, train_ND: Tensor, card: ModelCard) -> TargetScale:
+def _fit_scale(model: nn.Module, train_ND: Tensor, spec: ModelSpec) -> TargetScale:
     has_bias = find_output_layer(model).bias is not None
     if not has_bias and is_far_from_zero(train_ND):
         logger.info(
             "warning: the mean of the scores is far from 0 relative to their SD, and the head of "
             "%s has no bias; shift the scores towards 0, or use a BERT-family base",
-            card.base.model,
+            spec.base.model,
         )
     return fit_target_scale(train_ND, has_bias=has_bias)
 
@@ -181,7 +181,7 @@ def measure_logits(
     logits_NC: NDArray[Any],
     *,
     labels: NDArray[Any],
-    card: ModelCard,
+    spec: ModelSpec,
     scale: TargetScale | None,
     needed: str,
 ) -> dict[str, float]:
@@ -190,18 +190,18 @@ def measure_logits(
     Args:
         logits_NC: Logits of the model, [N, C].
         labels: Scores [N, D], classes [N], or labels [N, L] of the same rows.
-        card: Of the model.
+        spec: Of the model.
         scale: Scale of the targets; None if the targets are the labels themselves.
         needed: The metric that chooses the checkpoint.
 
     Raises:
         UserError: If `needed` is not defined on these rows.
     """
-    outputs_NC = to_outputs(torch.from_numpy(logits_NC), card.head)
+    outputs_NC = to_outputs(torch.from_numpy(logits_NC), spec.head)
     if scale is not None:
         outputs_NC = scale.to_labels(outputs_NC)
-    names = card.label_names
-    overall = measure(labels, outputs_NC.numpy(), names=names, config=card.labels).metrics
+    names = spec.label_names
+    overall = measure(labels, outputs_NC.numpy(), names=names, config=spec.labels).metrics
     if needed != "loss" and overall.get(needed) is None:
         raise UserError(
             f"train.metric: {needed} is not defined on the {len(labels)} validation rows, so it "

@@ -17,7 +17,7 @@ from llmft.data.prompts import read_prompt
 from llmft.data.token_cache import TOKENS_FOLDER, TokenisedRows, open_tokens
 from llmft.errors import UserError
 from llmft.files import hash_text
-from llmft.models.acceleration.shared_prompt import find_obstacle
+from llmft.models.acceleration.shared_prompt import explain_unshared
 from llmft.models.bases import load_tokenizer, read_config, read_limits
 from llmft.results.run import TokenBudget
 from llmft.training.losses import read_row_weights
@@ -62,20 +62,20 @@ class Inputs(NamedTuple):
     """Split -> the same rows, encoded."""
     budgets: dict[str, TokenBudget]
     findings: BudgetFindings
-    obstacle: str | None
+    unshared_reason: str | None
     """Why the prompt is not computed once for all rows of a batch; None if it is."""
 
     def get_computed(self, split: str) -> TokenisedRows:
         """Return the encoded rows of a split, without a prompt that is computed once per batch."""
         rows = self.encoded[split]
-        return rows.without_shared() if self.obstacle is None else rows
+        return rows.without_shared() if self.unshared_reason is None else rows
 
     def describe_sharing(self) -> str:
         """Return one line on how the prompt is computed."""
-        if self.obstacle is None:
+        if self.unshared_reason is None:
             num_shared = len(self.encoder.shared_ids)
             return f"the {num_shared} tokens that all rows begin with are computed once a batch"
-        return f"the prompt is computed in every row: {self.obstacle}"
+        return f"the prompt is computed in every row: {self.unshared_reason}"
 
 
 def open_inputs(recipe: Recipe, data: PreparedData, *, keep_tokens: bool = True) -> Inputs:
@@ -112,10 +112,10 @@ def open_inputs(recipe: Recipe, data: PreparedData, *, keep_tokens: bool = True)
             "prepare again"
         ) from error
     findings = check_budget(budgets, encoder=encoder, config=recipe.config.tokens)
-    obstacle = find_obstacle(read_config(recipe.config.base))
+    unshared_reason = explain_unshared(read_config(recipe.config.base))
     if not recipe.config.prompt.share:
-        obstacle = "prompt.share is false"
-    return Inputs(data, encoder, rows, encoded, budgets, findings, obstacle)
+        unshared_reason = "prompt.share is false"
+    return Inputs(data, encoder, rows, encoded, budgets, findings, unshared_reason)
 
 
 def limit_rows(rows: list[Row], limit: int | None) -> list[Row]:
@@ -173,7 +173,7 @@ def count_steps(config: TrainConfig, plan: BatchPlan) -> int:
     return config.steps or math.ceil(len(plan) * config.epochs)
 
 
-def refuse_schedule(config: TrainConfig, plan: BatchPlan) -> None:
+def check_warmup(config: TrainConfig, plan: BatchPlan) -> None:
     """Check that the warm-up ends before the training does.
 
     Raises:

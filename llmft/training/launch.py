@@ -158,7 +158,7 @@ def read_deepspeed(path: Path, *, key: str) -> dict[str, Any]:
     return found
 
 
-def refuse_absent_trackers(names: Sequence[str]) -> None:
+def require_trackers(names: Sequence[str]) -> None:
     """Stop if a tracker of `train.report_to` is not installed.
 
     Raises:

@@ -165,7 +165,7 @@ def _read_weight(row: Row, field: str) -> float:
     return weight
 
 
-class GuardedLoss:
+class FiniteLoss:
     """`compute_loss_func` of the trainer; stops the run if the loss is not finite."""
 
     def __init__(self, loss: Loss, model: nn.Module, *, train: Examples, val: Examples) -> None:
@@ -175,7 +175,7 @@ class GuardedLoss:
         self._row_ids: list[str] = []  # of the split that the last batch is from
         self._row_index_B: Tensor = torch.zeros(0, dtype=torch.long)
         self._row_weights_B: Tensor | None = None
-        self._handle = model.register_forward_pre_hook(self._take, with_kwargs=True)
+        self._handle = model.register_forward_pre_hook(self._pop_loss_inputs, with_kwargs=True)
         self.get_step: Callable[[], int] = lambda: 0
         """Set by the trainer: steps done so far."""
 
@@ -203,7 +203,7 @@ class GuardedLoss:
         """Remove the hook from the model."""
         self._handle.remove()
 
-    def _take(
+    def _pop_loss_inputs(
         self, model: nn.Module, arguments: tuple[Any, ...], inputs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Remove row_index and row_weights from the model's inputs, and keep them for the loss."""

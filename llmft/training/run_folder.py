@@ -20,7 +20,7 @@ from llmft.data.prompts import Prompt
 from llmft.errors import UserError
 from llmft.files import hash_text, read_json
 from llmft.models.device import choose_precision, name_device
-from llmft.models.saved import hash_model, refuse_unfit_run
+from llmft.models.saved import check_init_compatibility, hash_model
 from llmft.processes import is_main
 from llmft.results.files import read_result, write_result
 from llmft.results.run import CurvePoint, LearningCurve, RunIdentity, RunRecord, UnfinishedRun
@@ -157,7 +157,7 @@ def claim_run_folder(
     return _write_unfinished(run_dir, identity, launch, num_splits)
 
 
-def refuse_unfit_init(config: RecipeConfig, *, label_names: list[str]) -> None:
+def check_init_from(config: RecipeConfig, *, label_names: list[str]) -> None:
     """Check that `init_from` is a finished run, and that its weights fit the recipe's model.
 
     Raises:
@@ -170,7 +170,7 @@ def refuse_unfit_init(config: RecipeConfig, *, label_names: list[str]) -> None:
             f"init_from: {config.init_from} contains no finished run; name the folder in which "
             f"{METADATA_NAME} and model/ lie, or train it first"
         )
-    refuse_unfit_run(config, label_names=label_names)
+    check_init_compatibility(config, label_names=label_names)
 
 
 def record_num_splits(run_dir: Path, run: UnfinishedRun, num_splits: int) -> UnfinishedRun:
@@ -285,7 +285,7 @@ def make_record(
         peak_memory_gib: What the device needed most.
         model_hash: Of the saved model.
     """
-    config, card, result = run.recipe, trained.card, trained.result
+    config, spec, result = run.recipe, trained.spec, trained.result
     included = config.prompt.mode == "include"
     # A shared prompt counts once per row; padding does not count.
     num_train_tokens = round(int(inputs.encoded["train"].lengths.sum()) * result.num_epochs)
@@ -305,7 +305,7 @@ def make_record(
         num_train_tokens=num_train_tokens,
         tokens_per_second=round(num_train_tokens / result.train_seconds, 1),
         peak_memory_gib=round(peak_memory_gib, 3),
-        prompt_shared=included and inputs.obstacle is None,
+        prompt_shared=included and inputs.unshared_reason is None,
         num_steps=result.num_steps,
         resumed_from_step=result.resumed_from_step,
         num_rows={name: len(rows) for name, rows in inputs.rows.items()},
@@ -315,10 +315,10 @@ def make_record(
         best_metric=result.best_metric,
         best_epoch=result.best.epoch,
         best_step=result.best.step,
-        precision=card.precision,
-        num_parameters=card.num_parameters,
-        num_trainable=card.num_trainable,
-        base_pretrained=card.base_pretrained,
+        precision=spec.precision,
+        num_parameters=spec.num_parameters,
+        num_trainable=spec.num_trainable,
+        base_pretrained=spec.base_pretrained,
         model_hash=model_hash,
         python=platform.python_version(),
         packages={name: version(name) for name in _PACKAGES if find_spec(name)},

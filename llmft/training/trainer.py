@@ -52,7 +52,7 @@ from llmft.results.run import CurvePoint
 from llmft.training.checkpoints import Checkpointing, choose_best, read_step
 from llmft.training.inputs import count_steps
 from llmft.training.launch import ONE_PROCESS, Launch
-from llmft.training.losses import GuardedLoss, Loss
+from llmft.training.losses import FiniteLoss, Loss
 
 _TIMING = ("runtime", "samples_per_second", "steps_per_second")
 
@@ -215,7 +215,7 @@ def make_arguments(
         metric_for_best_model=metric,
         greater_is_better=metric != "loss" and METRICS[metric].higher_is_better,
         logging_steps=max(1, min(steps // 200, log_at_most)),
-        logging_nan_inf_filter=False,  # GuardedLoss stops instead of averaging it away
+        logging_nan_inf_filter=False,  # FiniteLoss stops instead of averaging it away
         label_names=["labels", "row_index"],
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
@@ -288,10 +288,10 @@ def fit_model(  # noqa: PLR0913 - as many as `Trainer` takes
         torch.OutOfMemoryError: If a GPU's memory does not suffice.
     """
     if resume_from is not None and _has_ended(resume_from, config, plan):
-        return _take_ended(model, arguments, launch, resume_from)
+        return _restore_ended(model, arguments, launch, resume_from)
     use_one_gpu(arguments)
     checkpointing = Checkpointing(config, steps_per_epoch=len(plan))
-    guarded = GuardedLoss(loss, model, train=train, val=val)
+    guarded = FiniteLoss(loss, model, train=train, val=val)
     trainer = _PlannedTrainer(
         model=model,
         args=arguments,
@@ -338,7 +338,7 @@ def _has_ended(checkpoint: Path, config: TrainConfig, plan: BatchPlan) -> bool:
     return bool(has_stopped or state.global_step >= count_steps(config, plan))
 
 
-def _take_ended(
+def _restore_ended(
     model: nn.Module, arguments: TrainingArguments, launch: Launch, checkpoint: Path
 ) -> TrainingResult:
     state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))

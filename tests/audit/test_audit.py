@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import llmft
-from llmft.audit.collapsed_predictions import check_baselines, check_variation
+from llmft.audit.collapsed_predictions import check_baselines, check_collapsed_predictions
 from llmft.audit.comparability import (
     check_data,
     check_run,
@@ -18,7 +18,7 @@ from llmft.audit.comparability import (
     check_test_use,
     check_treatment,
 )
-from llmft.audit.contamination import check_overlap, find_known_rows, find_quoted_rows
+from llmft.audit.contamination import check_overlap, find_contaminated_rows, find_quoted_rows
 from llmft.audit.findings import RunFacts
 from llmft.audit.truncation import check_inputs, check_oracle_view
 from llmft.config.suite import Check
@@ -254,33 +254,35 @@ SCORES = np.array([[i % 11, 10 - i % 11] for i in range(44)], dtype=np.float32)
 
 def test_d9_scores_that_hardly_vary_are_a_constant() -> None:
     middle = 5 + 0.1 * (SCORES - 5)
-    assert check_variation("variant", SCORES, {1: SCORES}) == []
-    assert check_variation("variant", SCORES, {1: middle}) == []  # a skill of 0.1 is no constant
+    assert check_collapsed_predictions("variant", SCORES, {1: SCORES}) == []
+    assert (
+        check_collapsed_predictions("variant", SCORES, {1: middle}) == []
+    )  # a skill of 0.1 is no constant
     noise = 5 + 0.01 * np.roll(SCORES, 5, axis=0)
-    (found,) = check_variation("variant", SCORES, {1: noise, 2: noise})
+    (found,) = check_collapsed_predictions("variant", SCORES, {1: noise, 2: noise})
     assert (found.status, found.variants) == ("invalid", ["variant"])
     assert (
         "the predictions of variant collapsed (seed 1, 2): its predictions have 1%" in found.message
     )
-    (found,) = check_variation("variant", SCORES, {1: SCORES, 2: noise})
+    (found,) = check_collapsed_predictions("variant", SCORES, {1: SCORES, 2: noise})
     assert (found.status, "seed 2" in found.message) == ("warning", True)
-    assert check_variation("variant", np.full((9, 2), 3.0), {1: np.zeros((9, 2))}) == []
+    assert check_collapsed_predictions("variant", np.full((9, 2), 3.0), {1: np.zeros((9, 2))}) == []
 
 
 def test_d9_one_class_for_all_rows_is_a_constant() -> None:
     labels = np.array([0, 1, 2, 0] * 25)
     always = np.tile([0.8, 0.1, 0.1], (100, 1))
-    (found,) = check_variation("variant", labels, {1: always})
+    (found,) = check_collapsed_predictions("variant", labels, {1: always})
     assert "it predicts the same for 100.0% of the rows" in found.message
-    assert check_variation("variant", labels, {1: np.eye(3)[labels]}) == []
-    assert check_variation("variant", np.zeros(100, dtype=int), {1: always}) == []
+    assert check_collapsed_predictions("variant", labels, {1: np.eye(3)[labels]}) == []
+    assert check_collapsed_predictions("variant", np.zeros(100, dtype=int), {1: always}) == []
 
 
 def test_d9_one_set_of_labels_for_all_rows_is_a_constant() -> None:
     labels = np.array([[True, False], [False, False], [True, True], [False, True]] * 25)
-    (found,) = check_variation("variant", labels, {1: np.full((100, 2), 0.1)})
+    (found,) = check_collapsed_predictions("variant", labels, {1: np.full((100, 2), 0.1)})
     assert found.status == "invalid"
-    assert check_variation("variant", labels, {1: labels.astype(float)}) == []
+    assert check_collapsed_predictions("variant", labels, {1: labels.astype(float)}) == []
 
 
 def test_d1_equal_texts_may_have_equal_inputs() -> None:
@@ -297,7 +299,7 @@ def test_d1_a_waiver_and_its_reason_are_repeated() -> None:
 
 def test_d5_evaluated_texts_in_training_are_invalid() -> None:
     known = ["one " * 30, "two " * 30]
-    find = partial(find_known_rows, known_texts=known, threshold=0.9)
+    find = partial(find_contaminated_rows, known_texts=known, threshold=0.9)
     assert [f.status for f in check_overlap(find(["three"]), num_rows=1)] == ["ok"]
     copies = [known[0], f"{known[1]} .", "three"]  # one word for word, one with a full stop
     assert find(copies) == ([0], [1])

@@ -7,13 +7,13 @@ import pytest
 from llmft.benchmarks.articles import measure_base
 from llmft.benchmarks.plans import Plan
 from llmft.models.device import list_precisions
-from tests.benchmarks.test_article_ways import make_course
+from tests.benchmarks.test_article_ways import make_setup
 
 
 @pytest.mark.parametrize("tuning", ["full", "lora"])
 def test_a_base_is_measured_in_every_precision(tuning: str, request: pytest.FixtureRequest) -> None:
     base: Path = request.getfixturevalue("tiny_bert" if tuning == "full" else "tiny_qwen")
-    course = make_course(base, tuning=tuning)
+    course = make_setup(base, tuning=tuning)
     found = measure_base("tiny", course, Plan(batch_size=2, max_length=16, num_rounds=1))
     assert [entry["dtype"] for entry in found] == list_precisions()
     for entry in found:

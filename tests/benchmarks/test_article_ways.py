@@ -7,18 +7,18 @@ import pytest
 import torch
 
 from llmft.benchmarks import articles as article_ways
-from llmft.benchmarks.articles import Course, train_in_classic_loop, train_ours
+from llmft.benchmarks.articles import TrainingSetup, train_in_classic_loop, train_ours
 from llmft.config.recipe import BaseConfig, LoraConfig
 from llmft.data.encoding import EncodedRow
 
 LENGTHS = [3, 9, 4, 8, 5, 7, 6, 2]
 
 
-def make_course(base: Path, *, tuning: str) -> Course:
+def make_setup(base: Path, *, tuning: str) -> TrainingSetup:
     lora = LoraConfig(rank=2, dropout=0.1) if tuning == "lora" else None
     generator = torch.Generator().manual_seed(0)
     ids = [torch.randint(6, 40, (n,), generator=generator).tolist() for n in LENGTHS]
-    return Course(
+    return TrainingSetup(
         base=BaseConfig(model=str(base), tuning=tuning, lora=lora),
         rows=[EncodedRow([], own, len(own), len(own)) for own in ids],
         targets_ND=torch.randn(len(ids), len(article_ways.LABELS.names)),
@@ -51,7 +51,7 @@ def test_every_way_sees_every_row_once_in_as_many_updates(
     way: str, tuning: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = request.getfixturevalue("tiny_bert" if tuning == "full" else "tiny_qwen")
-    course = make_course(base, tuning=tuning)
+    course = make_setup(base, tuning=tuning)
     seen = watch_batches(monkeypatch)
     match way:
         case "ours":
@@ -68,7 +68,7 @@ def test_every_way_sees_every_row_once_in_as_many_updates(
 
 
 def test_an_way_that_makes_another_number_of_updates_is_no_way(tiny_bert: Path) -> None:
-    course = make_course(tiny_bert, tuning="full")
+    course = make_setup(tiny_bert, tuning="full")
     with pytest.raises(AssertionError):
         train_in_classic_loop(
             course._replace(rows=course.rows[:5], targets_ND=course.targets_ND[:5])

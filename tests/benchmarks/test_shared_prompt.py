@@ -15,7 +15,7 @@ from llmft.benchmarks import prompts as prompt_ways
 from llmft.benchmarks import prompts as shared_prompt
 from llmft.benchmarks.articles import make_small_qwen2_config
 from llmft.benchmarks.plans import Shape
-from llmft.benchmarks.prompts import PromptWays, count_ceilings, measure_shape
+from llmft.benchmarks.prompts import PromptBenchmark, count_ceilings, measure_shape
 from llmft.errors import UserError
 from llmft.models.device import list_precisions
 
@@ -50,7 +50,7 @@ def test_a_shape_is_measured_whole(base: str) -> None:
 
 def test_both_ways_give_the_same_gradient_behind_any_prompt(base: str) -> None:
     for num_prompt in (0, 1, 30):
-        ways = PromptWays(Shape(num_prompt, 5, 2), "float32", base_dir=base, seed=1)
+        ways = PromptBenchmark(Shape(num_prompt, 5, 2), "float32", base_dir=base, seed=1)
         assert ways.measure_gradient_error() < 1e-5
 
 

@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from llmft.benchmarks.timing import MatrixProducts, WayTimes, measure_ways, time_call
+from llmft.benchmarks.timing import MatrixProducts, Timings, time_call, time_interleaved
 
 
 def test_every_round_runs_every_way_in_turning_order_and_the_first_does_not_count() -> None:
@@ -18,13 +18,13 @@ def test_every_round_runs_every_way_in_turning_order_and_the_first_does_not_coun
 
         return run
 
-    times = measure_ways({name: make_way(name) for name in "abc"}, num_rounds=2)
+    times = time_interleaved({name: make_way(name) for name in "abc"}, num_rounds=2)
     assert "".join(ran) == "abccbaabc"
     assert times.seconds == {"a": [6.0, 7.0], "b": [5.0, 8.0], "c": [4.0, 9.0]}
 
 
 def test_ways_are_compared_within_a_round_since_rounds_may_be_slow_as_a_whole() -> None:
-    times = WayTimes({"ours": [1.0, 10.0, 1.0], "plain": [2.0, 20.0, 3.0]})
+    times = Timings({"ours": [1.0, 10.0, 1.0], "plain": [2.0, 20.0, 3.0]})
     assert times.compare("ours", to="plain") == 2.0
     assert times.take_median("plain") == 3.0
 

@@ -11,7 +11,7 @@ from llmft.data.prompts import (
     NO_PROMPT,
     Prompt,
     fill_prompt,
-    find_strange_placeholders,
+    find_unknown_placeholders,
     list_placeholders,
     read_prompt,
     split_prompt,
@@ -89,7 +89,7 @@ def test_placeholders_are_the_fields_of_the_task() -> None:
 
 def test_a_misspelt_placeholder_is_strange_and_a_json_key_is_not() -> None:
     template = 'Rate {titel} by {source}: {"risk": 7} {text}'
-    assert find_strange_placeholders(template, fields=FIELDS) == ["titel"]
+    assert find_unknown_placeholders(template, fields=FIELDS) == ["titel"]
 
 
 def test_check_warns_of_a_misspelt_placeholder(

@@ -8,7 +8,7 @@ import numpy as np
 from llmft.evaluation.verdict import Rules, compare_with_reference
 from llmft.results.comparison import Pair
 from llmft.results.evaluation import Interval
-from llmft.statistics.intervals import find_interval, weigh_variants
+from llmft.statistics.intervals import estimate_contrasts, find_interval
 from llmft.statistics.resampling import find_clusters, resample_rows
 
 
@@ -38,4 +38,4 @@ def bootstrap_rows(statistic: Callable[[np.ndarray], Any], num_rows: int) -> lis
         clusters=find_clusters(num_rows),
         seed=0,
     )
-    return [e and find_interval(e) for e in weigh_variants([variant], [1], seed=0)]
+    return [e and find_interval(e) for e in estimate_contrasts([variant], [1], seed=0)]

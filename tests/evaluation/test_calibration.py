@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss
 
-from llmft.evaluation.calibration import calibrate_scores, measure_reliability
+from llmft.evaluation.calibration import measure_reliability, measure_score_calibration
 
 RNG = np.random.default_rng(3)
 
@@ -12,7 +12,7 @@ RNG = np.random.default_rng(3)
 def test_d12_a_compressed_range_shows_in_slope_bias_and_strata() -> None:
     true = np.repeat(np.arange(11.0), 3)[:, None]
     predicted = 0.5 * true + 2
-    found = calibrate_scores(true, predicted, names=["risk"])["risk"]
+    found = measure_score_calibration(true, predicted, names=["risk"])["risk"]
     assert found.slope == pytest.approx(0.5)
     assert found.intercept == pytest.approx(2)
     assert found.bias == pytest.approx(2 - 0.5 * 5)
@@ -27,7 +27,7 @@ def test_d12_a_compressed_range_shows_in_slope_bias_and_strata() -> None:
 
 def test_the_line_is_the_least_squares_one_of_predicted_on_true() -> None:
     true, predicted = RNG.normal(size=(50, 2)), RNG.normal(size=(50, 2))
-    found = calibrate_scores(true, predicted, names=["a", "b"])
+    found = measure_score_calibration(true, predicted, names=["a", "b"])
     for i, name in enumerate("ab"):
         slope, intercept = np.polyfit(true[:, i], predicted[:, i], 1)
         assert found[name].slope == pytest.approx(slope)
@@ -35,7 +35,9 @@ def test_the_line_is_the_least_squares_one_of_predicted_on_true() -> None:
 
 
 def test_equal_true_scores_have_no_slope_and_one_stratum() -> None:
-    found = calibrate_scores(np.full((4, 1), 3.0), np.arange(4.0)[:, None], names=["a"])["a"]
+    found = measure_score_calibration(np.full((4, 1), 3.0), np.arange(4.0)[:, None], names=["a"])[
+        "a"
+    ]
     assert (found.slope, found.intercept, found.bias) == (None, None, -1.5)
     assert [s.num_rows for s in found.strata] == [4]
 

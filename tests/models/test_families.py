@@ -22,7 +22,7 @@ from llmft.config.recipe import load_recipe
 from llmft.config.task import load_task
 from llmft.data.preparation import prepare_task
 from llmft.models.loading import load_model
-from llmft.models.saved import load_saved, read_card
+from llmft.models.saved import load_saved, read_spec
 from llmft.prediction.inference import Predictor
 from llmft.train import train
 from tests.conftest import make_text
@@ -109,7 +109,7 @@ def test_h1_h5_h8_a_fresh_process_opens_it_with_equal_logits(
     with torch.inference_mode():
         ids = torch.tensor([[5, 6, 7, 8, 9]], device=next(saved.model.parameters()).device)
         expected = saved.model(input_ids=ids).logits[0].tolist()
-    assert len(expected) == {"regression": 2, "binary": 1}.get(saved.card.head, 3)
+    assert len(expected) == {"regression": 2, "binary": 1}.get(saved.spec.head, 3)
     for way in ("plain", "llmft"):
         assert reopened[name][way] == pytest.approx(expected, abs=1e-5), way
 
@@ -127,8 +127,8 @@ def test_h3_a_row_scores_the_same_alone_and_in_any_batch(name: str, runs: dict[s
 def test_h2_h8_head_and_adapters_are_float32_and_have_moved(
     name: str, runs: dict[str, Path]
 ) -> None:
-    card = read_card(runs[name] / "model")
-    start = load_model(card.base, labels=card.label_space, pad_token_id=0, seed=42).model
+    spec = read_spec(runs[name] / "model")
+    start = load_model(spec.base, labels=spec.label_space, pad_token_id=0, seed=42).model
     trained = load_saved(runs[name] / "model").model
     before = dict(start.named_parameters())
     for key, after in trained.named_parameters():
@@ -140,8 +140,8 @@ def test_h2_h8_head_and_adapters_are_float32_and_have_moved(
 @pytest.mark.parametrize("name", [n for n in NAMES if "regression" in n])
 def test_every_trained_weight_takes_part_in_every_step(name: str, runs: dict[str, Path]) -> None:
     """Processes wait for each other's gradient of every trained weight."""
-    card = read_card(runs[name] / "model")
-    model = load_model(card.base, labels=card.label_space, pad_token_id=0, seed=42).model
+    spec = read_spec(runs[name] / "model")
+    model = load_model(spec.base, labels=spec.label_space, pad_token_id=0, seed=42).model
     model(input_ids=torch.tensor([[5, 6, 7, 8, 9]])).logits.sum().backward()
     idle = [key for key, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert not idle

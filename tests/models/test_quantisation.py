@@ -24,7 +24,7 @@ from llmft.models.heads import LabelSpace, find_output_layer
 from llmft.models.loading import find_adapted_layers, load_base_for_adapter, load_model
 from llmft.models.memory.estimates import Step, measure_footprint
 from llmft.models.quantisation import count_weights
-from llmft.models.saved import load_saved, read_card
+from llmft.models.saved import load_saved, read_spec
 from tests.conftest import make_byte_tokenizer, make_recipe_writer, make_task_writer
 from tests.models.acceleration.test_shared_prompt import make_batch, measure, measure_difference
 
@@ -166,11 +166,11 @@ def test_h2_the_base_is_in_4_bit_and_what_is_trained_in_float32(
 def test_every_parameter_is_counted_once(home: Path, runs: dict[str, Path]) -> None:
     base = make_base(home)
     plain = base.model_copy(update={"tuning": "lora"})
-    card = read_card(runs["float32"] / "model")
+    spec = read_spec(runs["float32"] / "model")
     step = Step(BatchShape(2, 8), None, "float32", False, accumulates=False, on_gpu=False)
-    counted = measure_footprint(read_config(card.base), card.base, labels=SCORES, step=step)
-    assert card.num_trainable == counted.trainable
-    assert card.num_parameters == counted.total
+    counted = measure_footprint(read_config(spec.base), spec.base, labels=SCORES, step=step)
+    assert spec.num_trainable == counted.trainable
+    assert spec.num_parameters == counted.total
     models = [load_model(b, labels=SCORES, pad_token_id=0, seed=1).model for b in (base, plain)]
     totals = [sum(count_weights(p) for p in model.parameters()) for model in models]
     assert totals[0] == totals[1]

@@ -16,8 +16,8 @@ from llmft.errors import UserError
 from llmft.models.bases import load_tokenizer
 from llmft.models.heads import LabelSpace, TargetScale, find_output_layer, fold_scale
 from llmft.models.loading import load_model
-from llmft.models.saved import ModelCard, hash_model, load_saved, save_model
-from tests.conftest import make_card
+from llmft.models.saved import ModelSpec, hash_model, load_saved, save_model
+from tests.conftest import make_spec
 
 INPUT_IDS = torch.tensor([[5, 6, 7, 8, 9]])
 
@@ -43,8 +43,8 @@ def save_changed(base: BaseConfig, labels: LabelSpace, folder: Path) -> Saved:
     scale = TargetScale(torch.zeros(len(labels.names)), torch.full((len(labels.names),), 2.5))
     if labels.head == "regression":
         fold_scale(model, scale)
-    card = make_card(base, labels)
-    save_model(model, tokenizer=tokenizer, card=card, folder=folder)
+    spec = make_spec(base, labels)
+    save_model(model, tokenizer=tokenizer, spec=spec, folder=folder)
     with torch.inference_mode():
         return Saved(folder, model.eval()(input_ids=INPUT_IDS).logits[0].tolist())
 
@@ -105,9 +105,9 @@ def test_r1_an_empty_tensor_is_refused_and_nothing_is_left(tiny_bert: Path, tmp_
     tokenizer = load_tokenizer(base)
     model = load_model(base, labels=labels, pad_token_id=0, seed=0).model
     find_output_layer(model).weight.data = torch.empty(0, 32)
-    card = ModelCard.model_construct(name="variant")
+    spec = ModelSpec.model_construct(name="variant")
     with pytest.raises(UserError, match=r"classifier\.weight would be saved empty"):
-        save_model(model, tokenizer=tokenizer, card=card, folder=tmp_path / "model")
+        save_model(model, tokenizer=tokenizer, spec=spec, folder=tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -9,17 +9,17 @@ from llmft.config.task import ScoresConfig
 from llmft.models.heads import LabelSpace
 from llmft.prediction.post_hoc_fit import FinalOutputs
 from llmft.prediction.tables import make_columns, make_schema
-from tests.conftest import make_card
+from tests.conftest import make_spec
 
 BASE = BaseConfig(model="builtin:tiny-qwen2")
 
 
 def columns_of(head: str, names: list[str], outputs: list[float], **changes: object) -> dict:
-    card = make_card(BASE, LabelSpace(head, names), **changes)
+    spec = make_spec(BASE, LabelSpace(head, names), **changes)
     found = np.array([outputs], dtype=np.float32)
-    (row,) = make_columns(FinalOutputs(found, found), card)
-    assert list(row) == make_schema(card).names
-    assert pa.Table.from_pylist([row], schema=make_schema(card)).to_pylist() == [row]
+    (row,) = make_columns(FinalOutputs(found, found), spec)
+    assert list(row) == make_schema(spec).names
+    assert pa.Table.from_pylist([row], schema=make_schema(spec)).to_pylist() == [row]
     return row
 
 

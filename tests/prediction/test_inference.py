@@ -18,7 +18,7 @@ from llmft.models.heads import LabelSpace
 from llmft.models.loading import load_model
 from llmft.models.saved import SavedModel
 from llmft.prediction.inference import Predictor, prepare_for_prediction
-from tests.conftest import make_card, make_text
+from tests.conftest import make_spec, make_text
 
 FIELDS = FieldsConfig()
 
@@ -31,10 +31,10 @@ def make_predictor(base: BaseConfig, *, head: str, prompt: str | None = None) ->
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
-    card = make_card(
+    spec = make_spec(
         base, labels, prompt=split_prompt(prompt, fields=FIELDS)._asdict() if prompt else None
     )
-    return Predictor(SavedModel(model.eval(), tokenizer, card))
+    return Predictor(SavedModel(model.eval(), tokenizer, spec))
 
 
 @pytest.fixture(params=["bert", "qwen lora", "qwen lora prompt"])

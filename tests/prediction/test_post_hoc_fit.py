@@ -14,7 +14,7 @@ from llmft.prediction.post_hoc_fit import apply_fit, read_fit
 from llmft.prediction.tables import make_columns
 from llmft.results.files import write_result
 from llmft.results.run import PostHocFit
-from tests.conftest import make_card
+from tests.conftest import make_spec
 
 ISOTONIC = {"method": "isotonic", "head": "regression"}
 
@@ -98,20 +98,20 @@ def test_equal_thresholds_leave_many_classes_as_they_are(threshold: float) -> No
 
 
 def test_thresholds_change_the_prediction_and_no_probability() -> None:
-    card = make_card(BaseConfig(model="builtin:tiny-qwen2"), LabelSpace("multilabel", ["a", "b"]))
+    spec = make_spec(BaseConfig(model="builtin:tiny-qwen2"), LabelSpace("multilabel", ["a", "b"]))
     fit = make_fit(thresholds={"a": 0.7, "b": 0.2})
     outputs = np.array([[0.625, 0.25]], dtype=np.float32)
-    (row,) = make_columns(apply_fit(outputs, fit), card)
+    (row,) = make_columns(apply_fit(outputs, fit), spec)
     assert row == {"prediction": ["b"], "prob_a": 0.625, "prob_b": 0.25}
-    (row,) = make_columns(apply_fit(outputs, None), card)
+    (row,) = make_columns(apply_fit(outputs, None), spec)
     assert row["prediction"] == ["a"]
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """A run folder with the card of a model and a fit of it."""
-    card = make_card(BaseConfig(model="builtin:tiny-qwen2"), LabelSpace("multilabel", ["a", "b"]))
-    write_result(tmp_path / "model/llmft.json", card)
+    spec = make_spec(BaseConfig(model="builtin:tiny-qwen2"), LabelSpace("multilabel", ["a", "b"]))
+    write_result(tmp_path / "model/llmft.json", spec)
     write_fit(tmp_path)
     return tmp_path
 

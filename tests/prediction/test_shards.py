@@ -23,10 +23,10 @@ from llmft.prediction.shards import (
     survey_inputs,
     write_manifest,
 )
-from tests.conftest import make_card
+from tests.conftest import make_spec
 
 FOLDER = Path("out")
-CARD = make_card(BaseConfig(model="builtin:tiny-qwen2"), LabelSpace("regression", ["risk"]))
+SPEC = make_spec(BaseConfig(model="builtin:tiny-qwen2"), LabelSpace("regression", ["risk"]))
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +42,7 @@ def write_rows(name: str, num_rows: int, *, text: str = "bank") -> Path:
 
 def plan(*inputs: Path, model: str = "m") -> list[Shard]:
     claim_folder(FOLDER, model_hash=model, inputs=inputs)
-    surveys = survey_inputs(FOLDER, inputs, card=CARD, ending=None)
+    surveys = survey_inputs(FOLDER, inputs, spec=SPEC, ending=None)
     return plan_shards(FOLDER, inputs, surveys, ending=None)
 
 
@@ -51,7 +51,7 @@ def square(rows):
 
 
 def run(shards: list[Shard], predict=square) -> None:
-    predict_shards(shards, predict=predict, card=CARD, report=lambda _: None)
+    predict_shards(shards, predict=predict, spec=SPEC, report=lambda _: None)
 
 
 def read_predictions() -> list[int]:
@@ -196,7 +196,7 @@ def test_memory_does_not_grow_with_the_input(ending: str, monkeypatch: pytest.Mo
         folder = Path(f"out{num_rows}")
         tracemalloc.start()
         claim_folder(folder, model_hash="m", inputs=[Path(name)])
-        surveys = survey_inputs(folder, [Path(name)], card=CARD, ending=None)
+        surveys = survey_inputs(folder, [Path(name)], spec=SPEC, ending=None)
         run(plan_shards(folder, [Path(name)], surveys, ending=None))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
@@ -218,13 +218,13 @@ def test_a_survey_that_was_edited_is_reported(
     change: Callable[[dict[str, Any]], Any], expected_message: str
 ) -> None:
     source = write_rows("a.jsonl", 3)
-    survey_inputs(FOLDER, [source], card=CARD, ending=".parquet")
+    survey_inputs(FOLDER, [source], spec=SPEC, ending=".parquet")
     path = FOLDER / "_state/a.jsonl.json"
     data = json.loads(path.read_text())
     change(data)
     path.write_text(json.dumps(data))
     with pytest.raises(ChangedError) as caught:
-        survey_inputs(FOLDER, [source], card=CARD, ending=".parquet")
+        survey_inputs(FOLDER, [source], spec=SPEC, ending=".parquet")
     assert expected_message in str(caught.value)
     assert str(path) in str(caught.value) and "; remove it, and " in str(caught.value)
 

@@ -11,7 +11,7 @@ import pytest
 
 from llmft.errors import UserError
 from llmft.prediction.tables import (
-    Layout,
+    TableLayout,
     check_ending,
     find_types,
     join_tables,
@@ -26,7 +26,7 @@ ROWS = [
 ]
 ADDED = [{"prediction": 1.5, "score_x": 1.5}, {"prediction": None, "score_x": None}]
 SCHEMA = pa.schema({"prediction": pa.float64(), "score_x": pa.float64()})
-LAYOUT = Layout(["id", "text", "extra", "late"], None, SCHEMA)
+LAYOUT = TableLayout(["id", "text", "extra", "late"], None, SCHEMA)
 
 
 def test_jsonl_keeps_unknown_fields(tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_parquet_keeps_the_types_of_its_input(tmp_path: Path) -> None:
     table = pa.table({"day": pa.array([day, None], pa.date32()), "n": pa.array([1, 2], pa.int8())})
     pq.write_table(table, tmp_path / "in.parquet")
     rows, types = list(read_input(tmp_path / "in.parquet")), read_types(tmp_path / "in.parquet")
-    layout = Layout(types.names, types, SCHEMA)
+    layout = TableLayout(types.names, types, SCHEMA)
     write_table(tmp_path / "out.parquet", rows, ADDED, layout=layout)
     found = pq.read_table(tmp_path / "out.parquet")
     assert found.schema.field("day").type == pa.date32()
@@ -82,7 +82,7 @@ def test_types_become_wider_as_rows_are_seen(early, late, kind: pa.DataType) -> 
 @pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
 def test_joined_tables_are_the_table_of_all_rows(tmp_path: Path, ending: str) -> None:
     fields = ["a\nb", "n"]
-    layout = Layout(fields, pa.schema({"a\nb": pa.string(), "n": pa.int64()}), SCHEMA)
+    layout = TableLayout(fields, pa.schema({"a\nb": pa.string(), "n": pa.int64()}), SCHEMA)
     rows = [{"a\nb": f"line\n{i}", "n": i} for i in range(6)]
     added = [{"prediction": None if i < 2 else 0.5, "score_x": None} for i in range(6)]
     parts = [tmp_path / f"{start}.{ending}" for start in (0, 2, 4)]
@@ -96,14 +96,14 @@ def test_joined_tables_are_the_table_of_all_rows(tmp_path: Path, ending: str) ->
 
 
 def test_nan_becomes_null_in_jsonl(tmp_path: Path) -> None:
-    layout = Layout(["n"], None, SCHEMA)
+    layout = TableLayout(["n"], None, SCHEMA)
     write_table(tmp_path / "out.jsonl", [{"n": float("nan")}], [{"prediction": 1}], layout=layout)
     assert json.loads((tmp_path / "out.jsonl").read_text()) == {"n": None, "prediction": 1}
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
 def test_text_that_is_no_unicode_is_one_message_and_no_file(tmp_path: Path, ending: str) -> None:
-    layout = Layout(["n"], pa.schema({"n": pa.string()}), SCHEMA)
+    layout = TableLayout(["n"], pa.schema({"n": pa.string()}), SCHEMA)
     with pytest.raises(UserError):
         write_table(tmp_path / f"out.{ending}", [{"n": "\ud800"}], ADDED[:1], layout=layout)
     assert list(tmp_path.iterdir()) == []

@@ -2,7 +2,7 @@ from collections.abc import Mapping
 
 from llmft.config.metrics import METRICS
 from llmft.reports.entries import (
-    LOOKS,
+    MARKER_STYLES,
     ReportEntry,
     choose_part_metric,
     choose_parts,
@@ -17,7 +17,7 @@ from tests.reports.made_up import make_comparison
 
 def make_variant(values: Mapping[str, float | None], *, metric: str = "f1") -> ReportEntry:
     parts: Parts = {name: {metric: value} for name, value in values.items()}
-    return ReportEntry("a", {}, parts, *LOOKS[0], {}, {})
+    return ReportEntry("a", {}, parts, *MARKER_STYLES[0], {}, {})
 
 
 def test_every_metric_is_explained_and_has_its_direction() -> None:

@@ -1,7 +1,7 @@
 import numpy as np
 from matplotlib.axes import Axes
 
-from llmft.reports.entries import LOOKS, ReportEntry
+from llmft.reports.entries import MARKER_STYLES, ReportEntry
 from llmft.reports.plots import (
     draw_confusion,
     draw_predicted,
@@ -18,7 +18,7 @@ from llmft.results.evaluation import (
 )
 from tests.reports.made_up_parts import make_matrix
 
-VARIANT = ReportEntry("a", {}, {}, *LOOKS[0], {}, {})
+VARIANT = ReportEntry("a", {}, {}, *MARKER_STYLES[0], {}, {})
 NAMES = ["severity", "stress"]
 ROWS = [
     RowResult(

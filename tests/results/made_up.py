@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 from llmft.config.recipe import RecipeConfig
 from llmft.config.task import TaskConfig
-from llmft.models.saved import ModelCard
+from llmft.models.saved import ModelSpec
 from llmft.results.evaluation import LabelType
 from llmft.results.files import Result
 from llmft.results.manifest import Manifest, NearDuplicates, ScoreStats, SplitSummary
@@ -126,7 +126,7 @@ def make_unfinished(identity: RunIdentity | None = None, **changes: Any) -> Unfi
     return UnfinishedRun(**dict(identity or make_identity()), **{**made, **changes})
 
 
-def make_card(**changes: Any) -> ModelCard:
+def make_spec(**changes: Any) -> ModelSpec:
     task, recipe = make_task(), make_recipe()
     made: dict[str, Any] = {
         "name": "variant",
@@ -145,7 +145,7 @@ def make_card(**changes: Any) -> ModelCard:
         "num_parameters": 149_605_632,
         "num_trainable": 149_605_632,
     }
-    return ModelCard(**{**made, **changes})
+    return ModelSpec(**{**made, **changes})
 
 
 def make_fit(**changes: Any) -> PostHocFit:

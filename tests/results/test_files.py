@@ -16,11 +16,11 @@ from llmft.results.run import LearningCurve, RunRecord
 from tests.reports.made_up import make_comparison, make_evaluation
 from tests.results.made_up import (
     edit,
-    make_card,
     make_curve,
     make_fit,
     make_manifest,
     make_record,
+    make_spec,
     make_unfinished,
 )
 
@@ -33,7 +33,7 @@ MADE: dict[str, ResultFile] = {
     "training_metadata.json": make_record(),
     "unfinished.json": make_unfinished(),
     "training_history.json": make_curve(0.9, 0.4),
-    "llmft.json": make_card(),
+    "llmft.json": make_spec(),
     "fit.json": make_fit(),
 }
 
@@ -158,7 +158,7 @@ def test_parts_are_results_too(schema: type[ResultFile]) -> None:
 def test_no_default_of_today_takes_the_place_of_what_a_file_lacks(
     tmp_path: Path, name: str, section: tuple[str, ...]
 ) -> None:
-    """A card without `tokens.max_length` would predict with another length, and say nothing."""
+    """A spec without `tokens.max_length` would predict with another length, and say nothing."""
 
     def find(data: dict[str, Any]) -> dict[str, Any]:
         for key in section:

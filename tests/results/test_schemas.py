@@ -13,11 +13,11 @@ from llmft.results.run import Read, ReadLog
 from llmft.schema import RESULTS, make_schema
 from tests.reports.made_up import make_comparison, make_evaluation
 from tests.results.made_up import (
-    make_card,
     make_curve,
     make_fit,
     make_manifest,
     make_record,
+    make_spec,
     make_unfinished,
 )
 
@@ -40,7 +40,7 @@ READ = Read(when="2026-01-02T03:04:05Z", by="compare", report="reports/compariso
         ("training_metadata", make_record()),
         ("training_metadata", make_unfinished()),
         ("training_history", make_curve(0.9, 0.4)),
-        ("model_card", make_card()),
+        ("model_spec", make_spec()),
         ("fit", make_fit()),
         ("prediction_manifest", PREDICTIONS),
         ("test_reads", ReadLog(reads=[READ])),

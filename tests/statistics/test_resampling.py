@@ -9,7 +9,7 @@ from llmft.evaluation.verdict import (
 )
 from llmft.metrics.definitions import compute_metric
 from llmft.metrics.moments import Moments, find_moments
-from llmft.statistics.intervals import Estimate, find_interval, weigh_variants
+from llmft.statistics.intervals import Estimate, estimate_contrasts, find_interval
 from llmft.statistics.resampling import (
     Clusters,
     find_clusters,
@@ -35,7 +35,7 @@ def make_mean(values) -> Moments:
 def estimate_mean(runs, *, groups=None) -> Estimate:
     clusters = find_clusters(len(runs[0]), groups)
     variant = resample_moments([make_mean(run) for run in runs], clusters=clusters, seed=0)
-    (found,) = weigh_variants([variant], [1], seed=0)
+    (found,) = estimate_contrasts([variant], [1], seed=0)
     return found
 
 
@@ -101,7 +101,7 @@ def test_seeds_alone_give_welchs_interval() -> None:
         resample_moments([make_mean(np.full(50, s)) for s in variant], clusters=clusters, seed=0)
         for variant in (theirs, ours)
     ]
-    (found,) = weigh_variants(variants, [1, -1], seed=0)
+    (found,) = estimate_contrasts(variants, [1, -1], seed=0)
     known = stats.ttest_ind(theirs, ours, equal_var=False)
     assert found.value / found.error == pytest.approx(known.statistic)
     assert found.degrees == pytest.approx(known.df)
@@ -118,7 +118,9 @@ def test_a_metric_by_order_has_the_same_error_by_draws_and_by_blocks() -> None:
     few = Clusters(np.arange(1_500), np.ones(1_500))
     many = find_clusters(4_000)
     for clusters, num_rows in ((few, 1_500), (many, 4_000)):
-        (found,) = weigh_variants([resample_rows(average, clusters=clusters, seed=0)], [1], seed=0)
+        (found,) = estimate_contrasts(
+            [resample_rows(average, clusters=clusters, seed=0)], [1], seed=0
+        )
         assert found.error == pytest.approx(1 / np.sqrt(num_rows), rel=0.25)
         assert found.draws_R.std() == pytest.approx(found.error, rel=0.05)
 

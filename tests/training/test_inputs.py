@@ -9,9 +9,9 @@ from llmft.config.recipe import TrainConfig
 from llmft.data.batches import BatchPlan
 from llmft.errors import UserError
 from llmft.training.inputs import (
+    check_warmup,
     count_steps,
     limit_rows,
-    refuse_schedule,
 )
 
 ROWS = [{"id": f"row{i}"} for i in range(50)]
@@ -48,6 +48,6 @@ def test_steps_are_counted_with_accumulation_and_parts_of_epochs() -> None:
 
 def test_a_warm_up_to_the_end_is_refused_unless_there_is_none() -> None:
     with pytest.raises(UserError, match="5 warm-up steps, but the training has 5"):
-        refuse_schedule(TrainConfig(steps=5, warmup_steps=5), PLAN)
-    refuse_schedule(TrainConfig(steps=5, warmup_steps=4), PLAN)
-    refuse_schedule(TrainConfig(steps=5, warmup_steps=5, lr_scheduler="constant"), PLAN)
+        check_warmup(TrainConfig(steps=5, warmup_steps=5), PLAN)
+    check_warmup(TrainConfig(steps=5, warmup_steps=4), PLAN)
+    check_warmup(TrainConfig(steps=5, warmup_steps=5, lr_scheduler="constant"), PLAN)

@@ -8,7 +8,7 @@ import pytest
 
 from llmft.config.recipe import BaseConfig, HeadConfig, LaunchConfig, RecipeConfig, TrainConfig
 from llmft.errors import UserError
-from llmft.training.launch import ONE_PROCESS, read_launch, refuse_absent_trackers
+from llmft.training.launch import ONE_PROCESS, read_launch, require_trackers
 
 
 def make_config(
@@ -172,7 +172,7 @@ def test_deepspeed_that_is_absent_or_unreadable_got_sigterm(launcher) -> None:
 
 
 def test_a_tracker_that_is_not_installed_says_how_to_get_it() -> None:
-    refuse_absent_trackers([])
-    refuse_absent_trackers(["json"])  # any importable name will do
+    require_trackers([])
+    require_trackers(["json"])  # any importable name will do
     with pytest.raises(UserError, match=r"pip install 'llmft\[no_such_tracker\]'"):
-        refuse_absent_trackers(["no_such_tracker"])
+        require_trackers(["no_such_tracker"])

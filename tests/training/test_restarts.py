@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from llmft.cli import main
 from llmft.files import read_json, write_json
 from llmft.results.run import UnfinishedRun
-from llmft.training.trainer import GuardedLoss
+from llmft.training.trainer import FiniteLoss
 
 PROMPT = "Judge the risk.\n\n{article}\n"
 
@@ -45,14 +45,14 @@ def list_checkpoints(run: str) -> list[int]:
 
 def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the next training end at a step, as a power cut would."""
-    compute = GuardedLoss.__call__
+    compute = FiniteLoss.__call__
 
-    def fail(self: GuardedLoss, *args, **kwargs):
+    def fail(self: FiniteLoss, *args, **kwargs):
         if self.get_step() == step:
             raise KeyboardInterrupt
         return compute(self, *args, **kwargs)
 
-    monkeypatch.setattr(GuardedLoss, "__call__", fail)
+    monkeypatch.setattr(FiniteLoss, "__call__", fail)
 
 
 def test_checkpoints_are_kept_at_the_recipes_steps_and_at_every_epoch(
@@ -181,15 +181,15 @@ def test_init_from_a_run_that_does_not_fit_is_refused(
 @pytest.fixture
 def small_memory(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Let a training run out of memory from so many rows on, as a GPU would."""
-    compute = GuardedLoss.__call__
+    compute = FiniteLoss.__call__
 
     def hold(num_rows: int) -> None:
-        def fail(self: GuardedLoss, outputs, labels, **kwargs):
+        def fail(self: FiniteLoss, outputs, labels, **kwargs):
             if torch.is_grad_enabled() and len(labels) > num_rows and self.get_step() > 2:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return compute(self, outputs, labels, **kwargs)
 
-        monkeypatch.setattr(GuardedLoss, "__call__", fail)
+        monkeypatch.setattr(FiniteLoss, "__call__", fail)
 
     return hold
 

@@ -14,7 +14,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from llmft.models.acceleration.private_apis import (
     differentiate_softmax,
-    find_untested,
+    explain_untested,
     read_attention,
     switch_attention,
 )
@@ -37,14 +37,14 @@ class DropoutMask(NamedTuple):
         return self.kept.to(tensor.dtype).mul_(tensor).neg_()  # all bits set is -1
 
 
-def draw_mask(shape: Sequence[int], *, share: float) -> DropoutMask:
+def draw_mask(shape: Sequence[int], *, probability: float) -> DropoutMask:
     """Draw which elements to keep, on the CPU, from PyTorch's default generator.
 
     Args:
         shape: Shape of the mask.
-        share: Dropout probability in (0, 1), rounded to a multiple of 1/32768.
+        probability: Dropout probability in (0, 1), rounded to a multiple of 1/32768.
     """
-    num_dropped = min(max(round(share * _NUM_VALUES), 1), _NUM_VALUES - 1)
+    num_dropped = min(max(round(probability * _NUM_VALUES), 1), _NUM_VALUES - 1)
     num_elements = math.prod(shape)
     # One int64 gives four 16-bit values. Their sign bits are cleared, since random_() leaves
     # that of the int64 at 0.
@@ -185,7 +185,7 @@ class _Attend(torch.autograd.Function):
         key_BHTD: Tensor,
         value_BHTD: Tensor,
         lengths: list[int],
-        share: float,
+        probability: float,
         scaling: float,
     ) -> Tensor:
         num_rows, num_heads, longest, width = query_BHTD.shape
@@ -196,7 +196,7 @@ class _Attend(torch.autograd.Function):
             scores_GNN = torch.bmm(query_GND, key_GND.transpose(1, 2)).mul_(scaling)
             group.hide_padding(scores_GNN)
             weights_GNN = scores_GNN.softmax(dim=-1)
-            mask = draw_mask(weights_GNN.shape, share=share)
+            mask = draw_mask(weights_GNN.shape, probability=probability)
             out_GND = torch.bmm(mask.apply(weights_GNN), value_GND).mul_(mask.scale)
             group.put(group.clear_padding(out_GND), into_BHTD=out_BTHD.transpose(1, 2))
             saved += [weights_GNN, mask.kept]
@@ -246,8 +246,8 @@ class FastDropout(nn.Dropout):
 
 class _Drop(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, input: Tensor, share: float) -> Tensor:
-        mask = draw_mask(input.shape, share=share)
+    def forward(ctx: Any, input: Tensor, probability: float) -> Tensor:
+        mask = draw_mask(input.shape, probability=probability)
         ctx.save_for_backward(mask.kept)
         ctx.scale = mask.scale
         return mask.apply(input.contiguous()).mul_(mask.scale)
@@ -266,7 +266,7 @@ def fast_dropout(model: nn.Module) -> Iterator[None]:
 
     Module names stay the same. With untested library versions nothing is replaced.
     """
-    if find_untested() is not None:
+    if explain_untested() is not None:
         yield
         return
     modules = [module for module in model.modules() if type(module) is nn.Dropout]

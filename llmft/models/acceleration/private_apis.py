@@ -1,7 +1,7 @@
 """Every private name of other packages that llmft uses, and the versions it is tested with.
 
 With other versions a private name may be missing or have changed, so llmft then falls back to
-public APIs: callers check `find_untested` first, except for `read_attention` and `use_one_gpu`,
+public APIs: callers check `explain_untested` first, except for `read_attention` and `use_one_gpu`,
 which are safe in every version. Names are resolved when they are used, not on import.
 """
 
@@ -24,7 +24,7 @@ TESTED = {"torch": ("2.9", "2.13"), "transformers": ("5.6", "5.24")}
 
 
 @cache
-def find_untested() -> str | None:
+def explain_untested() -> str | None:
     """Return why an installed version is outside `TESTED`; None if all are within it.
 
     The first call in a process warns. No package is imported.
@@ -44,13 +44,13 @@ def find_untested() -> str | None:
     return None
 
 
-def refuse_untested(what: str) -> None:
+def require_tested_versions(what: str) -> None:
     """Raise if a version is untested: a benchmark would then measure the fallback only.
 
     Raises:
         UserError: If a package has a version outside `TESTED`.
     """
-    untested = find_untested()
+    untested = explain_untested()
     if untested is not None:
         raise UserError(f"{what}: {untested}; install a tested version")
 

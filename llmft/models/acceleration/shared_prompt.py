@@ -31,7 +31,7 @@ from llmft.models.acceleration.private_apis import (
     attend_with_flash,
     count_changes,
     differentiate_flash,
-    find_untested,
+    explain_untested,
     read_attention,
     switch_attention,
 )
@@ -243,7 +243,7 @@ _DECODERS = ("llama", "mistral", "qwen2", "qwen3")
 _ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # these do not depend on the input's length
 
 
-def find_obstacle(config: Any) -> str | None:
+def explain_unshared(config: Any) -> str | None:
     """Return why a base with this configuration cannot share its prompt; None if it can."""
     rope_type = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     layer_types = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
@@ -257,7 +257,7 @@ def find_obstacle(config: Any) -> str | None:
         return f"its {rope_type} position embedding depends on the length of the input"
     if getattr(config, "attention_dropout", 0):
         return "it has attention dropout"
-    return find_untested()
+    return explain_untested()
 
 
 class _PromptCache(NamedTuple):
@@ -292,7 +292,7 @@ class SharedPrompt:
         self._is_in_float32 = False
         # Positions of the pooled tokens, per thread, since a server has several threads.
         self._ends = threading.local()
-        self._norm_hook = self._model.model.norm.register_forward_pre_hook(self._take_ends)
+        self._norm_hook = self._model.model.norm.register_forward_pre_hook(self._select_pooled)
         # The function stays until `detach`, since checkpointing calls it in the backward pass too.
         switch_attention(self._model.config, PACKED_ATTENTION)
         self._model.forward = _bind(self._forward, self._model)
@@ -406,7 +406,7 @@ class SharedPrompt:
         hidden: Tensor = output.last_hidden_state
         return hidden
 
-    def _take_ends(self, _: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor] | None:
+    def _select_pooled(self, _: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor] | None:
         """Pass only the pooled tokens to the final norm."""
         return None if self._is_unshared else (inputs[0][:, self._ends.places_B],)
 

@@ -21,7 +21,7 @@ from llmft.models.acceleration.dropout import fast_dropout
 from llmft.models.acceleration.precision import cast_frozen_weights
 from llmft.models.acceleration.private_apis import (
     empty_tensors,
-    find_untested,
+    explain_untested,
     identify_storage,
     read_attention,
     switch_attention,
@@ -70,7 +70,7 @@ def trace_step(model: Any, step: Step) -> StepPeak:
         RuntimeError: If what the model computes depends on the content of tensors, or with
             untested versions of the libraries.
     """
-    untested = find_untested()
+    untested = explain_untested()
     if untested is not None:
         raise RuntimeError(untested)
     if step.gradient_checkpointing:

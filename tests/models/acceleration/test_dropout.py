@@ -42,7 +42,7 @@ def test_mean_variance_and_kept_share_are_those_of_dropout(share: float) -> None
 
 def test_elements_are_independent_of_their_neighbours_and_of_other_rows() -> None:
     # Four neighbours share one random number, of which the last has a sign bit that is always 0.
-    kept = (draw_mask((2000, 512), share=0.5).kept != 0).double()
+    kept = (draw_mask((2000, 512), probability=0.5).kept != 0).double()
     centred = kept - kept.mean()
     bound = 5 / kept.numel() ** 0.5
     for distance in (1, 2, 3, 4, 5):

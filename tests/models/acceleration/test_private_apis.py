@@ -16,8 +16,8 @@ from llmft.errors import UserError
 from llmft.files import read_json
 from llmft.models.acceleration import private_apis
 from llmft.models.acceleration.dropout import fast_dropout
-from llmft.models.acceleration.private_apis import TESTED, find_untested
-from llmft.models.acceleration.shared_prompt import find_obstacle
+from llmft.models.acceleration.private_apis import TESTED, explain_untested
+from llmft.models.acceleration.shared_prompt import explain_unshared
 from llmft.prepare import main as prepare
 from tests.models.acceleration.test_shared_prompt import make_model
 from tests.test_shared_prompt import PROMPT, WITHOUT_SHARING, predict, run
@@ -40,10 +40,10 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
 
     def install(package: str, version: str) -> None:
         versions[package] = version
-        find_untested.cache_clear()
+        explain_untested.cache_clear()
 
     yield install
-    find_untested.cache_clear()
+    explain_untested.cache_clear()
 
 
 class TestVersions:
@@ -55,8 +55,8 @@ class TestVersions:
         }
 
     def test_those_installed_are_among_them(self) -> None:
-        find_untested.cache_clear()
-        assert find_untested() is None, "raise the bound in private_apis.py, then run all tests"
+        explain_untested.cache_clear()
+        assert explain_untested() is None, "raise the bound in private_apis.py, then run all tests"
 
     @pytest.mark.parametrize(
         ("package", "version"),
@@ -67,7 +67,7 @@ class TestVersions:
         self, install: Install, package: str, version: str
     ) -> None:
         install(package, version)
-        assert find_untested() is None
+        assert explain_untested() is None
 
     @pytest.mark.parametrize(("package", "version"), [*UNTESTED, ("transformers", "6.0.0")])
     def test_others_are_named_and_warned_of_once(
@@ -75,7 +75,7 @@ class TestVersions:
     ) -> None:
         install(package, version)
         with caplog.at_level(logging.INFO, logger="llmft"):
-            reasons = [find_untested() for _ in range(3)]
+            reasons = [explain_untested() for _ in range(3)]
         first, last = TESTED[package]
         assert set(reasons) == {
             f"llmft is tested with {package} {first} to {last}, not with {version}"
@@ -84,8 +84,8 @@ class TestVersions:
 
     def test_asking_imports_no_package(self) -> None:
         code = (
-            "import sys; from llmft.models.acceleration.private_apis import TESTED, find_untested;"
-            "find_untested(); assert not TESTED.keys() & sys.modules.keys()"
+            "import sys; from llmft.models.acceleration import private_apis as p;"
+            "p.explain_untested(); assert not p.TESTED.keys() & sys.modules.keys()"
         )
         subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
@@ -111,7 +111,7 @@ class TestPlainPath:
         ]
         assert weights[0] == weights[1]
         assert read_json(found / "training_metadata.json")["prompt_shared"] is False
-        reason = find_untested()
+        reason = explain_untested()
         assert f"the prompt is computed in every row: {reason}" in caplog.text
         assert caplog.text.count(f"warning: {reason}") == 1
 
@@ -126,7 +126,7 @@ class TestPlainPath:
         capsys.readouterr()
         assert main(["check", str(recipe), "--gpu-memory", "24GiB"]) == 0
         said = capsys.readouterr().out
-        assert said.count(f"warning: {find_untested()}") == 1
+        assert said.count(f"warning: {explain_untested()}") == 1
         assert f"the memory that {tiny_qwen} needs is unknown" in said
         assert said.endswith("ok\n")
 
@@ -152,9 +152,9 @@ class TestPlainPath:
     def test_an_obstacle_of_the_base_comes_first(self, install: Install) -> None:
         install("torch", "2.100.0")
         config = make_model().config
-        assert find_obstacle(config) == find_untested()
+        assert explain_unshared(config) == explain_untested()
         config.attention_dropout = 0.1
-        assert find_obstacle(config) == "it has attention dropout"
+        assert explain_unshared(config) == "it has attention dropout"
 
     def test_nothing_is_measured_against_itself(self, install: Install) -> None:
         install("torch", "2.100.0")

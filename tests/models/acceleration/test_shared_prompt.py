@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from llmft.models.acceleration import shared_prompt as packed_attention
-from llmft.models.acceleration.shared_prompt import SharedPrompt, find_obstacle
+from llmft.models.acceleration.shared_prompt import SharedPrompt, explain_unshared
 from llmft.models.device import autocast
 from llmft.models.heads import compute_head_in_float32
 
@@ -317,7 +317,7 @@ def test_a_detached_model_is_as_it_was() -> None:
     ],
 )
 def test_l3_bases_that_cannot_share_are_told(config: Any, reason: str) -> None:
-    assert reason in str(find_obstacle(config))
+    assert reason in str(explain_unshared(config))
 
 
 @pytest.mark.parametrize(
@@ -325,4 +325,4 @@ def test_l3_bases_that_cannot_share_are_told(config: Any, reason: str) -> None:
     [Qwen2Config(), Qwen3Config(), LlamaConfig(), MistralConfig(sliding_window=None)],
 )
 def test_known_decoders_have_no_obstacle(config: Any) -> None:
-    assert find_obstacle(config) is None
+    assert explain_unshared(config) is None
