@@ -111,7 +111,7 @@ def _check_token_budget(recipe: Recipe, *, has_base: bool) -> None:
         logger.info("warning: without the base, token budget and memory are unknown")
         return
     from llmft.data.encoding import list_prompt_refusals, refuse_budget
-    from llmft.training.inputs import open_encoder
+    from llmft.models.bases import open_encoder
 
     encoder = open_encoder(recipe)
     logger.info(

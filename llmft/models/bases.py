@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 
 from transformers.utils import logging as transformers_logging
 
-from llmft.config.recipe import BaseConfig
+from llmft.config.recipe import BaseConfig, Recipe
+from llmft.data.encoding import Encoder
+from llmft.data.prompts import read_prompt
 from llmft.errors import UserError
 from llmft.files import hash_file, hash_text
 
@@ -22,7 +24,6 @@ transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
 # bitsandbytes asks for a package that would fetch a faster kernel from the Hub (H7).
 logging.getLogger("bitsandbytes.backends.cpu").setLevel(logging.ERROR)
-
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 _MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 """Of the weights of sentence-transformers/all-MiniLM-L6-v2; their package names no revision."""
@@ -151,6 +152,34 @@ def read_limits(config: BaseConfig) -> InputLimits:
 def has_segments(model_config: Any) -> bool:
     """Return whether a model of this configuration takes `token_type_ids` with 0 and 1."""
     return (getattr(model_config, "type_vocab_size", 0) or 0) > 1
+
+
+def open_encoder(recipe: Recipe) -> Encoder:
+    """Return the encoder of a recipe: the tokenizer of its base, its prompt, its token budget.
+
+    Raises:
+        UserError: If prompt or base cannot be read, or the base takes shorter inputs only.
+    """
+    config = recipe.config
+    prompt = read_prompt(recipe.prompt_path, fields=recipe.task.fields)
+    positions, has_segments = read_limits(config.base)
+    if positions is not None and config.tokens.max_length > positions:
+        raise UserError(
+            f"tokens.max_length: found {config.tokens.max_length}, but {config.base.model} takes "
+            f"at most {positions} tokens; lower it or choose a base for longer inputs"
+        )
+    tokenizer = load_tokenizer(config.base)
+    if has_segments and recipe.task.fields.text_pair is not None:
+        # So that other tools that open the saved tokenizer give the segments to the model too (H5).
+        names = list(dict.fromkeys([*tokenizer.model_input_names, "token_type_ids"]))
+        tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = names
+    return Encoder(
+        tokenizer,
+        prompt=prompt,
+        fields=recipe.task.fields,
+        tokens=config.tokens,
+        has_segments=has_segments,
+    )
 
 
 def pin_base(config: BaseConfig) -> BaseConfig:

@@ -13,42 +13,13 @@ from llmft.data.batches import BatchPlan, Examples
 from llmft.data.encoding import BudgetFindings, Encoder, check_budget
 from llmft.data.fields import Row, RowFaultError
 from llmft.data.prepared import PreparedData
-from llmft.data.prompts import read_prompt
 from llmft.data.token_cache import TOKENS_FOLDER, TokenisedRows, open_tokens
 from llmft.errors import UserError
 from llmft.files import hash_text
 from llmft.models.acceleration.shared_prompt import explain_unshared
-from llmft.models.bases import load_tokenizer, read_config, read_limits
+from llmft.models.bases import open_encoder, read_config
 from llmft.results.run import TokenBudget
 from llmft.training.losses import read_row_weights
-
-
-def open_encoder(recipe: Recipe) -> Encoder:
-    """Return the encoder of a recipe: the tokenizer of its base, its prompt, its token budget.
-
-    Raises:
-        UserError: If prompt or base cannot be read, or the base takes shorter inputs only.
-    """
-    config = recipe.config
-    prompt = read_prompt(recipe.prompt_path, fields=recipe.task.fields)
-    positions, has_segments = read_limits(config.base)
-    if positions is not None and config.tokens.max_length > positions:
-        raise UserError(
-            f"tokens.max_length: found {config.tokens.max_length}, but {config.base.model} takes "
-            f"at most {positions} tokens; lower it or choose a base for longer inputs"
-        )
-    tokenizer = load_tokenizer(config.base)
-    if has_segments and recipe.task.fields.text_pair is not None:
-        # So that other tools that open the saved tokenizer give the segments to the model too (H5).
-        names = list(dict.fromkeys([*tokenizer.model_input_names, "token_type_ids"]))
-        tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = names
-    return Encoder(
-        tokenizer,
-        prompt=prompt,
-        fields=recipe.task.fields,
-        tokens=config.tokens,
-        has_segments=has_segments,
-    )
 
 
 class Inputs(NamedTuple):
