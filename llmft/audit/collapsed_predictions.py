@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llmft.audit.findings import make_finding
 from llmft.metrics.definitions import compute_metric, decide_labels, find_label_type, is_better
 from llmft.results.evaluation import Finding
 
@@ -33,17 +34,9 @@ def check_collapsed_predictions(
     why = next(iter(constant.values()))
     if len(constant) < len(outputs_by_seed):
         message = f"the predictions of {variant} collapsed in some runs (seed {seeds}): {why}"
-        return [
-            Finding(
-                check="collapsed_predictions", status="warning", variants=[variant], message=message
-            )
-        ]
+        return [make_finding("collapsed_predictions", "warning", message, variant)]
     message = f"the predictions of {variant} collapsed (seed {seeds}): {why}"
-    return [
-        Finding(
-            check="collapsed_predictions", status="invalid", variants=[variant], message=message
-        )
-    ]
+    return [make_finding("collapsed_predictions", "invalid", message, variant)]
 
 
 def check_baselines(
@@ -65,22 +58,8 @@ def check_baselines(
         ]
         if unbeaten:
             message = f"{variant} does not beat the baseline {' or '.join(unbeaten)} in {metric}"
-            findings.append(
-                Finding(
-                    check="baselines",
-                    status="warning",
-                    variants=[variant],
-                    message=message,
-                )
-            )
-    return findings or [
-        Finding(
-            check="baselines",
-            status="ok",
-            variants=[],
-            message="every variant beats both baselines",
-        )
-    ]
+            findings.append(make_finding("baselines", "warning", message, variant))
+    return findings or [make_finding("baselines", "ok", "every variant beats both baselines")]
 
 
 def _explain_collapse(labels: NDArray[Any], outputs_NC: Floats) -> str | None:

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 
-from llmft.audit.findings import RunFacts
+from llmft.audit.findings import RunFacts, make_finding
 from llmft.config.head import SELECTION_METRIC
 from llmft.config.suite import Check
 from llmft.results.evaluation import Finding, Status
@@ -51,19 +51,11 @@ def check_data(runs: Sequence[RunFacts], *, fingerprint: str) -> list[Finding]:
     others = [r for r in runs if r.record.data_fingerprint != fingerprint]
     if not others:
         return [
-            Finding(
-                check="same_data",
-                status="ok",
-                variants=[],
-                message="all variants were trained on the same prepared data",
-            )
+            make_finding("same_data", "ok", "all variants were trained on the same prepared data")
         ]
     return [
-        Finding(
-            check="same_data",
-            status="invalid",
-            variants=[r.variant],
-            message=f"{r.path} was trained on other prepared data",
+        make_finding(
+            "same_data", "invalid", f"{r.path} was trained on other prepared data", r.variant
         )
         for r in others
     ]
@@ -98,20 +90,16 @@ def check_treatment(
             message = f"{name} is {here} in {run.variant} and {there} in {reference}"
             if key == "fit":
                 message += "; fit all variants alike, or name fit in the suite's treatment"
-            findings.append(
-                Finding(check=check, status="confounded", variants=[run.variant], message=message)
-            )
+            findings.append(make_finding(check, "confounded", message, run.variant))
         noted = [_format_difference(k, found, expected) for k in differing if _is_under(k, _NOTED)]
         if noted:
             message = f"{run.variant} also differs from {reference} in {', '.join(noted)}"
-            findings.append(
-                Finding(check=check, status="note", variants=[run.variant], message=message)
-            )
+            findings.append(make_finding(check, "note", message, run.variant))
     if not any(f.status == "confounded" for f in findings):
         declared = "as the suite declares it" if treatment else "the default"
         named = ", ".join(treatment or TREATMENT)
         message = f"the variants differ in the treatment only ({declared}: {named})"
-        findings.append(Finding(check=check, status="ok", variants=[], message=message))
+        findings.append(make_finding(check, "ok", message))
     return [f for i, f in enumerate(findings) if f not in findings[:i]]
 
 
@@ -132,14 +120,7 @@ def check_seeds(runs: Sequence[RunFacts]) -> list[Finding]:
             first = first_by_seed.setdefault(seed, run.path)
             if first != run.path:
                 message = f"{run.path} has the same seed {seed} as {first}: it is not a replicate"
-                findings.append(
-                    Finding(
-                        check="seed_replicates",
-                        status="invalid",
-                        variants=[variant],
-                        message=message,
-                    )
-                )
+                findings.append(make_finding("seed_replicates", "invalid", message, variant))
         for other in own[1:]:
             found = _list_settings(other)
             differing = _list_differing(expected, found)
@@ -148,20 +129,13 @@ def check_seeds(runs: Sequence[RunFacts]) -> list[Finding]:
                 status: Status = "invalid" if matters else "note"
                 named = ", ".join(_format_difference(key, found, expected) for key in differing)
                 message = f"{other.path} differs from {own[0].path} in {named}"
-                findings.append(
-                    Finding(
-                        check="seed_replicates",
-                        status=status,
-                        variants=[variant],
-                        message=message,
-                    )
-                )
+                findings.append(make_finding("seed_replicates", status, message, variant))
     if any(len(own) == 1 for own in by_variant.values()):
         message = (
             "a variant was trained with one seed only: the intervals cover the sampling of rows, "
             "not the variance between seeds"
         )
-        findings.append(Finding(check="num_seeds", status="note", variants=[], message=message))
+        findings.append(make_finding("num_seeds", "note", message))
     return findings
 
 
@@ -233,29 +207,21 @@ def check_run(run: RunFacts) -> list[Finding]:
     findings = []
     if record.budget_warnings:
         message = f"{variant}: {'; '.join(record.budget_warnings)}"
-        findings.append(
-            Finding(check="token_budget", status="warning", variants=[variant], message=message)
-        )
+        findings.append(make_finding("token_budget", "warning", message, variant))
     waived = record.recipe.tokens.waive
     if waived is not None:
         message = f"{variant}: the refused token budget was waived for the training: {waived}"
-        findings.append(
-            Finding(check="token_budget", status="warning", variants=[variant], message=message)
-        )
+        findings.append(make_finding("token_budget", "warning", message, variant))
     limit = record.recipe.train.limit_rows
     if limit is not None:
         message = f"{variant} was trained on at most {limit} rows (train.limit_rows): a quick trial"
-        findings.append(
-            Finding(check="trial_run", status="warning", variants=[variant], message=message)
-        )
+        findings.append(make_finding("trial_run", "warning", message, variant))
     if not record.base_pretrained:
         base = record.recipe.base.model
         message = (
             f"{variant}: the base {base} was never pretrained; it is for tests of the pipeline"
         )
-        findings.append(
-            Finding(check="pretrained_base", status="note", variants=[variant], message=message)
-        )
+        findings.append(make_finding("pretrained_base", "note", message, variant))
     return findings
 
 
@@ -272,19 +238,10 @@ def check_test_use(run: RunFacts, *, num_reads: int) -> list[Finding]:
         message = (
             f"the checkpoint of {variant} was chosen by {chosen_by} instead of a validation metric"
         )
-        findings.append(
-            Finding(
-                check="checkpoint_selection",
-                status="invalid",
-                variants=[variant],
-                message=message,
-            )
-        )
+        findings.append(make_finding("checkpoint_selection", "invalid", message, variant))
     else:
         message = f"the checkpoint of {variant} was chosen by {chosen_by}"
-        findings.append(
-            Finding(check="checkpoint_selection", status="ok", variants=[variant], message=message)
-        )
+        findings.append(make_finding("checkpoint_selection", "ok", message, variant))
     status: Status = (
         "warning" if num_reads >= _MANY_READS else "note" if num_reads > _FEW_READS else "ok"
     )
@@ -296,5 +253,5 @@ def check_test_use(run: RunFacts, *, num_reads: int) -> list[Finding]:
     )
     return [
         *findings,
-        Finding(check="test_reads", status=status, variants=[variant], message=message),
+        make_finding("test_reads", status, message, variant),
     ]

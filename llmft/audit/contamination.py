@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llmft.audit.findings import RunFacts
+from llmft.audit.findings import RunFacts, make_finding
 from llmft.config.suite import Check
 from llmft.config.task import Split
 from llmft.data.duplicates import cluster_texts, split_words
@@ -78,17 +78,16 @@ def check_overlap(known: ContaminatedRows, *, num_rows: int) -> list[Finding]:
     """
     if not known.positions:
         message = "no evaluated text is in train or val, and no near-duplicate of one is"
-        return [Finding(check="contamination", status="ok", variants=[], message=message)]
+        return [make_finding("contamination", "ok", message)]
     few = not known.equal and len(known.positions) <= MAX_KNOWN * num_rows
     ending = "they are excluded"
     if not few:
         ending = f"only near-duplicates, and at most {MAX_KNOWN:.0%} of the rows, can be excluded"
     return [
-        Finding(
-            check="contamination",
-            status="warning" if few else "invalid",
-            variants=[],
-            message=f"{len(known.positions)} of {num_rows} evaluated texts were trained or "
+        make_finding(
+            "contamination",
+            "warning" if few else "invalid",
+            f"{len(known.positions)} of {num_rows} evaluated texts were trained or "
             f"selected on ({len(known.equal)} identical, the others as near-duplicates); " + ending,
         )
     ]
@@ -103,7 +102,7 @@ def check_groups(rows: Sequence[Row], known_rows: Sequence[Row]) -> list[Finding
         f"{len(shared)} groups of the evaluated rows were trained or selected on, the first: "
         f"{min(shared)!r}"
     )
-    return [Finding(check="group_contamination", status="invalid", variants=[], message=message)]
+    return [make_finding("group_contamination", "invalid", message)]
 
 
 def find_quoted_rows(texts: Sequence[str], prompt: str) -> list[int]:
@@ -134,11 +133,7 @@ def check_prompt(variants: list[str], texts: Sequence[str], prompt: str) -> list
     message = (
         f"the prompt of {', '.join(variants)} quotes {len(quoted)} of {len(texts)} evaluated texts"
     )
-    return [
-        Finding(
-            check="few_shot_contamination", status="invalid", variants=variants, message=message
-        )
-    ]
+    return [make_finding("few_shot_contamination", "invalid", message, *variants)]
 
 
 def check_initial_weights(
@@ -165,9 +160,7 @@ def check_initial_weights(
             trained_on = _read_training_rows(parent, data)
         except (UserError, ValueError) as error:
             message = f"{initial}, whose training rows are not known: {error}"
-            findings.append(
-                Finding(check=check, status="warning", variants=[variant], message=message)
-            )
+            findings.append(make_finding(check, "warning", message, variant))
             break
         found = _find_known(rows, trained_on, threshold=data.task.clean.near_duplicates).positions
         groups = check_groups(rows, trained_on)
@@ -177,14 +170,7 @@ def check_initial_weights(
                 f"{initial}, which was trained or selected on {len(found)} of {len(rows)} "
                 f"evaluated texts{' and on groups of them' if groups else ''}"
             )
-            findings.append(
-                Finding(
-                    check=check,
-                    status="warning" if few else "invalid",
-                    variants=[variant],
-                    message=message,
-                )
-            )
+            findings.append(make_finding(check, "warning" if few else "invalid", message, variant))
             known |= set(found) if few else set()
         record = parent
     if len(names) > 1 and not findings:
@@ -192,7 +178,7 @@ def check_initial_weights(
             f"the initial weights of {variant} are those of {names[1]}, which was not trained or "
             "selected on any of these rows"
         )
-        findings.append(Finding(check=check, status="ok", variants=[variant], message=message))
+        findings.append(make_finding(check, "ok", message, variant))
     return Contamination(findings, known)
 
 
@@ -232,9 +218,7 @@ def check_contamination(
             f"{len(known)} of {len(rows)} evaluated texts were trained or selected on by one "
             "variant or another"
         )
-        findings.append(
-            Finding(check="contamination", status="invalid", variants=[], message=message)
-        )
+        findings.append(make_finding("contamination", "invalid", message))
     return Contamination(findings, known)
 
 
@@ -244,22 +228,14 @@ def check_other_data(run: RunFacts, rows: Sequence[Row], *, data: PreparedData) 
         trained_on = _read_training_rows(run.record, data)
     except (UserError, ValueError) as error:
         message = f"the training rows of {run.path} are not known: {error}"
-        return [
-            Finding(
-                check="contamination", status="warning", variants=[run.variant], message=message
-            )
-        ]
+        return [make_finding("contamination", "warning", message, run.variant)]
     known = _find_known(rows, trained_on, threshold=data.task.clean.near_duplicates).positions
     findings = [f.replace(variants=[run.variant]) for f in check_groups(rows, trained_on)]
     if known:
         message = (
             f"{run.path} was trained or selected on {len(known)} of {len(rows)} evaluated texts"
         )
-        findings.append(
-            Finding(
-                check="contamination", status="invalid", variants=[run.variant], message=message
-            )
-        )
+        findings.append(make_finding("contamination", "invalid", message, run.variant))
     return findings
 
 

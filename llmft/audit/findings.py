@@ -1,10 +1,10 @@
-"""Inputs of the audit, and waivers of its findings."""
+"""Inputs and findings of the audit, and waivers of them."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from llmft.config.suite import WaiverConfig
-from llmft.results.evaluation import Finding
+from llmft.config.suite import Check, WaiverConfig
+from llmft.results.evaluation import Finding, Status
 from llmft.results.run import RunRecord
 
 
@@ -19,6 +19,11 @@ class RunFacts(NamedTuple):
     """Method of its calibrator or thresholds; None if nothing was fitted to its outputs."""
     base_weights: str | None = None
     """Hash of a local base's weights, or the commit of one from the Hub."""
+
+
+def make_finding(check: Check, status: Status, message: str, *variants: str) -> Finding:
+    """Return a finding about some variants; about all of them without any."""
+    return Finding(check=check, status=status, variants=list(variants), message=message)
 
 
 def apply_waivers(findings: Sequence[Finding], waivers: Sequence[WaiverConfig]) -> list[Finding]:
@@ -42,11 +47,7 @@ def apply_waivers(findings: Sequence[Finding], waivers: Sequence[WaiverConfig]) 
                 f"the waiver of {waiver.check!r} has no effect: only invalid and confounded "
                 "findings are waived, and none is of this check"
             )
-            waived.append(
-                Finding(
-                    check="waivers", status="note", variants=list(waiver.variants), message=message
-                )
-            )
+            waived.append(make_finding("waivers", "note", message, *waiver.variants))
     return waived
 
 

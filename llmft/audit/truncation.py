@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from llmft.audit.findings import RunFacts
+from llmft.audit.findings import RunFacts, make_finding
 from llmft.config.suite import Check
 from llmft.config.task import OracleViewConfig
 from llmft.data.encoding import ENOUGH_KEPT, HEAD_FRACTION
@@ -47,7 +47,7 @@ def check_inputs(
         )
     elif fraction < ENOUGH_KEPT:
         status = "warning"
-    findings = [Finding(check="truncation", status=status, variants=[variant], message=message)]
+    findings = [make_finding("truncation", status, message, variant)]
     by_input: defaultdict[str, list[str]] = defaultdict(list)
     for input_hash, text in zip(predictions.input_hashes, texts, strict=True):
         by_input[input_hash].append(text)
@@ -57,9 +57,7 @@ def check_inputs(
         message = (
             f"{variant}: {num_same} of {len(texts)} rows with different texts have identical inputs"
         )
-        findings.append(
-            Finding(check="identical_inputs", status=status, variants=[variant], message=message)
-        )
+        findings.append(make_finding("identical_inputs", status, message, variant))
     return findings
 
 
@@ -91,7 +89,7 @@ def check_oracle_view(
             "articles are truncated, and the task lacks `oracle_sees`, the truncation for the "
             "oracle, so its labels may depend on text that the models did not get"
         )
-        return [Finding(check=check, status="note", variants=[], message=message)]
+        return [make_finding(check, "note", message)]
     num_words_N = np.array([max(1, len(text.split())) for text in texts])
     oracle_N = np.minimum(1.0, view.max_words / num_words_N)
     keeps_tail = run.record.recipe.tokens.article == "head_tail"
@@ -109,7 +107,7 @@ def check_oracle_view(
         f"{variant} got about {by_student:.0%} of the text that the oracle got, and the oracle "
         f"about {by_oracle:.0%} of the text that {variant} got"
     )
-    return [Finding(check=check, status=status, variants=[variant], message=message)]
+    return [make_finding(check, status, message, variant)]
 
 
 def _measure_overlap(

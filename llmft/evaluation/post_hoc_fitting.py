@@ -13,6 +13,7 @@ from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import precision_recall_curve
 
+from llmft.audit.findings import make_finding
 from llmft.config.head import FITS, FitConfig, FitMethod
 from llmft.config.task import LabelsConfig
 from llmft.data.batches import make_targets
@@ -446,7 +447,7 @@ def check_fit(name: str, variant: VariantResult, metric: str) -> list[Finding]:
         f"{fit.split}) make {metric} worse on test, {before:.3f} before and {after:.3f} after; "
         "`llmft evaluate RUN --fit none` removes them"
     )
-    return [Finding(check="post_hoc_fit", status="warning", variants=[name], message=message)]
+    return [make_finding("post_hoc_fit", "warning", message, name)]
 
 
 def choose_fit(fit: PostHocFit | None, *, split: str) -> tuple[PostHocFit | None, list[Finding]]:
@@ -460,7 +461,7 @@ def choose_fit(fit: PostHocFit | None, *, split: str) -> tuple[PostHocFit | None
         f"the {_describe_method(fit.method)} were fitted on {fit.split}, so {split} is measured "
         "without them; their effect is measured on test"
     )
-    return None, [Finding(check="post_hoc_fit", status="note", variants=[], message=message)]
+    return None, [make_finding("post_hoc_fit", "note", message)]
 
 
 def _describe_method(method: FitMethod) -> str:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from llmft.audit.collapsed_predictions import check_baselines, check_collapsed_predictions
 from llmft.audit.comparability import check_run, check_test_use
 from llmft.audit.contamination import check_contamination
-from llmft.audit.findings import RunFacts, apply_waivers
+from llmft.audit.findings import RunFacts, apply_waivers, make_finding
 from llmft.audit.truncation import check_inputs, check_oracle_view
 from llmft.config.head import SELECTION_METRIC
 from llmft.config.recipe import RecipeConfig
@@ -152,9 +152,7 @@ def audit_run(
     ]
     if name in ("train", "val"):
         message = f"{name} was used in the training, so the metrics are too optimistic"
-        findings.append(
-            Finding(check="contamination", status="invalid", variants=[], message=message)
-        )
+        findings.append(make_finding("contamination", "invalid", message))
         return RunAudit(findings, list(range(len(rows))))
     contamination = check_contamination([run], rows, data=data)
     findings += contamination.findings
@@ -342,9 +340,7 @@ def _audit(run: Run, subject: EvaluationRows) -> tuple[Run, list[Finding], list[
             f"{subject.num_unknown_labels} rows were left out: their labels are not among the "
             "model's"
         )
-        findings.append(
-            Finding(check="unknown_classes", status="warning", variants=[], message=message)
-        )
+        findings.append(make_finding("unknown_classes", "warning", message))
     return (
         run._replace(predictions=run.predictions.take(found.scored), fit=fit),
         findings,

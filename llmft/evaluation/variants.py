@@ -17,7 +17,7 @@ from llmft.audit.comparability import (
     check_treatment,
 )
 from llmft.audit.contamination import check_contamination
-from llmft.audit.findings import RunFacts, apply_waivers
+from llmft.audit.findings import RunFacts, apply_waivers, make_finding
 from llmft.audit.truncation import check_inputs, check_oracle_view
 from llmft.config.suite import GateConfig, WaiverConfig
 from llmft.config.task import Split
@@ -206,22 +206,11 @@ def _open_predictions(
     try:
         predictions = load_or_predict(path, rows, path=stored, source=source)
     except ChangedModelError as error:
-        return None, [
-            Finding(
-                check="changed_model", status="invalid", variants=[run.variant], message=str(error)
-            )
-        ]
+        return None, [make_finding("changed_model", "invalid", str(error), run.variant)]
     try:
         predictions = predictions.align([row["id"] for row in rows])
     except UserError as error:
-        return None, [
-            Finding(
-                check="same_rows",
-                status="invalid",
-                variants=[run.variant],
-                message=f"{path}: {error}",
-            )
-        ]
+        return None, [make_finding("same_rows", "invalid", f"{path}: {error}", run.variant)]
     return predictions, [
         *check_inputs(run, predictions, texts),
         *check_oracle_view(run, predictions, texts, view=data.task.oracle_sees),
