@@ -46,16 +46,23 @@ def compare(suite: Suite, *, suite_path: Path, train_first: bool = False) -> Com
         UserError: If a run is missing or unreadable.
     """
     # After the suite is read, so that its errors are reported before torch is loaded.
-    from llmft.evaluation.comparison import compare_variants, plan_runs
+    from llmft.evaluation.comparison import (
+        compare_variants,
+        open_comparison,
+        plan_runs,
+        record_test_reads,
+    )
     from llmft.reports.comparison import write_comparison_report
     from llmft.reports.terminal import describe_comparison
 
     plan = plan_runs(suite)
     if train_first:
         _train_variants(suite, plan)
-    result = compare_variants(suite, plan, suite_path=suite_path)
+    comparison = open_comparison(suite, plan)
+    result = compare_variants(comparison, suite_path=suite_path)
     folder = Path(suite.config.output_dir)
     write_result(folder / "comparison.json", result)
+    record_test_reads(comparison, report=folder / "comparison.json")
     report = write_comparison_report(result, folder=folder)
     for line in describe_comparison(result):
         logger.info("%s", line)

@@ -9,8 +9,15 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from llmft.config.task import Split
+from llmft.data.batches import make_targets
+from llmft.data.fields import Row
+from llmft.evaluation.rows import LabelledRows, average_metrics
+from llmft.evaluation.verdict import OutputsByVariant, Rules, compare_with_reference
 from llmft.metrics.definitions import compute_parts, find_label_type, is_better
-from llmft.results.comparison import Cost, Pair
+from llmft.prediction.stored import StoredPredictions
+from llmft.results.comparison import Cost, EnsembleResult, Pair
+from llmft.results.evaluation import VariantResult
 
 Floats = NDArray[np.floating[Any]]
 ENSEMBLE, ROUTING = "mean ensemble", "routed ensemble"
@@ -29,6 +36,74 @@ class Ensemble(NamedTuple):
     """Split that chose the routes (D7)."""
     runs: list[Floats]
     """Decision scores [N, C] of each run; run i is computed from run i of every member."""
+
+
+def measure_ensembles(
+    rules: Rules,
+    outputs: OutputsByVariant,
+    rows: LabelledRows,
+    *,
+    train_val_predictions: Mapping[str, Sequence[Mapping[Split, StoredPredictions]]],
+    val_rows: Sequence[Row],
+    costs: Mapping[str, Cost],
+    may_recommend: bool,
+) -> dict[str, EnsembleResult]:
+    """Make ensembles of the valid variants, and compare each with the best single variant.
+
+    An ensemble is recommended only if it beats the best single variant. Routes are chosen on the
+    model outputs for validation without calibrators or thresholds, which were fitted on it.
+
+    Args:
+        rules: Metric, margin and minimum difference.
+        outputs: Decision scores of the valid variants.
+        rows: The test rows.
+        train_val_predictions: Variant -> predictions of each of its runs for validation.
+        val_rows: The validation rows; only those that every run predicted are used.
+        costs: Cost of one prediction of each variant.
+        may_recommend: Whether the comparison is fair, so that an ensemble may be recommended.
+    """
+    on_val = {
+        variant: [found["val"] for found in train_val_predictions[variant]] for variant in outputs
+    }
+    shared = _pick_shared(val_rows, [run for runs in on_val.values() for run in runs])
+    ensembles = make_ensembles(
+        outputs,
+        val_variants={
+            variant: [_pick_outputs(run, shared) for run in on_val[variant]] for variant in outputs
+        },
+        val_labels=make_targets(shared, label_names=rows.names).numpy(),
+        names=rows.names,
+    )
+    everyone = {**outputs, **{name: ensemble.runs for name, ensemble in ensembles.items()}}
+    measured = {
+        name: average_metrics([m.metrics for m in rows.measure(runs)])
+        for name, runs in everyone.items()
+    }
+    best_variant = find_best_variant(
+        rules.metric, {variant: measured[variant].get(rules.metric) for variant in outputs}
+    )
+    pairs = compare_with_reference(
+        {name: everyone[name] for name in (best_variant, *ensembles)},
+        rows.labels,
+        rules=rules._replace(reference=best_variant),
+        groups=rows.groups,
+        config=rows.config,
+    )
+    best = recommend(pairs, best_variant=best_variant) if may_recommend else best_variant
+    return {
+        name: EnsembleResult(
+            kind=ensemble.kind,
+            made_of=ensemble.made_of,
+            routes=ensemble.routes,
+            fitted_on=ensemble.fitted_on,
+            metrics=measured[name],
+            intervals=rows.estimate_intervals(ensemble.runs),
+            pair=pairs.get(name),
+            recommended=name == best,
+            cost=sum_costs([costs[variant] for variant in ensemble.made_of]),
+        )
+        for name, ensemble in ensembles.items()
+    }
 
 
 def make_ensembles(
@@ -125,4 +200,25 @@ def sum_costs(members: Sequence[Cost]) -> Cost:
         single_p50_ms=add([cost.single_p50_ms for cost in members]),
         peak_memory_gib=add([cost.peak_memory_gib for cost in members]),
         num_parameters=None if num_parameters is None else int(num_parameters),
+    )
+
+
+def _pick_shared(rows: Sequence[Row], runs: Sequence[StoredPredictions]) -> list[Row]:
+    """Return the rows that all runs predicted: runs with a row limit have few of them."""
+    everywhere = set.intersection(*(set(run.ids) for run in runs))
+    return [row for row in rows if row["id"] in everywhere]
+
+
+def _pick_outputs(run: StoredPredictions, rows: Sequence[Row]) -> Floats:
+    places = {row_id: i for i, row_id in enumerate(run.ids)}
+    return run.outputs[[places[row["id"]] for row in rows]]
+
+
+def find_cost(variant: VariantResult) -> Cost:
+    """Return time and memory of one prediction of a variant."""
+    latency = variant.latency
+    return Cost(
+        single_p50_ms=None if latency is None else latency.single_p50_ms,
+        peak_memory_gib=None if latency is None else latency.peak_memory_gib,
+        num_parameters=variant.record.num_parameters,
     )

@@ -223,19 +223,20 @@ class ComparisonResult(EvaluationBase, ResultFile):
     """Why the decision is not better."""
     provisional: bool
     """Whether the verdict depends on variants with too few seeds."""
-    recommended: str | None
+    recommended: str | None = None
     """The variant or ensemble to use."""
     num_groups: int | None
     """Number of clusters of rows; null if rows are independent."""
 
     variants: dict[str, VariantResult]
-    pairs: list[Pair]
+    # Only of a valid comparison.
+    pairs: list[Pair] = Field(default=[])
     """Each challenger against the reference."""
-    ensembles: dict[str, EnsembleResult]
-    slices: list[SliceTable]
-    rare: RareEvents | None
+    ensembles: dict[str, EnsembleResult] = Field(default={})
+    slices: list[SliceTable] = Field(default=[])
+    rare: RareEvents | None = None
     """Null where nothing is rare."""
-    noise: list[NoiseResult]
+    noise: list[NoiseResult] = Field(default=[])
 
     # Copies at the top level, where users look for them; the reports read `variants`.
 
