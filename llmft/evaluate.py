@@ -73,6 +73,7 @@ def evaluate(
     # After the suite is read, so that its errors are reported before torch is loaded.
     from llmft.evaluation.post_hoc_fitting import change_fit
     from llmft.evaluation.single_run import evaluate_run
+    from llmft.evaluation.variants import record_test_read
     from llmft.reports.evaluation import write_evaluation_report
     from llmft.reports.terminal import describe_evaluation
 
@@ -81,7 +82,10 @@ def evaluate(
     if result is None:
         return None
     folder = run / "evaluation"
-    write_result(folder / f"{result.data}.json", result)
+    path = folder / f"{result.data}.json"
+    write_result(path, result)
+    if result.data == "test":
+        record_test_read(run, by="evaluate", report=str(path))
     report = write_evaluation_report(result, folder=folder)
     for line in describe_evaluation(result):
         logger.info("%s", line)

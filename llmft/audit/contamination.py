@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from llmft.audit.findings import RunFacts, make_finding
 from llmft.config.suite import Check
-from llmft.config.task import Split
+from llmft.config.task import SEEN_SPLITS
 from llmft.data.duplicates import cluster_texts, split_words
 from llmft.data.fields import Row
 from llmft.data.prepared import PreparedData, open_prepared
@@ -16,7 +16,6 @@ from llmft.results.evaluation import Finding
 from llmft.results.run import RunRecord
 from llmft.training.run_folder import read_record
 
-_SEEN_SPLITS: tuple[Split, ...] = ("train", "val")
 MAX_KNOWN = 0.01
 """Fraction of contaminated rows up to which they are dropped instead of failing the audit, since
 hashing misses a few near-duplicates."""
@@ -196,7 +195,7 @@ def check_contamination(
         UserError: If `llmft.json` of a model is missing or broken.
     """
     texts = [row["text"] for row in rows]
-    trained_on = [row for name in _SEEN_SPLITS for row in data.read_split(name)]
+    trained_on = [row for name in SEEN_SPLITS for row in data.read_split(name)]
     found = _find_known(rows, trained_on, threshold=data.task.clean.near_duplicates)
     findings = [*check_overlap(found, num_rows=len(rows)), *check_groups(rows, trained_on)]
     known = set(found.positions)
@@ -253,7 +252,7 @@ def _read_training_rows(record: RunRecord, data: PreparedData) -> list[Row]:
     other = open_prepared(record.task)
     if other.fingerprint != record.data_fingerprint:
         raise UserError(f"{other.task.output}: was prepared again since")
-    return [row for name in _SEEN_SPLITS for row in other.read_split(name)]
+    return [row for name in SEEN_SPLITS for row in other.read_split(name)]
 
 
 def _list_groups(rows: Sequence[Row]) -> set[str]:

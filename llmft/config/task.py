@@ -160,6 +160,8 @@ def _refuse_unknown(
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+SEEN_SPLITS: tuple[Split, ...] = ("train", "val")
+"""Splits that training and the choice of the checkpoint see."""
 
 
 class SourceConfig(ConfigSection):

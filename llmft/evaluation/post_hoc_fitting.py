@@ -15,7 +15,7 @@ from sklearn.metrics import precision_recall_curve
 
 from llmft.audit.findings import make_finding
 from llmft.config.head import FITS, FitConfig, FitMethod
-from llmft.config.task import LabelsConfig
+from llmft.config.task import SEEN_SPLITS, LabelsConfig
 from llmft.data.batches import make_targets
 from llmft.data.fields import Row
 from llmft.data.labels import LABEL_THRESHOLD
@@ -284,7 +284,6 @@ def _place_thresholds(scores_K: Floats) -> Floats:
 
 
 logger = logging.getLogger(__name__)
-SEEN_SPLITS = ("train", "val")
 """Splits that are used in the training, and to fit calibrators and thresholds."""
 
 

@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from llmft.audit.truncation import check_inputs, check_oracle_view
 from llmft.config.head import SELECTION_METRIC
 from llmft.config.recipe import RecipeConfig
 from llmft.config.suite import GateConfig, LatencyConfig, Suite, WaiverConfig, merge_with_defaults
-from llmft.config.task import LabelsConfig, SourceConfig, Split
+from llmft.config.task import SEEN_SPLITS, LabelsConfig, SourceConfig, Split
 from llmft.data.fields import Row
 from llmft.data.prepared import PreparedData
 from llmft.data.reading import read_labelled
@@ -29,7 +29,6 @@ from llmft.evaluation.variants import (
     Run,
     decide_variant,
     measure_variant,
-    record_test_read,
 )
 from llmft.files import hash_file
 from llmft.metrics.definitions import find_label_type
@@ -114,53 +113,6 @@ def has_unknown_label(labels: Any, label_names: list[str]) -> bool:
     return not named <= set(label_names)
 
 
-class RunAudit(NamedTuple):
-    """The audit of one run."""
-
-    findings: list[Finding]
-    scored: list[int]
-    """Positions of the rows to measure: those that are not contaminated."""
-
-
-def audit_run(
-    run: RunFacts,
-    predictions: StoredPredictions,
-    rows: list[Row],
-    *,
-    data: PreparedData,
-    name: str,
-    num_reads: int,
-) -> RunAudit:
-    """Audit a run on some rows.
-
-    Args:
-        run: The run.
-        predictions: Its predictions, in the order of the rows.
-        rows: Rows to evaluate.
-        data: The prepared data that it was trained with.
-        name: Name of the rows: a split, or `data-STEM` for those of a file.
-        num_reads: How many reports have read its test predictions, this one included.
-
-    Raises:
-        UserError: If `llmft.json` is broken.
-    """
-    texts = [row["text"] for row in rows]
-    findings = [
-        *check_run(run),
-        *check_inputs(run, predictions, texts),
-        *check_oracle_view(run, predictions, texts, view=data.task.oracle_sees),
-    ]
-    if name in ("train", "val"):
-        message = f"{name} was used in the training, so the metrics are too optimistic"
-        findings.append(make_finding("contamination", "invalid", message))
-        return RunAudit(findings, list(range(len(rows))))
-    contamination = check_contamination([run], rows, data=data)
-    findings += contamination.findings
-    if name == "test":
-        findings += check_test_use(run, num_reads=num_reads)
-    return RunAudit(findings, contamination.drop(rows))
-
-
 class _EvaluationSettings(NamedTuple):
     """Settings of an evaluation: from the suite, or defaults."""
 
@@ -171,15 +123,6 @@ class _EvaluationSettings(NamedTuple):
     """Those of the suite that are for all variants."""
 
 
-class _ExtraPredictions(NamedTuple):
-    """Results of predictions for other inputs than the rows to evaluate."""
-
-    edge_cases: EdgeCases | None
-    latency: Latency | None
-    splits: Mapping[Split, StoredPredictions]
-    """Predictions for `train` and `val`; empty if no gap between splits is a gate."""
-
-
 def evaluate_run(
     folder: Path,
     *,
@@ -187,7 +130,7 @@ def evaluate_run(
     data_file: Path | None = None,
     suite: Suite | None = None,
 ) -> EvaluationResult | None:
-    """Measure and audit a run, and decide whether to deploy it.
+    """Predict, audit and measure a run, and decide whether to deploy it.
 
     Prediction is distributed over all processes of a launch; the main one does the rest.
 
@@ -219,18 +162,59 @@ def evaluate_run(
         )
     if not is_main():
         return None
+    edge_cases = latency = None
+    if settings.cases:
+        edge_cases = run_cases(open_predictor(), settings.cases, name=record.name, fit=run.fit)
+    if "p95_ms" in settings.gates:
+        latency = measure_latencies({"": open_predictor()}, subject.rows, settings.latency)[""]
     run = run._replace(
         predictions=predictions.align([row["id"] for row in subject.rows]),
         num_test_reads=run.num_test_reads + (subject.name == "test"),
     )
-    extra = _ExtraPredictions(
-        *_predict_extra(run, settings, subject, open_predictor), train_val_predictions
-    )
-    result = _measure(run, subject, settings, extra)
+    return _measure(
+        run, subject, settings,
+        edge_cases=edge_cases, latency=latency, train_val_predictions=train_val_predictions,
+    )  # fmt: skip
+
+
+def audit_run(run: Run, subject: EvaluationRows) -> tuple[list[Finding], list[int]]:
+    """Audit a run on the rows to evaluate.
+
+    Args:
+        run: The run, with its predictions in the order of the rows.
+        subject: The rows.
+
+    Returns:
+        The findings, and the positions of the rows to measure: those that are not contaminated.
+
+    Raises:
+        UserError: If `llmft.json` is broken.
+    """
+    assert run.predictions is not None
+    facts = RunFacts(run.record.name, str(run.path), run.record, name_fit(run.fit))
+    texts = [row["text"] for row in subject.rows]
+    findings = [
+        *check_run(facts),
+        *check_inputs(facts, run.predictions, texts),
+        *check_oracle_view(facts, run.predictions, texts, view=subject.data.task.oracle_sees),
+    ]
+    positions = list(range(len(subject.rows)))
+    if subject.name in SEEN_SPLITS:
+        message = f"{subject.name} was used in the training, so the metrics are too optimistic"
+        findings.append(make_finding("contamination", "invalid", message))
+    else:
+        contamination = check_contamination([facts], subject.rows, data=subject.data)
+        findings += contamination.findings
+        positions = contamination.drop(subject.rows)
     if subject.name == "test":
-        report = folder / "evaluation" / "test.json"
-        record_test_read(folder, by="evaluate", report=str(report))
-    return result
+        findings += check_test_use(facts, num_reads=run.num_test_reads)
+    if subject.num_unknown_labels:
+        message = (
+            f"{subject.num_unknown_labels} rows were left out: their labels are not among the "
+            "model's"
+        )
+        findings.append(make_finding("unknown_classes", "warning", message))
+    return findings, positions
 
 
 def _open_settings(
@@ -250,45 +234,35 @@ def _open_settings(
     )
 
 
-def _predict_extra(
-    run: Run,
-    settings: _EvaluationSettings,
-    subject: EvaluationRows,
-    open_predictor: Callable[[], Predictor],
-) -> tuple[EdgeCases | None, Latency | None]:
-    """Run the edge cases, and time the model if a gate asks for it."""
-    edge_cases = latency = None
-    if settings.cases:
-        edge_cases = run_cases(open_predictor(), settings.cases, name=run.record.name, fit=run.fit)
-    if "p95_ms" in settings.gates:
-        found = measure_latencies({"": open_predictor()}, subject.rows, settings.latency)
-        latency = found[""]
-    return edge_cases, latency
-
-
 def _measure(
-    run: Run, subject: EvaluationRows, settings: _EvaluationSettings, extra: _ExtraPredictions
+    run: Run,
+    subject: EvaluationRows,
+    settings: _EvaluationSettings,
+    *,
+    edge_cases: EdgeCases | None,
+    latency: Latency | None,
+    train_val_predictions: Mapping[Split, StoredPredictions],
 ) -> EvaluationResult:
     """Audit the run, measure it, and apply the gates."""
     record, data = run.record, subject.data
     name, metric = record.name, _find_leading_metric(record.recipe)
-    run, audit, positions = _audit(run, subject)
+    assert run.predictions is not None
+    findings, positions = audit_run(run, subject)
+    fit, fit_findings = choose_fit(run.fit, split=subject.name)
+    run = run._replace(predictions=run.predictions.take(positions), fit=fit)
     rows = open_rows([subject.rows[i] for i in positions], data)
     by_seed = {record.recipe.train.seed: run.decision_scores}
-    audit = apply_waivers(
-        [*audit, *check_collapsed_predictions(name, rows.labels, by_seed)], settings.waivers
-    )
-    variant = measure_variant([run], rows).replace(
-        edge_cases=extra.edge_cases, latency=extra.latency
-    )
+    findings += check_collapsed_predictions(name, rows.labels, by_seed)
+    audit = apply_waivers([*fit_findings, *findings], settings.waivers)
+    variant = measure_variant([run], rows).replace(edge_cases=edge_cases, latency=latency)
     baselines = measure_baselines(subject.train_rows, rows.rows, names=rows.names, task=data.task)
     values = {key: found.metrics.get(metric) for key, found in baselines.items()}
     audit += check_baselines(metric, {name: variant.metrics.get(metric)}, values)
     audit += check_fit(name, variant, metric)
     splits: Mapping[Split, MetricValue] = {}
-    if extra.splits:
+    if train_val_predictions:
         limit = record.recipe.train.limit_rows
-        splits = measure_train_and_val([extra.splits], data, metric=metric, limit=limit)
+        splits = measure_train_and_val([train_val_predictions], data, metric=metric, limit=limit)
     variant = decide_variant(
         name,
         variant,
@@ -323,26 +297,3 @@ def _find_leading_metric(recipe: RecipeConfig) -> str:
     """Return the metric that chose the checkpoint, or the head's default if that was the loss."""
     metric = recipe.train.metric
     return SELECTION_METRIC[recipe.head.type] if metric in (None, "loss") else metric
-
-
-def _audit(run: Run, subject: EvaluationRows) -> tuple[Run, list[Finding], list[int]]:
-    """Return the run on the rows to measure, the findings, and the positions of these rows."""
-    assert run.predictions is not None
-    facts = RunFacts(run.record.name, str(run.path), run.record, name_fit(run.fit))
-    fit, findings = choose_fit(run.fit, split=subject.name)
-    found = audit_run(
-        facts, run.predictions, subject.rows,
-        data=subject.data, name=subject.name, num_reads=run.num_test_reads,
-    )  # fmt: skip
-    findings += found.findings
-    if subject.num_unknown_labels:
-        message = (
-            f"{subject.num_unknown_labels} rows were left out: their labels are not among the "
-            "model's"
-        )
-        findings.append(make_finding("unknown_classes", "warning", message))
-    return (
-        run._replace(predictions=run.predictions.take(found.scored), fit=fit),
-        findings,
-        found.scored,
-    )
