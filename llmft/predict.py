@@ -5,7 +5,8 @@ import glob
 import logging
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,12 +21,13 @@ from llmft.prediction.shards import (
     claim_folder,
     list_missing_shards,
     plan_shards,
-    predict_shards,
+    read_shards,
     survey_inputs,
     write_manifest,
+    write_shard,
 )
 from llmft.prediction.tables import check_ending, join_tables, make_columns, make_schema
-from llmft.processes import get_world_size, is_main
+from llmft.processes import get_rank, get_world_size, is_main
 from llmft.results.run import PostHocFit
 
 if TYPE_CHECKING:
@@ -84,23 +86,30 @@ def predict_file(
     if get_world_size() > 1:
         raise UserError(f"--output: {output_path}: several processes write shards; name a folder")
     folder = output_path.with_name(f".{output_path.name}.partial")
-    work = _PredictionJob.open(run, folder=folder, inputs=[input_path])
+    job = _PredictionJob.open(run, folder=folder, inputs=[input_path])
     ending = output_path.suffix
-    try:
+    with _removed_if_empty(folder, ending):
         try:
-            shards = _prepare(work, ending=ending)
+            shards = _prepare(job, ending=ending)
         except ChangedError as error:
             logger.info("%s; starting again", error.reason)
             shutil.rmtree(folder)
-            shards = _prepare(work, ending=ending)
+            shards = _prepare(job, ending=ending)
+    _predict_missing(job, shards, max_tokens_per_batch=max_tokens_per_batch)
+    join_tables([shard.path for shard in shards], output_path)
+    shutil.rmtree(folder)
+    _log_summary(shards, output_path)
+
+
+@contextmanager
+def _removed_if_empty(folder: Path, ending: str) -> Iterator[None]:
+    """Remove the folder on an error before any shard was written."""
+    try:
+        yield
     except UserError:
         if not any(folder.glob(f"*-*{ending}")):
             shutil.rmtree(folder, ignore_errors=True)
         raise
-    _predict_missing(work, shards, max_tokens_per_batch=max_tokens_per_batch)
-    join_tables([shard.path for shard in shards], output_path)
-    shutil.rmtree(folder)
-    _log_summary(shards, output_path)
 
 
 def predict_folder(
@@ -127,10 +136,10 @@ def predict_folder(
             f"--input: several files are named {repeated[0]}, and shards are named after their "
             "input; rename one"
         )
-    work = _PredictionJob.open(run, folder=output, inputs=inputs)
-    shards = _prepare(work, ending=None)
-    _predict_missing(work, shards, max_tokens_per_batch=max_tokens_per_batch)
-    if write_manifest(output, shards, model_hash=work.model_hash, fit_hash=work.fit_hash):
+    job = _PredictionJob.open(run, folder=output, inputs=inputs)
+    shards = _prepare(job, ending=None)
+    _predict_missing(job, shards, max_tokens_per_batch=max_tokens_per_batch)
+    if write_manifest(output, shards, model_hash=job.model_hash, fit_hash=job.fit_hash):
         _log_summary(shards, output)
     else:
         logger.info("%s: this process is done; the last one writes the manifest", output)
@@ -157,25 +166,23 @@ class _PredictionJob(NamedTuple):
         return None if self.fit is None else self.fit.identity
 
 
-def _prepare(work: _PredictionJob, *, ending: str | None) -> list[Shard]:
+def _prepare(job: _PredictionJob, *, ending: str | None) -> list[Shard]:
     """Check run, folder and inputs, and return the shards."""
-    if work.fit is not None:
-        logger.info("applying %s (%s)", work.run / FIT_NAME, work.fit.method)
-    claim_folder(
-        work.folder, model_hash=work.model_hash, fit_hash=work.fit_hash, inputs=work.inputs
-    )
-    surveys = survey_inputs(work.folder, work.inputs, spec=work.spec, ending=ending)
+    if job.fit is not None:
+        logger.info("applying %s (%s)", job.run / FIT_NAME, job.fit.method)
+    claim_folder(job.folder, model_hash=job.model_hash, fit_hash=job.fit_hash, inputs=job.inputs)
+    surveys = survey_inputs(job.folder, job.inputs, spec=job.spec, ending=ending)
     num_rows = sum(survey.num_rows for survey in surveys)
     if num_rows and num_rows == sum(survey.num_empty for survey in surveys):
         first = next(i for i, survey in enumerate(surveys) if survey.first_fault is not None)
         raise UserError(
-            f"{work.inputs[first]}: no row can be predicted; {surveys[first].first_fault}"
+            f"{job.inputs[first]}: no row can be predicted; {surveys[first].first_fault}"
         )
-    return plan_shards(work.folder, work.inputs, surveys, ending=ending)
+    return plan_shards(job.folder, job.inputs, surveys, ending=ending)
 
 
 def _predict_missing(
-    work: _PredictionJob, shards: Sequence[Shard], *, max_tokens_per_batch: int | None
+    job: _PredictionJob, shards: Sequence[Shard], *, max_tokens_per_batch: int | None
 ) -> None:
     missing = list_missing_shards(shards)
     if not missing:
@@ -183,20 +190,25 @@ def _predict_missing(
     # Imported late, since torch takes seconds: errors in run and inputs are reported before that.
     from llmft.prediction.inference import Predictor
 
-    predictor = Predictor.open(work.run, max_tokens_per_batch=max_tokens_per_batch)
-    empty = dict.fromkeys(make_schema(work.spec).names)
+    predictor = Predictor.open(job.run, max_tokens_per_batch=max_tokens_per_batch)
+    num_done, num_rows = 0, sum(shard.num_rows for shard in missing)
+    process = f" of process {get_rank()}" if get_world_size() > 1 else ""
+    for shard, rows in read_shards(missing):
+        write_shard(shard, rows, _predict_rows(predictor, rows, job), spec=job.spec)
+        num_done += shard.num_rows
+        logger.info("predicted %d of %d rows%s", num_done, num_rows, process)
 
-    def predict(rows: list[Row]) -> list[Row]:
-        usable = [position for position, row in enumerate(rows) if _is_usable(row, predictor)]
-        results: list[Row] = [empty] * len(rows)
-        if usable:
-            found = predictor.predict([rows[i] for i in usable], show_progress=is_main()).outputs
-            outputs = apply_fit(found, work.fit)
-            for position, columns in zip(usable, make_columns(outputs, work.spec), strict=True):
-                results[position] = columns
-        return results
 
-    predict_shards(missing, predict=predict, spec=work.spec, report=logger.info)
+def _predict_rows(predictor: "Predictor", rows: list[Row], job: _PredictionJob) -> list[Row]:
+    """Return the prediction columns of each row; empty ones for a row without text."""
+    columns: list[Row] = [dict.fromkeys(make_schema(job.spec).names)] * len(rows)
+    usable = [position for position, row in enumerate(rows) if _is_usable(row, predictor)]
+    if usable:
+        found = predictor.predict([rows[i] for i in usable], show_progress=is_main()).outputs
+        made = make_columns(apply_fit(found, job.fit), job.spec)
+        for position, predicted in zip(usable, made, strict=True):
+            columns[position] = predicted
+    return columns
 
 
 def _is_usable(row: Row, predictor: "Predictor") -> bool:

@@ -1,7 +1,7 @@
 """Shards: predictions of many processes as files in a folder, resumable after a kill."""
 
 import base64
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
@@ -288,38 +288,27 @@ def list_missing_shards(shards: Sequence[Shard]) -> list[Shard]:
     return [shard for shard in mine if not shard.path.is_file()]
 
 
-def predict_shards(
-    shards: Sequence[Shard],
-    *,
-    predict: Callable[[list[Row]], list[Row]],
-    spec: ModelSpec,
-    report: Callable[[str], None],
-) -> None:
-    """Predict shards and write them.
-
-    Args:
-        shards: Shards of this process, in order.
-        predict: Rows -> their prediction columns.
-        spec: The model.
-        report: Called with lines of text.
-
-    Raises:
-        UserError: If an input changes meanwhile, or the disk is full.
-    """
-    num_done, num_rows = 0, sum(shard.num_rows for shard in shards)
-    process = f" of process {get_rank()}" if get_world_size() > 1 else ""
+def read_shards(shards: Sequence[Shard]) -> Iterator[tuple[Shard, list[Row]]]:
+    """Read the rows of shards in their order, without parsing those of other shards."""
     for source, group in groupby(shards, key=lambda shard: shard.source):
         wanted = {shard.start: shard for shard in group}
         rows = read_input(source, skips=_skip_others(wanted))
         for shard in wanted.values():
-            chunk = list(islice(rows, shard.num_rows))
-            added = predict(chunk)
-            if not shard.survey.is_of(source):
-                raise UserError(f"{source}: changed while it was read; run the same command again")
-            layout = TableLayout(shard.survey.fields, shard.survey.read_types(), make_schema(spec))
-            write_table(shard.path, chunk, added, layout=layout)
-            num_done += shard.num_rows
-            report(f"predicted {num_done} of {num_rows} rows{process}")
+            yield shard, list(islice(rows, shard.num_rows))
+
+
+def write_shard(
+    shard: Shard, rows: Sequence[Row], predicted: Sequence[Row], *, spec: ModelSpec
+) -> None:
+    """Write the rows of a shard with their prediction columns.
+
+    Raises:
+        UserError: If the input changed since it was surveyed, or the disk is full.
+    """
+    if not shard.survey.is_of(shard.source):
+        raise UserError(f"{shard.source}: changed while it was read; run the same command again")
+    layout = TableLayout(shard.survey.fields, shard.survey.read_types(), make_schema(spec))
+    write_table(shard.path, rows, predicted, layout=layout)
 
 
 def _skip_others(starts: Container[int]) -> Skips:

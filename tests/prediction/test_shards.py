@@ -19,9 +19,10 @@ from llmft.prediction.shards import (
     claim_folder,
     list_missing_shards,
     plan_shards,
-    predict_shards,
+    read_shards,
     survey_inputs,
     write_manifest,
+    write_shard,
 )
 from tests.conftest import make_spec
 
@@ -51,7 +52,8 @@ def square(rows):
 
 
 def run(shards: list[Shard], predict=square) -> None:
-    predict_shards(shards, predict=predict, spec=SPEC, report=lambda _: None)
+    for shard, rows in read_shards(shards):
+        write_shard(shard, rows, predict(rows), spec=SPEC)
 
 
 def read_predictions() -> list[int]:
