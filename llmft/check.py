@@ -10,7 +10,6 @@ from llmft.config.loading import suggest
 from llmft.config.recipe import Recipe, load_recipe
 from llmft.config.task import ClassConfig
 from llmft.data.fields import Row, shorten_list
-from llmft.data.prepared import PreparedData, open_prepared
 from llmft.data.prompts import find_unknown_placeholders, list_placeholders, read_prompt
 from llmft.errors import UserError
 
@@ -51,13 +50,9 @@ def main(arguments: list[str]) -> int:
 
     recipe = load_recipe(args.recipe, overrides=args.set)
     # Imported where needed, here and below: most imports take seconds, and `--no-data` needs few.
-    from llmft.training.launch import read_deepspeed, require_trackers
+    from llmft.training.launch import read_deepspeed, require_packages
 
-    require_trackers(recipe.config.train.report_to)
-    if recipe.config.base.tuning == "qlora":
-        from llmft.models.quantisation import require_bitsandbytes
-
-        require_bitsandbytes()
+    require_packages(recipe.config)
     if recipe.config.launch.deepspeed is not None:
         read_deepspeed(Path(recipe.config.launch.deepspeed), key="launch.deepspeed")
     has_base = _report_recipe(recipe)
@@ -124,53 +119,48 @@ def _check_token_budget(recipe: Recipe, *, has_base: bool) -> None:
 
 
 def _check_inputs(recipe: Recipe, *, show: str | None, gpu_gib: float | None) -> None:
-    from llmft.data.batches import make_targets
     from llmft.data.encoding import refuse_budget
     from llmft.reports.terminal import show_row
     from llmft.training.inputs import check_warmup, count_steps, open_inputs, plan_batches
-    from llmft.training.losses import make_loss, read_row_weights
+    from llmft.training.losses import make_loss
 
     config = recipe.config
-    data = open_prepared(recipe.task, task_file=config.task)
-    inputs = open_inputs(recipe, data, keep_tokens=False)
+    inputs = open_inputs(recipe, keep_tokens=False)
     if show is not None:
         split, row = _find_row(inputs, show)
         for line in show_row(row, split=split, encoder=inputs.encoder):
             logger.info("%s", line)
-    _report_data(data, inputs)
+    _report_data(inputs)
     refuse_budget(inputs.findings.refusals, waive=config.tokens.waive)
     if inputs.findings.refusals:
         logger.info("warning: the token budget is waived: %s", config.tokens.waive)
         for refusal in inputs.findings.refusals:
             logger.info("warning: %s", refusal)
-    train_rows = inputs.rows["train"]
+    label_names = inputs.data.label_names
     if config.init_from is not None:
         from llmft.training.run_folder import check_init_from
 
-        check_init_from(config, label_names=data.label_names)
+        check_init_from(config, label_names=label_names)
     num_devices = config.train.world_size or 1
     plan = plan_batches(recipe, inputs, world_size=num_devices)
     check_warmup(config.train, plan)
-    targets = make_targets(train_rows, label_names=data.label_names)
-    make_loss(config.head, targets=targets, label_names=data.label_names)
-    if config.head.loss.row_weights is not None:
-        for rows in (train_rows, inputs.rows["val"]):
-            read_row_weights(rows, field=config.head.loss.row_weights, train_rows=train_rows)
+    make_loss(config.head, targets=inputs.train.targets, label_names=label_names)
     logger.info(
         "training: %d steps on %s (%d rows in %d batches of up to %d, %s)",
         count_steps(config.train, plan),
-        "one device" if num_devices == 1 else f"{num_devices} devices", len(train_rows), len(plan),
-        max(plan.global_sizes),
+        "one device" if num_devices == 1 else f"{num_devices} devices", len(inputs.train),
+        len(plan), max(plan.global_sizes),
         "train.steps" if config.train.steps else f"{config.train.epochs:g} epochs",
     )  # fmt: skip
     if config.prompt.mode == "include":
         logger.info("prompt: %s", inputs.describe_sharing())
-    _report_memory(recipe, data, inputs, plan, gpu_gib=gpu_gib)
+    _report_memory(recipe, inputs, plan, gpu_gib=gpu_gib)
 
 
-def _report_data(data: PreparedData, inputs: "Inputs") -> None:
+def _report_data(inputs: "Inputs") -> None:
     from llmft.reports.terminal import describe_labels
 
+    data = inputs.data
     counts = data.manifest.counts
     logger.info(
         "data %s: %s of %s rows used, fingerprint %s",
@@ -194,7 +184,6 @@ def _report_data(data: PreparedData, inputs: "Inputs") -> None:
 
 def _report_memory(
     recipe: Recipe,
-    data: PreparedData,
     inputs: "Inputs",
     plan: "BatchPlan",
     *,
@@ -214,7 +203,7 @@ def _report_memory(
         accumulates=config.train.gradient_accumulation_steps > 1,
         on_gpu=torch.cuda.is_available(),
     )
-    footprint = _measure(recipe, data, step)
+    footprint = _measure(recipe, inputs, step)
     if footprint is None:
         logger.info("warning: the memory that %s needs is unknown", config.base.model)
         return
@@ -231,17 +220,17 @@ def _report_memory(
     if gpu_gib is not None:
         wanted = config.train.precision
         on_gpu = step._replace(on_gpu=True, precision="bfloat16" if wanted == "auto" else wanted)
-        _report_layouts(recipe, _measure(recipe, data, on_gpu), gpu_gib=gpu_gib)
+        _report_layouts(recipe, _measure(recipe, inputs, on_gpu), gpu_gib=gpu_gib)
 
 
-def _measure(recipe: Recipe, data: PreparedData, step: "Step") -> "Footprint | None":
+def _measure(recipe: Recipe, inputs: "Inputs", step: "Step") -> "Footprint | None":
     """Return the memory of a step; None if the base cannot be traced."""
     from llmft.models.bases import read_config
     from llmft.models.heads import LabelSpace
     from llmft.models.memory.estimates import measure_footprint
 
     base = recipe.config.base
-    space = LabelSpace(recipe.config.head.type, data.label_names)
+    space = LabelSpace(recipe.config.head.type, inputs.data.label_names)
     try:
         return measure_footprint(read_config(base), base, labels=space, step=step)
     except RuntimeError as error:

@@ -67,12 +67,11 @@ def train(recipe: Recipe, *, resume: str = "auto") -> Path:
     import torch
 
     from llmft.data.encoding import refuse_budget
-    from llmft.data.prepared import open_prepared
     from llmft.models.memory.peak import measure_peak_memory, reset_peak_memory
     from llmft.training.checkpoints import find_last_checkpoint
     from llmft.training.fitting import fit_run
     from llmft.training.inputs import check_warmup, open_inputs, plan_batches
-    from llmft.training.launch import read_launch
+    from llmft.training.launch import read_launch, require_packages
     from llmft.training.run_folder import (
         check_init_from,
         claim_run_folder,
@@ -83,18 +82,16 @@ def train(recipe: Recipe, *, resume: str = "auto") -> Path:
     )
 
     launch = read_launch(config)
-    _refuse_absent_packages(config)
+    require_packages(config)
     with main_first():
-        data = open_prepared(recipe.task, task_file=config.task)
-        inputs = open_inputs(recipe, data)
+        inputs = open_inputs(recipe)
     for split, budget in inputs.budgets.items():
         logger.info("%s: %s", split, budget.describe())
     refuse_budget(inputs.findings.refusals, waive=config.tokens.waive)
-    plan = plan_batches(recipe, inputs, world_size=launch.world_size)
-    check_warmup(config.train, plan)
-    check_init_from(config, label_names=data.label_names)
+    check_warmup(config.train, plan_batches(recipe, inputs, world_size=launch.world_size))
+    check_init_from(config, label_names=inputs.data.label_names)
 
-    identity = identify_run(recipe, data, inputs.encoder.prompt)
+    identity = identify_run(recipe, inputs.data, inputs.encoder.prompt)
     run = ask_main(lambda: claim_run_folder(folder, identity, launch=launch, resume=resume))
     if run is None:
         logger.info("%s: already trained, nothing to do", folder)
@@ -132,17 +129,6 @@ def train(recipe: Recipe, *, resume: str = "auto") -> Path:
                 record.train_seconds, folder / "model",
             )  # fmt: skip
     return folder
-
-
-def _refuse_absent_packages(config: RecipeConfig) -> None:
-    """Raise if an optional package that this recipe needs is not installed."""
-    from llmft.training.launch import require_trackers
-
-    if config.base.tuning == "qlora":
-        from llmft.models.quantisation import require_bitsandbytes
-
-        require_bitsandbytes()
-    require_trackers(config.train.report_to)
 
 
 def _halve_micro_batches(
@@ -196,7 +182,7 @@ def _save_model(trained: "TrainedModel", inputs: "Inputs", config: RecipeConfig)
         UserError: If the disk is full.
         RuntimeError: If the saved model predicts something else than the trained one.
     """
-    from llmft.data.batches import make_targets, pad_inputs
+    from llmft.data.batches import pad_inputs
     from llmft.models.saved import check_saved_outputs, hash_model, save_model
     from llmft.prediction.inference import Predictor
     from llmft.prediction.stored import predict_and_store
@@ -206,8 +192,9 @@ def _save_model(trained: "TrainedModel", inputs: "Inputs", config: RecipeConfig)
     model, spec, result = trained
     folder, tokenizer = Path(config.output_dir), inputs.encoder.tokenizer
     save_model(model, tokenizer=tokenizer, spec=spec, folder=folder / "model")
-    few = pad_inputs(inputs.encoded["val"][:4], pad_token_id=tokenizer.pad_token_id)
-    check_saved_outputs(model, folder / "model", batch=few, precision=spec.precision)
+    few = [inputs.val[i].encoded for i in range(min(4, len(inputs.val)))]
+    batch = pad_inputs(few, pad_token_id=tokenizer.pad_token_id)
+    check_saved_outputs(model, folder / "model", batch=batch, precision=spec.precision)
     model_hash = hash_model(folder / "model")
     limit = describe_limit(config.train.limit_rows)
     stored = predict_and_store(
@@ -217,7 +204,7 @@ def _save_model(trained: "TrainedModel", inputs: "Inputs", config: RecipeConfig)
         source={"model": model_hash, "data": inputs.data.fingerprint, **limit},
     )
     if spec.head == "regression":  # a class at the edge may flip by rounding
-        labels = make_targets(inputs.rows["val"], label_names=spec.label_names).numpy()
+        labels = inputs.val.targets.numpy()
         metrics = measure_logits(stored.outputs, labels=labels, spec=spec, scale=None, needed="mae")
         found, expected = metrics["mae"], result.best.val["mae"]
         if abs(found - expected) > 0.05 * max(1.0, expected):

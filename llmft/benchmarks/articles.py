@@ -28,7 +28,7 @@ from llmft.benchmarks.timing import (
     time_interleaved,
 )
 from llmft.config.head import HeadConfig
-from llmft.config.recipe import BaseConfig, LoraConfig, TokensConfig, TrainConfig
+from llmft.config.recipe import BaseConfig, LoraConfig, Precision, TokensConfig, TrainConfig
 from llmft.config.task import FieldsConfig
 from llmft.data.batches import BatchPlan, Collator, Examples
 from llmft.data.encoding import EncodedRow, Encoder
@@ -37,7 +37,7 @@ from llmft.data.prompts import NO_PROMPT
 from llmft.models.acceleration.precision import cast_frozen_weights
 from llmft.models.acceleration.shared_prompt import SharedPrompt, explain_unshared
 from llmft.models.bases import load_tokenizer, locate_base
-from llmft.models.device import Precision, choose_device, list_precisions
+from llmft.models.device import choose_device, list_precisions
 from llmft.models.heads import LabelSpace
 from llmft.models.loading import load_model
 from llmft.training.losses import Loss

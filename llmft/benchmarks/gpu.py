@@ -24,7 +24,7 @@ from llmft.benchmarks.timing import (
     time_call,
 )
 from llmft.config.head import HeadConfig
-from llmft.config.recipe import BaseConfig
+from llmft.config.recipe import BaseConfig, Precision
 from llmft.data.batches import BatchShape
 from llmft.errors import UserError
 from llmft.models.acceleration.dropout import fast_dropout
@@ -32,7 +32,7 @@ from llmft.models.acceleration.precision import cast_frozen_weights
 from llmft.models.acceleration.private_apis import require_tested_versions
 from llmft.models.acceleration.shared_prompt import SharedPrompt
 from llmft.models.bases import read_config
-from llmft.models.device import Precision, autocast, choose_device
+from llmft.models.device import autocast, choose_device
 from llmft.models.heads import LabelSpace
 from llmft.models.loading import load_model
 from llmft.models.memory.estimates import (

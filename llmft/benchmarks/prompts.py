@@ -31,13 +31,13 @@ from llmft.benchmarks.timing import (
     time_interleaved,
 )
 from llmft.config.head import HeadConfig
-from llmft.config.recipe import BaseConfig
+from llmft.config.recipe import BaseConfig, Precision
 from llmft.data.encoding import EncodedRow
 from llmft.models.acceleration.dropout import fast_dropout
 from llmft.models.acceleration.precision import cast_frozen_weights
 from llmft.models.acceleration.private_apis import require_tested_versions
 from llmft.models.acceleration.shared_prompt import SharedPrompt
-from llmft.models.device import Precision, autocast, choose_device, list_precisions
+from llmft.models.device import autocast, choose_device, list_precisions
 from llmft.models.memory.peak import measure_peak_memory, reset_peak_memory
 from llmft.prediction.inference import prepare_for_prediction
 from llmft.training.losses import Loss

@@ -74,6 +74,10 @@ class Examples(Dataset[Example]):
         """The targets of all rows, shape [N, ...]."""
         return self._targets
 
+    def with_targets(self, targets: Tensor) -> "Examples":
+        """Return the same rows with other targets, shape [N, ...]."""
+        return Examples(self._encoded, targets, ids=self.ids, weights=self.weights)
+
     def without_shared(self) -> "Examples":
         """Return the same rows without the leading tokens that all have in common."""
         own = self._encoded.without_shared()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     import torch
 
-from llmft.config.recipe import Precision as Precision
+from llmft.config.recipe import Precision
 from llmft.models.acceleration.private_apis import read_attention
 
 _MAX_CPU_TOKENS = 1_024

@@ -6,11 +6,10 @@ import torch
 from torch import nn
 
 from llmft.config.loading import suggest
-from llmft.config.recipe import BaseConfig, LoraConfig
+from llmft.config.recipe import BaseConfig, LoraConfig, Precision
 from llmft.data.fields import shorten_list
 from llmft.errors import UserError
 from llmft.models.bases import check_minilm_hash, explain_missing, locate_base, read_config
-from llmft.models.device import Precision
 from llmft.models.heads import LabelSpace, compute_head_in_float32, find_head
 from llmft.models.quantisation import (
     belongs_to_base,

@@ -5,8 +5,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from llmft.config.recipe import Precision
 from llmft.errors import UserError
-from llmft.models.device import Precision, choose_device
+from llmft.models.device import choose_device
 
 
 def require_bitsandbytes() -> None:

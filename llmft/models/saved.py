@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self
 from pydantic import Field, model_validator
 
 from llmft.config.head import Head
-from llmft.config.recipe import BaseConfig, Recipe, RecipeConfig, TokensConfig
+from llmft.config.recipe import BaseConfig, Precision, Recipe, RecipeConfig, TokensConfig
 from llmft.config.task import FieldsConfig, LabelsConfig, ScoresConfig
 from llmft.data.prepared import PreparedData
 from llmft.data.prompts import NO_PROMPT, Prompt
 from llmft.errors import UserError
 from llmft.files import hash_file, hash_text
-from llmft.models.device import Precision, autocast, choose_precision
+from llmft.models.device import autocast, choose_precision
 from llmft.results.files import ResultFile, read_result, require_keys, write_result
 
 # Importing torch takes seconds, and a spec has to be readable without it.

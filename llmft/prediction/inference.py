@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from llmft.config.recipe import Precision
 from llmft.data.batches import BatchLimits, pad_inputs, sort_into_batches
 from llmft.data.encoding import EncodedRow, Encoder
 from llmft.data.fields import Row
@@ -19,7 +20,7 @@ from llmft.errors import UserError
 from llmft.models.acceleration.precision import cast_frozen_weights
 from llmft.models.acceleration.shared_prompt import SharedPrompt, explain_unshared
 from llmft.models.bases import has_segments
-from llmft.models.device import Precision, autocast, choose_device, choose_max_tokens
+from llmft.models.device import autocast, choose_device, choose_max_tokens
 from llmft.models.heads import compute_head_in_float32, to_outputs
 from llmft.models.quantisation import is_quantised
 from llmft.models.saved import ModelSpec, SavedModel, load_saved

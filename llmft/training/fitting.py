@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from llmft.config.recipe import BaseConfig, Recipe
-from llmft.data.batches import BatchPlan, Collator, make_targets
+from llmft.data.batches import BatchPlan, Collator
 from llmft.errors import UserError
 from llmft.metrics.definitions import measure
 from llmft.models.acceleration.precision import cast_frozen_weights
@@ -32,7 +32,7 @@ from llmft.models.heads import (
 from llmft.models.loading import load_model
 from llmft.models.saved import ModelSpec, load_weights, make_spec
 from llmft.processes import is_main
-from llmft.training.inputs import Inputs, make_examples
+from llmft.training.inputs import Inputs
 from llmft.training.launch import Launch
 from llmft.training.losses import make_loss
 from llmft.training.sharing_check import SharingCheck, choose_rows
@@ -90,22 +90,15 @@ def fit_run(
     if spec.precision == "bfloat16" and launch.has_replicated_weights:
         cast_frozen_weights(model)
 
-    labels = {
-        split: make_targets(inputs.rows[split], label_names=spec.label_names)
-        for split in ("train", "val")
-    }
-    scale, targets = None, labels
+    train, val, scale = inputs.train, inputs.val, None
     if spec.head == "regression":
-        scale = _fit_scale(model, labels["train"], spec)
-        targets = {split: scale.to_targets(scores) for split, scores in labels.items()}
+        scale = _fit_scale(model, train.targets, base)
+        train = train.with_targets(scale.to_targets(train.targets))
+        val = val.with_targets(scale.to_targets(val.targets))
         if recipe.config.init_from is not None:
             unfold_scale(model, scale)
-    train, val = (
-        make_examples(inputs, targets[split], split=split, loss=head.loss)
-        for split in ("train", "val")
-    )
     collator = Collator(pad_token_id=inputs.encoder.tokenizer.pad_token_id, targets=train.targets)
-    loss = make_loss(head, targets=labels["train"], label_names=spec.label_names)
+    loss = make_loss(head, targets=inputs.train.targets, label_names=spec.label_names)
     sharing, checks = None, []
     if inputs.unshared_reason is None:
         sharing = SharedPrompt(model, inputs.encoder.shared_ids)
@@ -117,7 +110,11 @@ def fit_run(
         ]  # fmt: skip
         train, val = train.without_shared(), val.without_shared()
     measure_val = partial(
-        measure_logits, labels=labels["val"].numpy(), spec=spec, scale=scale, needed=recipe.metric
+        measure_logits,
+        labels=inputs.val.targets.numpy(),
+        spec=spec,
+        scale=scale,
+        needed=recipe.metric,
     )
     try:
         result = fit_model(
@@ -166,13 +163,13 @@ def _reload_whole(load: Callable[[], nn.Module], checkpoint: Path) -> nn.Module:
     return model
 
 
-def _fit_scale(model: nn.Module, train_ND: Tensor, spec: ModelSpec) -> TargetScale:
+def _fit_scale(model: nn.Module, train_ND: Tensor, base: BaseConfig) -> TargetScale:
     has_bias = find_output_layer(model).bias is not None
     if not has_bias and is_far_from_zero(train_ND):
         logger.info(
             "warning: the mean of the scores is far from 0 relative to their SD, and the head of "
             "%s has no bias; shift the scores towards 0, or use a BERT-family base",
-            spec.base.model,
+            base.model,
         )
     return fit_target_scale(train_ND, has_bias=has_bias)
 

@@ -4,16 +4,13 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
-from torch import Tensor
-
-from llmft.config.head import LossConfig
 from llmft.config.recipe import Recipe, TrainConfig
 from llmft.config.task import SPLITS
-from llmft.data.batches import BatchPlan, Examples
+from llmft.data.batches import BatchPlan, Examples, make_targets
 from llmft.data.encoding import BudgetFindings, Encoder, check_budget
 from llmft.data.fields import Row, RowFaultError
-from llmft.data.prepared import PreparedData
-from llmft.data.token_cache import TOKENS_FOLDER, TokenisedRows, open_tokens
+from llmft.data.prepared import PreparedData, open_prepared
+from llmft.data.token_cache import TOKENS_FOLDER, open_tokens
 from llmft.errors import UserError
 from llmft.files import hash_text
 from llmft.models.acceleration.shared_prompt import explain_unshared
@@ -29,17 +26,13 @@ class Inputs(NamedTuple):
     encoder: Encoder
     rows: dict[str, list[Row]]
     """Split -> prepared rows."""
-    encoded: dict[str, TokenisedRows]
-    """Split -> the same rows, encoded."""
+    train: Examples
+    """The rows of train, encoded, with their labels and row weights."""
+    val: Examples
     budgets: dict[str, TokenBudget]
     findings: BudgetFindings
     unshared_reason: str | None
     """Why the prompt is not computed once for all rows of a batch; None if it is."""
-
-    def get_computed(self, split: str) -> TokenisedRows:
-        """Return the encoded rows of a split, without a prompt that is computed once per batch."""
-        rows = self.encoded[split]
-        return rows.without_shared() if self.unshared_reason is None else rows
 
     def describe_sharing(self) -> str:
         """Return one line on how the prompt is computed."""
@@ -49,18 +42,18 @@ class Inputs(NamedTuple):
         return f"the prompt is computed in every row: {self.unshared_reason}"
 
 
-def open_inputs(recipe: Recipe, data: PreparedData, *, keep_tokens: bool = True) -> Inputs:
+def open_inputs(recipe: Recipe, *, keep_tokens: bool = True) -> Inputs:
     """Encode every split and check the token budget (D1); the caller acts on the findings.
 
     Args:
         recipe: The recipe.
-        data: The prepared data of its task.
         keep_tokens: Whether to keep the tokens next to the data, for the next run.
 
     Raises:
-        UserError: As `open_encoder`, if there is no room for an article at all, or if the head
-            does not fit the classes.
+        UserError: If the task is not prepared, as `open_encoder`, if there is no room for an
+            article at all, if the head does not fit the classes, or if a row weight is none.
     """
+    data = open_prepared(recipe.task, task_file=recipe.config.task)
     if recipe.config.head.type == "binary" and len(data.label_names) != 2:
         raise UserError(
             f"head.type: binary, but the prepared data has {len(data.label_names)} classes: "
@@ -82,11 +75,22 @@ def open_inputs(recipe: Recipe, data: PreparedData, *, keep_tokens: bool = True)
             f"{recipe.prompt_path}: {error}; name it in fields.keep of {recipe.config.task} and "
             "prepare again"
         ) from error
+    loss, examples = recipe.config.head.loss, {}
+    for name in ("train", "val"):
+        weights = None
+        if loss.row_weights is not None:
+            weights = read_row_weights(rows[name], field=loss.row_weights, train_rows=rows["train"])
+        labels = make_targets(rows[name], label_names=data.label_names)
+        ids = [row["id"] for row in rows[name]]
+        examples[name] = Examples(encoded[name], labels, ids=ids, weights=weights)
     findings = check_budget(budgets, encoder=encoder, config=recipe.config.tokens)
     unshared_reason = explain_unshared(read_config(recipe.config.base))
     if not recipe.config.prompt.share:
         unshared_reason = "prompt.share is false"
-    return Inputs(data, encoder, rows, encoded, budgets, findings, unshared_reason)
+    return Inputs(
+        data=data, encoder=encoder, rows=rows, train=examples["train"], val=examples["val"],
+        budgets=budgets, findings=findings, unshared_reason=unshared_reason,
+    )  # fmt: skip
 
 
 def limit_rows(rows: list[Row], limit: int | None) -> list[Row]:
@@ -102,25 +106,6 @@ def describe_limit(limit: int | None) -> dict[str, str]:
     return {} if limit is None else {"limit_rows": str(limit)}
 
 
-def make_examples(inputs: Inputs, targets: Tensor, *, split: str, loss: LossConfig) -> Examples:
-    """Return the dataset of a split: encoded rows, targets and row weights.
-
-    Args:
-        inputs: The rows.
-        targets: Scores, labels or classes, shape [N, ...].
-        split: Name of the split.
-        loss: For the weights of rows.
-
-    Raises:
-        UserError: If the weight of a row is not a number from 0 on.
-    """
-    rows, weights = inputs.rows[split], None
-    if loss.row_weights is not None:
-        weights = read_row_weights(rows, field=loss.row_weights, train_rows=inputs.rows["train"])
-    ids = [row["id"] for row in rows]
-    return Examples(inputs.encoded[split], targets, ids=ids, weights=weights)
-
-
 def plan_batches(
     recipe: Recipe, inputs: Inputs, *, world_size: int = 1, num_splits: int = 1
 ) -> BatchPlan:
@@ -129,11 +114,11 @@ def plan_batches(
     Raises:
         UserError: If a row is longer than a batch may be.
     """
-    rows = inputs.get_computed("train")
+    rows = inputs.train.without_shared() if inputs.unshared_reason is None else inputs.train
     return BatchPlan(
         rows.lengths,
         recipe.config.train,
-        num_shared=len(rows.shared_ids),
+        num_shared=rows.num_shared,
         world_size=world_size,
         num_splits=num_splits,
     )

@@ -158,6 +158,20 @@ def read_deepspeed(path: Path, *, key: str) -> dict[str, Any]:
     return found
 
 
+def require_packages(config: RecipeConfig) -> None:
+    """Raise if an optional package that a recipe needs is not installed.
+
+    Raises:
+        UserError: Naming it.
+    """
+    if config.base.tuning == "qlora":
+        # Here, since it imports torch, which few checks of a recipe need.
+        from llmft.models.quantisation import require_bitsandbytes
+
+        require_bitsandbytes()
+    require_trackers(config.train.report_to)
+
+
 def require_trackers(names: Sequence[str]) -> None:
     """Stop if a tracker of `train.report_to` is not installed.
 

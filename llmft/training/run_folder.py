@@ -288,7 +288,7 @@ def make_record(
     config, spec, result = run.recipe, trained.spec, trained.result
     included = config.prompt.mode == "include"
     # A shared prompt counts once per row; padding does not count.
-    num_train_tokens = round(int(inputs.encoded["train"].lengths.sum()) * result.num_epochs)
+    num_train_tokens = round(int(inputs.train.lengths.sum()) * result.num_epochs)
     return RunRecord(
         **{name: getattr(run, name) for name in RunIdentity.model_fields},
         name=config.name,

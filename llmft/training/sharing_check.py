@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
+from llmft.config.recipe import Precision
 from llmft.data.batches import Collator, Example, Examples
 from llmft.errors import UserError
 from llmft.models.acceleration.shared_prompt import EAGER_ATTENTION, SharedPrompt
-from llmft.models.device import Precision
 from llmft.models.heads import find_output_layer
 from llmft.models.memory.peak import measure_free_memory
 from llmft.models.quantisation import is_quantised

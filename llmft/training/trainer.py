@@ -32,7 +32,7 @@ from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import EvalPrediction
 
 from llmft.config.metrics import METRICS
-from llmft.config.recipe import TrainConfig
+from llmft.config.recipe import Precision, TrainConfig
 from llmft.data.batches import (
     BatchLimits,
     BatchPlan,
@@ -45,7 +45,7 @@ from llmft.errors import UserError
 from llmft.files import explain_disk
 from llmft.models.acceleration.dropout import fast_dropout
 from llmft.models.acceleration.private_apis import use_one_gpu
-from llmft.models.device import Precision, autocast, choose_max_tokens, choose_precision
+from llmft.models.device import autocast, choose_max_tokens, choose_precision
 from llmft.models.saved import load_weights
 from llmft.processes import get_rank, get_world_size, is_main
 from llmft.results.run import CurvePoint

@@ -14,12 +14,12 @@ from safetensors import safe_open
 from torch import nn
 
 from llmft.cli import main
-from llmft.config.recipe import BaseConfig, LoraConfig
+from llmft.config.recipe import BaseConfig, LoraConfig, Precision
 from llmft.data.batches import BatchShape
 from llmft.errors import UserError
 from llmft.models.acceleration.shared_prompt import SharedPrompt
 from llmft.models.bases import read_config
-from llmft.models.device import Precision, autocast, choose_device
+from llmft.models.device import autocast, choose_device
 from llmft.models.heads import LabelSpace, find_output_layer
 from llmft.models.loading import find_adapted_layers, load_base_for_adapter, load_model
 from llmft.models.memory.estimates import Step, measure_footprint

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from llmft.config.recipe import BaseConfig, LoraConfig
+from llmft.config.recipe import BaseConfig, LoraConfig, Precision
 from llmft.config.task import FieldsConfig
 from llmft.data.fields import RowFaultError
 from llmft.data.prompts import split_prompt
 from llmft.errors import UserError
 from llmft.models.bases import load_tokenizer
-from llmft.models.device import Precision, autocast
+from llmft.models.device import autocast
 from llmft.models.heads import LabelSpace
 from llmft.models.loading import load_model
 from llmft.models.saved import SavedModel

@@ -13,14 +13,14 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from llmft.config.head import HeadConfig
-from llmft.config.recipe import BaseConfig, LoraConfig
+from llmft.config.recipe import BaseConfig, LoraConfig, Precision
 from llmft.data.batches import Collator, Example, Examples
 from llmft.data.encoding import EncodedRow
 from llmft.errors import UserError
 from llmft.models.acceleration import shared_prompt as packed_attention
 from llmft.models.acceleration.precision import cast_frozen_weights
 from llmft.models.acceleration.shared_prompt import PACKED_ATTENTION, SharedPrompt, attend_packed
-from llmft.models.device import Precision, autocast
+from llmft.models.device import autocast
 from llmft.models.heads import LabelSpace, compute_head_in_float32
 from llmft.models.loading import load_model
 from llmft.training import sharing_check as sharing_module

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from llmft.config.recipe import BaseConfig
+from llmft.config.recipe import BaseConfig, Precision
 from llmft.data.batches import BatchShape
 from llmft.models.acceleration.dropout import fast_dropout
 from llmft.models.acceleration.precision import cast_frozen_weights
@@ -27,7 +27,7 @@ from llmft.models.acceleration.private_apis import (
     switch_attention,
 )
 from llmft.models.acceleration.shared_prompt import PackedRows
-from llmft.models.device import Precision, autocast
+from llmft.models.device import autocast
 from llmft.models.heads import LabelSpace, compute_head_in_float32, find_head
 from llmft.models.loading import add_adapters
 
