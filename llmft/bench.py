@@ -10,13 +10,13 @@ from typing import Any
 
 from llmft.benchmarks.plans import SHAPES, SHORT_TEXTS, SIZES, Figures, Plan, Shape
 from llmft.config.task import FieldsConfig
+from llmft.console import read_count
 from llmft.data.fields import Row, RowFaultError, assemble_text, list_fields, require_fields
 from llmft.errors import UserError
 from llmft.files import replace_file, write_json
 from llmft.sample.articles import make_articles
 
 logger = logging.getLogger(__name__)
-
 _SHARED_PROMPT = "train and predict with a prompt: shared, unshared, and the stock Trainer"
 _ARTICLE_ONLY = "train without a prompt: llmft, the stock Trainer, and a loop that pads all rows"
 _SHORT_TEXTS = "train on texts of a dozen words: llmft and the stock Trainer"
@@ -117,7 +117,7 @@ def _add_gpu(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--size", choices=SIZES, action="append", help="a size to measure; may be repeated; "
         f"default: {' '.join(SIZES)}")  # fmt: skip
-    add("--num-steps", type=_read_count, default=5, help="steps that are timed; default 5")
+    add("--num-steps", type=read_count, default=5, help="steps that are timed; default 5")
     add("--seed", type=_read_seed, default=0, help="seed of tokens and weights; default 0")
     parser.set_defaults(measure=_measure_gpu)
 
@@ -131,7 +131,7 @@ def _measure_gpu(args: argparse.Namespace) -> Iterator[Figures]:
 def _add_rounds(parser: argparse.ArgumentParser) -> None:
     plan = Plan()
     parser.add_argument(
-        "--num-rounds", type=_read_count, default=plan.num_rounds,
+        "--num-rounds", type=read_count, default=plan.num_rounds,
         help=f"number of rounds; default {plan.num_rounds}",
     )  # fmt: skip
 
@@ -172,15 +172,8 @@ def _add_rows(
         ("--batch-size", plan.batch_size, "rows of an optimizer step"),
         ("--max-length", plan.max_length, "longest input in tokens"),
     ):
-        add(name, type=_read_count, default=default, help=f"{purpose}; default {default}")
+        add(name, type=read_count, default=default, help=f"{purpose}; default {default}")
     _add_rounds_and_seed(parser)
-
-
-def _read_count(text: str) -> int:
-    count = int(text) if text.isdecimal() else 0
-    if count < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an integer above 0")
-    return count
 
 
 def _read_seed(text: str) -> int:
@@ -192,16 +185,18 @@ def _read_seed(text: str) -> int:
 
 def _measure_article_only(args: argparse.Namespace) -> Iterator[Figures]:
     rows = _read_rows(args)
-    from llmft.benchmarks.articles import measure_article_only
+    from llmft.benchmarks.articles import encode_rows, measure_article_only
 
-    return measure_article_only(rows, fields=FieldsConfig(text=args.text), plan=_make_plan(args))
+    plan = _make_plan(args)
+    return measure_article_only(encode_rows(rows, text=args.text, plan=plan), plan)
 
 
 def _measure_short_texts(args: argparse.Namespace) -> Iterator[Figures]:
     rows = _read_rows(args)
-    from llmft.benchmarks.articles import measure_short_texts
+    from llmft.benchmarks.articles import encode_rows, measure_short_texts
 
-    return measure_short_texts(rows, fields=FieldsConfig(text=args.text), plan=_make_plan(args))
+    plan = _make_plan(args)
+    return measure_short_texts(encode_rows(rows, text=args.text, plan=plan), plan)
 
 
 def _make_plan(args: argparse.Namespace) -> Plan:

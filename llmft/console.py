@@ -1,5 +1,6 @@
 """Verbs on a terminal: log lines, one message for an error, an exit status."""
 
+import argparse
 import contextlib
 import io
 import logging
@@ -93,3 +94,11 @@ class _ConsoleHandler(logging.Handler):
                 tqdm.write(line)
             else:  # there is no bar; importing tqdm takes longer than all the rest of `--help`
                 sys.stdout.write(f"{line}\n")
+
+
+def read_count(text: str) -> int:
+    """Return an option's value as an integer above 0, for `argparse`."""
+    count = int(text) if text.isdecimal() else 0
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer above 0")
+    return count

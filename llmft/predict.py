@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from llmft.console import run_verb
+from llmft.console import read_count, run_verb
 from llmft.data.fields import Row, RowFaultError
 from llmft.errors import UserError
 from llmft.models.saved import ModelSpec, hash_model, read_spec
@@ -32,7 +32,6 @@ from llmft.results.run import PostHocFit
 
 if TYPE_CHECKING:
     from llmft.prediction.inference import Predictor
-
 logger = logging.getLogger("llmft.predict")  # `python -m` calls this module __main__
 
 
@@ -48,7 +47,7 @@ def main(arguments: list[str]) -> int:
         help="one file, .jsonl, .csv or .parquet; or a folder for shards",
     )  # fmt: skip
     parser.add_argument(
-        "--max-tokens-per-batch", type=_read_count, metavar="N",
+        "--max-tokens-per-batch", type=read_count, metavar="N",
         help="tokens of a batch, padding counted; default: what memory allows",
     )  # fmt: skip
     args = parser.parse_args(arguments)
@@ -217,13 +216,6 @@ def _is_usable(row: Row, predictor: "Predictor") -> bool:
     except RowFaultError:
         return False
     return True
-
-
-def _read_count(text: str) -> int:
-    count = int(text) if text.isdecimal() else 0
-    if count < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an integer above 0")
-    return count
 
 
 def _find_inputs(patterns: Sequence[str]) -> list[Path]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from llmft.audit.findings import RunFacts, make_finding
 from llmft.config.head import SELECTION_METRIC
-from llmft.config.suite import Check
+from llmft.config.suite import FIXED_KEYS, IDENTITY_KEYS, Check
 from llmft.results.evaluation import Finding, Status
 
 TREATMENT = ("base", "head", "prompt", "tokens.max_length")
@@ -17,15 +17,9 @@ _FOLLOWS_BASE = (
     "train.epochs",
     "train.steps",
 )
-_MUST_AGREE = (
-    "train.metric",
-    "tokens.article",
-    "train.max_tokens_per_batch",
-    "global_batch_size",
-)
-"""Keys that no treatment may name: checkpoint selection, truncation and batch size."""
+_MUST_AGREE = (*FIXED_KEYS, "global_batch_size")
 _NOT_COMPARED = (
-    "name", "task", "output_dir", "train.seed",
+    *IDENTITY_KEYS,
     # These can only refuse a training, they do not change its result.
     "tokens.min_article", "tokens.waive", "train.world_size",
 )  # fmt: skip

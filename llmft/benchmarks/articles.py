@@ -149,24 +149,22 @@ def watch_steps(model: nn.Module) -> Iterator[StepClock]:
 
 
 def train_ours(
-    course: TrainingSetup, precision: Precision, clocks: list[StepClock] | None = None
+    setup: TrainingSetup, precision: Precision, clocks: list[StepClock] | None = None
 ) -> float:
     """Train as `llmft train` does; return the seconds, and append the clock to `clocks`."""
-    model, pad_token_id = load_ours(course)
+    model, pad_token_id = load_ours(setup)
     if precision == "bfloat16":
         cast_frozen_weights(model)
-    examples = Examples(
-        course.rows, course.targets_ND, ids=[str(i) for i in range(len(course.rows))]
-    )
+    examples = Examples(setup.rows, setup.targets_ND, ids=[str(i) for i in range(len(setup.rows))])
     if explain_unshared(model.config) is None:
-        SharedPrompt(model, course.rows[0].shared_ids)
+        SharedPrompt(model, setup.rows[0].shared_ids)
         examples = examples.without_shared()
     config = TrainConfig(
         epochs=1,
-        batch_size=course.batch_size,
-        learning_rate=course.learning_rate,
+        batch_size=setup.batch_size,
+        learning_rate=setup.learning_rate,
         precision=precision,
-        seed=course.seed,
+        seed=setup.seed,
     )
     with tempfile.TemporaryDirectory() as folder, watch_steps(model) as clock:
         plan = BatchPlan(examples.lengths, config)
@@ -183,7 +181,7 @@ def train_ours(
         )
     if clocks is not None:
         clocks.append(clock)
-    return _get_seconds(clock, course)
+    return _get_seconds(clock, setup)
 
 
 def _take_one(examples: Examples) -> Examples:
@@ -191,14 +189,14 @@ def _take_one(examples: Examples) -> Examples:
     return Examples([examples[0].encoded], examples.targets[:1], ids=examples.ids[:1])
 
 
-def load_ours(course: TrainingSetup) -> tuple[Any, int]:
+def load_ours(setup: TrainingSetup) -> tuple[Any, int]:
     """Return the model that `llmft train` would train, and the id of the padding token."""
-    pad_token_id: int = load_tokenizer(course.base).pad_token_id
-    loaded = load_model(course.base, labels=LABELS, pad_token_id=pad_token_id, seed=course.seed)
+    pad_token_id: int = load_tokenizer(setup.base).pad_token_id
+    loaded = load_model(setup.base, labels=LABELS, pad_token_id=pad_token_id, seed=setup.seed)
     return loaded.model, pad_token_id
 
 
-def train_with_stock_trainer(course: TrainingSetup, precision: Precision) -> float:
+def train_with_stock_trainer(setup: TrainingSetup, precision: Precision) -> float:
     """Train with `transformers.Trainer` and PEFT, dynamic padding; return the seconds."""
     from transformers import (
         DataCollatorWithPadding,
@@ -207,22 +205,22 @@ def train_with_stock_trainer(course: TrainingSetup, precision: Precision) -> flo
         TrainingArguments,
     )
 
-    model = _load_stock(course)
+    model = _load_stock(setup)
     rows = [
         {"input_ids": row.input_ids, "attention_mask": [1] * row.num_tokens, "labels": target_D}
-        for row, target_D in zip(course.rows, course.targets_ND.tolist(), strict=True)
+        for row, target_D in zip(setup.rows, setup.targets_ND.tolist(), strict=True)
     ]
     with tempfile.TemporaryDirectory() as folder, watch_steps(model) as clock:
         arguments = TrainingArguments(
             output_dir=folder,
             num_train_epochs=1,
-            per_device_train_batch_size=course.batch_size,
-            learning_rate=course.learning_rate,
+            per_device_train_batch_size=setup.batch_size,
+            learning_rate=setup.learning_rate,
             warmup_steps=0.1,
             weight_decay=0.01,
             bf16=precision == "bfloat16",
             use_cpu=not torch.cuda.is_available(),
-            seed=course.seed,
+            seed=setup.seed,
             save_strategy="no",
             report_to=[],
             disable_tqdm=True,
@@ -232,27 +230,27 @@ def train_with_stock_trainer(course: TrainingSetup, precision: Precision) -> flo
             model=model,
             args=arguments,
             train_dataset=rows,
-            data_collator=DataCollatorWithPadding(load_tokenizer(course.base)),
+            data_collator=DataCollatorWithPadding(load_tokenizer(setup.base)),
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-    return _get_seconds(clock, course)
+    return _get_seconds(clock, setup)
 
 
-def train_in_classic_loop(course: TrainingSetup) -> float:
+def train_in_classic_loop(setup: TrainingSetup) -> float:
     """Train in a PyTorch loop over rows padded to `max_length`, in float32; return the seconds."""
-    model, device = _load_stock(course).to(choose_device()).train(), choose_device()
-    padded = load_tokenizer(course.base).pad(
-        {"input_ids": [row.input_ids for row in course.rows]},
+    model, device = _load_stock(setup).to(choose_device()).train(), choose_device()
+    padded = load_tokenizer(setup.base).pad(
+        {"input_ids": [row.input_ids for row in setup.rows]},
         padding="max_length",
-        max_length=course.max_length,
+        max_length=setup.max_length,
         return_tensors="pt",
     )
-    rows = list(zip(padded["input_ids"], padded["attention_mask"], course.targets_ND, strict=True))
-    torch.manual_seed(course.seed)
-    loader: DataLoader[Any] = DataLoader(rows, batch_size=course.batch_size, shuffle=True)  # type: ignore[arg-type]
+    rows = list(zip(padded["input_ids"], padded["attention_mask"], setup.targets_ND, strict=True))
+    torch.manual_seed(setup.seed)
+    loader: DataLoader[Any] = DataLoader(rows, batch_size=setup.batch_size, shuffle=True)  # type: ignore[arg-type]
     weights = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=course.learning_rate)
+    optimizer = torch.optim.AdamW(weights, lr=setup.learning_rate)
     with watch_steps(model) as clock:
         for ids_BT, mask_BT, targets_BD in loader:
             outputs = model(
@@ -264,25 +262,25 @@ def train_in_classic_loop(course: TrainingSetup) -> float:
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
             optimizer.step()
             optimizer.zero_grad()
-    return _get_seconds(clock, course)
+    return _get_seconds(clock, setup)
 
 
-def _load_stock(course: TrainingSetup) -> Any:
+def _load_stock(setup: TrainingSetup) -> Any:
     """Load a base with transformers and PEFT only."""
     from transformers import AutoModelForSequenceClassification
 
-    torch.manual_seed(course.seed)
+    torch.manual_seed(setup.seed)
     model = AutoModelForSequenceClassification.from_pretrained(
-        locate_base(course.base),
+        locate_base(setup.base),
         num_labels=len(LABELS.names),
         problem_type=LABELS.problem_type,
         dtype=torch.float32,
-        pad_token_id=load_tokenizer(course.base).pad_token_id,
+        pad_token_id=load_tokenizer(setup.base).pad_token_id,
     )
-    if course.base.tuning == "lora":
+    if setup.base.tuning == "lora":
         import peft
 
-        lora = course.base.lora or LoraConfig()
+        lora = setup.base.lora or LoraConfig()
         model = peft.get_peft_model(
             model,
             peft.LoraConfig(
@@ -296,52 +294,54 @@ def _load_stock(course: TrainingSetup) -> Any:
     return model
 
 
-def _get_seconds(clock: StepClock, course: TrainingSetup) -> float:
-    assert clock.num_updates == course.num_updates, (clock.num_updates, course.num_updates)
+def _get_seconds(clock: StepClock, setup: TrainingSetup) -> float:
+    assert clock.num_updates == setup.num_updates, (clock.num_updates, setup.num_updates)
     return clock.seconds
 
 
 MINILM = BaseConfig(model="builtin:minilm")
 
 
-def measure_article_only(
-    rows: Sequence[Row], *, fields: FieldsConfig, plan: Plan
-) -> Iterator[Figures]:
-    """Measure MiniLM with full tuning and a small Qwen2 with LoRA, in every supported precision.
+def encode_rows(rows: Sequence[Row], *, text: list[str], plan: Plan) -> list[EncodedRow]:
+    """Return rows encoded for MiniLM, without those that do not fill a batch.
 
     Args:
-        rows: Training rows; those that do not fill a batch are left out. Labels are drawn at
-            random, since the time does not depend on them.
-        fields: Which fields of a row make up the article.
-        plan: How to measure.
-
-    Yields:
-        One object per base and precision; the default of `llmft train` first.
+        rows: Training rows.
+        text: Fields of a row that make up the article.
+        plan: Batch size and length.
 
     Raises:
         UserError: If MiniLM is not installed.
     """
+    encoder = Encoder(
+        load_tokenizer(MINILM),
+        prompt=NO_PROMPT,
+        fields=FieldsConfig(text=text),
+        tokens=TokensConfig(max_length=plan.max_length),
+    )
+    return encoder.encode(rows[: len(rows) - len(rows) % plan.batch_size])
+
+
+def measure_article_only(encoded: list[EncodedRow], plan: Plan) -> Iterator[Figures]:
+    """Measure MiniLM with full tuning and a small Qwen2 with LoRA, in every supported precision.
+
+    Labels are drawn at random, since the time does not depend on them.
+
+    Args:
+        encoded: Training rows, as `encode_rows` returns them.
+        plan: How to measure.
+
+    Yields:
+        One object per base and precision; the default of `llmft train` first.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        build_small_qwen2(Path(folder))
-        # Its vocabulary is MiniLM's, so the rows are encoded once.
-        encoded = encode_rows(rows, fields=fields, plan=plan)
+        build_small_qwen2(Path(folder))  # its vocabulary is MiniLM's, so that it takes these rows
         bases = {
             "MiniLM, full": MINILM,
             "Qwen2 6 x 384, LoRA": BaseConfig(model=folder, tuning="lora"),
         }
         for name, base in bases.items():
             yield from measure_base(name, make_setup(base, encoded, plan), plan)
-
-
-def encode_rows(rows: Sequence[Row], *, fields: FieldsConfig, plan: Plan) -> list[EncodedRow]:
-    """Return rows encoded for MiniLM, without those that do not fill a batch."""
-    encoder = Encoder(
-        load_tokenizer(MINILM),
-        prompt=NO_PROMPT,
-        fields=fields,
-        tokens=TokensConfig(max_length=plan.max_length),
-    )
-    return encoder.encode(rows[: len(rows) - len(rows) % plan.batch_size])
 
 
 def make_setup(base: BaseConfig, encoded: list[EncodedRow], plan: Plan) -> TrainingSetup:
@@ -357,27 +357,27 @@ def make_setup(base: BaseConfig, encoded: list[EncodedRow], plan: Plan) -> Train
     )
 
 
-def measure_base(name: str, course: TrainingSetup, plan: Plan) -> list[Figures]:
+def measure_base(name: str, setup: TrainingSetup, plan: Plan) -> list[Figures]:
     """Measure one base; return one object per precision."""
-    model, _ = load_ours(course)
+    model, _ = load_ours(setup)
     rates = find_flop_rates(model)
-    lengths = [row.num_tokens for row in course.rows]
-    work = count_unshared_work(lengths, is_causal=course.base.tuning == "lora")
+    lengths = [row.num_tokens for row in setup.rows]
+    work = count_unshared_work(lengths, is_causal=setup.base.tuning == "lora")
     num_flops = rates.count_training(work)
     precisions = list_precisions()
     products = {
         precision: MatrixProducts(
             rates.shapes,
-            num_tokens=sum(lengths) // course.num_updates,
+            num_tokens=sum(lengths) // setup.num_updates,
             dtype=getattr(torch, precision),
             device=choose_device(),
         )
         for precision in precisions
     }
-    ways: dict[str, TimedCall] = {"classic loop": partial(train_in_classic_loop, course)}
+    ways: dict[str, TimedCall] = {"classic loop": partial(train_in_classic_loop, setup)}
     for precision in precisions:
-        ways[f"trainer {precision}"] = partial(train_with_stock_trainer, course, precision)
-        ways[f"ours {precision}"] = partial(train_ours, course, precision)
+        ways[f"trainer {precision}"] = partial(train_with_stock_trainer, setup, precision)
+        ways[f"ours {precision}"] = partial(train_ours, setup, precision)
         ways[f"products {precision}"] = time_call(products[precision])
     logging.getLogger("llmft.training").setLevel(logging.WARNING)  # a line per epoch is too many
     times = time_interleaved(ways, num_rounds=plan.num_rounds)
@@ -385,11 +385,11 @@ def measure_base(name: str, course: TrainingSetup, plan: Plan) -> list[Figures]:
         {
             "base": name,
             "dtype": precision,
-            "num_rows": len(course.rows),
+            "num_rows": len(setup.rows),
             "num_tokens": sum(lengths),
-            "num_updates": course.num_updates,
-            "batch_size": course.batch_size,
-            "max_length": course.max_length,
+            "num_updates": setup.num_updates,
+            "batch_size": setup.batch_size,
+            "max_length": setup.max_length,
             "num_rounds": plan.num_rounds,
             "num_threads": torch.get_num_threads(),
             "seconds_ours": times.take_median(f"ours {precision}"),
@@ -408,30 +408,23 @@ def measure_base(name: str, course: TrainingSetup, plan: Plan) -> list[Figures]:
     ]
 
 
-def measure_short_texts(
-    rows: Sequence[Row], *, fields: FieldsConfig, plan: Plan
-) -> Iterator[Figures]:
-    """Measure MiniLM with full tuning, in every supported precision.
+def measure_short_texts(encoded: list[EncodedRow], plan: Plan) -> Iterator[Figures]:
+    """Measure MiniLM with full tuning on short texts, in every supported precision.
 
     Args:
-        rows: Training rows; those that do not fill a batch are left out. Labels are drawn at
-            random, since the time does not depend on them.
-        fields: Which fields of a row make up the text.
+        encoded: Training rows, as `encode_rows` returns them; labels are drawn at random.
         plan: How to measure.
 
     Yields:
         One object per precision; the default of `llmft train` first.
-
-    Raises:
-        UserError: If MiniLM is not installed.
     """
-    course = make_setup(MINILM, encode_rows(rows, fields=fields, plan=plan), plan)
+    setup = make_setup(MINILM, encoded, plan)
     clocks: dict[Precision, list[StepClock]] = {}
     ways: dict[str, TimedCall] = {}
     for precision in list_precisions():
         clocks[precision] = []
-        ways[f"ours {precision}"] = partial(train_ours, course, precision, clocks[precision])
-        ways[f"trainer {precision}"] = partial(train_with_stock_trainer, course, precision)
+        ways[f"ours {precision}"] = partial(train_ours, setup, precision, clocks[precision])
+        ways[f"trainer {precision}"] = partial(train_with_stock_trainer, setup, precision)
     logging.getLogger("llmft.training").setLevel(logging.WARNING)  # a line per epoch is too many
     times = time_interleaved(ways, num_rounds=plan.num_rounds)
     for precision in list_precisions():
@@ -440,13 +433,13 @@ def measure_short_texts(
         total = sum(clock.seconds for clock in counted)
         yield {
             "dtype": precision,
-            "num_rows": len(course.rows),
-            "num_tokens": sum(row.num_tokens for row in course.rows),
-            "num_updates": course.num_updates,
-            "batch_size": course.batch_size,
+            "num_rows": len(setup.rows),
+            "num_tokens": sum(row.num_tokens for row in setup.rows),
+            "num_updates": setup.num_updates,
+            "batch_size": setup.batch_size,
             "num_rounds": plan.num_rounds,
             "num_threads": torch.get_num_threads(),
-            "seconds_per_step": times.take_median(ours) / course.num_updates,
+            "seconds_per_step": times.take_median(ours) / setup.num_updates,
             **{
                 f"speedup_vs_trainer_{other}": times.compare(ours, to=f"trainer {other}")
                 for other in list_precisions()

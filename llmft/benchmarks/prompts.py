@@ -69,7 +69,7 @@ class PromptBenchmark:
         self._prompt_ids: list[int] = draw(shape.prompt_tokens).tolist()
         rows = [EncodedRow(self._prompt_ids, a, len(a), len(a)) for a in articles.tolist()]
         targets_BD = torch.randn(shape.batch_size, len(LABELS.names), generator=generator)
-        self.course = TrainingSetup(
+        self.setup = TrainingSetup(
             base=BaseConfig(model=base_dir, tuning="lora"),
             rows=rows,
             targets_ND=targets_BD,
@@ -80,13 +80,13 @@ class PromptBenchmark:
         self._own_BA = articles.to(device)
         self._inputs_BT = torch.tensor([row.input_ids for row in rows], device=device)
         self._targets_BD = targets_BD.to(device)
-        self.model: Any = load_ours(self.course)[0].to(device).train()
+        self.model: Any = load_ours(self.setup)[0].to(device).train()
         for name, parameter in self.model.named_parameters():
             if "lora_B" in name:  # at its initial 0, A would have no gradient to compare
                 nn.init.normal_(parameter, std=0.02)
         if precision == "bfloat16":
             cast_frozen_weights(self.model)
-        self._final: Any = prepare_for_prediction(load_ours(self.course)[0].to(device), precision)
+        self._final: Any = prepare_for_prediction(load_ours(self.setup)[0].to(device), precision)
 
     def train_shared(self) -> float:
         """Compute the gradient of the batch with the shared forward; return seconds."""
@@ -233,8 +233,8 @@ def measure_shape(
         "shared prediction": prompt.predict_shared,
         "unshared prediction": partial(prompt.predict_unshared, predict_rows),
         "products": time_call(products),
-        "our update": partial(train_ours, prompt.course, precision),
-        "stock update": partial(train_with_stock_trainer, prompt.course, precision),
+        "our update": partial(train_ours, prompt.setup, precision),
+        "stock update": partial(train_with_stock_trainer, prompt.setup, precision),
     }
     times = time_interleaved(ways, num_rounds=num_rounds)
     return {

@@ -17,34 +17,124 @@ class Metric(NamedTuple):
     higher_is_better: bool
     flawless: float | None
     """Its value without any error; None in the units of the labels, where no interval is exact."""
+    meaning: str
+    """One line for people who read a report."""
     is_row_fraction: bool = False
     """Whether it is the fraction of rows that are right."""
     can_be_negative: bool = False
 
 
 METRICS = {
-    "mae": Metric(("scores",), False, None),
-    "rmse": Metric(("scores",), False, None),
-    "r2": Metric(("scores",), True, 1.0, can_be_negative=True),
-    "spearman": Metric(("scores",), True, 1.0, can_be_negative=True),
-    "skill": Metric(("scores",), True, 1.0, can_be_negative=True),
-    "overall_mae": Metric(("scores",), False, None),
-    "tier_accuracy": Metric(("scores",), True, 1.0, is_row_fraction=True),
-    "accuracy": Metric(("class", "multilabel"), True, 1.0, is_row_fraction=True),
-    "balanced_accuracy": Metric(("class",), True, 1.0),
-    "f1_macro": Metric(("class", "multilabel"), True, 1.0),
-    "f1_micro": Metric(("multilabel",), True, 1.0),
-    "hamming_loss": Metric(("multilabel",), False, 0.0),
-    "roc_auc": Metric(("class", "multilabel"), True, 1.0),
-    "average_precision": Metric(("class", "multilabel"), True, 1.0),
-    "top_3_accuracy": Metric(("class",), True, 1.0, is_row_fraction=True),
-    "quadratic_kappa": Metric(("class",), True, 1.0, can_be_negative=True),
+    "mae": Metric(
+        ("scores",),
+        False,
+        None,
+        meaning="mean absolute error: the mean distance of a score from its label",
+    ),
+    "rmse": Metric(
+        ("scores",),
+        False,
+        None,
+        meaning="root mean squared error: as mae, but large errors weigh more",
+    ),
+    "r2": Metric(
+        ("scores",),
+        True,
+        1.0,
+        can_be_negative=True,
+        meaning="fraction of the labels' variance that is explained",
+    ),
+    "spearman": Metric(
+        ("scores",),
+        True,
+        1.0,
+        can_be_negative=True,
+        meaning="rank correlation, 1 at best",
+    ),
+    "skill": Metric(
+        ("scores",),
+        True,
+        1.0,
+        can_be_negative=True,
+        meaning="1 is perfect, 0 is as good as the best constant, negative is worse",
+    ),
+    "overall_mae": Metric(
+        ("scores",),
+        False,
+        None,
+        meaning="mae of the weighted mean of the dimensions",
+    ),
+    "tier_accuracy": Metric(
+        ("scores",),
+        True,
+        1.0,
+        is_row_fraction=True,
+        meaning="fraction of rows in the right tier",
+    ),
+    "accuracy": Metric(
+        ("class", "multilabel"),
+        True,
+        1.0,
+        is_row_fraction=True,
+        meaning="fraction of rows predicted correctly; with several labels, all of them",
+    ),
+    "balanced_accuracy": Metric(
+        ("class",),
+        True,
+        1.0,
+        meaning="mean recall over the classes",
+    ),
+    "f1_macro": Metric(
+        ("class", "multilabel"),
+        True,
+        1.0,
+        meaning="mean over the classes or labels of F1, the harmonic mean of precision and recall",
+    ),
+    "f1_micro": Metric(
+        ("multilabel",),
+        True,
+        1.0,
+        meaning="F1 of all decisions, one per label and row, together",
+    ),
+    "hamming_loss": Metric(
+        ("multilabel",),
+        False,
+        0.0,
+        meaning="fraction of the decisions, one per label and row, that are wrong",
+    ),
+    "roc_auc": Metric(
+        ("class", "multilabel"),
+        True,
+        1.0,
+        meaning="probability that a row of a class gets a higher probability than another row; "
+        "0.5 by chance",
+    ),
+    "average_precision": Metric(
+        ("class", "multilabel"),
+        True,
+        1.0,
+        meaning="area under the precision-recall curve; by chance the fraction of rows "
+        "of the class",
+    ),
+    "top_3_accuracy": Metric(
+        ("class",),
+        True,
+        1.0,
+        is_row_fraction=True,
+        meaning="fraction of rows whose class is among the three most probable ones",
+    ),
+    "quadratic_kappa": Metric(
+        ("class",),
+        True,
+        1.0,
+        can_be_negative=True,
+        meaning="agreement beyond chance; confusions of distant classes weigh more",
+    ),
 }
 """Name, as in scikit-learn where it has the metric -> what it is.
 
-`skill` is `d2_absolute_error_score`, `overall_mae` the error of the weighted overall score,
-`tier_accuracy` the fraction of rows in the right tier, `average_precision` the area under the
-precision-recall curve, `quadratic_kappa` `cohen_kappa_score` with quadratic weights.
+`skill` is `d2_absolute_error_score`, `quadratic_kappa` is `cohen_kappa_score` with quadratic
+weights.
 """
 
 

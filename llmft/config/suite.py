@@ -236,11 +236,15 @@ def _get_common_gates(gap: float) -> dict[str, GateConfig]:
     }
 
 
+IDENTITY_KEYS = ("name", "task", "output_dir", "train.seed")
+"""Keys of a recipe that differ between runs of any comparison."""
+FIXED_KEYS = ("train.metric", "tokens.article", "train.max_tokens_per_batch")
+"""Keys that no treatment may name: checkpoint selection, truncation and batch size."""
 _NO_TREATMENT = (
-    "name", "task", "output_dir", "train.seed", "train.metric", "tokens.article",
-    "train.batch_size", "train.gradient_accumulation_steps", "train.max_tokens_per_batch",
+    *IDENTITY_KEYS, *FIXED_KEYS, "train.batch_size", "train.gradient_accumulation_steps",
 )  # fmt: skip
 NoiseKind = Literal["repeated", "second_oracle"]
+NOISE_KINDS: tuple[NoiseKind, ...] = get_args(NoiseKind)
 """Origin of second labels: the same oracle asked again, or another oracle."""
 
 
@@ -438,14 +442,10 @@ def load_suite(path: Path) -> Suite:
     edge_cases = None
     if config.edge_cases is not None:
         edge_cases = faults.catch(partial(find, config.edge_cases, key=("edge_cases",)))
-    named: dict[NoiseKind, str | None] = {
-        "repeated": config.noise.repeated,
-        "second_oracle": config.noise.second_oracle,
-    }
     noise = {
         kind: faults.catch(partial(find, name, key=("noise", kind)))
-        for kind, name in named.items()
-        if name is not None
+        for kind in NOISE_KINDS
+        if (name := getattr(config.noise, kind)) is not None
     }
     faults.raise_all()
     assert task is not None

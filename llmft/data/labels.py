@@ -178,3 +178,9 @@ def _parse_score(scores: Row, name: str, limits: list[float]) -> float:
             f"out of range: {name} is {score:g}, allowed {limits[0]:g} to {limits[1]:g}"
         )
     return score
+
+
+def has_unknown_label(labels: Any, label_names: list[str]) -> bool:
+    """Return whether a row has a class or label that is not among the model's."""
+    named = {labels} if isinstance(labels, str) else set(labels)
+    return not named <= set(label_names)

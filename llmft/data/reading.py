@@ -34,11 +34,8 @@ def read_date(value: Any, *, name: str) -> tuple[str, float]:
     text = value.isoformat() if isinstance(value, datetime.date) else as_text(value, name=name)
     if not text:
         raise RowFaultError(f"date missing: {name}")
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if math.isfinite(number):
+    number = _as_number(text)
+    if number is not None:
         return "number", number
     for read in (datetime.datetime.fromisoformat, parsedate_to_datetime):
         try:

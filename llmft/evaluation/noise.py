@@ -14,6 +14,7 @@ from llmft.config.suite import NoiseKind
 from llmft.config.task import SourceConfig, TaskConfig
 from llmft.data.batches import make_targets
 from llmft.data.fields import Row
+from llmft.data.labels import has_unknown_label
 from llmft.data.reading import read_labelled
 from llmft.errors import UserError
 from llmft.metrics.definitions import compute_metric, find_label_type
@@ -74,7 +75,8 @@ def read_second_labels(
     found = {
         places[key]: row
         for row in read
-        if (key := (row["id"], row["text"])) in places and _is_known(row["labels"], names)
+        if (key := (row["id"], row["text"])) in places
+        and not has_unknown_label(row["labels"], names)
     }
     if not found:
         raise UserError(_explain_no_match(path, read, rejected, task=task, rows=rows))
@@ -148,10 +150,6 @@ def _measure(
         return MetricValue(value=value, interval=interval)
     flipped = interval and Interval(1 - interval.high, 1 - interval.low)
     return MetricValue(value=1 - value, interval=flipped)
-
-
-def _is_known(labels: Any, names: list[str]) -> bool:
-    return set([labels] if isinstance(labels, str) else labels) <= set(names)
 
 
 def _explain_no_match(

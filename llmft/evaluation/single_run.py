@@ -4,7 +4,7 @@ import functools
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from llmft.audit.collapsed_predictions import check_baselines, check_collapsed_predictions
 from llmft.audit.comparability import check_run, check_test_use
@@ -16,6 +16,7 @@ from llmft.config.recipe import RecipeConfig
 from llmft.config.suite import GateConfig, LatencyConfig, Suite, WaiverConfig, merge_with_defaults
 from llmft.config.task import SEEN_SPLITS, LabelsConfig, SourceConfig, Split
 from llmft.data.fields import Row
+from llmft.data.labels import has_unknown_label
 from llmft.data.prepared import PreparedData
 from llmft.data.reading import read_labelled
 from llmft.errors import UserError
@@ -105,12 +106,6 @@ def _read_file_rows(subject: EvaluationRows, path: Path) -> EvaluationRows:
         num_rejected=len(rejected),
         num_unknown_labels=len(rows) - len(known),
     )
-
-
-def has_unknown_label(labels: Any, label_names: list[str]) -> bool:
-    """Return whether a row has a class or label that is not among the model's."""
-    named = {labels} if isinstance(labels, str) else set(labels)
-    return not named <= set(label_names)
 
 
 class _EvaluationSettings(NamedTuple):

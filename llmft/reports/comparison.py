@@ -7,20 +7,23 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmft.config.suite import NoiseKind
 from llmft.reports import formatting as f
-from llmft.reports.entries import MAX_PARTS, ReportEntry, is_higher_better, style_ensemble
 from llmft.reports.gates import make_gates
 from llmft.reports.layout import (
+    MAX_PARTS,
     Block,
     Cell,
     Column,
     HeaderCell,
+    ReportEntry,
     SavedPlot,
     Section,
     Table,
     has_package,
+    is_higher_better,
     keep_known_rows,
     make_cells,
     make_columns,
+    style_ensemble,
     write_report,
 )
 from llmft.reports.rows import make_row_table
@@ -29,7 +32,6 @@ from llmft.reports.sections import (
     draw_sections,
     make_context,
     make_edge_cases,
-    make_fits,
     make_sections,
 )
 from llmft.reports.variant_tables import (
@@ -195,7 +197,7 @@ def _list_sections(
         make_rare_events(result.rare, shown),
         make_noise(result.noise, shown),
         make_edge_cases(variants, shown),
-        make_fits(variants, shown),
+        shared["fits"],
         shared["predicted"],
         shared["calibration"],
     ]

@@ -4,8 +4,15 @@ from collections.abc import Mapping, Sequence
 
 from llmft.config.suite import HIGHER_IS_BETTER
 from llmft.reports import formatting as f
-from llmft.reports.entries import ReportEntry
-from llmft.reports.layout import Block, Column, HeaderCell, Section, Table, make_columns
+from llmft.reports.layout import (
+    Block,
+    Column,
+    HeaderCell,
+    ReportEntry,
+    Section,
+    Table,
+    make_columns,
+)
 from llmft.results.evaluation import GateResult, VariantResult
 
 

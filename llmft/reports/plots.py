@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from llmft.config.metrics import METRICS
 from llmft.config.suite import HIGHER_IS_BETTER
 from llmft.files import replace_file
-from llmft.reports.entries import (
+from llmft.reports.formatting import format_interval, format_metric, format_quantity, shorten
+from llmft.reports.layout import (
     BAD,
     CARD,
     GOOD,
@@ -34,11 +35,10 @@ from llmft.reports.entries import (
     MAX_COUNTED_CLASSES,
     MUTED,
     ReportEntry,
+    SavedPlot,
     choose_parts,
     is_higher_better,
 )
-from llmft.reports.formatting import format_interval, format_metric, format_quantity, shorten
-from llmft.reports.layout import SavedPlot
 from llmft.results.comparison import Pair
 from llmft.results.evaluation import (
     GateResult,

@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from llmft.reports import formatting as f
-from llmft.reports.entries import ReportEntry
 from llmft.reports.formatting import MISSING, format_score
-from llmft.reports.layout import Cell, Column, HeaderCell, Table
+from llmft.reports.layout import Cell, Column, HeaderCell, ReportEntry, Table
 from llmft.results.comparison import ComparisonResult, SliceTable
 from llmft.results.evaluation import EvaluationBase, Labels, RowResult
 

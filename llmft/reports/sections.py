@@ -4,30 +4,28 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from llmft.reports.entries import (
+from llmft.reports.formatting import format_metric, format_percent_interval
+from llmft.reports.layout import (
     GAP,
     MAX_COUNTED_CLASSES,
     MAX_POINTS,
-    ReportEntry,
-    choose_part_metric,
-    is_higher_better,
-    list_baselines,
-    list_metric_names,
-    style_variant,
-)
-from llmft.reports.formatting import format_metric, format_percent_interval
-from llmft.reports.layout import (
     AuditGroup,
     Block,
     Cell,
     Column,
     HeaderCell,
+    ReportEntry,
     SavedPlot,
     Section,
     Table,
+    choose_part_metric,
+    is_higher_better,
+    list_baselines,
+    list_metric_names,
     make_cells,
     make_columns,
     name_file,
+    style_variant,
 )
 from llmft.reports.rows import list_worst_rows
 from llmft.reports.variant_tables import (

@@ -12,22 +12,15 @@ from llmft.results.comparison import ComparisonResult
 from llmft.results.evaluation import EvaluationResult, Finding, Metrics
 from llmft.results.manifest import Manifest, ScoreStats
 
-_COLOURS = {
-    "special": "2",
-    "prompt": "34",
-    "article": "0",
-    "pair": "36",
-    "cut": "9;31",
-    "tail": "35",
+_TOKENS = {
+    "special": ("2", "special tokens"),
+    "prompt": ("34", "prompt, the same in every row"),
+    "article": ("0", "article"),
+    "pair": ("36", "text pair"),
+    "cut": ("9;31", "removed by truncation"),
+    "tail": ("35", "tail, the same in every row"),
 }
-_EXPLAINED = {
-    "special": "special tokens",
-    "prompt": "prompt, the same in every row",
-    "article": "article",
-    "pair": "text pair",
-    "cut": "removed by truncation",
-    "tail": "tail, the same in every row",
-}
+"""Kind of tokens -> ANSI colour, meaning."""
 
 
 def describe_labels(manifest: Manifest) -> Iterator[str]:
@@ -124,7 +117,7 @@ def show_row(row: Row, *, split: str, encoder: Encoder) -> Iterator[str]:
     )
     present = [piece for piece in pieces if piece.ids]
     kinds = dict.fromkeys(piece.kind for piece in present)
-    yield "  ".join(_paint(_EXPLAINED[kind], kind, name=kind) for kind in kinds)
+    yield "  ".join(_paint(_TOKENS[kind][1], kind, name=kind) for kind in kinds)
     yield "".join(
         _paint(
             _decode(encoder.tokenizer, piece.ids), piece.kind, name=f"{piece.kind} {len(piece.ids)}"
@@ -143,5 +136,5 @@ def _decode(tokenizer: Any, ids: list[int]) -> str:
 
 def _paint(text: str, kind: str, *, name: str) -> str:
     if sys.stdout.isatty() and "NO_COLOR" not in os.environ:
-        return f"\x1b[{_COLOURS[kind]}m{text}\x1b[0m"
+        return f"\x1b[{_TOKENS[kind][0]}m{text}\x1b[0m"
     return f"[{name}]{text}"

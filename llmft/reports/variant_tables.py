@@ -3,21 +3,20 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from llmft.config.metrics import METRICS
 from llmft.reports import formatting as f
-from llmft.reports.entries import (
-    ReportEntry,
-    choose_parts,
-    is_higher_better,
-    list_metric_names,
-)
 from llmft.reports.formatting import format_count, format_metric, note_interval
 from llmft.reports.layout import (
     Cell,
     Column,
     HeaderCell,
+    ReportEntry,
     Table,
+    choose_parts,
+    is_higher_better,
     keep_known_columns,
     keep_known_rows,
+    list_metric_names,
     make_cells,
     make_columns,
 )
@@ -33,32 +32,12 @@ from llmft.results.evaluation import (
 )
 from llmft.results.manifest import Manifest
 
-_EXPLAINED = {
-    "mae": "mean absolute error: the mean distance of a score from its label",
-    "rmse": "root mean squared error: as mae, but large errors weigh more",
-    "r2": "fraction of the labels' variance that is explained",
-    "spearman": "rank correlation, 1 at best",
-    "skill": "1 is perfect, 0 is as good as the best constant, negative is worse",
-    "overall_mae": "mae of the weighted mean of the dimensions",
-    "tier_accuracy": "fraction of rows in the right tier",
-    "accuracy": "fraction of rows predicted correctly; with several labels, all of them",
-    "balanced_accuracy": "mean recall over the classes",
-    "f1_macro": "mean over the classes or labels of F1, the harmonic mean of precision and recall",
-    "f1_micro": "F1 of all decisions, one per label and row, together",
-    "hamming_loss": "fraction of the decisions, one per label and row, that are wrong",
-    "roc_auc": "probability that a row of a class gets a higher probability than another row; 0.5 "
-    "by chance",
-    "average_precision": "area under the precision-recall curve; by chance the fraction of rows of "
-    "the class",
-    "top_3_accuracy": "fraction of rows whose class is among the three most probable ones",
-    "quadratic_kappa": "agreement beyond chance; confusions of distant classes weigh more",
-}
 _NUM_CONFUSED = 8
 
 
 def explain_metrics(metrics: Sequence[str]) -> list[str]:
     """Return one line of explanation for each metric."""
-    return [f"{metric}: {_EXPLAINED[metric]}" for metric in metrics if metric in _EXPLAINED]
+    return [f"{name}: {METRICS[name].meaning}" for name in metrics if name in METRICS]
 
 
 def make_metric_table(

@@ -13,11 +13,11 @@ from tests.benchmarks.test_article_ways import make_setup
 @pytest.mark.parametrize("tuning", ["full", "lora"])
 def test_a_base_is_measured_in_every_precision(tuning: str, request: pytest.FixtureRequest) -> None:
     base: Path = request.getfixturevalue("tiny_bert" if tuning == "full" else "tiny_qwen")
-    course = make_setup(base, tuning=tuning)
-    found = measure_base("tiny", course, Plan(batch_size=2, max_length=16, num_rounds=1))
+    setup = make_setup(base, tuning=tuning)
+    found = measure_base("tiny", setup, Plan(batch_size=2, max_length=16, num_rounds=1))
     assert [entry["dtype"] for entry in found] == list_precisions()
     for entry in found:
-        assert entry["num_tokens"] == sum(row.num_tokens for row in course.rows)
+        assert entry["num_tokens"] == sum(row.num_tokens for row in setup.rows)
         assert entry["speedup_vs_trainer"] == pytest.approx(
             entry["seconds_trainer"] / entry["seconds_ours"]
         )

@@ -51,25 +51,23 @@ def test_every_way_sees_every_row_once_in_as_many_updates(
     way: str, tuning: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = request.getfixturevalue("tiny_bert" if tuning == "full" else "tiny_qwen")
-    course = make_setup(base, tuning=tuning)
+    setup = make_setup(base, tuning=tuning)
     seen = watch_batches(monkeypatch)
     match way:
         case "ours":
-            seconds = train_ours(course, "float32")
+            seconds = train_ours(setup, "float32")
         case "trainer":
-            seconds = article_ways.train_with_stock_trainer(course, "float32")
+            seconds = article_ways.train_with_stock_trainer(setup, "float32")
         case _:
-            seconds = train_in_classic_loop(course)
-            assert all(ids.shape[1] == course.max_length for _, ids in seen)
+            seconds = train_in_classic_loop(setup)
+            assert all(ids.shape[1] == setup.max_length for _, ids in seen)
     assert seconds > 0
-    assert len(seen) == course.num_updates == 4
+    assert len(seen) == setup.num_updates == 4
     rows = sorted(row for batch, _ in seen for row in batch)
-    assert rows == sorted(row.input_ids for row in course.rows)
+    assert rows == sorted(row.input_ids for row in setup.rows)
 
 
 def test_an_way_that_makes_another_number_of_updates_is_no_way(tiny_bert: Path) -> None:
-    course = make_setup(tiny_bert, tuning="full")
+    setup = make_setup(tiny_bert, tuning="full")
     with pytest.raises(AssertionError):
-        train_in_classic_loop(
-            course._replace(rows=course.rows[:5], targets_ND=course.targets_ND[:5])
-        )
+        train_in_classic_loop(setup._replace(rows=setup.rows[:5], targets_ND=setup.targets_ND[:5]))

@@ -142,7 +142,7 @@ def test_an_undefined_gate_decides_nothing_and_breaks_nothing(home: Path) -> Non
 
 
 def test_rows_with_a_label_that_the_model_does_not_know_are_left_out() -> None:
-    from llmft.evaluation.single_run import has_unknown_label
+    from llmft.data.labels import has_unknown_label
 
     known = ["crisis", "profit"]
     assert not has_unknown_label(["crisis"], known)

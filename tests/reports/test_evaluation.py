@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from llmft.reports.entries import GAP
 from llmft.reports.evaluation import write_evaluation_report
 from llmft.reports.formatting import format_interval
+from llmft.reports.layout import GAP
 from llmft.results.evaluation import Decision, EvaluationResult, Finding, LabelType
 from tests.reports.made_up import EVIL, NAMED, make_evaluation
 from tests.reports.made_up_judgement import make_edge_cases, make_latency

@@ -1,7 +1,8 @@
 from collections.abc import Mapping
 
 from llmft.config.metrics import METRICS
-from llmft.reports.entries import (
+from llmft.reports.formatting import format_labels
+from llmft.reports.layout import (
     MARKER_STYLES,
     ReportEntry,
     choose_part_metric,
@@ -9,7 +10,6 @@ from llmft.reports.entries import (
     is_higher_better,
     style_variant,
 )
-from llmft.reports.formatting import format_labels
 from llmft.reports.variant_tables import explain_metrics
 from llmft.results.evaluation import Parts
 from tests.reports.made_up import make_comparison

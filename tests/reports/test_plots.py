@@ -1,7 +1,7 @@
 import numpy as np
 from matplotlib.axes import Axes
 
-from llmft.reports.entries import MARKER_STYLES, ReportEntry
+from llmft.reports.layout import MARKER_STYLES, ReportEntry
 from llmft.reports.plots import (
     draw_confusion,
     draw_predicted,
