@@ -41,11 +41,11 @@ def run_verb(verb: Callable[[list[str]], int], arguments: list[str]) -> int:
     except UserError as error:
         _wait_for_main()
         sys.stderr.write(f"llmft: {error}\n")
-        return 2
+        return error.exit_status
     except StoppedError as error:
         if is_main():
             sys.stderr.write(f"llmft: {error}\n")
-        return 143
+        return error.exit_status
     except KeyboardInterrupt:
         if is_main():
             sys.stderr.write("\nllmft: interrupted; run the same command again to resume\n")
@@ -58,7 +58,7 @@ def run_verb(verb: Callable[[list[str]], int], arguments: list[str]) -> int:
                 "that process ended with an error; fix that error, and run the same command again "
                 f"to resume. The error here: {error}\n"
             )
-            return 2
+            return UserError.exit_status
         traceback.print_exc()
         sys.stderr.write("llmft: this is a bug in llmft; please report it\n")
         return 3

@@ -2,8 +2,12 @@
 
 
 class UserError(Exception):
-    """An error that the user can fix: the message says what, where and how. Exit status 2."""
+    """An error that the user can fix: the message says what, where and how."""
+
+    exit_status = 2
 
 
 class StoppedError(Exception):
-    """A training was stopped by a signal, and has saved its state. Exit status 143."""
+    """A training was stopped by a signal, and has saved its state."""
+
+    exit_status = 143

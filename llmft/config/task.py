@@ -164,6 +164,11 @@ SEEN_SPLITS: tuple[Split, ...] = ("train", "val")
 """Splits that training and the choice of the checkpoint see."""
 
 
+def rank_given(split: Split | None) -> int:
+    """Return the precedence of a split that a source fixes: test is highest; -1 without one."""
+    return -1 if split is None else SPLITS.index(split)
+
+
 class SourceConfig(ConfigSection):
     """One input file, glob or data set."""
 

@@ -17,9 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmft.config.loading import FaultList
-from llmft.config.task import SourceConfig, Split
+from llmft.config.task import SourceConfig, Split, rank_given
 from llmft.data.fields import Row
-from llmft.data.splitting import rank_given
 from llmft.errors import UserError
 from llmft.files import hash_file
 

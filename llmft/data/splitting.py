@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.cluster.hierarchy import DisjointSet
 
 from llmft.config.task import (
     SPLITS,
@@ -17,6 +18,7 @@ from llmft.config.task import (
     Split,
     SplitConfig,
     TaskConfig,
+    rank_given,
 )
 from llmft.data.fields import Row, shorten_list
 from llmft.data.labels import assign_tiers, compute_overall, list_scores
@@ -34,8 +36,6 @@ def merge_units(*keys_per_row: Sequence[Hashable | None]) -> list[int]:
     Returns:
         For each row the index of the first row of its unit, length N.
     """
-    from scipy.cluster.hierarchy import DisjointSet  # slow to import, and not needed to read rows
-
     rows = range(len(keys_per_row[0]))
     joined = DisjointSet(rows)
     for keys in keys_per_row:
@@ -150,11 +150,6 @@ def assign_splits_by_date(
         split_of[date] = splits[min(int(np.searchsorted(ends, middle)), len(splits) - 1)]
         num_done += num_rows[date]
     return [split_of[date_of[unit]] for unit in units]
-
-
-def rank_given(split: Split | None) -> int:
-    """Return the precedence of a split that a source fixes: test is highest; -1 without one."""
-    return -1 if split is None else SPLITS.index(split)
 
 
 class Leak(NamedTuple):

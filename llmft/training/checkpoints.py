@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -13,11 +13,11 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from llmft.config.metrics import METRICS
 from llmft.config.recipe import TrainConfig
 from llmft.errors import StoppedError, UserError
 from llmft.files import read_json, write_json
 from llmft.processes import is_any, is_main, is_orphan, wait_for_all
-from llmft.results.run import CurvePoint
 
 logger = logging.getLogger(__name__)
 
@@ -30,15 +30,19 @@ def read_step(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
 
-def choose_best(
-    history: Sequence[CurvePoint], *, metric: str, higher_is_better: bool
-) -> CurvePoint:
-    """Return the validation whose checkpoint becomes the model: the best one, the first of equals.
+def keep_best_by(metric: str) -> dict[str, Any]:
+    """Return the trainer's settings by which the best checkpoint on validation becomes the model.
 
-    The trainer keeps the checkpoint by the same rule (`metric_for_best_model`).
+    Of equal ones the first is kept.
+
+    Args:
+        metric: A metric, or `loss`.
     """
-    choose = max if higher_is_better else min
-    return choose(history, key=lambda point: point.val[metric])
+    return {
+        "load_best_model_at_end": True,
+        "metric_for_best_model": metric,
+        "greater_is_better": metric != "loss" and METRICS[metric].higher_is_better,
+    }
 
 
 def find_last_checkpoint(folder: Path) -> Path | None:

@@ -31,7 +31,6 @@ from transformers import (
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import EvalPrediction
 
-from llmft.config.metrics import METRICS
 from llmft.config.recipe import Precision, TrainConfig
 from llmft.data.batches import (
     BatchLimits,
@@ -49,7 +48,7 @@ from llmft.models.device import autocast, choose_max_tokens, choose_precision
 from llmft.models.saved import load_weights
 from llmft.processes import get_rank, get_world_size, is_main
 from llmft.results.run import CurvePoint
-from llmft.training.checkpoints import Checkpointing, choose_best, read_step
+from llmft.training.checkpoints import Checkpointing, keep_best_by, read_step
 from llmft.training.inputs import count_steps
 from llmft.training.launch import ONE_PROCESS, Launch
 from llmft.training.losses import FiniteLoss, Loss
@@ -211,9 +210,7 @@ def make_arguments(
         save_strategy=eval_strategy,
         save_steps=config.eval_steps or 500,
         restore_callback_states_from_checkpoint=True,  # early stopping keeps its counter
-        load_best_model_at_end=True,
-        metric_for_best_model=metric,
-        greater_is_better=metric != "loss" and METRICS[metric].higher_is_better,
+        **keep_best_by(metric),
         logging_steps=max(1, min(steps // 200, log_at_most)),
         logging_nan_inf_filter=False,  # FiniteLoss stops instead of averaging it away
         label_names=["labels", "row_index"],
@@ -353,13 +350,14 @@ def _summarise(
 ) -> TrainingResult:
     history = summarise_history(state.log_history)
     key = str(arguments.metric_for_best_model)
-    best = choose_best(history, metric=key, higher_is_better=arguments.greater_is_better)
+    checkpoint = Path(arguments.output_dir, Path(state.best_model_checkpoint).name)
+    best = next(point for point in history if point.step == read_step(checkpoint))
     return TrainingResult(
         history=history,
         best=best,
         best_metric_name=key,
         best_metric=best.val[key],
-        best_checkpoint=Path(arguments.output_dir, Path(state.best_model_checkpoint).name),
+        best_checkpoint=checkpoint,
         num_steps=state.global_step,
         num_epochs=float(state.epoch or 0),
         train_seconds=state.log_history[-1]["seconds"],
