@@ -279,10 +279,10 @@ def _list_mismatches(config: RecipeConfig, task: TaskConfig) -> dict[tuple[str, 
             f"found {metric}, but the labels of this task have {', '.join(metrics)}"
         )
     if isinstance(labels, ScoresConfig):
-        strange = [n for n in loss.dimension_weights or {} if n not in labels.dimensions]
-        if strange:
+        unknown = [n for n in loss.dimension_weights or {} if n not in labels.dimensions]
+        if unknown:
             found["head", "loss", "dimension_weights"] = (
-                f"{strange[0]!r} is not a dimension of the task"
+                f"{unknown[0]!r} is not a dimension of the task"
             )
     if loss.row_weights is not None and loss.row_weights not in task.fields.carried:
         found["head", "loss", "row_weights"] = (

@@ -93,7 +93,7 @@ class WaiverConfig(ConfigSection):
     @classmethod
     def _refuse_silence(cls, reason: Any) -> Any:
         if isinstance(reason, str) and not reason.strip():
-            raise ValueError("empty; say why it does not matter here")
+            raise ValueError("empty; explain why it does not matter here")
         return reason
 
 
@@ -280,7 +280,7 @@ class VariantConfig(ConfigSection):
     runs: list[str] | None = Field(default=None, min_length=1)
     """Run folders, one per seed."""
     recipe: str | None = None
-    """Recipe file; its runs lie in OUTPUT_DIR/seed-N."""
+    """Recipe file; its runs are in OUTPUT_DIR/seed-N."""
     seeds: list[Seed] | None = Field(default=None, min_length=1)
     """Training seeds for the recipe."""
 

@@ -112,9 +112,9 @@ class ClassConfig(ConfigSection):
             _refuse_repeats(self.order, key="order")
             _refuse_unknown(self.exclude, self.order, key="exclude", negate=True)
             named = list((self.map or {}).values()) + ([self.otherwise] if self.otherwise else [])
-            strange = [n for n in named if n not in (*self.order, *self.exclude)]
-            if strange:
-                raise ValueError(f"order: lacks the class {strange[0]!r}")
+            unknown = [n for n in named if n not in (*self.order, *self.exclude)]
+            if unknown:
+                raise ValueError(f"order: lacks the class {unknown[0]!r}")
         return self
 
 

@@ -249,10 +249,10 @@ def _check_output(output: Path, sources: list[Source]) -> None:
     if not nearest.is_dir():
         raise UserError(f"output: {nearest} is a file; name a folder")
     names = [f"{name}.jsonl" for name in (*SPLITS, "rejected")]
-    strange = [name for name in names if (output / name).exists()]
-    if strange and not (output / "manifest.json").exists() and not find_staged(output):
+    existing = [name for name in names if (output / name).exists()]
+    if existing and not (output / "manifest.json").exists() and not find_staged(output):
         raise UserError(
-            f"output: {output / strange[0]} exists, but was not written by `llmft prepare`; name "
+            f"output: {output / existing[0]} exists, but was not written by `llmft prepare`; name "
             "another folder, or move the file away"
         )
     for path in (Path(source.path) for source in sources if not source.is_hub):

@@ -252,7 +252,7 @@ def read_config(config: BaseConfig) -> Any:
     if _is_quantised(found.to_dict()):
         raise UserError(
             f"base.model: the weights of {config.model} are quantised already; name the base that "
-            "they were made from, with `tuning: qlora` to hold it in 4 bit"
+            "they were made from, with `tuning: qlora` to load it in 4 bit"
         )
     return found
 

@@ -47,7 +47,7 @@ def choose_max_tokens(config: Any, device: "torch.device") -> int:
 
     Args:
         config: Configuration of the base.
-        device: Where the model lies.
+        device: Where the model is.
     """
     if device.type == "cpu":
         num_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -13,7 +13,7 @@ _HEAD_NAMES = ("score", "classifier")
 
 
 class LabelSpace(NamedTuple):
-    """The outputs of a head: how many, and what they stand for."""
+    """The outputs of a head: their number and their names."""
 
     head: Head
     names: list[str]

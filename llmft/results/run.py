@@ -147,7 +147,7 @@ class RunRecord(ResultFile, RunIdentity):
 
 
 RunFile = Annotated[RunRecord | UnfinishedRun, Field(discriminator="status")]
-"""What `training_metadata.json` may hold."""
+"""The schemas of `training_metadata.json`."""
 
 
 class CurvePoint(Result):

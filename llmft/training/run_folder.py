@@ -168,7 +168,7 @@ def check_init_from(config: RecipeConfig, *, label_names: list[str]) -> None:
     if not is_finished(Path(config.init_from)):
         raise UserError(
             f"init_from: {config.init_from} contains no finished run; name the folder in which "
-            f"{METADATA_NAME} and model/ lie, or train it first"
+            f"{METADATA_NAME} and model/ are, or train it first"
         )
     check_init_compatibility(config, label_names=label_names)
 
@@ -212,7 +212,7 @@ def list_differences(found: RunIdentity, wanted: RunIdentity) -> list[str]:
 
 
 def is_finished(run_dir: Path) -> bool:
-    """Return whether a finished run lies in the folder.
+    """Return whether the folder contains a finished run.
 
     Raises:
         UserError: If its record is broken or of another version.

@@ -124,7 +124,7 @@ def test_variants_that_make_no_sense(write, variants: str, complaint: str) -> No
         (
             SCORES_TASK,
             {"margin: 0.1": "waive: [{check: same_data, reason: ''}]\nmargin: 0.1"},
-            "suite.yaml:5: waive.0.reason: empty; say why it does not matter",
+            "suite.yaml:5: waive.0.reason: empty; explain why it does not matter",
         ),
         (
             SCORES_TASK,
