@@ -21,9 +21,9 @@ from llmft.processes import ask_main, is_main, main_first
 if TYPE_CHECKING:
     from llmft.data.batches import BatchShape
     from llmft.results.run import UnfinishedRun
-    from llmft.training.fitting import TrainedModel
     from llmft.training.inputs import Inputs
     from llmft.training.launch import Launch
+    from llmft.training.train_model import TrainedModel
 
 logger = logging.getLogger("llmft.train")  # also when run as `-m llmft.train`
 
@@ -69,7 +69,6 @@ def train(recipe: Recipe, *, resume: str = "auto") -> Path:
     from llmft.data.encoding import refuse_budget
     from llmft.models.memory.peak import measure_peak_memory, reset_peak_memory
     from llmft.training.checkpoints import find_last_checkpoint
-    from llmft.training.fitting import fit_run
     from llmft.training.inputs import check_warmup, open_inputs, plan_batches
     from llmft.training.launch import read_launch, require_packages
     from llmft.training.run_folder import (
@@ -80,6 +79,7 @@ def train(recipe: Recipe, *, resume: str = "auto") -> Path:
         make_record,
         write_run,
     )
+    from llmft.training.train_model import train_model
 
     launch = read_launch(config)
     require_packages(config)
@@ -103,13 +103,18 @@ def train(recipe: Recipe, *, resume: str = "auto") -> Path:
             started = time.time()
             reset_peak_memory()
             plan = plan_batches(
-                recipe, inputs, world_size=launch.world_size, num_splits=run.num_splits
+                recipe,
+                inputs,
+                world_size=launch.world_size,
+                micro_batch_divisor=run.micro_batch_divisor,
             )
             checkpoint = find_last_checkpoint(folder / "checkpoints")
             if checkpoint is not None:
                 logger.info("%s: resuming from %s", folder, checkpoint.name)
             try:
-                trained = fit_run(recipe, inputs, plan=plan, launch=launch, resume_from=checkpoint)
+                trained = train_model(
+                    recipe, inputs, plan=plan, launch=launch, resume_from=checkpoint
+                )
             except torch.OutOfMemoryError:
                 trained = None  # the exception keeps tensors alive until this block ends
             if trained is not None:
@@ -146,7 +151,7 @@ def _halve_micro_batches(
     """
     import torch
 
-    from llmft.training.run_folder import record_num_splits
+    from llmft.training.run_folder import record_divisor
 
     config, folder = run.recipe, Path(run.recipe.output_dir)
     rows = "1 row" if shape.num_rows == 1 else f"{shape.num_rows} rows"
@@ -159,7 +164,7 @@ def _halve_micro_batches(
             f"train.batch_size: {found}; lower it and raise train.gradient_accumulation_steps by "
             f"the same factor, or set train.auto_batch_size: true, which does so; or {smaller}"
         )
-    changed = record_num_splits(folder, run, 2 * run.num_splits)
+    changed = record_divisor(folder, run, 2 * run.micro_batch_divisor)
     if launch.world_size > 1:  # the other processes wait for this one's part of the step
         raise UserError(
             f"train.auto_batch_size: {found}; run the same command again; it continues with half "
@@ -186,8 +191,8 @@ def _save_model(trained: "TrainedModel", inputs: "Inputs", config: RecipeConfig)
     from llmft.models.saved import check_saved_outputs, hash_model, save_model
     from llmft.prediction.inference import Predictor
     from llmft.prediction.stored import predict_and_store
-    from llmft.training.fitting import measure_logits
     from llmft.training.inputs import describe_limit
+    from llmft.training.train_model import measure_logits
 
     model, spec, result = trained
     folder, tokenizer = Path(config.output_dir), inputs.encoder.tokenizer

@@ -89,9 +89,9 @@ def test_the_architecture_names_what_is_there() -> None:
 
 
 def test_a_function_that_is_gone_would_be_found() -> None:
-    assert is_defined("training.fitting.fit_run")
+    assert is_defined("training.train_model.train_model")
     assert is_defined("data.encoding.Encoder.encode")
-    assert not is_defined("training.fitting.fit_runs")
+    assert not is_defined("training.train_model.train_models")
     assert not is_defined("evaluation.metrics.measure")
 
 

@@ -41,7 +41,7 @@ from llmft.models.device import choose_device, list_precisions
 from llmft.models.heads import LabelSpace
 from llmft.models.loading import load_model
 from llmft.training.losses import Loss
-from llmft.training.trainer import fit_model, make_arguments
+from llmft.training.trainer import make_arguments, run_trainer
 
 _MAX_POSITIONS = 16_384
 
@@ -168,7 +168,7 @@ def train_ours(
     )
     with tempfile.TemporaryDirectory() as folder, watch_steps(model) as clock:
         plan = BatchPlan(examples.lengths, config)
-        fit_model(  # without the check of the shared prompt, which must not be timed
+        run_trainer(  # without the check of the shared prompt, which must not be timed
             model,
             examples,
             _take_one(examples),

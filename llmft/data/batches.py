@@ -124,7 +124,7 @@ class BatchPlan:
         *,
         num_shared: int = 0,
         world_size: int = 1,
-        num_splits: int = 1,
+        micro_batch_divisor: int = 1,
     ) -> None:
         """Cut N rows into batches.
 
@@ -134,7 +134,7 @@ class BatchPlan:
             num_shared: Number of these tokens that all rows have in common. They count towards the
                 limits only, so a shared prompt gives the same batches as a repeated one.
             world_size: Number of devices.
-            num_splits: Number of parts that each micro-batch is split into, to save memory.
+            micro_batch_divisor: Into how many each micro-batch is divided, to save memory.
 
         Raises:
             UserError: If a row is longer than `max_tokens_per_batch`.
@@ -147,7 +147,7 @@ class BatchPlan:
             )
         self._seed = config.seed
         self._world_size = world_size
-        self.num_accumulated = config.gradient_accumulation_steps * num_splits
+        self.num_accumulated = config.gradient_accumulation_steps * micro_batch_divisor
         """Micro-batches of a device in one optimizer step."""
         self._bins_N = np.floor(np.log(lengths_N - num_shared) / np.log(_BIN_WIDTH))
         order_N = np.argsort(-lengths_N)

@@ -63,7 +63,7 @@ class RunIdentity(Result):
 class UnfinishedRun(ResultFile, RunIdentity):
     """`training_metadata.json` of a run that is still training, or was stopped."""
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     status: Literal["unfinished"] = "unfinished"
     world_size: int
     """Number of processes."""
@@ -71,14 +71,14 @@ class UnfinishedRun(ResultFile, RunIdentity):
     """How parameters are distributed over them."""
     precision: Precision
     """Dtype of the matrix products."""
-    num_splits: int = 1
+    micro_batch_divisor: int = 1
     """Number of smaller micro-batches that each one is split into, since memory ran out before."""
 
 
 class RunRecord(ResultFile, RunIdentity):
     """`training_metadata.json` of a finished run: what it depended on, its time and its memory."""
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     status: Literal["finished"] = "finished"
     name: str
     """Of the recipe."""

@@ -107,7 +107,7 @@ def describe_limit(limit: int | None) -> dict[str, str]:
 
 
 def plan_batches(
-    recipe: Recipe, inputs: Inputs, *, world_size: int = 1, num_splits: int = 1
+    recipe: Recipe, inputs: Inputs, *, world_size: int = 1, micro_batch_divisor: int = 1
 ) -> BatchPlan:
     """Plan the batches of a recipe's training, as `BatchPlan` does.
 
@@ -120,7 +120,7 @@ def plan_batches(
         recipe.config.train,
         num_shared=rows.num_shared,
         world_size=world_size,
-        num_splits=num_splits,
+        micro_batch_divisor=micro_batch_divisor,
     )
 
 

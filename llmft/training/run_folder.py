@@ -32,8 +32,8 @@ from llmft.training.checkpoints import (
 from llmft.training.launch import Launch
 
 if TYPE_CHECKING:
-    from llmft.training.fitting import TrainedModel
     from llmft.training.inputs import Inputs
+    from llmft.training.train_model import TrainedModel
 
 METADATA_NAME = "training_metadata.json"
 HISTORY_NAME = "training_history.json"
@@ -153,8 +153,8 @@ def claim_run_folder(
         )
     remove_other_checkpoints(checkpoints, last=last)
     continues = not differing and resume != "never"
-    num_splits = found.num_splits if continues and isinstance(found, UnfinishedRun) else 1
-    return _write_unfinished(run_dir, identity, launch, num_splits)
+    divisor = found.micro_batch_divisor if continues and isinstance(found, UnfinishedRun) else 1
+    return _write_unfinished(run_dir, identity, launch, divisor)
 
 
 def check_init_from(config: RecipeConfig, *, label_names: list[str]) -> None:
@@ -173,9 +173,9 @@ def check_init_from(config: RecipeConfig, *, label_names: list[str]) -> None:
     check_init_compatibility(config, label_names=label_names)
 
 
-def record_num_splits(run_dir: Path, run: UnfinishedRun, num_splits: int) -> UnfinishedRun:
+def record_divisor(run_dir: Path, run: UnfinishedRun, micro_batch_divisor: int) -> UnfinishedRun:
     """Record into how many parts micro-batches are split from now on; any process may do it."""
-    changed = run.replace(num_splits=num_splits)
+    changed = run.replace(micro_batch_divisor=micro_batch_divisor)
     write_result(run_dir / METADATA_NAME, changed)
     return changed
 
@@ -189,14 +189,14 @@ def write_run(
 
 
 def _write_unfinished(
-    run_dir: Path, identity: RunIdentity, launch: Launch, num_splits: int = 1
+    run_dir: Path, identity: RunIdentity, launch: Launch, micro_batch_divisor: int = 1
 ) -> UnfinishedRun:
     record = UnfinishedRun(
         **dict(identity),
         world_size=launch.world_size,
         parallelism=launch.parallelism,
         precision=_choose_precision(identity),
-        num_splits=num_splits,
+        micro_batch_divisor=micro_batch_divisor,
     )
     write_result(run_dir / METADATA_NAME, record)
     return record

@@ -181,7 +181,7 @@ def make_arguments(
         launch: How the processes share the work.
     """
     is_bfloat16 = choose_precision(config.precision) == "bfloat16"
-    uses_autocast = is_bfloat16 and launch.deepspeed is None  # else `fit_model` casts
+    uses_autocast = is_bfloat16 and launch.deepspeed is None  # else `run_trainer` casts
     warmup = config.warmup_ratio if config.warmup_steps is None else config.warmup_steps
     steps = count_steps(config, plan)
     log_at_most = min(len(plan), config.eval_steps or steps, config.save_steps or steps)
@@ -248,7 +248,7 @@ class TrainingResult(NamedTuple):
     """As accelerate names it."""
 
 
-def fit_model(  # noqa: PLR0913 - as many as `Trainer` takes
+def run_trainer(  # noqa: PLR0913 - as many as `Trainer` takes
     model: nn.Module,
     train: Examples,
     val: Examples,

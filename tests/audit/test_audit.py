@@ -345,6 +345,7 @@ def test_d9_a_variant_that_a_baseline_beats_is_warned_of() -> None:
     assert [(f.status, f.variants) for f in found] == [("warning", ["bad"])]
     assert "tfidf" in found[0].message
     assert check_baselines("accuracy", {"a": 3.0}, baselines)[0].status == "ok"
+    assert check_baselines("mae", {}, baselines) == [], "without a valid variant nothing is beaten"
 
 
 def test_every_check_that_has_a_name_is_made() -> None:

@@ -69,18 +69,22 @@ def test_r8_every_epoch_has_each_row_once_in_as_many_batches_within_bounds(
 
 
 @given(
-    lengths=LENGTHS, batch_size=st.sampled_from([1, 2, 5]), num_splits=st.sampled_from([1, 2, 4])
+    lengths=LENGTHS,
+    batch_size=st.sampled_from([1, 2, 5]),
+    micro_batch_divisor=st.sampled_from([1, 2, 4]),
 )
 def test_r8_the_weights_change_for_the_same_rows_however_the_work_is_shared(
-    lengths: np.ndarray, batch_size: int, num_splits: int
+    lengths: np.ndarray, batch_size: int, micro_batch_divisor: int
 ) -> None:
     def arrange(
-        *, batch_size: int, world_size: int = 1, accumulated: int = 1, num_splits: int = 1
+        *, batch_size: int, world_size: int = 1, accumulated: int = 1, micro_batch_divisor: int = 1
     ) -> list[list[int]]:
         config = TrainConfig(batch_size=batch_size, gradient_accumulation_steps=accumulated)
-        plan = BatchPlan(lengths, config, world_size=world_size, num_splits=num_splits)
-        assert plan.num_accumulated == accumulated * num_splits
-        assert plan.largest.num_rows <= -(-batch_size // num_splits)
+        plan = BatchPlan(
+            lengths, config, world_size=world_size, micro_batch_divisor=micro_batch_divisor
+        )
+        assert plan.num_accumulated == accumulated * micro_batch_divisor
+        assert plan.largest.num_rows <= -(-batch_size // micro_batch_divisor)
         steps = [plan.arrange(3, rank=rank) for rank in range(world_size)]
         return [
             sorted(
@@ -96,7 +100,7 @@ def test_r8_the_weights_change_for_the_same_rows_however_the_work_is_shared(
     for world_size, accumulated in ((4, 1), (2, 2), (1, 4)):
         found = arrange(
             batch_size=batch_size, world_size=world_size, accumulated=accumulated,
-            num_splits=num_splits,
+            micro_batch_divisor=micro_batch_divisor,
         )  # fmt: skip
         assert found == expected
 

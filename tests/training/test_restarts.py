@@ -21,7 +21,7 @@ def unfinish(path: Path) -> None:
     """Put back what the run said of itself while it was learning."""
     found = read_json(path)
     kept = {key: found[key] for key in UnfinishedRun.model_fields if key in found}
-    write_json(path, {**kept, "status": "unfinished", "num_splits": 1})
+    write_json(path, {**kept, "status": "unfinished", "micro_batch_divisor": 1})
 
 
 @pytest.fixture

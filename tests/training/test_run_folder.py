@@ -17,7 +17,7 @@ from llmft.training.run_folder import (
     is_finished,
     log_to_file,
     read_record,
-    record_num_splits,
+    record_divisor,
 )
 from tests.results.made_up import make_identity, make_recipe, make_record
 
@@ -158,12 +158,12 @@ def test_smaller_micro_batches_are_remembered_as_long_as_the_run_goes_on(tmp_pat
     run = tmp_path / "run"
     first = claim(run)
     assert first is not None
-    record_num_splits(run, first, 4)
+    record_divisor(run, first, 4)
     after, anew = claim(run), claim(run, resume="never")
     assert after is not None
-    assert after.num_splits == 4
+    assert after.micro_batch_divisor == 4
     assert anew is not None
-    assert anew.num_splits == 1
+    assert anew.micro_batch_divisor == 1
 
 
 @pytest.mark.parametrize(

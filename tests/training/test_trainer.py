@@ -19,7 +19,7 @@ from llmft.models.heads import LabelSpace
 from llmft.models.loading import load_model
 from llmft.training.checkpoints import find_last_checkpoint
 from llmft.training.losses import Loss
-from llmft.training.trainer import Measure, TrainingResult, fit_model, make_arguments
+from llmft.training.trainer import Measure, TrainingResult, make_arguments, run_trainer
 
 SCORES = LabelSpace("regression", ["risk", "calm"])
 GOLDEN = [2.128, 2.04, 1.632, 1.337, 1.079]
@@ -66,7 +66,7 @@ def fit(
         train = train or make_examples(16, seed=1)
         plan = BatchPlan(train.lengths, config)
         folder = tmp_path / run_dir
-        result = fit_model(
+        result = run_trainer(
             model,
             train,
             val,

@@ -36,7 +36,7 @@ from llmft.training.inputs import Inputs
 from llmft.training.launch import Launch
 from llmft.training.losses import make_loss
 from llmft.training.sharing_check import SharingCheck, choose_rows
-from llmft.training.trainer import TrainingResult, fit_model, make_arguments
+from llmft.training.trainer import TrainingResult, make_arguments, run_trainer
 
 logger = logging.getLogger("llmft.train")
 
@@ -52,7 +52,7 @@ class TrainedModel(NamedTuple):
     result: TrainingResult
 
 
-def fit_run(
+def train_model(
     recipe: Recipe,
     inputs: Inputs,
     *,
@@ -117,7 +117,7 @@ def fit_run(
         needed=recipe.metric,
     )
     try:
-        result = fit_model(
+        result = run_trainer(
             model, train, val,
             collator=collator, loss=loss, measure=measure_val, config=config, plan=plan,
             arguments=arguments, launch=launch, callbacks=checks, resume_from=resume_from,
