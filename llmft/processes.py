@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
-
 _PATIENCE = timedelta(hours=2)
 """Timeout of barriers, for long work in one process such as tokenising; NCCL's is 10 minutes."""
+# Read on import: the launcher may die during the slow imports that follow.
+_PARENT = os.getppid()
 
 
 def _is_launcher(process: int) -> bool:
@@ -25,8 +26,6 @@ def _is_launcher(process: int) -> bool:
     return any(name in command for name in (b"torchrun", b"torch.distributed", b"accelerate"))
 
 
-# Read on import: the launcher may die during the slow imports that follow.
-_PARENT = os.getppid()
 _IS_LAUNCHED = _is_launcher(_PARENT)
 
 

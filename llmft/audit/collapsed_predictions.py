@@ -7,10 +7,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmft.audit.findings import make_finding
-from llmft.metrics.definitions import compute_metric, decide_labels, find_label_type, is_better
+from llmft.metrics.definitions import (
+    Floats,
+    compute_metric,
+    decide_labels,
+    find_label_type,
+    is_better,
+)
 from llmft.results.evaluation import Finding
 
-Floats = NDArray[np.floating[Any]]
 _LEAST_SPREAD = 0.2
 _LEAST_SKILL = 0.05
 _MOST_FREQUENT = 0.99

@@ -38,6 +38,8 @@ _ENVIRONMENT = ("device", "packages", "python", "platform", "num_threads", "git_
                 "world_size", "parallelism", "distributed_type", "deepspeed",
                 "per_device_batch_size", "gradient_accumulation_steps")  # fmt: skip
 """Environment in the record of a run; compared under `run.`."""
+_FEW_READS = 1
+_MANY_READS = 10
 
 
 def check_data(runs: Sequence[RunFacts], *, fingerprint: str) -> list[Finding]:
@@ -189,10 +191,6 @@ def _flatten(tree: dict[str, object], prefix: str = "") -> dict[str, object]:
 
 def _is_under(key: str, names: Sequence[str]) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in names)
-
-
-_FEW_READS = 1
-_MANY_READS = 10
 
 
 def check_run(run: RunFacts) -> list[Finding]:

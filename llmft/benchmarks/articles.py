@@ -44,6 +44,10 @@ from llmft.training.losses import Loss
 from llmft.training.trainer import make_arguments, run_trainer
 
 _MAX_POSITIONS = 16_384
+LABELS = LabelSpace("regression", [f"score{i}" for i in range(8)])
+PHASES = ("forward", "loss_and_backward", "optimizer", "else")
+"""Phases of an optimizer step: clipping counts as backward; else is data loading and the loop."""
+MINILM = BaseConfig(model="builtin:minilm")
 
 
 def make_small_qwen2_config() -> Qwen2Config:
@@ -78,9 +82,6 @@ def build_small_qwen2(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-LABELS = LabelSpace("regression", [f"score{i}" for i in range(8)])
-
-
 class TrainingSetup(NamedTuple):
     """Base, rows and settings of the training that all implementations run."""
 
@@ -98,10 +99,6 @@ class TrainingSetup(NamedTuple):
     def num_updates(self) -> int:
         """Optimizer steps of one epoch."""
         return len(self.rows) // self.batch_size
-
-
-PHASES = ("forward", "loss_and_backward", "optimizer", "else")
-"""Phases of an optimizer step: clipping counts as backward; else is data loading and the loop."""
 
 
 class StepClock:
@@ -297,9 +294,6 @@ def _load_stock(setup: TrainingSetup) -> Any:
 def _get_seconds(clock: StepClock, setup: TrainingSetup) -> float:
     assert clock.num_updates == setup.num_updates, (clock.num_updates, setup.num_updates)
     return clock.seconds
-
-
-MINILM = BaseConfig(model="builtin:minilm")
 
 
 def encode_rows(rows: Sequence[Row], *, text: list[str], plan: Plan) -> list[EncodedRow]:

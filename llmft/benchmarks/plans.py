@@ -4,6 +4,15 @@ from typing import NamedTuple
 
 Figures = dict[str, str | int | float | None]
 """Name -> value: an object of the JSON and a line of the table."""
+SIZES = {
+    "0.5B": (896, 4864, 24, 14, 2),
+    "1.5B": (1536, 8960, 28, 12, 2),
+    "7B": (3584, 18944, 28, 28, 4),
+}
+"""Size of Qwen2.5 -> width, width within the MLP, layers, heads, heads for keys and values.
+
+Source: `config.json` of Qwen/Qwen2.5-0.5B, -1.5B and -7B on the Hugging Face Hub.
+"""
 
 
 class Plan(NamedTuple):
@@ -33,12 +42,3 @@ SHAPES = (
     Shape(50, 256, 8),
     Shape(0, 256, 8),
 )
-SIZES = {
-    "0.5B": (896, 4864, 24, 14, 2),
-    "1.5B": (1536, 8960, 28, 12, 2),
-    "7B": (3584, 18944, 28, 28, 4),
-}
-"""Size of Qwen2.5 -> width, width within the MLP, layers, heads, heads for keys and values.
-
-Source: `config.json` of Qwen/Qwen2.5-0.5B, -1.5B and -7B on the Hugging Face Hub.
-"""

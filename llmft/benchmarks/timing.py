@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 TimedCall = Callable[[], float]
 """One implementation: does the work once and returns the seconds."""
+_IN_LAYER = re.compile(r"(^|\.)layers?\.\d+\.")
 
 
 class Timings(NamedTuple):
@@ -102,9 +103,6 @@ class MatrixProducts:
         """Multiply once."""
         for weight_OI in self._weights_OI:
             torch.nn.functional.linear(self._inputs[weight_OI.shape[1]], weight_OI)
-
-
-_IN_LAYER = re.compile(r"(^|\.)layers?\.\d+\.")
 
 
 class Work(NamedTuple):

@@ -22,6 +22,27 @@ LOSSES: dict[Head, tuple[str, ...]] = {
     "multilabel": ("bce",),
 }
 """Head -> losses that it takes, the default first."""
+_LOSS_OPTIONS: dict[str, tuple[str, ...]] = {
+    "dimension_weights": ("mse", "mae", "huber"),
+    "class_weights": ("cross_entropy", "focal"),
+    "positive_weights": ("bce",),
+    "label_smoothing": ("cross_entropy",),
+    "gamma": ("focal",),
+}
+"""Option -> losses that take it."""
+FitMethod = Literal["isotonic", "f1", "precision"]
+FITS: dict[FitMethod, tuple[Head, ...]] = {
+    "isotonic": ("regression",),
+    "f1": ("binary", "multiclass", "multilabel"),
+    "precision": ("binary", "multiclass", "multilabel"),
+}
+"""Method -> heads that it is for.
+
+`isotonic` fits a calibrator to each dimension's scores: an isotonic regression, after which they
+are right on average (Zadrozny and Elkan 2002). `f1` and `precision` choose one threshold per class
+or label: the one with the highest F1, or with the highest precision among those with a minimum
+recall.
+"""
 
 
 class LossConfig(ConfigSection):
@@ -54,16 +75,6 @@ class LossConfig(ConfigSection):
             if isinstance(numbers, list) and not any(numbers):
                 raise ValueError(f"{key}: at least one must be above 0")
         return self
-
-
-_LOSS_OPTIONS: dict[str, tuple[str, ...]] = {
-    "dimension_weights": ("mse", "mae", "huber"),
-    "class_weights": ("cross_entropy", "focal"),
-    "positive_weights": ("bce",),
-    "label_smoothing": ("cross_entropy",),
-    "gamma": ("focal",),
-}
-"""Option -> losses that take it."""
 
 
 class HeadConfig(ConfigSection):
@@ -103,21 +114,6 @@ def list_heads(labels: LabelsConfig) -> list[Head]:
             return ["binary", "multiclass"]
         case MultilabelConfig():
             return ["multilabel"]
-
-
-FitMethod = Literal["isotonic", "f1", "precision"]
-FITS: dict[FitMethod, tuple[Head, ...]] = {
-    "isotonic": ("regression",),
-    "f1": ("binary", "multiclass", "multilabel"),
-    "precision": ("binary", "multiclass", "multilabel"),
-}
-"""Method -> heads that it is for.
-
-`isotonic` fits a calibrator to each dimension's scores: an isotonic regression, after which they
-are right on average (Zadrozny and Elkan 2002). `f1` and `precision` choose one threshold per class
-or label: the one with the highest F1, or with the highest precision among those with a minimum
-recall.
-"""
 
 
 class FitConfig(ConfigSection):

@@ -19,6 +19,11 @@ from llmft.errors import UserError
 KeyPath = tuple[str | int, ...]
 _MAX_VALUES = 20_000
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
+READING_RESULT: dict[str, str] = {"reads": "a results file"}
+"""Context for validators: the values come from a file that llmft wrote, with every key in it."""
+MISSING = "missing"
+"""Message for a key that a file lacks."""
+Loaded = TypeVar("Loaded")
 
 
 class Origin(NamedTuple):
@@ -190,12 +195,6 @@ def _walk(node: yaml.Node, path: KeyPath, origins: dict[KeyPath, Origin], file: 
             _walk(item, (*path, index), origins, file)
 
 
-READING_RESULT: dict[str, str] = {"reads": "a results file"}
-"""Context for validators: the values come from a file that llmft wrote, with every key in it."""
-MISSING = "missing"
-"""Message for a key that a file lacks."""
-
-
 class ConfigSection(BaseModel):
     """A section of a YAML file: unknown keys are errors, values are never coerced or changed."""
 
@@ -220,7 +219,6 @@ class ConfigSection(BaseModel):
 
 
 ConfigSectionT = TypeVar("ConfigSectionT", bound=ConfigSection)
-Loaded = TypeVar("Loaded")
 
 
 class _Dumper(yaml.SafeDumper):

@@ -66,6 +66,41 @@ _WarningCheck = Literal[
 Check = Literal[WaivableCheck, _RequiredCheck, _WarningCheck]
 WARNING_CHECKS: tuple[str, ...] = get_args(_WarningCheck)
 """Checks that never exclude a variant or confound a comparison, so there is nothing to waive."""
+HIGHER_IS_BETTER = {
+    "dimensions": False,
+    "class_f1": True,
+    "class_recall": True,
+    "val_test_gap": False,
+    "train_val_gap": False,
+    "convergence": False,
+    "p95_ms": False,
+    "edge_cases": True,
+    **{name: metric.higher_is_better for name, metric in METRICS.items()},
+}
+"""Gate -> its direction: those named here, and one for each metric.
+
+`dimensions` is the mae of each dimension; `class_f1` and `class_recall` are of the worst class
+or label. The gaps are how much worse the leading metric is on test than on validation, and on
+validation than on train. `convergence` is the fraction by which the last epoch still improved the
+validation metric. `p95_ms` is the 95th percentile of the latency of single articles, in
+milliseconds. `edge_cases` is the fraction of edge cases passed; one that must pass and does not
+fails the gate by itself.
+"""
+_LABEL_TYPES = {
+    "dimensions": ("scores",),
+    "class_f1": ("class", "multilabel"),
+    "class_recall": ("class", "multilabel"),
+}
+IDENTITY_KEYS = ("name", "task", "output_dir", "train.seed")
+"""Keys of a recipe that differ between runs of any comparison."""
+FIXED_KEYS = ("train.metric", "tokens.article", "train.max_tokens_per_batch")
+"""Keys that no treatment may name: checkpoint selection, truncation and batch size."""
+_NO_TREATMENT = (
+    *IDENTITY_KEYS, *FIXED_KEYS, "train.batch_size", "train.gradient_accumulation_steps",
+)  # fmt: skip
+NoiseKind = Literal["repeated", "second_oracle"]
+NOISE_KINDS: tuple[NoiseKind, ...] = get_args(NoiseKind)
+"""Origin of second labels: the same oracle asked again, or another oracle."""
 
 
 class WaiverConfig(ConfigSection):
@@ -95,33 +130,6 @@ class WaiverConfig(ConfigSection):
         if isinstance(reason, str) and not reason.strip():
             raise ValueError("empty; explain why it does not matter here")
         return reason
-
-
-HIGHER_IS_BETTER = {
-    "dimensions": False,
-    "class_f1": True,
-    "class_recall": True,
-    "val_test_gap": False,
-    "train_val_gap": False,
-    "convergence": False,
-    "p95_ms": False,
-    "edge_cases": True,
-    **{name: metric.higher_is_better for name, metric in METRICS.items()},
-}
-"""Gate -> its direction: those named here, and one for each metric.
-
-`dimensions` is the mae of each dimension; `class_f1` and `class_recall` are of the worst class
-or label. The gaps are how much worse the leading metric is on test than on validation, and on
-validation than on train. `convergence` is the fraction by which the last epoch still improved the
-validation metric. `p95_ms` is the 95th percentile of the latency of single articles, in
-milliseconds. `edge_cases` is the fraction of edge cases passed; one that must pass and does not
-fails the gate by itself.
-"""
-_LABEL_TYPES = {
-    "dimensions": ("scores",),
-    "class_f1": ("class", "multilabel"),
-    "class_recall": ("class", "multilabel"),
-}
 
 
 def _check_gate(name: str) -> str:
@@ -234,18 +242,6 @@ def _get_common_gates(gap: float) -> dict[str, GateConfig]:
         "convergence": GateConfig(deploy=0.02),
         "edge_cases": GateConfig(deploy=0.60, review=0.60),
     }
-
-
-IDENTITY_KEYS = ("name", "task", "output_dir", "train.seed")
-"""Keys of a recipe that differ between runs of any comparison."""
-FIXED_KEYS = ("train.metric", "tokens.article", "train.max_tokens_per_batch")
-"""Keys that no treatment may name: checkpoint selection, truncation and batch size."""
-_NO_TREATMENT = (
-    *IDENTITY_KEYS, *FIXED_KEYS, "train.batch_size", "train.gradient_accumulation_steps",
-)  # fmt: skip
-NoiseKind = Literal["repeated", "second_oracle"]
-NOISE_KINDS: tuple[NoiseKind, ...] = get_args(NoiseKind)
-"""Origin of second labels: the same oracle asked again, or another oracle."""
 
 
 class NoiseConfig(ConfigSection):

@@ -9,6 +9,19 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from llmft.config.loading import ConfigSection, load_values, suggest, validate
 
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+SEEN_SPLITS: tuple[Split, ...] = ("train", "val")
+"""Splits that training and the choice of the checkpoint see."""
+PREPARED_NAMES = {
+    "id": "the id",
+    "text": "the joined text",
+    "labels": "the labels",
+    "group": "the group",
+}
+"""Reserved field of a prepared row -> its content, for error messages."""
+_Values = list[str | int | float | bool]
+
 
 def _write_numbers_as_text(value: Any) -> Any:
     def write(item: Any) -> Any:
@@ -158,12 +171,6 @@ def _refuse_unknown(
             raise ValueError(f"{key}: {name!r} {found}")
 
 
-Split = Literal["train", "val", "test"]
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
-SEEN_SPLITS: tuple[Split, ...] = ("train", "val")
-"""Splits that training and the choice of the checkpoint see."""
-
-
 def rank_given(split: Split | None) -> int:
     """Return the precedence of a split that a source fixes: test is highest; -1 without one."""
     return -1 if split is None else SPLITS.index(split)
@@ -203,15 +210,6 @@ class SourceConfig(ConfigSection):
         if not self.path.startswith("hf://") and (self.subset or self.rows):
             raise ValueError("subset and rows are for hf:// sources only")
         return self
-
-
-PREPARED_NAMES = {
-    "id": "the id",
-    "text": "the joined text",
-    "labels": "the labels",
-    "group": "the group",
-}
-"""Reserved field of a prepared row -> its content, for error messages."""
 
 
 class FieldsConfig(ConfigSection):
@@ -255,9 +253,6 @@ class FieldsConfig(ConfigSection):
         pair = [self.text_pair] if self.text_pair else []
         names = dict.fromkeys([*self.text, *pair, *self.keep])
         return [name for name in names if name not in PREPARED_NAMES]
-
-
-_Values = list[str | int | float | bool]
 
 
 class FilterConfig(ConfigSection):

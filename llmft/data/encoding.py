@@ -26,6 +26,9 @@ from llmft.results.run import TokenBudget
 HEAD_FRACTION = 0.7
 """Fraction of the kept tokens from the head of an article, with `head_tail`."""
 _ROWS_PER_CALL = 1_000
+ENOUGH_KEPT = 0.99
+"""Truncation that keeps at least this fraction of all article tokens is not a warning."""
+_MAX_BETWEEN_TOKENS = 64  # enough for labels such as "Title:" and "Published:"
 
 
 class EncodedRow(NamedTuple):
@@ -254,11 +257,6 @@ def _find_sublist(wanted: list[int], ids: list[int]) -> int | None:
     """Return the first position of a sublist in a list of ids; None if it is not there."""
     starts = range(len(ids) - len(wanted) + 1)
     return next((i for i in starts if ids[i : i + len(wanted)] == wanted), None)
-
-
-ENOUGH_KEPT = 0.99
-"""Truncation that keeps at least this fraction of all article tokens is not a warning."""
-_MAX_BETWEEN_TOKENS = 64  # enough for labels such as "Title:" and "Published:"
 
 
 class BudgetFindings(NamedTuple):

@@ -40,6 +40,8 @@ from llmft.files import find_staged, hash_file, hash_text, stage_files, write_js
 from llmft.results.files import write_result
 from llmft.results.manifest import LabelStats, Manifest, NearDuplicates, ScoreStats, SplitSummary
 
+Splits = dict[Split, list[UsableRow]]
+
 
 def make_manifest(
     task: TaskConfig,
@@ -166,9 +168,6 @@ def _write_date(kind: str, value: float) -> str:
     if kind == "number":
         return f"{value:g}"
     return datetime.datetime.fromtimestamp(value, datetime.UTC).isoformat()
-
-
-Splits = dict[Split, list[UsableRow]]
 
 
 class _ClusteredRows(NamedTuple):

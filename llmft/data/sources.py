@@ -30,6 +30,11 @@ _BYTE_ORDER_MARKS = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 _BLOCK = 1 << 20
+HUB = "hf://"
+_BATCH = 1_000
+_BUFFER_BYTES = 1 << 20  # else a row group, maybe the complete file, is in memory
+Skips = Callable[[int], bool]
+"""Position of a row, counted from 0 -> whether the row may be skipped."""
 
 
 def check_encoding(path: Path, encoding: str) -> str:
@@ -108,13 +113,6 @@ def _decode_start(error: UnicodeDecodeError) -> str:
 def _holds_utf8(path: Path) -> bool:
     """Return whether a file holds letters beyond ASCII, and all of them are valid UTF-8."""
     return _find_fault(path, "utf-8") is None and _find_fault(path, "ascii") is not None
-
-
-HUB = "hf://"
-_BATCH = 1_000
-_BUFFER_BYTES = 1 << 20  # else a row group, maybe the complete file, is in memory
-Skips = Callable[[int], bool]
-"""Position of a row, counted from 0 -> whether the row may be skipped."""
 
 
 def read_parquet(path: Path, *, skips: Skips = lambda position: False) -> Iterator[Row]:

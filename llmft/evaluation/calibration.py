@@ -5,12 +5,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmft.metrics.definitions import find_label_type
+from llmft.metrics.definitions import Floats, find_label_type
 from llmft.results.evaluation import Reliability, ReliabilityBin, ScoreCalibration, Stratum
 from llmft.statistics.intervals import bootstrap_mean
 from llmft.statistics.resampling import Groups
 
-Floats = NDArray[np.floating[Any]]
 _NUM_STRATA = 5
 _NUM_BINS = 10
 _NUM_DRAWS = 4_000

@@ -14,12 +14,11 @@ from llmft.data.batches import make_targets
 from llmft.data.fields import Row
 from llmft.evaluation.rows import LabelledRows, average_metrics
 from llmft.evaluation.verdict import OutputsByVariant, Rules, compare_with_reference
-from llmft.metrics.definitions import compute_parts, find_label_type, is_better
+from llmft.metrics.definitions import Floats, compute_parts, find_label_type, is_better
 from llmft.prediction.stored import StoredPredictions
 from llmft.results.comparison import Cost, EnsembleResult, Pair
 from llmft.results.evaluation import VariantResult
 
-Floats = NDArray[np.floating[Any]]
 ENSEMBLE, ROUTING = "mean ensemble", "routed ensemble"
 """Names of the ensembles; no variant can have them, since a variant's name has no space."""
 

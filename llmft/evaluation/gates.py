@@ -15,7 +15,13 @@ from llmft.config.task import LabelsConfig, Split
 from llmft.data.batches import make_targets
 from llmft.data.fields import Row
 from llmft.data.prepared import PreparedData
-from llmft.metrics.definitions import average, compute_metric, compute_parts, find_label_type
+from llmft.metrics.definitions import (
+    Floats,
+    average,
+    compute_metric,
+    compute_parts,
+    find_label_type,
+)
 from llmft.prediction.inference import Predictor
 from llmft.prediction.stored import StoredPredictions, load_or_predict
 from llmft.results.evaluation import (
@@ -32,7 +38,6 @@ from llmft.results.run import LearningCurve, RunRecord
 from llmft.statistics.intervals import MIN_ROWS, bound_proportion, estimate_interval
 from llmft.training.inputs import describe_limit, limit_rows
 
-Floats = NDArray[np.floating[Any]]
 _MAX_TRAIN_ROWS = 500
 _Z = float(norm.ppf(0.975))
 

@@ -17,13 +17,11 @@ from llmft.data.fields import Row
 from llmft.data.labels import has_unknown_label
 from llmft.data.reading import read_labelled
 from llmft.errors import UserError
-from llmft.metrics.definitions import compute_metric, find_label_type
+from llmft.metrics.definitions import Floats, compute_metric, find_label_type
 from llmft.results.comparison import NoiseResult
 from llmft.results.evaluation import Interval, MetricValue
 from llmft.statistics.intervals import estimate_interval
 from llmft.statistics.resampling import Groups
-
-Floats = NDArray[np.floating[Any]]
 
 
 class SecondLabels(NamedTuple):

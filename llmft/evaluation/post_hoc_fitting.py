@@ -21,7 +21,7 @@ from llmft.data.fields import Row
 from llmft.data.labels import LABEL_THRESHOLD
 from llmft.data.prepared import PreparedData, open_prepared
 from llmft.errors import UserError
-from llmft.metrics.definitions import average, is_better, measure
+from llmft.metrics.definitions import Floats, average, is_better, measure
 from llmft.models.saved import ModelSpec, read_spec
 from llmft.prediction.post_hoc_fit import FIT_NAME, weigh_classes
 from llmft.prediction.stored import load_or_predict
@@ -32,10 +32,11 @@ from llmft.results.run import Calibrator, PostHocFit, RunRecord
 from llmft.training.inputs import describe_limit, limit_rows
 from llmft.training.run_folder import read_record
 
-Floats = NDArray[np.floating[Any]]
+logger = logging.getLogger(__name__)
 _ROUNDING = 1e-12
 _MAX_SWEEPS = 10
 _NO_ROW = "{name}: {what} of val has this label, so its threshold stays 0.5"
+"""Splits that are used in the training, and to fit calibrators and thresholds."""
 
 
 class Thresholds(NamedTuple):
@@ -281,10 +282,6 @@ def _place_thresholds(scores_K: Floats) -> Floats:
     before_K = np.concatenate([[0.0], scores_K[:-1]])
     holds_half_K = (before_K < LABEL_THRESHOLD) & (scores_K >= LABEL_THRESHOLD)
     return np.asarray(np.where(holds_half_K, LABEL_THRESHOLD, (before_K + scores_K) / 2))
-
-
-logger = logging.getLogger(__name__)
-"""Splits that are used in the training, and to fit calibrators and thresholds."""
 
 
 def change_fit(

@@ -8,11 +8,9 @@ from numpy.typing import NDArray
 
 from llmft.config.task import ClassConfig, LabelsConfig, ScoresConfig
 from llmft.data.labels import compute_overall
+from llmft.metrics.definitions import Bools, Floats
 from llmft.results.comparison import ListQuality, RareEvents, RareFindings, TopListQuality
 from llmft.statistics.intervals import bound_proportion
-
-Floats = NDArray[np.floating[Any]]
-Bools = NDArray[np.bool_]
 
 
 class _Event(NamedTuple):

@@ -12,6 +12,7 @@ from llmft.data.fields import Row, join_pair
 from llmft.data.prepared import PreparedData
 from llmft.evaluation.baselines import predict_constant, predict_tfidf
 from llmft.metrics.definitions import (
+    Floats,
     average,
     decide_labels,
     find_label_type,
@@ -22,7 +23,8 @@ from llmft.prediction.post_hoc_fit import FinalOutputs
 from llmft.results.evaluation import Interval, Measurement, Metrics, Parts, RowResult, TierConfusion
 from llmft.statistics.intervals import estimate_interval
 
-Floats = NDArray[np.floating[Any]]
+_NUM_WORST = 15
+_MAX_TEXT = 2_000
 
 
 class LabelledRows(NamedTuple):
@@ -68,10 +70,6 @@ def average_metrics(found: Sequence[Metrics]) -> Metrics:
 def average_parts(found: Sequence[Parts]) -> Parts:
     """Return the mean over the runs of each metric, per dimension, class or label."""
     return {part: average_metrics([parts[part] for parts in found]) for part in found[0]}
-
-
-_NUM_WORST = 15
-_MAX_TEXT = 2_000
 
 
 def measure_baselines(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from llmft.config.task import ClassConfig, LabelsConfig, ScoresConfig
 from llmft.data.fields import Row, is_missing, write_value
 from llmft.metrics.definitions import (
+    Floats,
     average,
     compute_metric,
     compute_row_values,
@@ -23,7 +24,6 @@ from llmft.results.evaluation import MetricValue
 from llmft.statistics.intervals import estimate_interval
 from llmft.statistics.resampling import Groups
 
-Floats = NDArray[np.floating[Any]]
 _MAX_VALUES = 8
 
 

@@ -5,13 +5,12 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtr, stdtrit
 
 from llmft.config.metrics import METRICS
 from llmft.config.task import LabelsConfig
-from llmft.metrics.definitions import compute_metric, find_label_type
+from llmft.metrics.definitions import Floats, compute_metric, find_label_type
 from llmft.metrics.moments import find_moments, find_part_moments
 from llmft.results.comparison import Pair, PartGain, SampleSize, VerdictName
 from llmft.results.evaluation import Finding, Interval
@@ -33,7 +32,6 @@ from llmft.statistics.paired_tests import (
 )
 from llmft.statistics.resampling import MAX_CLUSTERS, Clusters, Groups, find_clusters
 
-Floats = NDArray[np.floating[Any]]
 OutputsByVariant = dict[str, list[Floats]]
 """Variant -> decision scores [N, C] of each of its runs (seeds)."""
 MIN_GROUPS = 10
@@ -44,6 +42,8 @@ _SAFETY_FACTOR = 1.25
 multiplied. On skewed errors in few clusters the coverage of a nominal 95 % interval is less; with
 this, false winners stay under 5 % (tests/evaluation/test_false_winners.py). Calibrating a level by
 simulation: Loh 1987, doi:10.1080/01621459.1987.10478408."""
+_FEWEST_SEEDS = 3
+_MAX_LISTED = 2
 
 
 class Rules(NamedTuple):
@@ -301,10 +301,6 @@ def compare_parts(
             finding=finding,
         )
     return found
-
-
-_FEWEST_SEEDS = 3
-_MAX_LISTED = 2
 
 
 class Verdict(NamedTuple):

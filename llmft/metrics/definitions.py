@@ -14,6 +14,9 @@ from llmft.results.evaluation import LabelType, Measurement
 Floats = NDArray[np.floating[Any]]
 _PARTS = {"f1_macro": "f1", "balanced_accuracy": "recall"}
 """Overall metric -> the metric per class that it is the mean of, where the names differ."""
+Bools = NDArray[np.bool_]
+SCORE_PARTS = ("mae", "rmse", "r2", "spearman", "skill")
+CLASS_PARTS = ("precision", "recall", "f1", "support", "roc_auc", "average_precision")
 
 
 def find_label_type(labels: NDArray[Any]) -> LabelType:
@@ -254,11 +257,6 @@ def _sort(values_NC: Floats) -> _Ties:
     starts_G = np.flatnonzero(begins_M)
     columns_G, places_G = np.divmod(starts_G, num_rows)
     return _Ties(order_M, starts_G, np.diff(starts_G, append=len(order_M)), columns_G, places_G)
-
-
-Bools = NDArray[np.bool_]
-SCORE_PARTS = ("mae", "rmse", "r2", "spearman", "skill")
-CLASS_PARTS = ("precision", "recall", "f1", "support", "roc_auc", "average_precision")
 
 
 def compute_score_parts(metric: str, labels_ND: Floats, outputs_ND: Floats) -> Floats:

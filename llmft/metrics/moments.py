@@ -7,9 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmft.config.task import LabelsConfig
-from llmft.metrics.definitions import compute_row_values, decide_labels, find_label_type
-
-Floats = NDArray[np.floating[Any]]
+from llmft.metrics.definitions import Floats, compute_row_values, decide_labels, find_label_type
 
 
 class Moments(NamedTuple):

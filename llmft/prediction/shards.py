@@ -31,6 +31,9 @@ from llmft.results.manifest import PredictionManifest, ShardOrigin
 STATE_NAME = "_state"
 StateT = TypeVar("StateT", bound=ResultFile)
 _ROWS_AT_ONCE = 1_000
+# Readers of a folder of tables ignore names with a leading underscore.
+MANIFEST_NAME = "_manifest.json"
+ROWS_PER_SHARD = 4_096
 
 
 class ChangedError(UserError):
@@ -204,11 +207,6 @@ def _list_wanted(spec: ModelSpec, found: list[str]) -> list[str]:
     """Return the fields that the model needs; prepared rows have `text` for the text fields."""
     wanted = [] if "text" in found else list(spec.fields.text)
     return wanted + ([spec.fields.text_pair] if spec.fields.text_pair else [])
-
-
-# Readers of a folder of tables ignore names with a leading underscore.
-MANIFEST_NAME = "_manifest.json"
-ROWS_PER_SHARD = 4_096
 
 
 class Shard(NamedTuple):

@@ -24,6 +24,7 @@ from llmft.models.saved import ModelSpec
 from llmft.prediction.post_hoc_fit import FinalOutputs
 
 Floats = NDArray[np.floating[Any]]
+_ENDINGS = (".jsonl", ".csv", ".parquet")
 
 
 def name_columns(spec: ModelSpec) -> list[str]:
@@ -75,9 +76,6 @@ def _decide(decision_scores_NC: Floats, spec: ModelSpec) -> list[Row]:
         ]
         return [{"prediction": names} for names in named]
     return [{"prediction": spec.label_names[best]} for best in decision_scores_NC.argmax(axis=1)]
-
-
-_ENDINGS = (".jsonl", ".csv", ".parquet")
 
 
 class TableLayout(NamedTuple):

@@ -73,6 +73,24 @@ _ENSEMBLE_INTRO = (
     " Ensembles combine variants; the routes of a routed ensemble are chosen on validation. One is "
     "recommended only if it beats the best single variant on test by the rule of the verdict."
 )
+_Read = Callable[[Pair], str]
+_POWER = "power for a gain of"
+_EXPLAINED = {
+    "one-sided 95 % bounds": "the ends of the thin line in the plot; a challenger is better if the "
+    "lower one is above the margin and Holm's p is also below 0.05, and not better if the upper "
+    "one is below the margin",
+    "p, no difference": "probability of such a gain if the variants were the same, by permutation",
+    "p, gain within margin": "probability of such a gain if the true gain were at most the margin; "
+    "bounds and this p are more cautious than their nominal level (docs/suites.md)",
+    "p, Holm": "the same, corrected for the number of challengers",
+    _POWER: "probability, with these rows, of finding a challenger with this true gain better",
+    "rows needed": "about how many rows would resolve the pair",
+    "seeds needed": "about how many seeds per variant would resolve the pair",
+}
+_ORACLES: dict[NoiseKind, str] = {
+    "repeated": "the same oracle, asked again",
+    "second_oracle": "another oracle",
+}
 
 
 def write_comparison_report(result: ComparisonResult, *, folder: Path) -> Path:
@@ -230,22 +248,6 @@ def _list_facts(result: ComparisonResult) -> list[_Fact]:
     return facts
 
 
-_Read = Callable[[Pair], str]
-_POWER = "power for a gain of"
-_EXPLAINED = {
-    "one-sided 95 % bounds": "the ends of the thin line in the plot; a challenger is better if the "
-    "lower one is above the margin and Holm's p is also below 0.05, and not better if the upper "
-    "one is below the margin",
-    "p, no difference": "probability of such a gain if the variants were the same, by permutation",
-    "p, gain within margin": "probability of such a gain if the true gain were at most the margin; "
-    "bounds and this p are more cautious than their nominal level (docs/suites.md)",
-    "p, Holm": "the same, corrected for the number of challengers",
-    _POWER: "probability, with these rows, of finding a challenger with this true gain better",
-    "rows needed": "about how many rows would resolve the pair",
-    "seeds needed": "about how many seeds per variant would resolve the pair",
-}
-
-
 def make_differences(
     result: ComparisonResult, entries: Sequence[ReportEntry], *, kind: str
 ) -> Section:
@@ -365,12 +367,6 @@ def _describe_mcnemar(pair: Pair, found: McNemar) -> str:
         f"{pair.reference} on {found.only_reference} (both on {found.both_right}, neither on "
         f"{found.both_wrong}); McNemar p {p_value if '<' in p_value else f'= {p_value}'}"
     )
-
-
-_ORACLES: dict[NoiseKind, str] = {
-    "repeated": "the same oracle, asked again",
-    "second_oracle": "another oracle",
-}
 
 
 def make_slices(result: ComparisonResult, entries: Sequence[ReportEntry]) -> Section:

@@ -33,6 +33,7 @@ from llmft.results.evaluation import (
     VariantResult,
 )
 
+logger = logging.getLogger(__name__)
 MAX_PARTS = 20
 NUM_WORST, NUM_BEST = 15, 5
 GAP = "⋯"
@@ -156,9 +157,6 @@ def choose_parts(entries: Sequence[ReportEntry], *, metric: str) -> list[str]:
             ranks[part] = min(known)
     ranked = sorted(ranks, key=lambda part: ranks[part])
     return [*ranked[:NUM_WORST], GAP, *ranked[NUM_WORST:][-NUM_BEST:]]
-
-
-logger = logging.getLogger(__name__)
 
 
 def has_package(name: str, *, needed_for: str) -> bool:

@@ -54,6 +54,13 @@ from llmft.results.run import CurvePoint, LearningCurve
 _VARIABLES = {INK: "ink", MUTED: "muted", GRID: "line", CARD: "card", GOOD: "good", BAD: "bad"}
 WIDTH = 340  # pixels, those of a phone less its margins
 _FALLBACK_FONTS = ("Noto Sans CJK SC", "Microsoft YaHei", "PingFang SC", "Arial Unicode MS")
+_COLOURS = {"DEPLOY": GOOD, "REVIEW": MUTED, "FAIL": BAD}
+_MAX_VECTOR_POINTS = 300
+_LINE: Any = {"color": INK, "lw": 0.8, "ls": "--", "zorder": 3}  # above the dots
+_MAX_NAMED_CLASSES = 30
+_MAX_LABELS = 12
+_Read = Callable[[CurvePoint], float | None]
+_LABELS = {"prompt_tokens": "tokens of the prompt", "batch_size": "articles in a batch"}
 
 
 class Plot(NamedTuple):
@@ -200,9 +207,6 @@ def _measure_legend(legend: Legend) -> float:
     return -(-len(legend.get_texts()) // 2) * 17 / 72
 
 
-_COLOURS = {"DEPLOY": GOOD, "REVIEW": MUTED, "FAIL": BAD}
-
-
 def draw_gains(pairs: Sequence[Pair], variants: Sequence[ReportEntry], *, metric: str,
                margin: float) -> Plot:  # fmt: skip
     """Draw every challenger's gain over the reference, with its interval, zero and the margin."""
@@ -312,10 +316,6 @@ def draw_parts(entries: Sequence[ReportEntry], *, metric: str, kind: str) -> Plo
     return Plot("parts", f"{metric} by {kind}", alt, figure)
 
 
-_MAX_VECTOR_POINTS = 300
-_LINE: Any = {"color": INK, "lw": 0.8, "ls": "--", "zorder": 3}  # above the dots
-
-
 class _Scores(NamedTuple):
     """True and predicted scores of a variant."""
 
@@ -410,10 +410,6 @@ def _scatter(
     jitter = np.random.default_rng(0).uniform(-0.15, 0.15, size=x.shape)
     axes.plot(x + jitter, y, "o", color=variant.colour, ms=3.2, alpha=0.55, mew=0,
               rasterized=len(x) > _MAX_VECTOR_POINTS)  # fmt: skip
-
-
-_MAX_NAMED_CLASSES = 30
-_MAX_LABELS = 12
 
 
 def draw_confusion(
@@ -528,9 +524,6 @@ def _name_classes(axes: Axes, label_names: Sequence[str]) -> None:
     axes.tick_params(length=0, labelcolor=INK, labelsize=size)
 
 
-_Read = Callable[[CurvePoint], float | None]
-
-
 def draw_curves(curves: Sequence[tuple[ReportEntry, Sequence[LearningCurve]]]) -> list[Plot]:
     """Draw losses and validation metric by epoch, one thin line per run."""
     metric = curves[0][1][0].metric
@@ -615,9 +608,6 @@ def find_front(points: Mapping[str, tuple[float, float]], *, higher_is_better: b
         if not front or sign * y < sign * points[front[-1]][1]:
             front.append(name)
     return front
-
-
-_LABELS = {"prompt_tokens": "tokens of the prompt", "batch_size": "articles in a batch"}
 
 
 def draw_growth(found: Sequence[dict[str, Any]]) -> Plot:

@@ -17,6 +17,7 @@ from llmft.results.evaluation import EvaluationBase, Labels, RowResult
 
 MAX_OUTPUTS = 12
 _NUM_LARGEST = 3
+_DECIMALS = 3
 
 
 class WorstRow(NamedTuple):
@@ -79,9 +80,6 @@ def choose_outputs(row: RowResult, names: Sequence[str], true: Sequence[str]) ->
         largest = sorted(range(len(names)), key=lambda i: -outputs[i])[:_NUM_LARGEST]
         chosen.update(names[i] for i in largest)
     return [name for name in names if name in chosen]
-
-
-_DECIMALS = 3
 
 
 class RowTable(NamedTuple):

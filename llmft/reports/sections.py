@@ -41,6 +41,40 @@ from llmft.results.evaluation import EdgeCases, EvaluationBase, Finding, PassCou
 if TYPE_CHECKING:
     from llmft.reports.plots import Plot
 _ORDER = ("invalid", "confounded", "waived", "warning", "note", "ok")
+_METHODS = {
+    "isotonic": "isotonic regression of the scores, one calibrator per dimension",
+    "f1": "one threshold per class or label, for the highest F1",
+    "precision": "one threshold per class or label, for the highest precision at a minimum recall",
+}
+Found = TypeVar("Found")
+_KINDS = {"scores": "dimension", "class": "class", "multilabel": "label"}
+_PREDICTED = {
+    "scores": "Every dot is a row, the mean over several runs; of more than "
+    f"{MAX_POINTS} rows, an evenly spaced sample is drawn. Perfect predictions are on the dashed "
+    "line; in a flat cloud they are nearly constant. Residuals are predicted minus true: if they "
+    "fall from left to right, low scores are predicted too high and high ones too low.",
+    "class": "Confusion matrices: rows are true classes, columns predicted ones, summed over "
+    "several runs. The larger a cell is within its row, the stronger its colour; good predictions "
+    "colour the diagonal only.",
+    "multilabel": "Confusion matrices of the most frequent labels: whether a label applies to a "
+    "row, against whether it is predicted, summed over several runs. Good predictions colour the "
+    "diagonal only.",
+}
+_RELIABLE = (
+    "Of predictions{what} with a probability of 0.8, 80 % should be true; calibrated probabilities "
+    "are on the dashed line, overconfident ones below it. The bars are the number of predictions "
+    "of each point. ece: the expected calibration error, the mean distance of the points from the "
+    "line; by chance: its 95th percentile if the probabilities were perfectly calibrated. Brier: "
+    "the mean squared error of the probabilities."
+)
+_CALIBRATED = {
+    "scores": "Each point is a stratum of rows with similar labels. On the dashed line, their mean "
+    "prediction is right; a flatter line is compressed: low scores are predicted too high and high "
+    "ones too low. Slope: of the regression of the prediction on the label, 1 at best. Bias: the "
+    "mean of predicted minus true.",
+    "class": _RELIABLE.format(what=" of the most probable class, or of the last of two classes,"),
+    "multilabel": _RELIABLE.format(what=" of any label"),
+}
 
 
 def group_findings(audit: Sequence[Finding]) -> list[AuditGroup]:
@@ -51,13 +85,6 @@ def group_findings(audit: Sequence[Finding]) -> list[AuditGroup]:
         group = groups.setdefault((status, finding.check), AuditGroup(status, finding.check, []))
         group.findings.append(finding)
     return sorted(groups.values(), key=lambda group: _ORDER.index(group.status))
-
-
-_METHODS = {
-    "isotonic": "isotonic regression of the scores, one calibrator per dimension",
-    "f1": "one threshold per class or label, for the highest F1",
-    "precision": "one threshold per class or label, for the highest precision at a minimum recall",
-}
 
 
 def make_fits(variants: Mapping[str, VariantResult], shown: Sequence[ReportEntry]) -> Section:
@@ -164,37 +191,6 @@ def _make_failed_table(found: Sequence[EdgeCases], variants: Sequence[ReportEntr
 
 def _count(found: EdgeCases | PassCount) -> str:
     return f"{found.num_passed} of {found.num_cases}"
-
-
-Found = TypeVar("Found")
-_KINDS = {"scores": "dimension", "class": "class", "multilabel": "label"}
-_PREDICTED = {
-    "scores": "Every dot is a row, the mean over several runs; of more than "
-    f"{MAX_POINTS} rows, an evenly spaced sample is drawn. Perfect predictions are on the dashed "
-    "line; in a flat cloud they are nearly constant. Residuals are predicted minus true: if they "
-    "fall from left to right, low scores are predicted too high and high ones too low.",
-    "class": "Confusion matrices: rows are true classes, columns predicted ones, summed over "
-    "several runs. The larger a cell is within its row, the stronger its colour; good predictions "
-    "colour the diagonal only.",
-    "multilabel": "Confusion matrices of the most frequent labels: whether a label applies to a "
-    "row, against whether it is predicted, summed over several runs. Good predictions colour the "
-    "diagonal only.",
-}
-_RELIABLE = (
-    "Of predictions{what} with a probability of 0.8, 80 % should be true; calibrated probabilities "
-    "are on the dashed line, overconfident ones below it. The bars are the number of predictions "
-    "of each point. ece: the expected calibration error, the mean distance of the points from the "
-    "line; by chance: its 95th percentile if the probabilities were perfectly calibrated. Brier: "
-    "the mean squared error of the probabilities."
-)
-_CALIBRATED = {
-    "scores": "Each point is a stratum of rows with similar labels. On the dashed line, their mean "
-    "prediction is right; a flatter line is compressed: low scores are predicted too high and high "
-    "ones too low. Slope: of the regression of the prediction on the label, 1 at best. Bias: the "
-    "mean of predicted minus true.",
-    "class": _RELIABLE.format(what=" of the most probable class, or of the last of two classes,"),
-    "multilabel": _RELIABLE.format(what=" of any label"),
-}
 
 
 class ReportContext(NamedTuple):

@@ -33,6 +33,22 @@ from llmft.results.evaluation import (
 from llmft.results.manifest import Manifest
 
 _NUM_CONFUSED = 8
+_Show = Callable[[float | None], str]
+_LATENCY: tuple[tuple[str, Callable[[Latency], float | None], _Show], ...] = (
+    ("one article, ms: p50", lambda t: t.single_p50_ms, f.format_quantity),
+    ("one article, ms: p95", lambda t: t.single_p95_ms, f.format_quantity),
+    ("prompt not cached: p50", lambda t: t.uncached_p50_ms, f.format_quantity),
+    ("prompt not cached: p95", lambda t: t.uncached_p95_ms, f.format_quantity),
+    ("a batch, ms: p50", lambda t: t.batch_p50_ms, f.format_quantity),
+    ("a batch, ms: p95", lambda t: t.batch_p95_ms, f.format_quantity),
+    ("articles in a batch", lambda t: t.batch_size, f.format_count),
+    ("articles / s", lambda t: t.articles_per_second, f.format_quantity),
+    ("peak memory, GiB", lambda t: t.peak_memory_gib, f.format_quantity),
+    ("cost of a million articles", lambda t: t.cost_per_million, f.format_quantity),
+    ("single articles timed", lambda t: t.num_singles, f.format_count),
+    ("batches timed", lambda t: t.num_batches, f.format_count),
+)
+"""Title, getter and formatter of each row."""
 
 
 def explain_metrics(metrics: Sequence[str]) -> list[str]:
@@ -170,24 +186,6 @@ def _make_row(
         cell._replace(note=note_interval(interval))
         for cell, interval in zip(cells, intervals, strict=True)
     ]
-
-
-_Show = Callable[[float | None], str]
-_LATENCY: tuple[tuple[str, Callable[[Latency], float | None], _Show], ...] = (
-    ("one article, ms: p50", lambda t: t.single_p50_ms, f.format_quantity),
-    ("one article, ms: p95", lambda t: t.single_p95_ms, f.format_quantity),
-    ("prompt not cached: p50", lambda t: t.uncached_p50_ms, f.format_quantity),
-    ("prompt not cached: p95", lambda t: t.uncached_p95_ms, f.format_quantity),
-    ("a batch, ms: p50", lambda t: t.batch_p50_ms, f.format_quantity),
-    ("a batch, ms: p95", lambda t: t.batch_p95_ms, f.format_quantity),
-    ("articles in a batch", lambda t: t.batch_size, f.format_count),
-    ("articles / s", lambda t: t.articles_per_second, f.format_quantity),
-    ("peak memory, GiB", lambda t: t.peak_memory_gib, f.format_quantity),
-    ("cost of a million articles", lambda t: t.cost_per_million, f.format_quantity),
-    ("single articles timed", lambda t: t.num_singles, f.format_count),
-    ("batches timed", lambda t: t.num_batches, f.format_count),
-)
-"""Title, getter and formatter of each row."""
 
 
 def make_head(entry: ReportEntry, result: ComparisonResult) -> HeaderCell:

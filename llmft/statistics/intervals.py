@@ -10,7 +10,7 @@ from scipy.stats import binomtest
 
 from llmft.config.metrics import METRICS
 from llmft.config.task import LabelsConfig
-from llmft.metrics.definitions import compute_metric, find_label_type
+from llmft.metrics.definitions import Floats, compute_metric, find_label_type
 from llmft.metrics.moments import Moments, find_moments, find_part_moments
 from llmft.results.evaluation import Interval, PartIntervals
 from llmft.statistics.resampling import (
@@ -23,9 +23,10 @@ from llmft.statistics.resampling import (
     resample_rows,
 )
 
-Floats = NDArray[np.floating[Any]]
 _ROUNDING = 1e-9
 """Relative to a metric; a standard error below this is a rounding error."""
+MIN_ROWS = 20
+"""With fewer rows nothing is decided: no variant is better and none is deployed."""
 
 
 class Estimate(NamedTuple):
@@ -181,10 +182,6 @@ def find_tail(estimate: Estimate, value: float) -> float:
 
 def _find_expansion(estimate: Estimate) -> float:
     return float(np.sqrt(estimate.num_clusters / (estimate.num_clusters - 1)))
-
-
-MIN_ROWS = 20
-"""With fewer rows nothing is decided: no variant is better and none is deployed."""
 
 
 def estimate_interval(

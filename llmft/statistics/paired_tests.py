@@ -10,15 +10,17 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.special import ndtr, stdtrit
 
+from llmft.metrics.definitions import Floats
 from llmft.metrics.moments import Moments
 from llmft.results.comparison import McNemar, Power, SampleSize
 from llmft.statistics.intervals import Estimate
 from llmft.statistics.resampling import Clusters
 
-Floats = NDArray[np.floating[Any]]
 _NUM_SWAPS = 9_999
 _MAX_EXACT_CLUSTERS = 15
 """Up to this many clusters G, all 2^G swaps are enumerated."""
+_MOST = 1_000
+"""A sample size of more than this many times the current one is not reported."""
 
 
 def permute_moments(
@@ -190,10 +192,6 @@ def draw_swaps(
         swapped_RG[1:] = drawn[:, :num_clusters]
     swapped_RG.flags.writeable = False
     return swapped_RG
-
-
-_MOST = 1_000
-"""A sample size of more than this many times the current one is not reported."""
 
 
 def estimate_power(estimate: Estimate, *, effect: float, tail: float) -> Power | None:

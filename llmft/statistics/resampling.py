@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from llmft.metrics.definitions import Floats
 from llmft.metrics.moments import Moments
 
-Floats = NDArray[np.floating[Any]]
 Groups = NDArray[np.int64]
 MAX_CLUSTERS = 2_000
 """Intervals are corrected for skewness up to this many rows; more clusters are merged at random."""

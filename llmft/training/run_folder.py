@@ -34,7 +34,6 @@ from llmft.training.launch import Launch
 if TYPE_CHECKING:
     from llmft.training.inputs import Inputs
     from llmft.training.train_model import TrainedModel
-
 METADATA_NAME = "training_metadata.json"
 HISTORY_NAME = "training_history.json"
 _NOT_COMPARED = (
@@ -52,6 +51,8 @@ _IN_WORDS = {
 }
 _WORDS = ("auto", "never")
 _FIX = "restore the file, or remove the folder of the run and train again"
+_PACKAGES = ("llmft", "torch", "transformers", "peft", "accelerate", "tokenizers", "numpy",
+             "bitsandbytes", "deepspeed")  # fmt: skip
 
 
 def identify_run(recipe: Recipe, data: PreparedData, prompt: Prompt) -> RunIdentity:
@@ -263,10 +264,6 @@ def _list_differences(found: Any, wanted: Any, name: str) -> list[str]:
             d for k in keys for d in _list_differences(found.get(k), wanted.get(k), f"{name}.{k}")
         ]
     return [] if found == wanted else [name.removeprefix("recipe.")]
-
-
-_PACKAGES = ("llmft", "torch", "transformers", "peft", "accelerate", "tokenizers", "numpy",
-             "bitsandbytes", "deepspeed")  # fmt: skip
 
 
 def make_record(

@@ -53,7 +53,10 @@ from llmft.training.inputs import count_steps
 from llmft.training.launch import ONE_PROCESS, Launch
 from llmft.training.losses import FiniteLoss, Loss
 
+logger = logging.getLogger("llmft.training")
 _TIMING = ("runtime", "samples_per_second", "steps_per_second")
+Measure = Callable[[NDArray[np.float32]], dict[str, float]]
+"""Logits [N, C] of the validation rows, in their order -> metrics by name."""
 
 
 def summarise_history(log: list[dict[str, Any]]) -> list[CurvePoint]:
@@ -85,9 +88,6 @@ def summarise_history(log: list[dict[str, Any]]) -> list[CurvePoint]:
             )
             losses, steps = [], []
     return points
-
-
-logger = logging.getLogger("llmft.training")
 
 
 class ProgressReporter(TrainerCallback):  # type: ignore[misc]
@@ -222,10 +222,6 @@ def make_arguments(
     )
     arguments.mixed_precision = "bf16" if uses_autocast else "no"  # not the launcher's
     return arguments
-
-
-Measure = Callable[[NDArray[np.float32]], dict[str, float]]
-"""Logits [N, C] of the validation rows, in their order -> metrics by name."""
 
 
 class TrainingResult(NamedTuple):

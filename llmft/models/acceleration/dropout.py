@@ -20,6 +20,10 @@ from llmft.models.acceleration.private_apis import (
 )
 
 _NUM_VALUES = 2**15
+_NAME = "llmft_dropped"
+_ENCODERS = ("bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta")
+_WEIGHTS_AT_ONCE = 2**18
+"""Attention weights of a group of rows, unless a single row has more: 1 MiB in float32."""
 
 
 class DropoutMask(NamedTuple):
@@ -53,12 +57,6 @@ def draw_mask(shape: Sequence[int], *, probability: float) -> DropoutMask:
     # Values from num_dropped on become negative; the shift copies their sign to all 16 bits.
     kept = values.neg_().add_(num_dropped - 1).bitwise_right_shift_(15)
     return DropoutMask(kept.view(*shape), _NUM_VALUES / (_NUM_VALUES - num_dropped))
-
-
-_NAME = "llmft_dropped"
-_ENCODERS = ("bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta")
-_WEIGHTS_AT_ONCE = 2**18
-"""Attention weights of a group of rows, unless a single row has more: 1 MiB in float32."""
 
 
 @contextmanager

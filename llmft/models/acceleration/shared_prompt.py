@@ -39,6 +39,8 @@ from llmft.models.acceleration.private_apis import (
 PACKED_ATTENTION = "llmft_packed"
 EAGER_ATTENTION = "llmft_eager"
 """Names of attention functions. No mask is registered under them, so transformers makes none."""
+_DECODERS = ("llama", "mistral", "qwen2", "qwen3")
+_ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # these do not depend on the input's length
 
 
 class PackedRows(NamedTuple):
@@ -237,10 +239,6 @@ class _FlashRows(torch.autograd.Function):
             grad_query + own_query, grad_prompt_key, grad_prompt_value, grad_key, grad_value,
             None, None,
         )  # fmt: skip
-
-
-_DECODERS = ("llama", "mistral", "qwen2", "qwen3")
-_ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # these do not depend on the input's length
 
 
 def explain_unshared(config: Any) -> str | None:

@@ -33,6 +33,20 @@ from llmft.models.loading import add_adapters
 
 _ATTENTION = {False: "llmft_traced_cpu", True: "llmft_traced_gpu"}
 """Names of the attention functions, for which no mask is registered: transformers makes none."""
+Layout = Literal["one device", "DDP", "ZeRO-2", "ZeRO-3", "ZeRO-3 with offload", "FSDP2"]
+"""How a training is distributed over devices."""
+ESTIMATE_ERROR = 0.10
+"""Largest relative error against measured peaks: small models, on a CPU, in one process."""
+GPU_LIBRARIES_GIB = 1.0
+"""Assumed memory of CUDA, kernel workspaces and NCCL on a GPU; not measured."""
+_GIB = 2**30
+_NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+"""Bytes per 4-bit weight: 0.5, 1 per block of 64, and 4 per 256 blocks (double quantisation).
+
+Source: Dettmers et al. 2023, arXiv:2305.14314, sec. 3.
+"""
+_LIVE_PARAMETERS = 300_000_000
+"""`stage3_max_live_parameters` of our DeepSpeed files."""
 
 
 class Step(NamedTuple):
@@ -240,20 +254,6 @@ def _keep(*tensors: Tensor) -> Tensor:
 
 for _on_gpu, _name in _ATTENTION.items():
     ALL_ATTENTION_FUNCTIONS.register(_name, partial(_attend, on_gpu=_on_gpu))
-Layout = Literal["one device", "DDP", "ZeRO-2", "ZeRO-3", "ZeRO-3 with offload", "FSDP2"]
-"""How a training is distributed over devices."""
-ESTIMATE_ERROR = 0.10
-"""Largest relative error against measured peaks: small models, on a CPU, in one process."""
-GPU_LIBRARIES_GIB = 1.0
-"""Assumed memory of CUDA, kernel workspaces and NCCL on a GPU; not measured."""
-_GIB = 2**30
-_NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
-"""Bytes per 4-bit weight: 0.5, 1 per block of 64, and 4 per 256 blocks (double quantisation).
-
-Source: Dettmers et al. 2023, arXiv:2305.14314, sec. 3.
-"""
-_LIVE_PARAMETERS = 300_000_000
-"""`stage3_max_live_parameters` of our DeepSpeed files."""
 
 
 class Footprint(NamedTuple):
