@@ -313,7 +313,7 @@ def test_a_detached_model_is_as_it_was() -> None:
             LlamaConfig(rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}),
             "dynamic position embedding",
         ),
-        (Qwen2Config(is_causal=False), "both ways"),
+        (Qwen2Config(is_causal=False), "attention is bidirectional"),
     ],
 )
 def test_l3_bases_that_cannot_share_are_told(config: Any, reason: str) -> None:
