@@ -190,8 +190,7 @@ def _save_model(trained: "TrainedModel", inputs: "Inputs", config: RecipeConfig)
     from llmft.data.batches import pad_inputs
     from llmft.models.saved import check_saved_outputs, hash_model, save_model
     from llmft.prediction.inference import Predictor
-    from llmft.prediction.stored import predict_and_store
-    from llmft.training.inputs import describe_limit
+    from llmft.prediction.stored import name_source, predict_and_store
     from llmft.training.train_model import measure_logits
 
     model, spec, result = trained
@@ -201,12 +200,11 @@ def _save_model(trained: "TrainedModel", inputs: "Inputs", config: RecipeConfig)
     batch = pad_inputs(few, pad_token_id=tokenizer.pad_token_id)
     check_saved_outputs(model, folder / "model", batch=batch, precision=spec.precision)
     model_hash = hash_model(folder / "model")
-    limit = describe_limit(config.train.limit_rows)
     stored = predict_and_store(
         Predictor.open(folder),
         inputs.rows["val"],
         path=folder / "predictions" / "val.parquet",
-        source={"model": model_hash, "data": inputs.data.fingerprint, **limit},
+        source=name_source(model_hash, inputs.data.fingerprint, limit_rows=config.train.limit_rows),
     )
     if spec.head == "regression":  # a class at the edge may flip by rounding
         labels = inputs.val.targets.numpy()

@@ -23,7 +23,7 @@ from llmft.metrics.definitions import (
     find_label_type,
 )
 from llmft.prediction.inference import Predictor
-from llmft.prediction.stored import StoredPredictions, load_or_predict
+from llmft.prediction.stored import StoredPredictions, load_or_predict, name_source
 from llmft.results.evaluation import (
     DECISIONS,
     Decision,
@@ -36,7 +36,7 @@ from llmft.results.evaluation import (
 )
 from llmft.results.run import LearningCurve, RunRecord
 from llmft.statistics.intervals import MIN_ROWS, bound_proportion, estimate_interval
-from llmft.training.inputs import describe_limit, limit_rows
+from llmft.training.inputs import limit_rows
 
 _MAX_TRAIN_ROWS = 500
 _Z = float(norm.ppf(0.975))
@@ -133,11 +133,7 @@ def predict_train_and_val(
         UserError: If the model changed since, or a row cannot be predicted.
     """
     limit = record.recipe.train.limit_rows
-    source = {
-        "model": record.model_hash,
-        "data": data.fingerprint,
-        **describe_limit(limit),
-    }
+    source = name_source(record.model_hash, data.fingerprint, limit_rows=limit)
     found: dict[Split, StoredPredictions] = {}
     files: dict[Split, str] = {"val": "val", "train": "train-sample"}
     for split, file in files.items():

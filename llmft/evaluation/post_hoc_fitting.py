@@ -24,12 +24,12 @@ from llmft.errors import UserError
 from llmft.metrics.definitions import Floats, average, is_better, measure
 from llmft.models.saved import ModelSpec, read_spec
 from llmft.prediction.post_hoc_fit import FIT_NAME, weigh_classes
-from llmft.prediction.stored import load_or_predict
+from llmft.prediction.stored import load_or_predict, name_source
 from llmft.processes import get_world_size, is_main, main_first
 from llmft.results.evaluation import Finding, FitEffect, VariantResult
 from llmft.results.files import write_result
 from llmft.results.run import Calibrator, PostHocFit, RunRecord
-from llmft.training.inputs import describe_limit, limit_rows
+from llmft.training.inputs import limit_rows
 from llmft.training.run_folder import read_record
 
 logger = logging.getLogger(__name__)
@@ -360,11 +360,9 @@ def open_trained_data(record: RunRecord) -> PreparedData:
 
 def _load_outputs(run: Path, rows: list[Row], record: RunRecord) -> Floats:
     """Return the model's outputs for the validation rows, which the training has stored, [N, C]."""
-    source = {
-        "model": record.model_hash,
-        "data": record.data_fingerprint,
-        **describe_limit(record.recipe.train.limit_rows),
-    }
+    source = name_source(
+        record.model_hash, record.data_fingerprint, limit_rows=record.recipe.train.limit_rows
+    )
     path, across = run / "predictions" / "val.parquet", get_world_size() > 1
     stored = load_or_predict(run, rows, path=path, source=source, across_processes=across)
     return stored.align([row["id"] for row in rows]).outputs

@@ -34,7 +34,7 @@ from llmft.evaluation.variants import (
 from llmft.files import hash_file
 from llmft.metrics.definitions import find_label_type
 from llmft.prediction.inference import Predictor
-from llmft.prediction.stored import StoredPredictions, load_or_predict
+from llmft.prediction.stored import StoredPredictions, load_or_predict, name_source
 from llmft.processes import get_world_size, is_main, main_first
 from llmft.results.evaluation import EdgeCases, EvaluationResult, Finding, Latency, MetricValue
 from llmft.results.run import RunRecord
@@ -146,7 +146,7 @@ def evaluate_run(
         folder,
         subject.rows,
         path=folder / "predictions" / f"{subject.name}.parquet",
-        source={"model": record.model_hash, "data": subject.fingerprint},
+        source=name_source(record.model_hash, subject.fingerprint),
         across_processes=across,
         open_predictor=open_predictor,
     )

@@ -40,7 +40,12 @@ from llmft.evaluation.verdict import find_valid_variants
 from llmft.metrics.definitions import find_label_type, is_better
 from llmft.models.saved import read_spec
 from llmft.prediction.post_hoc_fit import FinalOutputs, apply_fit, read_fit
-from llmft.prediction.stored import ChangedModelError, StoredPredictions, load_or_predict
+from llmft.prediction.stored import (
+    ChangedModelError,
+    StoredPredictions,
+    load_or_predict,
+    name_source,
+)
 from llmft.results.evaluation import Finding, MetricValue, RunResult, VariantResult
 from llmft.results.files import read_result, write_result
 from llmft.results.run import LearningCurve, PostHocFit, Read, ReadLog, RunRecord
@@ -201,7 +206,7 @@ def _open_predictions(
 ) -> tuple[StoredPredictions | None, list[Finding]]:
     """Return the test predictions of a run in the order of the rows; None if the rows differ."""
     path, texts = Path(run.path), [row["text"] for row in rows]
-    source = {"model": run.record.model_hash, "data": data.fingerprint}
+    source = name_source(run.record.model_hash, data.fingerprint)
     stored = path / "predictions" / "test.parquet"
     try:
         predictions = load_or_predict(path, rows, path=stored, source=source)

@@ -71,6 +71,18 @@ class StoredPredictions(NamedTuple):
         )
 
 
+def name_source(model_hash: str, data: str, *, limit_rows: int | None = None) -> dict[str, str]:
+    """Return what stored predictions come from; those from another source are predicted again.
+
+    Args:
+        model_hash: Hash of the model.
+        data: Fingerprint of the prepared data, or hash of a file.
+        limit_rows: The recipe's limit on rows of train and val, if the rows are of these.
+    """
+    limit = {} if limit_rows is None else {"limit_rows": str(limit_rows)}
+    return {"model": model_hash, "data": data, **limit}
+
+
 def load_or_predict(
     run: Path,
     rows: list[Row],

@@ -101,11 +101,6 @@ def limit_rows(rows: list[Row], limit: int | None) -> list[Row]:
     return [row for row in rows if row["id"] in chosen]
 
 
-def describe_limit(limit: int | None) -> dict[str, str]:
-    """Return the row limit as metadata of stored predictions; empty without a limit."""
-    return {} if limit is None else {"limit_rows": str(limit)}
-
-
 def plan_batches(
     recipe: Recipe, inputs: Inputs, *, world_size: int = 1, micro_batch_divisor: int = 1
 ) -> BatchPlan:
