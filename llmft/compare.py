@@ -73,13 +73,13 @@ def compare(suite: Suite, *, suite_path: Path, train_first: bool = False) -> Com
 def _train_variants(suite: Suite, plan: "RunsByVariant") -> None:
     from llmft.data.preparation import prepare_task
     from llmft.data.prepared import is_prepared, open_prepared
-    from llmft.evaluation.edge_cases import read_suite_cases
+    from llmft.evaluation.comparison import check_before_training
     from llmft.train import train
 
     if not is_prepared(suite.task):
         prepare_task(suite.task, report=logger.info)
     data = open_prepared(suite.task, task_file=suite.config.task)
-    read_suite_cases(suite, label_names=data.label_names)
+    check_before_training(suite, plan, data)
     for variant, runs in plan.items():
         for run in runs:
             if run.recipe is not None:

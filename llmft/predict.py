@@ -6,7 +6,7 @@ import logging
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,6 +16,8 @@ from llmft.errors import UserError
 from llmft.models.saved import ModelSpec, hash_model, read_spec
 from llmft.prediction.post_hoc_fit import FIT_NAME, apply_fit, read_fit
 from llmft.prediction.shards import (
+    MANIFEST_NAME,
+    STATE_NAME,
     ChangedError,
     Shard,
     claim_folder,
@@ -87,7 +89,7 @@ def predict_file(
     folder = output_path.with_name(f".{output_path.name}.partial")
     job = _PredictionJob.open(run, folder=folder, inputs=[input_path])
     ending = output_path.suffix
-    with _removed_if_empty(folder, ending):
+    with _state_removed_on_error(folder):
         try:
             shards = _prepare(job, ending=ending)
         except ChangedError as error:
@@ -101,13 +103,16 @@ def predict_file(
 
 
 @contextmanager
-def _removed_if_empty(folder: Path, ending: str) -> Iterator[None]:
-    """Remove the folder on an error before any shard was written."""
+def _state_removed_on_error(folder: Path) -> Iterator[None]:
+    """On an error before any shard was written, remove the state, and the folder if it is empty."""
     try:
         yield
     except UserError:
-        if not any(folder.glob(f"*-*{ending}")):
-            shutil.rmtree(folder, ignore_errors=True)
+        has_shards = any(folder.glob(f"*-{'[0-9]' * 12}.*"))
+        if not has_shards and get_world_size() == 1:
+            shutil.rmtree(folder / STATE_NAME, ignore_errors=True)
+            with suppress(OSError):
+                folder.rmdir()
         raise
 
 
@@ -136,7 +141,8 @@ def predict_folder(
             "input; rename one"
         )
     job = _PredictionJob.open(run, folder=output, inputs=inputs)
-    shards = _prepare(job, ending=None)
+    with _state_removed_on_error(output):
+        shards = _prepare(job, ending=None)
     _predict_missing(job, shards, max_tokens_per_batch=max_tokens_per_batch)
     if write_manifest(output, shards, model_hash=job.model_hash, fit_hash=job.fit_hash):
         _log_summary(shards, output)
@@ -186,6 +192,7 @@ def _predict_missing(
     missing = list_missing_shards(shards)
     if not missing:
         return
+    (job.folder / MANIFEST_NAME).unlink(missing_ok=True)  # of shards that were removed since
     # Imported late, since torch takes seconds: errors in run and inputs are reported before that.
     from llmft.prediction.inference import Predictor
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from llmft.config.loading import dump_yaml
 from llmft.config.recipe import Recipe, RecipeConfig, load_recipe
+from llmft.config.task import ScoresConfig
 from llmft.console import run_verb
 from llmft.errors import UserError
 from llmft.files import write_text
@@ -108,7 +109,7 @@ def train(recipe: Recipe, *, resume: str = "auto") -> Path:
                 world_size=launch.world_size,
                 micro_batch_divisor=run.micro_batch_divisor,
             )
-            checkpoint = find_last_checkpoint(folder / "checkpoints")
+            checkpoint = ask_main(lambda: find_last_checkpoint(folder / "checkpoints"))
             if checkpoint is not None:
                 logger.info("%s: resuming from %s", folder, checkpoint.name)
             try:
@@ -167,8 +168,9 @@ def _halve_micro_batches(
     changed = record_divisor(folder, run, 2 * run.micro_batch_divisor)
     if launch.world_size > 1:  # the other processes wait for this one's part of the step
         raise UserError(
-            f"train.auto_batch_size: {found}; run the same command again; it continues with half "
-            "of the rows and twice the accumulation (`torchrun --max-restarts 3` does so by itself)"
+            f"train.auto_batch_size: {found}; run it again with --resume auto; it continues with "
+            "half of the rows and twice the accumulation (`torchrun --max-restarts 3` does so by "
+            "itself)"
         )
     logger.info("warning: %s; continuing with half of them and twice the accumulation", found)
     gc.collect()
@@ -210,7 +212,9 @@ def _save_model(trained: "TrainedModel", inputs: "Inputs", config: RecipeConfig)
         labels = inputs.val.targets.numpy()
         metrics = measure_logits(stored.outputs, labels=labels, spec=spec, scale=None, needed="mae")
         found, expected = metrics["mae"], result.best.val["mae"]
-        if abs(found - expected) > 0.05 * max(1.0, expected):
+        assert isinstance(spec.labels, ScoresConfig)
+        low, high = spec.labels.range
+        if abs(found - expected) > 0.05 * max(0.1 * (high - low), expected):
             raise RuntimeError(
                 f"the saved model has val mae {found:.4f}, but {expected:.4f} was measured in "
                 "training, so it is not the chosen checkpoint"

@@ -203,7 +203,16 @@ def test_mistakes_of_a_suite_are_reported_before_anything_is_trained(
     (copy / "cases.jsonl").write_text(cases.replace('"min"', '"mim"'))
     assert main(["compare", "suite.yaml", "--train"]) == 2
     assert "cases.jsonl:1: not an edge case: expect.risk.mim" in capsys.readouterr().err
-    assert suite == (copy / "suite.yaml").read_text()
+    (copy / "cases.jsonl").write_text(cases)
+    config = yaml.safe_load(suite)
+    for changes, expected in (
+        ({"noise": {"repeated": "cases.jsonl"}}, "cases.jsonl"),
+        ({"metric": "overall_mae"}, "overall_mae"),
+        ({"variants": {**config["variants"], "gone": "runs/gone"}}, "runs/gone"),
+    ):
+        (copy / "changed.yaml").write_text(json.dumps({**config, **changes}))
+        assert main(["compare", "changed.yaml", "--train"]) == 2
+        assert expected in capsys.readouterr().err
     assert not (copy / "runs").exists()
 
 

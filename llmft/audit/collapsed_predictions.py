@@ -23,21 +23,21 @@ _NEAR_CHANCE = 0.02
 
 
 def check_collapsed_predictions(
-    variant: str, labels: NDArray[Any], outputs_by_seed: dict[int, Floats]
+    variant: str, labels: NDArray[Any], runs: Sequence[tuple[int, Floats]]
 ) -> list[Finding]:
     """Find variants that predict the same for every row: they learned nothing (D9).
 
     Args:
         variant: Name of the variant.
         labels: Scores float [N, D], classes int [N], or labels bool [N, L].
-        outputs_by_seed: Seed -> outputs [N, C] of the run with that seed.
+        runs: Seed and outputs [N, C] of each run.
     """
-    constant = {s: why for s, o in outputs_by_seed.items() if (why := _explain_collapse(labels, o))}
-    if not constant:
+    found = [(seed, _explain_collapse(labels, outputs)) for seed, outputs in runs]
+    collapsed = [(seed, why) for seed, why in found if why is not None]
+    if not collapsed:
         return []
-    seeds = ", ".join(map(str, constant))
-    why = next(iter(constant.values()))
-    if len(constant) < len(outputs_by_seed):
+    seeds, why = ", ".join(str(seed) for seed, _ in collapsed), collapsed[0][1]
+    if len(collapsed) < len(runs):
         message = f"the predictions of {variant} collapsed in some runs (seed {seeds}): {why}"
         return [make_finding("collapsed_predictions", "warning", message, variant)]
     message = f"the predictions of {variant} collapsed (seed {seeds}): {why}"

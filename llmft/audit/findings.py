@@ -44,8 +44,8 @@ def apply_waivers(findings: Sequence[Finding], waivers: Sequence[WaiverConfig]) 
     for number, waiver in enumerate(waivers):
         if number not in used:
             message = (
-                f"the waiver of {waiver.check!r} has no effect: only invalid and confounded "
-                "findings are waived, and none is of this check"
+                f"the waiver of {waiver.check!r} has no effect: it covers no invalid or "
+                "confounded finding"
             )
             waived.append(make_finding("waivers", "note", message, *waiver.variants))
     return waived

@@ -100,7 +100,8 @@ def check_oracle_view(
         student_head=HEAD_FRACTION if keeps_tail else 1.0,
     )
     by_student = float(np.mean(both_N / oracle_N))
-    by_oracle = float(np.mean(both_N[student_N > 0] / student_N[student_N > 0]))
+    has_text_N = student_N > 0
+    by_oracle = float(np.mean(both_N[has_text_N] / student_N[has_text_N])) if any(has_text_N) else 0
     worst = min(by_student, by_oracle)
     status: Status = "ok" if worst >= ENOUGH_KEPT else "note" if worst >= 0.5 else "warning"
     message = (

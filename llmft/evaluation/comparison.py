@@ -11,6 +11,7 @@ from llmft.audit.collapsed_predictions import check_baselines
 from llmft.audit.comparability import TREATMENT
 from llmft.config.recipe import Recipe, load_recipe
 from llmft.config.suite import NoiseKind, Suite, merge_with_defaults
+from llmft.data.fields import Row
 from llmft.data.prepared import PreparedData, open_prepared
 from llmft.data.prompts import read_prompt
 from llmft.errors import UserError
@@ -105,6 +106,29 @@ def plan_runs(suite: Suite) -> RunsByVariant:
     return plan
 
 
+def check_before_training(suite: Suite, plan: RunsByVariant, data: PreparedData) -> None:
+    """Raise before the training what the comparison would raise after it.
+
+    Raises:
+        UserError: If the metric is not defined, or a file or run that the suite names is unusable.
+    """
+    data.refuse_metric(suite.config.metric, key="metric")
+    read_suite_cases(suite, label_names=data.label_names)
+    _read_noise(suite, data, rows=data.read_split("test"))
+    for run in chain.from_iterable(plan.values()):
+        if run.recipe is None:
+            read_record(run.path)
+
+
+def _read_noise(
+    suite: Suite, data: PreparedData, *, rows: list[Row]
+) -> dict[NoiseKind, SecondLabels]:
+    return {
+        kind: read_second_labels(path, task=suite.task, rows=rows, names=data.label_names)
+        for kind, path in suite.noise_paths.items()
+    }
+
+
 def check_run_recipes(plan: RunsByVariant, data: PreparedData) -> None:
     """Stop if a run was not trained from the recipe that the suite names.
 
@@ -170,10 +194,7 @@ def open_comparison(suite: Suite, plan: RunsByVariant) -> Comparison:
     data.refuse_metric(config.metric, key="metric")
     test_rows = data.read_split("test")
     cases = read_suite_cases(suite, label_names=data.label_names)
-    second_labels = {
-        kind: read_second_labels(path, task=suite.task, rows=test_rows, names=data.label_names)
-        for kind, path in suite.noise_paths.items()
-    }
+    second_labels = _read_noise(suite, data, rows=test_rows)
     check_run_recipes(plan, data)
     opened = open_variants(
         {variant: [run.path for run in runs] for variant, runs in plan.items()},
@@ -322,9 +343,9 @@ def _analyse(
     outcome = decide_comparison(
         verdict, variants, provisional=_list_provisional(comparison, verdict)
     )
-    recommended = next((name for name, found in ensembles.items() if found.recommended), None)
-    if recommended is None and outcome.decision != "FAIL":
-        recommended = verdict.winner
+    recommended = next((n for n, found in ensembles.items() if found.recommended), verdict.winner)
+    if outcome.decision == "FAIL":
+        recommended = None
     return result.replace(
         variants=variants,
         decision=outcome.decision,
@@ -419,7 +440,7 @@ def decide_comparison(
 ) -> Outcome:
     """Return whether the variant that the verdict names may be deployed.
 
-    A verdict without a winner is REVIEW.
+    Without a winner it is REVIEW, or FAIL if every valid variant fails its gates.
 
     Args:
         verdict: The verdict of a valid comparison.

@@ -137,10 +137,10 @@ def make_ensembles(
     routes = _choose_routes({variant: val_variants[variant] for variant in variants}, val_labels)
     used = [variant for variant in variants if variant in routes]
     if len(used) > 1:
-        places = [list(variants).index(variant) for variant in routes]
+        places = [used.index(variant) for variant in routes]
         routed = [
             np.stack([outputs[place][:, i] for i, place in enumerate(places)], axis=1)
-            for outputs in by_run
+            for outputs in zip(*(variants[variant] for variant in used), strict=False)
         ]
         named = dict(zip(names, routes, strict=True))
         ensembles[ROUTING] = Ensemble("routing", used, named, "val", routed)

@@ -36,7 +36,6 @@ logger = logging.getLogger(__name__)
 _ROUNDING = 1e-12
 _MAX_SWEEPS = 10
 _NO_ROW = "{name}: {what} of val has this label, so its threshold stays 0.5"
-"""Splits that are used in the training, and to fit calibrators and thresholds."""
 
 
 class Thresholds(NamedTuple):

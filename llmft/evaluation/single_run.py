@@ -246,8 +246,8 @@ def _measure(
     fit, fit_findings = choose_fit(run.fit, split=subject.name)
     run = run._replace(predictions=run.predictions.take(positions), fit=fit)
     rows = open_rows([subject.rows[i] for i in positions], data)
-    by_seed = {record.recipe.train.seed: run.decision_scores}
-    findings += check_collapsed_predictions(name, rows.labels, by_seed)
+    outputs = [(record.recipe.train.seed, run.decision_scores)]
+    findings += check_collapsed_predictions(name, rows.labels, outputs)
     audit = apply_waivers([*fit_findings, *findings], settings.waivers)
     variant = measure_variant([run], rows).replace(edge_cases=edge_cases, latency=latency)
     baselines = measure_baselines(subject.train_rows, rows.rows, names=rows.names, task=data.task)

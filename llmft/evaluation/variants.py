@@ -190,8 +190,8 @@ def open_variants(
         audit += check_run(facts[variant][0])
         if all(run.predictions is not None for run in runs):
             labels = make_targets([rows[i] for i in scored], label_names=data.label_names)
-            by_seed = {run.record.recipe.train.seed: run.decision_scores for run in runs}
-            audit += check_collapsed_predictions(variant, labels.numpy(), by_seed)
+            outputs = [(run.record.recipe.train.seed, run.decision_scores) for run in runs]
+            audit += check_collapsed_predictions(variant, labels.numpy(), outputs)
     return VariantSet(variants, apply_waivers(audit, waivers), [rows[i] for i in scored])
 
 

@@ -255,14 +255,14 @@ def compare_parts(
     Args:
         labels: Scores [N, D], classes [N], or labels [N, L].
         names: Of the dimensions, classes or labels.
-        reference: OutputsByVariant of each run.
+        reference: Decision scores [N, C] of each run.
         challenger: The same.
         min_difference: Smaller differences are ties.
         groups: The cluster of each row, [N]; None if rows are independent.
         seed: Seed of the resampling and of the swaps.
 
     Returns:
-        Name -> difference; without the classes that never occur.
+        Name -> gain; without the classes that never occur.
     """
     clusters = find_clusters(len(labels), groups, seed=seed)
     variants = [
@@ -363,14 +363,14 @@ def reach_verdict(
         return Verdict(
             "CONFOUNDED", None, f"the variants differ in more than the treatment: {listed}"
         )
-    better = {variant: d for variant, d in pairs.items() if d.finding == "better"}
+    better = {variant: pair for variant, pair in pairs.items() if pair.finding == "better"}
     if better:
         winner = max(better, key=lambda variant: better[variant].gain)
         why = f"{winner} beats {reference} by {better[winner].gain:.3f} {metric}"
         sure = _assure(better[winner], margin=margin, num_challengers=len(pairs))
         return Verdict("WINNER", winner, f"{why} {sure}")
     undefined = [variant for variant in valid_variants if variant not in (reference, *pairs)]
-    unresolved = {variant: d for variant, d in pairs.items() if d.finding == "unresolved"}
+    unresolved = {variant: p for variant, p in pairs.items() if p.finding == "unresolved"}
     if undefined:
         why = (
             f"{metric}, or its interval, is not defined for {reference} or {undefined[0]} on these "
@@ -384,7 +384,7 @@ def reach_verdict(
         why = f"{variant} {verb} {abs(pair.gain):.3f} {metric} {onto} {reference}"
         doubt = _doubt(pair, margin=margin, num_challengers=len(pairs))
         return Verdict("UNRESOLVED", None, f"{why}{doubt}; {_advise(pair.needed)}")
-    most = max(d.upper for d in pairs.values())
+    most = max(pair.upper for pair in pairs.values())
     why = (
         f"no challenger beats {reference} by more than the margin {margin:g} {metric}: the upper "
         f"bounds of their gains (one-sided, 95 %) end at {most:.3f}"

@@ -1,6 +1,7 @@
 """Shards: predictions of many processes as files in a folder, resumable after a kill."""
 
 import base64
+import glob
 from collections.abc import Container, Iterator, Sequence
 from itertools import groupby, islice
 from pathlib import Path
@@ -128,7 +129,8 @@ def survey_inputs(
             surveys[path] = known
             continue
         survey = survey_input(path, spec=spec, ending=ending or path.suffix)
-        if known is not None and known.sha256 != survey.sha256:
+        is_begun = any(folder.glob(f"{glob.escape(path.stem)}-{'[0-9]' * 12}.*"))
+        if known is not None and known.sha256 != survey.sha256 and is_begun:
             raise ChangedError(
                 f"{folder}: {path} changed since shards of it were predicted",
                 fix=f"name a new folder, or remove {kept} and "

@@ -220,11 +220,11 @@ class ComparisonResult(EvaluationBase, ResultFile):
     why: str
     decision: Decision
     reasons: list[str]
-    """Why the decision is not better."""
+    """Why the decision is not better; for DEPLOY, the reasons of every gate."""
     provisional: bool
     """Whether the verdict depends on variants with too few seeds."""
     recommended: str | None = None
-    """The variant or ensemble to use."""
+    """The variant or ensemble to use; null if the decision is FAIL or nothing is better."""
     num_groups: int | None
     """Number of clusters of rows; null if rows are independent."""
 

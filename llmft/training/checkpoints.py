@@ -21,6 +21,7 @@ from llmft.processes import is_any, is_main, is_orphan, wait_for_all
 
 logger = logging.getLogger(__name__)
 
+_NAME = re.compile(r"checkpoint-\d+")
 _SEAL = "complete.json"
 """Written last, when all processes have written: names and sizes of all files."""
 
@@ -62,7 +63,12 @@ def open_checkpoint(path: Path, *, run_dir: Path) -> Path:
             f"--resume: {path} is not a checkpoint of {run_dir}; to start a new training with "
             "another run's weights, name that run as init_from in the recipe"
         )
-    fault = _find_fault(path)
+    fault = _find_fault(path) if _NAME.fullmatch(path.name) else "is not named checkpoint-STEP"
+    if fault is None:
+        state = read_json(path / "trainer_state.json", fix="choose another checkpoint")
+        best = Path(state.get("best_model_checkpoint") or path).name
+        if not (folder / best).is_dir():
+            fault = f"needs {best}, the best checkpoint so far, which was removed since"
     if fault is not None:
         names = ", ".join([path.name for path in _list_complete(folder)])
         raise UserError(f"--resume: {path} {fault}; complete checkpoints: {names or 'none'}")
@@ -86,7 +92,7 @@ def _list_complete(folder: Path) -> list[Path]:
 
 def _list_checkpoints(folder: Path) -> list[Path]:
     """Return whatever looks like a checkpoint, the oldest first."""
-    found = (p for p in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name))
+    found = (p for p in folder.glob("checkpoint-*") if _NAME.fullmatch(p.name))
     return sorted(found, key=read_step)
 
 

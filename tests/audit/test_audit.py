@@ -254,35 +254,37 @@ SCORES = np.array([[i % 11, 10 - i % 11] for i in range(44)], dtype=np.float32)
 
 def test_d9_scores_that_hardly_vary_are_a_constant() -> None:
     middle = 5 + 0.1 * (SCORES - 5)
-    assert check_collapsed_predictions("variant", SCORES, {1: SCORES}) == []
+    assert check_collapsed_predictions("variant", SCORES, [(1, SCORES)]) == []
     assert (
-        check_collapsed_predictions("variant", SCORES, {1: middle}) == []
+        check_collapsed_predictions("variant", SCORES, [(1, middle)]) == []
     )  # a skill of 0.1 is no constant
     noise = 5 + 0.01 * np.roll(SCORES, 5, axis=0)
-    (found,) = check_collapsed_predictions("variant", SCORES, {1: noise, 2: noise})
+    (found,) = check_collapsed_predictions("variant", SCORES, [(1, noise), (2, noise)])
     assert (found.status, found.variants) == ("invalid", ["variant"])
     assert (
         "the predictions of variant collapsed (seed 1, 2): its predictions have 1%" in found.message
     )
-    (found,) = check_collapsed_predictions("variant", SCORES, {1: SCORES, 2: noise})
+    (found,) = check_collapsed_predictions("variant", SCORES, [(1, SCORES), (2, noise)])
     assert (found.status, "seed 2" in found.message) == ("warning", True)
-    assert check_collapsed_predictions("variant", np.full((9, 2), 3.0), {1: np.zeros((9, 2))}) == []
+    assert (
+        check_collapsed_predictions("variant", np.full((9, 2), 3.0), [(1, np.zeros((9, 2)))]) == []
+    )
 
 
 def test_d9_one_class_for_all_rows_is_a_constant() -> None:
     labels = np.array([0, 1, 2, 0] * 25)
     always = np.tile([0.8, 0.1, 0.1], (100, 1))
-    (found,) = check_collapsed_predictions("variant", labels, {1: always})
+    (found,) = check_collapsed_predictions("variant", labels, [(1, always)])
     assert "it predicts the same for 100.0% of the rows" in found.message
-    assert check_collapsed_predictions("variant", labels, {1: np.eye(3)[labels]}) == []
-    assert check_collapsed_predictions("variant", np.zeros(100, dtype=int), {1: always}) == []
+    assert check_collapsed_predictions("variant", labels, [(1, np.eye(3)[labels])]) == []
+    assert check_collapsed_predictions("variant", np.zeros(100, dtype=int), [(1, always)]) == []
 
 
 def test_d9_one_set_of_labels_for_all_rows_is_a_constant() -> None:
     labels = np.array([[True, False], [False, False], [True, True], [False, True]] * 25)
-    (found,) = check_collapsed_predictions("variant", labels, {1: np.full((100, 2), 0.1)})
+    (found,) = check_collapsed_predictions("variant", labels, [(1, np.full((100, 2), 0.1))])
     assert found.status == "invalid"
-    assert check_collapsed_predictions("variant", labels, {1: labels.astype(float)}) == []
+    assert check_collapsed_predictions("variant", labels, [(1, labels.astype(float))]) == []
 
 
 def test_d1_equal_texts_may_have_equal_inputs() -> None:

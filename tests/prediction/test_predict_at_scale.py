@@ -231,6 +231,12 @@ def test_one_file_without_a_text_is_refused_and_leaves_nothing(
     status, error = predict(capsys, "--input", "new.jsonl", "--output", "none.csv")
     assert (status, "no row can be predicted; empty text" in error) == (2, True)
     assert not list(Path().glob("*none.csv*"))
+    Path("fine.jsonl").write_text('{"title": "bank", "content": "run"}\n')
+    wanted = ["--input", "fine.jsonl", "new.jsonl", "--output", "none"]
+    Path("new.jsonl").write_text('{"title": "bank"')
+    assert predict(capsys, *wanted)[0] == 2
+    assert not Path("none").exists(), "no state that keeps these inputs from being changed"
+    assert predict(capsys, "--input", "fine.jsonl", "--output", "none") == (0, "")
 
 
 def test_one_file_goes_on_from_the_parts_that_a_killed_command_left(

@@ -1,6 +1,8 @@
 """A run folder belongs to one recipe on one version of the data."""
 
+import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +107,18 @@ def test_r5_resume_never_begins_anew_and_a_path_goes_on_from_there(tmp_path: Pat
         claim(run, resume=str(run / "checkpoints" / "checkpoint-3"))
     with pytest.raises(UserError, match=r"is not a checkpoint of .*run; .* init_from"):
         claim(run, resume=str(write_checkpoint(tmp_path / "other", 1)))
+    copied = run / "checkpoints" / "best"
+    shutil.copytree(first, copied)
+    with pytest.raises(UserError, match=r"best is not named checkpoint-STEP; complete"):
+        claim(run, resume=str(copied))
+    state = json.dumps({"best_model_checkpoint": "elsewhere/checkpoint-0"})
+    (first / "trainer_state.json").write_text(state)
+    seal_checkpoint(first)
+    with pytest.raises(UserError, match="needs checkpoint-0, the best checkpoint so far, which"):
+        claim(run, resume=str(first))
+    (first / "trainer_state.json").write_text(state.replace("checkpoint-0", "checkpoint-1"))
+    seal_checkpoint(first)
+    shutil.rmtree(copied)
     assert find_start(run, resume=str(first)) == first
     assert list((run / "checkpoints").iterdir()) == [first], "what came after it is gone"
     finish(run)
