@@ -151,7 +151,8 @@ class GateConfig(ConfigSection):
     """Thresholds of one gate."""
 
     deploy: float
-    """To deploy, the worse end of the 95 % interval has to reach this."""
+    """To deploy, the worse end of the 95 % interval has to reach this; of gaps and convergence, the
+    value."""
     review: float | None = None
     """A run whose value is worse than this fails; without it the gate never fails a run."""
     fraction: float | None = Field(default=None, gt=0, le=1)

@@ -1,4 +1,4 @@
-"""The test rows: metrics, errors and confusions on them, and their entries in results."""
+"""The labelled rows: metrics, errors and confusions on them, and their entries in results."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple

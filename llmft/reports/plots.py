@@ -1,4 +1,4 @@
-"""The plots of a report, each drawn by a function of its own, and saved as PNG and SVG."""
+"""The plots of the reports and of `llmft bench`, saved as PNG; a page has them as inline SVG."""
 
 import re
 import warnings

@@ -96,7 +96,7 @@ class RunRecord(ResultFile, RunIdentity):
     deepspeed: dict[str, Any] | None
     """The configuration that DeepSpeed got."""
     per_device_batch_size: int
-    """Rows of the largest micro-batch."""
+    """Rows of the micro-batch with the most tokens."""
     gradient_accumulation_steps: int
     global_batch_size: float
     """Rows of an optimizer step, over all processes; the mean if it varies."""

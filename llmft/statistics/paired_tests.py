@@ -111,7 +111,7 @@ def compute_mcnemar(
 
     Args:
         labels_N: Classes.
-        reference: Probabilities [N, C] of each run.
+        reference: Decision scores [N, C] of each run.
         challenger: The same.
         is_clustered: Whether rows are clustered, for which there is no p-value.
 

@@ -20,7 +20,7 @@ from llmft.training.losses import read_row_weights
 
 
 class Inputs(NamedTuple):
-    """Prepared and encoded rows of every split, with their encoder and token budgets."""
+    """Prepared rows of every split, train and val encoded, with encoder and token budgets."""
 
     data: PreparedData
     encoder: Encoder
@@ -50,8 +50,9 @@ def open_inputs(recipe: Recipe, *, keep_tokens: bool = True) -> Inputs:
         keep_tokens: Whether to keep the tokens next to the data, for the next run.
 
     Raises:
-        UserError: If the task is not prepared, as `open_encoder`, if there is no room for an
-            article at all, if the head does not fit the classes, or if a row weight is none.
+        UserError: If the task is not prepared; as `open_encoder`; if there is no room for an
+            article at all, if head or metric do not fit the labels, or if the weight of a row is
+            not a number of at least 0.
     """
     data = open_prepared(recipe.task, task_file=recipe.config.task)
     if recipe.config.head.type == "binary" and len(data.label_names) != 2:
