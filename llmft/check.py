@@ -131,10 +131,10 @@ def _check_inputs(recipe: Recipe, *, show: str | None, gpu_gib: float | None) ->
         for line in show_row(row, split=split, encoder=inputs.encoder):
             logger.info("%s", line)
     _report_data(inputs)
-    refuse_budget(inputs.findings.refusals, waive=config.tokens.waive)
-    if inputs.findings.refusals:
+    refuse_budget(inputs.budget_findings.refusals, waive=config.tokens.waive)
+    if inputs.budget_findings.refusals:
         logger.info("warning: the token budget is waived: %s", config.tokens.waive)
-        for refusal in inputs.findings.refusals:
+        for refusal in inputs.budget_findings.refusals:
             logger.info("warning: %s", refusal)
     label_names = inputs.data.label_names
     if config.init_from is not None:
@@ -178,7 +178,7 @@ def _report_data(inputs: "Inputs") -> None:
         logger.info("labels %s", line)
     for split, budget in inputs.budgets.items():
         logger.info("tokens %5s: %s", split, budget.describe())
-    for warning in (*data.manifest.warnings, *inputs.findings.warnings):
+    for warning in (*data.manifest.warnings, *inputs.budget_findings.warnings):
         logger.info("warning: %s", warning)
 
 

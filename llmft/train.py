@@ -88,7 +88,7 @@ def train(recipe: Recipe, *, resume: str = "auto") -> Path:
         inputs = open_inputs(recipe)
     for split, budget in inputs.budgets.items():
         logger.info("%s: %s", split, budget.describe())
-    refuse_budget(inputs.findings.refusals, waive=config.tokens.waive)
+    refuse_budget(inputs.budget_findings.refusals, waive=config.tokens.waive)
     check_warmup(config.train, plan_batches(recipe, inputs, world_size=launch.world_size))
     check_init_from(config, label_names=inputs.data.label_names)
 

@@ -293,10 +293,10 @@ def compare_variants(comparison: Comparison, *, suite_path: Path) -> ComparisonR
     )
     if verdict.name == "INVALID":
         return result
-    return _analyse(comparison, result, verdict=verdict, pairs=pairs, slicings=slicings)
+    return _complete_result(comparison, result, verdict=verdict, pairs=pairs, slicings=slicings)
 
 
-def _analyse(
+def _complete_result(
     comparison: Comparison,
     result: ComparisonResult,
     *,

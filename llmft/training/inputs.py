@@ -30,7 +30,7 @@ class Inputs(NamedTuple):
     """The rows of train, encoded, with their labels and row weights."""
     val: Examples
     budgets: dict[str, TokenBudget]
-    findings: BudgetFindings
+    budget_findings: BudgetFindings
     unshared_reason: str | None
     """Why the prompt is not computed once for all rows of a batch; None if it is."""
 
@@ -90,7 +90,7 @@ def open_inputs(recipe: Recipe, *, keep_tokens: bool = True) -> Inputs:
         unshared_reason = "prompt.share is false"
     return Inputs(
         data=data, encoder=encoder, rows=rows, train=examples["train"], val=examples["val"],
-        budgets=budgets, findings=findings, unshared_reason=unshared_reason,
+        budgets=budgets, budget_findings=findings, unshared_reason=unshared_reason,
     )  # fmt: skip
 
 

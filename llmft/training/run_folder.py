@@ -307,7 +307,7 @@ def make_record(
         resumed_from_step=result.resumed_from_step,
         num_rows={name: len(rows) for name, rows in inputs.rows.items()},
         token_budget=inputs.budgets,
-        budget_warnings=inputs.findings.warnings + inputs.findings.refusals,
+        budget_warnings=inputs.budget_findings.warnings + inputs.budget_findings.refusals,
         best_metric_name=f"val_{result.best_metric_name}",
         best_metric=result.best_metric,
         best_epoch=result.best.epoch,
