@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from llmft.errors import UserError
@@ -350,6 +357,19 @@ def suggest(word: str, *, allowed: list[str]) -> str:
     """Return " Did you mean `x`?" for the nearest allowed word, or nothing."""
     near = difflib.get_close_matches(word, allowed, n=1, cutoff=0.6)
     return f" Did you mean `{near[0]}`?" if near else ""
+
+
+def one_of(names: Iterable[str]) -> AfterValidator:
+    """Return the annotation of a string that has to be one of these names."""
+    allowed = list(names)
+
+    def check(name: str) -> str:
+        if name not in allowed:
+            hint = suggest(name, allowed=allowed)
+            raise ValueError(f"found {name!r}, allowed: {', '.join(allowed)}.{hint}")
+        return name
+
+    return AfterValidator(check)
 
 
 def list_dotted_keys(schema: type[BaseModel], *, prefix: str = "") -> list[str]:

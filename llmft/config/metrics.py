@@ -3,9 +3,9 @@
 import sys
 from typing import Annotated, NamedTuple
 
-from pydantic import AfterValidator, WithJsonSchema
+from pydantic import WithJsonSchema
 
-from llmft.config.loading import suggest
+from llmft.config.loading import one_of
 from llmft.config.task import ClassConfig, LabelsConfig, ScoresConfig
 
 
@@ -138,16 +138,9 @@ weights.
 """
 
 
-def _check_metric(name: str) -> str:
-    if name not in METRICS:
-        hint = suggest(name, allowed=list(METRICS))
-        raise ValueError(f"found {name!r}, allowed: {', '.join(METRICS)}.{hint}")
-    return name
-
-
 MetricName = Annotated[
     str,
-    AfterValidator(_check_metric),
+    one_of(METRICS),
     WithJsonSchema({"type": "string", "enum": list(METRICS)}),
 ]
 """One of the names in `METRICS`."""

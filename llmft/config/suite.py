@@ -21,6 +21,7 @@ from llmft.config.loading import (
     find_named_file,
     list_dotted_keys,
     load_values,
+    one_of,
     refuse_values,
     suggest,
     validate,
@@ -132,16 +133,9 @@ class WaiverConfig(ConfigSection):
         return reason
 
 
-def _check_gate(name: str) -> str:
-    if name not in HIGHER_IS_BETTER:
-        hint = suggest(name, allowed=list(HIGHER_IS_BETTER))
-        raise ValueError(f"found {name!r}, allowed: {', '.join(HIGHER_IS_BETTER)}.{hint}")
-    return name
-
-
 GateName = Annotated[
     str,
-    AfterValidator(_check_gate),
+    one_of(HIGHER_IS_BETTER),
     WithJsonSchema({"type": "string", "enum": list(HIGHER_IS_BETTER)}),
 ]
 """One of the names in `HIGHER_IS_BETTER`."""
