@@ -12,7 +12,7 @@ from llmft.models.device import list_precisions
 TINY = ["--num-rows", "5", "--batch-size", "2", "--max-length", "12", "--num-rounds", "1"]
 KEYS = {
     "base", "dtype", "speedup_vs_classic_loop", "speedup_vs_trainer", "flop_utilisation",
-    "seconds_ours", "seconds_trainer", "seconds_classic_loop", "num_rows", "num_updates",
+    "seconds_ours", "seconds_trainer", "seconds_classic_loop", "num_rows", "num_steps",
 }  # fmt: skip
 
 
@@ -29,7 +29,7 @@ def test_article_only_measures_both_bases_on_given_articles(
     assert [entry["base"][:6] for entry in found[:: len(list_precisions())]] == ["MiniLM", "Qwen2 "]
     for entry in found:
         assert entry.keys() >= KEYS
-        assert (entry["num_rows"], entry["num_updates"]) == (4, 2)
+        assert (entry["num_rows"], entry["num_steps"]) == (4, 2)
         assert entry["speedup_vs_trainer"] > 0
         assert entry["flop_utilisation"] > 0
 
@@ -40,7 +40,7 @@ def test_short_texts_tells_the_ratio_and_where_the_time_goes(workspace: Path) ->
     found = json.loads(Path("found.json").read_text())
     assert [entry["dtype"] for entry in found] == list_precisions()
     for entry in found:
-        assert (entry["num_rows"], entry["num_updates"]) == (4, 2)
+        assert (entry["num_rows"], entry["num_steps"]) == (4, 2)
         assert entry["seconds_per_step"] > 0
         assert entry[f"speedup_vs_trainer_{entry['dtype']}"] > 0
         shares = [value for key, value in entry.items() if key.startswith("share_")]

@@ -96,7 +96,7 @@ class TrainingSetup(NamedTuple):
     learning_rate: float = 5e-5
 
     @property
-    def num_updates(self) -> int:
+    def num_steps(self) -> int:
         """Optimizer steps of one epoch."""
         return len(self.rows) // self.batch_size
 
@@ -105,7 +105,7 @@ class StepClock:
     """Wall time from the first forward pass of a model to the end of the last optimizer step."""
 
     def __init__(self) -> None:
-        self.num_updates = 0
+        self.num_steps = 0
         self.seconds_by_phase = dict.fromkeys(PHASES, 0.0)
         self._last: float | None = None
 
@@ -120,7 +120,7 @@ class StepClock:
         if self._last is not None:
             self.seconds_by_phase[phase] += now - self._last
         self._last = now
-        self.num_updates += phase == "optimizer"
+        self.num_steps += phase == "optimizer"
 
 
 @contextmanager
@@ -292,7 +292,7 @@ def _load_stock(setup: TrainingSetup) -> Any:
 
 
 def _get_seconds(clock: StepClock, setup: TrainingSetup) -> float:
-    assert clock.num_updates == setup.num_updates, (clock.num_updates, setup.num_updates)
+    assert clock.num_steps == setup.num_steps, (clock.num_steps, setup.num_steps)
     return clock.seconds
 
 
@@ -362,7 +362,7 @@ def measure_base(name: str, setup: TrainingSetup, plan: Plan) -> list[Figures]:
     products = {
         precision: MatrixProducts(
             rates.shapes,
-            num_tokens=sum(lengths) // setup.num_updates,
+            num_tokens=sum(lengths) // setup.num_steps,
             dtype=getattr(torch, precision),
             device=choose_device(),
         )
@@ -381,7 +381,7 @@ def measure_base(name: str, setup: TrainingSetup, plan: Plan) -> list[Figures]:
             "dtype": precision,
             "num_rows": len(setup.rows),
             "num_tokens": sum(lengths),
-            "num_updates": setup.num_updates,
+            "num_steps": setup.num_steps,
             "batch_size": setup.batch_size,
             "max_length": setup.max_length,
             "num_rounds": plan.num_rounds,
@@ -429,11 +429,11 @@ def measure_short_texts(encoded: list[EncodedRow], plan: Plan) -> Iterator[Figur
             "dtype": precision,
             "num_rows": len(setup.rows),
             "num_tokens": sum(row.num_tokens for row in setup.rows),
-            "num_updates": setup.num_updates,
+            "num_steps": setup.num_steps,
             "batch_size": setup.batch_size,
             "num_rounds": plan.num_rounds,
             "num_threads": torch.get_num_threads(),
-            "seconds_per_step": times.take_median(ours) / setup.num_updates,
+            "seconds_per_step": times.take_median(ours) / setup.num_steps,
             **{
                 f"speedup_vs_trainer_{other}": times.compare(ours, to=f"trainer {other}")
                 for other in list_precisions()

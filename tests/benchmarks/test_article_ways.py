@@ -62,7 +62,7 @@ def test_every_way_sees_every_row_once_in_as_many_updates(
             seconds = train_in_classic_loop(setup)
             assert all(ids.shape[1] == setup.max_length for _, ids in seen)
     assert seconds > 0
-    assert len(seen) == setup.num_updates == 4
+    assert len(seen) == setup.num_steps == 4
     rows = sorted(row for batch, _ in seen for row in batch)
     assert rows == sorted(row.input_ids for row in setup.rows)
 
