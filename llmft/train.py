@@ -104,11 +104,9 @@ def train(recipe: Recipe, *, resume: str = "auto") -> Path:
             started = time.time()
             reset_peak_memory()
             plan = plan_batches(
-                recipe,
-                inputs,
-                world_size=launch.world_size,
-                micro_batch_divisor=run.micro_batch_divisor,
-            )
+                recipe, inputs,
+                world_size=launch.world_size, micro_batch_divisor=run.micro_batch_divisor,
+            )  # fmt: skip
             checkpoint = ask_main(lambda: find_last_checkpoint(folder / "checkpoints"))
             if checkpoint is not None:
                 logger.info("%s: resuming from %s", folder, checkpoint.name)
@@ -129,11 +127,7 @@ def train(recipe: Recipe, *, resume: str = "auto") -> Path:
                 peak_memory_gib=peak_memory_gib, model_hash=model_hash,
             )  # fmt: skip
             write_run(folder, record, trained.result.history, metric=recipe.metric)
-            logger.info(
-                "%s: best val %s %.4f at epoch %.2f, trained in %.0f s; wrote %s",
-                config.name, recipe.metric, record.best_metric, record.best_epoch,
-                record.train_seconds, folder / "model",
-            )  # fmt: skip
+            logger.info("%s; wrote %s", record.describe(), folder / "model")
     return folder
 
 

@@ -45,6 +45,18 @@ from llmft.training.losses import Loss
 _MIN_FRACTION = 0.01
 _FIRST_ID, _LAST_ID = 1_000, 30_000  # whole words of MiniLM's vocabulary
 _LOSS = Loss(HeadConfig(type="regression"))
+_ARTICLE_TOKENS = 256
+_PROMPT_TOKENS, _BATCH_SIZE = 2048, 8  # constant while the other one grows
+GROWING: dict[str, list[Shape]] = {
+    "prompt_tokens": [
+        Shape(num_prompt, _ARTICLE_TOKENS, _BATCH_SIZE)
+        for num_prompt in (0, 500, 1000, 2000, 4000, 8000)
+    ],
+    "batch_size": [
+        Shape(_PROMPT_TOKENS, _ARTICLE_TOKENS, num_rows) for num_rows in (1, 2, 4, 8, 16, 32)
+    ],
+}
+"""Quantity that grows -> batch shapes to measure."""
 
 
 class PromptBenchmark:
@@ -277,20 +289,6 @@ def count_ceilings(model: Any, shape: Shape) -> Ceilings:
         training=rates.count_training(unshared) / rates.count_training(shared),
         prediction=rates.count_forward(unshared) / rates.count_forward(cached),
     )
-
-
-_ARTICLE_TOKENS = 256
-_PROMPT_TOKENS, _BATCH_SIZE = 2048, 8  # constant while the other one grows
-GROWING: dict[str, list[Shape]] = {
-    "prompt_tokens": [
-        Shape(num_prompt, _ARTICLE_TOKENS, _BATCH_SIZE)
-        for num_prompt in (0, 500, 1000, 2000, 4000, 8000)
-    ],
-    "batch_size": [
-        Shape(_PROMPT_TOKENS, _ARTICLE_TOKENS, num_rows) for num_rows in (1, 2, 4, 8, 16, 32)
-    ],
-}
-"""Quantity that grows -> batch shapes to measure."""
 
 
 def measure_growth(*, num_rounds: int, seed: int) -> list[Figures]:

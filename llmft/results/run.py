@@ -145,6 +145,14 @@ class RunRecord(ResultFile, RunIdentity):
     git_revision: str | None
     """Of the working folder; null outside a repository."""
 
+    def describe(self) -> str:
+        """Return one line for a terminal."""
+        return (
+            f"{self.name}: best {self.best_metric_name.replace('_', ' ', 1)} "
+            f"{self.best_metric:.4f} at epoch {self.best_epoch:.2f}, trained in "
+            f"{self.train_seconds:.0f} s"
+        )
+
 
 RunFile = Annotated[RunRecord | UnfinishedRun, Field(discriminator="status")]
 """The schemas of `training_metadata.json`."""
