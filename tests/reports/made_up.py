@@ -16,7 +16,7 @@ from llmft.results.evaluation import (
     VariantResult,
 )
 from tests.reports.made_up_gates import make_gates
-from tests.reports.made_up_judgement import (
+from tests.reports.made_up_pairs import (
     make_edge_cases,
     make_ensembles,
     make_few_gates,

@@ -9,7 +9,7 @@ from llmft.reports.formatting import format_interval
 from llmft.reports.layout import GAP
 from llmft.results.evaluation import Decision, EvaluationResult, Finding, LabelType
 from tests.reports.made_up import EVIL, NAMED, make_evaluation
-from tests.reports.made_up_judgement import make_edge_cases, make_latency
+from tests.reports.made_up_pairs import make_edge_cases, make_latency
 from tests.reports.reading import (
     Page,
     count_table_columns,

@@ -8,7 +8,7 @@ from llmft.reports.comparison import write_comparison_report
 from llmft.reports.evaluation import write_evaluation_report
 from llmft.results.evaluation import LabelType
 from tests.reports.made_up import make_comparison, make_evaluation
-from tests.reports.made_up_judgement import make_fit
+from tests.reports.made_up_pairs import make_fit
 from tests.reports.reading import Page, count_table_columns, list_written_numbers, split_cell
 
 

@@ -1,4 +1,4 @@
-"""What schema 2 added to a comparison: on the page, in Markdown and in Word."""
+"""Pairs, gates, ensembles, slices and noise: on the page, in Markdown and in Word."""
 
 import re
 from pathlib import Path
