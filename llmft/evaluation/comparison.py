@@ -306,10 +306,8 @@ def _complete_result(
 ) -> ComparisonResult:
     """Add to a result what only a valid comparison has, and decide."""
     config, data, rows = comparison.suite.config, comparison.data, comparison.rows
-    outputs, runs = (
-        comparison.outputs,
-        {name: comparison.variants[name] for name in comparison.valid},
-    )
+    outputs = comparison.outputs
+    runs = {name: comparison.variants[name] for name in comparison.valid}
     train_val_predictions = {
         name: [predict_train_and_val(run.path, run.record, data) for run in found]
         for name, found in runs.items()
