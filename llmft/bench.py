@@ -66,8 +66,11 @@ def _add_shared_prompt(parser: argparse.ArgumentParser) -> None:
 def _measure_shared_prompt(args: argparse.Namespace) -> Iterator[Figures]:
     # Imported late, here and below, since torch takes seconds: wrong options are reported first.
     from llmft.benchmarks.prompts import measure_shared_prompt
+    from llmft.isolation import isolated
 
-    return measure_shared_prompt(args.shape or SHAPES, num_rounds=args.num_rounds, seed=args.seed)
+    shapes = args.shape or SHAPES
+    with isolated():
+        yield from measure_shared_prompt(shapes, num_rounds=args.num_rounds, seed=args.seed)
 
 
 def _read_shape(text: str) -> Shape:
@@ -92,8 +95,10 @@ def _measure_prompt_growth(args: argparse.Namespace) -> list[Figures]:
             "or remove --plot"
         )
     from llmft.benchmarks.prompts import measure_growth
+    from llmft.isolation import isolated
 
-    found = measure_growth(num_rounds=args.num_rounds, seed=args.seed)
+    with isolated():
+        found = measure_growth(num_rounds=args.num_rounds, seed=args.seed)
     if args.plot is not None:
         from llmft.reports.plots import draw_growth, use_style
 
@@ -124,8 +129,10 @@ def _add_gpu(parser: argparse.ArgumentParser) -> None:
 
 def _measure_gpu(args: argparse.Namespace) -> Iterator[Figures]:
     from llmft.benchmarks.gpu import measure_gpu
+    from llmft.isolation import isolated
 
-    return measure_gpu(args.size or list(SIZES), num_steps=args.num_steps, seed=args.seed)
+    with isolated():
+        yield from measure_gpu(args.size or list(SIZES), num_steps=args.num_steps, seed=args.seed)
 
 
 def _add_rounds(parser: argparse.ArgumentParser) -> None:
@@ -186,17 +193,21 @@ def _read_seed(text: str) -> int:
 def _measure_article_only(args: argparse.Namespace) -> Iterator[Figures]:
     rows = _read_rows(args)
     from llmft.benchmarks.articles import encode_rows, measure_article_only
+    from llmft.isolation import isolated
 
     plan = _make_plan(args)
-    return measure_article_only(encode_rows(rows, text=args.text, plan=plan), plan)
+    with isolated():
+        yield from measure_article_only(encode_rows(rows, text=args.text, plan=plan), plan)
 
 
 def _measure_short_texts(args: argparse.Namespace) -> Iterator[Figures]:
     rows = _read_rows(args)
     from llmft.benchmarks.articles import encode_rows, measure_short_texts
+    from llmft.isolation import isolated
 
     plan = _make_plan(args)
-    return measure_short_texts(encode_rows(rows, text=args.text, plan=plan), plan)
+    with isolated():
+        yield from measure_short_texts(encode_rows(rows, text=args.text, plan=plan), plan)
 
 
 def _make_plan(args: argparse.Namespace) -> Plan:

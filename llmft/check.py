@@ -6,14 +6,19 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmft.config.loading import suggest
-from llmft.config.recipe import Recipe, load_recipe
+from llmft.config.loading import Overrides, parse_overrides, suggest
+from llmft.config.recipe import Recipe, ResolvedRecipe, load_recipe
 from llmft.config.task import ClassConfig
 from llmft.data.fields import Row, shorten_list
 from llmft.data.prompts import find_unknown_placeholders, list_placeholders, read_prompt
 from llmft.errors import UserError
+from llmft.files import StrPath
+from llmft.results.files import HasTable, Result
+from llmft.results.run import TokenBudget
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from llmft.data.batches import BatchPlan
     from llmft.models.memory.estimates import Footprint, Step
     from llmft.training.inputs import Inputs
@@ -42,30 +47,88 @@ def main(arguments: list[str]) -> int:
         "24GiB",
     )  # fmt: skip
     args = parser.parse_args(arguments)
-    if args.no_data and args.gpu_memory is not None:
+    check(
+        args.recipe, overrides=parse_overrides(args.set), read_data=not args.no_data,
+        show=args.show, gpu_memory_gib=args.gpu_memory,
+    )  # fmt: skip
+    return 0
+
+
+class CheckResult(Result, HasTable):
+    """What a training of a recipe would do; what else was found is in the log."""
+
+    name: str
+    """Of the recipe."""
+    num_steps: int | None
+    """Optimizer steps; null unless the data was read."""
+    memory_gib: float | None
+    """Estimated peak on a device, without half a GiB for the libraries; null if it is unknown."""
+    budgets: dict[str, TokenBudget]
+    """Split -> truncation of its articles; empty unless the data was read."""
+
+    def describe(self) -> str:
+        """Return one line with steps and memory."""
+        steps = "" if self.num_steps is None else f", {self.num_steps} steps"
+        memory = "" if self.memory_gib is None else f", about {self.memory_gib:.2f} GiB"
+        return f"{self.name}: ok{steps}{memory}"
+
+    def to_frame(self) -> "pd.DataFrame":
+        """Return the token budgets: one row per split."""
+        import pandas as pd
+
+        found = {split: budget.model_dump() for split, budget in self.budgets.items()}
+        return pd.DataFrame.from_dict(found, orient="index")
+
+
+def check(
+    recipe: StrPath | Recipe,
+    *,
+    overrides: Overrides | None = None,
+    read_data: bool = True,
+    show: str | None = None,
+    gpu_memory_gib: float | None = None,
+) -> CheckResult:
+    """Check a recipe, its data and its token budget, and log what a training would do.
+
+    Args:
+        recipe: Recipe file, or a recipe made in Python.
+        overrides: Dotted key, such as `train.epochs` -> value that replaces that of the recipe.
+        read_data: Whether to read the prepared data.
+        show: Id of a row, or its position in train, whose tokens to log.
+        gpu_memory_gib: Memory of a GPU in GiB, to log which layouts fit into it.
+
+    Raises:
+        UserError: If anything would stop the training.
+    """
+    if not read_data and gpu_memory_gib is not None:
         raise UserError(
             "--gpu-memory: needs the prepared data, since its rows decide how large a batch is; "
             "remove --no-data"
         )
-
-    recipe = load_recipe(args.recipe, overrides=args.set)
-    # Imported where needed, here and below: most imports take seconds, and `--no-data` needs few.
+    resolved = load_recipe(recipe, overrides=overrides)
+    # Imported where needed, here and below: most imports take seconds, and without the data few
+    # are needed.
     from llmft.training.launch import read_deepspeed, require_packages
 
-    require_packages(recipe.config)
-    if recipe.config.launch.deepspeed is not None:
-        read_deepspeed(Path(recipe.config.launch.deepspeed), key="launch.deepspeed")
-    has_base = _report_recipe(recipe)
-    _report_placeholders(recipe)
-    if args.no_data:
-        _check_token_budget(recipe, has_base=has_base)
+    config = resolved.config
+    require_packages(config)
+    if config.launch.deepspeed is not None:
+        read_deepspeed(Path(config.launch.deepspeed), key="launch.deepspeed")
+    has_base = _report_recipe(resolved)
+    _report_placeholders(resolved)
+    if read_data:
+        from llmft.isolation import isolated
+
+        with isolated():
+            result = _check_inputs(resolved, show=show, gpu_gib=gpu_memory_gib)
     else:
-        _check_inputs(recipe, show=args.show, gpu_gib=args.gpu_memory)
+        _check_token_budget(resolved, has_base=has_base)
+        result = CheckResult(name=config.name, num_steps=None, memory_gib=None, budgets={})
     logger.info("ok")
-    return 0
+    return result
 
 
-def _report_recipe(recipe: Recipe) -> bool:
+def _report_recipe(recipe: ResolvedRecipe) -> bool:
     """Log the recipe and where its base is; return whether the base is on this machine."""
     from llmft.models.bases import find_base
 
@@ -87,23 +150,23 @@ def _report_recipe(recipe: Recipe) -> bool:
     return found is not None
 
 
-def _report_placeholders(recipe: Recipe) -> None:
+def _report_placeholders(recipe: ResolvedRecipe) -> None:
     if recipe.prompt_path is None:
         return
     fields = recipe.task.fields
     prompt = read_prompt(recipe.prompt_path, fields=fields)
     for name in find_unknown_placeholders("".join(prompt), fields=fields):
         hint = suggest(name, allowed=list_placeholders(fields))
-        logger.info(
-            "warning: %s: {%s} names no field and stays as it is.%s",
+        logger.warning(
+            "%s: {%s} names no field and stays as it is.%s",
             recipe.prompt_path, name, hint,
         )  # fmt: skip
 
 
-def _check_token_budget(recipe: Recipe, *, has_base: bool) -> None:
+def _check_token_budget(recipe: ResolvedRecipe, *, has_base: bool) -> None:
     """Check the part of the token budget that needs the tokenizer but no rows."""
     if not has_base:
-        logger.info("warning: without the base, token budget and memory are unknown")
+        logger.warning("without the base, token budget and memory are unknown")
         return
     from llmft.data.encoding import list_prompt_refusals, refuse_budget
     from llmft.models.bases import open_encoder
@@ -118,7 +181,9 @@ def _check_token_budget(recipe: Recipe, *, has_base: bool) -> None:
     )
 
 
-def _check_inputs(recipe: Recipe, *, show: str | None, gpu_gib: float | None) -> None:
+def _check_inputs(
+    recipe: ResolvedRecipe, *, show: str | None, gpu_gib: float | None
+) -> CheckResult:
     from llmft.data.encoding import refuse_budget
     from llmft.reports.terminal import show_row
     from llmft.training.inputs import check_warmup, count_steps, open_inputs, plan_batches
@@ -133,9 +198,9 @@ def _check_inputs(recipe: Recipe, *, show: str | None, gpu_gib: float | None) ->
     _report_data(inputs)
     refuse_budget(inputs.budget_findings.refusals, waive=config.tokens.waive)
     if inputs.budget_findings.refusals:
-        logger.info("warning: the token budget is waived: %s", config.tokens.waive)
+        logger.warning("the token budget is waived: %s", config.tokens.waive)
         for refusal in inputs.budget_findings.refusals:
-            logger.info("warning: %s", refusal)
+            logger.warning("%s", refusal)
     label_names = inputs.data.label_names
     if config.init_from is not None:
         from llmft.training.run_folder import check_init_from
@@ -145,16 +210,20 @@ def _check_inputs(recipe: Recipe, *, show: str | None, gpu_gib: float | None) ->
     plan = plan_batches(recipe, inputs, world_size=num_devices)
     check_warmup(config.train, plan)
     make_loss(config.head, targets=inputs.train.targets, label_names=label_names)
+    num_steps = count_steps(config.train, plan)
     logger.info(
         "training: %d steps on %s (%d rows in %d batches of up to %d, %s)",
-        count_steps(config.train, plan),
+        num_steps,
         "one device" if num_devices == 1 else f"{num_devices} devices", len(inputs.train),
         len(plan), max(plan.global_sizes),
         "train.steps" if config.train.steps else f"{config.train.epochs:g} epochs",
     )  # fmt: skip
     if config.prompt.mode == "include":
         logger.info("prompt: %s", inputs.describe_sharing())
-    _report_memory(recipe, inputs, plan, gpu_gib=gpu_gib)
+    memory_gib = _report_memory(recipe, inputs, plan, gpu_gib=gpu_gib)
+    return CheckResult(
+        name=config.name, num_steps=num_steps, memory_gib=memory_gib, budgets=inputs.budgets
+    )
 
 
 def _report_data(inputs: "Inputs") -> None:
@@ -168,7 +237,7 @@ def _report_data(inputs: "Inputs") -> None:
         data.fingerprint[:12],
     )  # fmt: skip
     for source in data.find_changed_sources():
-        logger.info("warning: %s changed since it was prepared", source)
+        logger.warning("%s changed since it was prepared", source)
     if isinstance(data.task.labels, ClassConfig):
         logger.info(
             "classes: %s; the positive class of a binary head is the last one",
@@ -179,16 +248,17 @@ def _report_data(inputs: "Inputs") -> None:
     for split, budget in inputs.budgets.items():
         logger.info("tokens %5s: %s", split, budget.describe())
     for warning in (*data.manifest.warnings, *inputs.budget_findings.warnings):
-        logger.info("warning: %s", warning)
+        logger.warning("%s", warning)
 
 
 def _report_memory(
-    recipe: Recipe,
+    recipe: ResolvedRecipe,
     inputs: "Inputs",
     plan: "BatchPlan",
     *,
     gpu_gib: float | None,
-) -> None:
+) -> float | None:
+    """Log the memory of a step, and return it in GiB; None if it is unknown."""
     import torch
 
     from llmft.models.device import choose_precision
@@ -205,8 +275,8 @@ def _report_memory(
     )
     footprint = _measure(recipe, inputs, step)
     if footprint is None:
-        logger.info("warning: the memory that %s needs is unknown", config.base.model)
-        return
+        logger.warning("the memory that %s needs is unknown", config.base.model)
+        return None
     found = estimate_memory(footprint)
     logger.info(
         "memory: about %.2f GiB, and half a GiB for the libraries, for a batch of %d x %d tokens"
@@ -221,9 +291,10 @@ def _report_memory(
         wanted = config.train.precision
         on_gpu = step._replace(on_gpu=True, precision="bfloat16" if wanted == "auto" else wanted)
         _report_layouts(recipe, _measure(recipe, inputs, on_gpu), gpu_gib=gpu_gib)
+    return found.total_gib
 
 
-def _measure(recipe: Recipe, inputs: "Inputs", step: "Step") -> "Footprint | None":
+def _measure(recipe: ResolvedRecipe, inputs: "Inputs", step: "Step") -> "Footprint | None":
     """Return the memory of a step; None if the base cannot be traced."""
     from llmft.models.bases import read_config
     from llmft.models.heads import LabelSpace
@@ -238,7 +309,9 @@ def _measure(recipe: Recipe, inputs: "Inputs", step: "Step") -> "Footprint | Non
         return None
 
 
-def _report_layouts(recipe: Recipe, footprint: "Footprint | None", *, gpu_gib: float) -> None:
+def _report_layouts(
+    recipe: ResolvedRecipe, footprint: "Footprint | None", *, gpu_gib: float
+) -> None:
     """Report the memory per GPU with replicated and with sharded parameters."""
     from llmft.models.memory.estimates import (
         ESTIMATE_ERROR,

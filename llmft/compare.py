@@ -5,7 +5,9 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmft.config.suite import Suite, load_suite
+from llmft.config.suite import ResolvedSuite, Suite, load_suite
+from llmft.config.task import name_task
+from llmft.files import StrPath
 from llmft.results.comparison import ComparisonResult
 from llmft.results.evaluation import meets
 from llmft.results.files import write_result
@@ -29,22 +31,24 @@ def main(arguments: list[str]) -> int:
         "--require", choices=["deploy", "review"], help="exit with 1 if the decision is worse"
     )
     args = parser.parse_args(arguments)
-    suite = load_suite(args.suite)
-    result = compare(suite, suite_path=args.suite, train_first=args.train)
+    result = compare(args.suite, train=args.train)
     return int(not meets(result.decision, args.require))
 
 
-def compare(suite: Suite, *, suite_path: Path, train_first: bool = False) -> ComparisonResult:
+def compare(suite: StrPath | Suite, *, train: bool = False) -> ComparisonResult:
     """Audit, measure and compare the variants of a suite; write `comparison.json` and the reports.
 
     Args:
-        suite: The suite.
-        suite_path: Its file.
-        train_first: Whether to prepare the data and train the variants first, unless that is done.
+        suite: Suite file, or a suite made in Python.
+        train: Whether to prepare the data and train the variants first, unless that is done.
+
+    Returns:
+        The result, as written to the suite's `output_dir`.
 
     Raises:
-        UserError: If a run is missing or unreadable.
+        UserError: If the suite is faulty, or a run is missing or unreadable.
     """
+    resolved = load_suite(suite)
     # After the suite is read, so that its errors are reported before torch is loaded.
     from llmft.evaluation.comparison import (
         compare_variants,
@@ -52,15 +56,17 @@ def compare(suite: Suite, *, suite_path: Path, train_first: bool = False) -> Com
         plan_runs,
         record_test_reads,
     )
+    from llmft.isolation import isolated
     from llmft.reports.comparison import write_comparison_report
     from llmft.reports.terminal import describe_comparison
 
-    plan = plan_runs(suite)
-    if train_first:
-        _train_variants(suite, plan)
-    comparison = open_comparison(suite, plan)
-    result = compare_variants(comparison, suite_path=suite_path)
-    folder = Path(suite.config.output_dir)
+    with isolated():
+        plan = plan_runs(resolved)
+        if train:
+            _train_variants(resolved, plan)
+        comparison = open_comparison(resolved, plan)
+        result = compare_variants(comparison)
+    folder = Path(resolved.config.output_dir)
     write_result(folder / "comparison.json", result)
     record_test_reads(comparison, report=folder / "comparison.json")
     report = write_comparison_report(result, folder=folder)
@@ -70,19 +76,19 @@ def compare(suite: Suite, *, suite_path: Path, train_first: bool = False) -> Com
     return result
 
 
-def _train_variants(suite: Suite, plan: "RunsByVariant") -> None:
-    from llmft.data.preparation import prepare_task
+def _train_variants(suite: ResolvedSuite, plan: "RunsByVariant") -> None:
     from llmft.data.prepared import is_prepared, open_prepared
     from llmft.evaluation.comparison import check_before_training
+    from llmft.prepare import prepare
     from llmft.train import train
 
     if not is_prepared(suite.task):
-        prepare_task(suite.task, report=logger.info)
-    data = open_prepared(suite.task, task_file=suite.config.task)
+        prepare(suite.task)
+    data = open_prepared(suite.task, task_file=name_task(suite.config.task))
     check_before_training(suite, plan, data)
     for variant, runs in plan.items():
         for run in runs:
             if run.recipe is not None:
                 logger.info("\n%s: %s", variant, run.path)
-                train(run.recipe)
+                train(run.recipe.config)
     logger.info("")

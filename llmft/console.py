@@ -4,18 +4,14 @@ import argparse
 import contextlib
 import io
 import logging
+import os
 import sys
 import time
 import traceback
-import warnings
 from collections.abc import Callable
 
 from llmft.errors import StoppedError, UserError
 from llmft.processes import get_world_size, is_main, leave_group
-
-# On import these libraries warn about limits of CPUs, which users who train on one know.
-for _name in ("DeepSpeed", "bitsandbytes.backends.cpu.ops"):
-    logging.getLogger(_name).addFilter(lambda record: record.levelno >= logging.ERROR)
 
 
 def run_verb(verb: Callable[[list[str]], int], arguments: list[str]) -> int:
@@ -24,16 +20,7 @@ def run_verb(verb: Callable[[list[str]], int], arguments: list[str]) -> int:
     0 done; 1 done, but the decision is worse than `--require`; 2 an error that the user can fix;
     3 a bug of llmft; 130 interrupted; 143 stopped by a signal, with its state saved.
     """
-    logger = logging.getLogger("llmft")
-    handler = _ConsoleHandler()
-    logger.addHandler(handler)
-    logger.propagate = False
-    logger.setLevel(logging.INFO if is_main() else logging.WARNING)
-    for stream in (sys.stdout, sys.stderr):  # a terminal may lack characters of the data
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    # FutureWarnings are for developers of the libraries, not for people who train a model.
-    warnings.filterwarnings("ignore", category=FutureWarning)
+    handler = _set_up_process()
     try:
         status = verb(arguments)
         leave_group()
@@ -63,7 +50,23 @@ def run_verb(verb: Callable[[list[str]], int], arguments: list[str]) -> int:
         sys.stderr.write("llmft: this is a bug in llmft; please report it\n")
         return 3
     finally:
-        logger.removeHandler(handler)
+        logging.getLogger("llmft").removeHandler(handler)
+
+
+def _set_up_process() -> logging.Handler:
+    """Set what belongs to the process of a command, and return the handler that shows its log."""
+    # Threads that wait by spinning make a step several times slower as soon as another program
+    # wants a core, and gain nothing measurable on an idle machine. torch reads it when loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for stream in (sys.stdout, sys.stderr):  # a terminal may lack characters of the data
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    logger, handler = logging.getLogger("llmft"), _ConsoleHandler()
+    handler.setFormatter(LineFormatter("%(message)s"))
+    logger.addHandler(handler)
+    logger.propagate = False
+    logger.setLevel(logging.INFO)
+    return handler
 
 
 def _wait_for_main() -> None:
@@ -83,7 +86,21 @@ def _is_lost_connection(error: Exception) -> bool:
     return isinstance(error, ConnectionError) or any(sign in text for sign in signs)
 
 
+class LineFormatter(logging.Formatter):
+    """Marks warnings as such."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - a name of logging
+        """Put `warning: ` in front of the message of a warning."""
+        if record.levelno >= logging.WARNING:
+            record.message = f"warning: {record.message}"
+        return super().formatMessage(record)
+
+
 class _ConsoleHandler(logging.Handler):
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Show the lines of the main process, and those that any process may write."""
+        return is_main() or getattr(record, "any_process", False)
+
     def emit(self, record: logging.LogRecord) -> None:
         """Write a line, above the progress bar if there is one."""
         with contextlib.suppress(BrokenPipeError):  # the pipe is closed, as in `llmft ... | head`
@@ -94,6 +111,13 @@ class _ConsoleHandler(logging.Handler):
                 tqdm.write(line)
             else:  # there is no bar; importing tqdm takes longer than all the rest of `--help`
                 sys.stdout.write(f"{line}\n")
+
+
+def shows_progress() -> bool:
+    """Return whether to show progress: in the main process, on a terminal or in a notebook."""
+    get_shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)
+    in_notebook = type(get_shell()).__name__ == "ZMQInteractiveShell"
+    return is_main() and (in_notebook or sys.stderr.isatty())
 
 
 def read_count(text: str) -> int:

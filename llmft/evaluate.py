@@ -4,14 +4,22 @@ import argparse
 import logging
 import sys
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from llmft.config.head import FITS, FitMethod
 from llmft.config.suite import Suite, load_suite
 from llmft.config.task import Split
 from llmft.console import run_verb
+from llmft.files import StrPath
+from llmft.processes import ask_main
 from llmft.results.evaluation import EvaluationResult, meets
 from llmft.results.files import write_result
+
+if TYPE_CHECKING:
+    pass
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 logger = logging.getLogger("llmft.evaluate")  # `python -m` calls this module __main__
 
@@ -36,51 +44,58 @@ def main(arguments: list[str]) -> int:
     )  # fmt: skip
     parser.add_argument("--min-recall", type=float, help="lowest recall for --fit precision (0.90)")
     args = parser.parse_args(arguments)
-    suite = load_suite(args.suite) if args.suite else None
     result = evaluate(
-        args.run, split=args.split, data_file=args.data, suite=suite, fit=args.fit,
+        args.run, split=args.split, data=args.data, suite=args.suite, fit=args.fit,
         min_recall=args.min_recall,
     )  # fmt: skip
-    return 0 if result is None else int(not meets(result.decision, args.require))
+    return int(not meets(result.decision, args.require))
 
 
 def evaluate(
-    run: Path,
+    run: StrPath,
     *,
     split: Split = "test",
-    data_file: Path | None = None,
-    suite: Suite | None = None,
+    data: "StrPath | pd.DataFrame | None" = None,
+    suite: StrPath | Suite | None = None,
     fit: FitMethod | Literal["none"] | None = None,
     min_recall: float | None = None,
-) -> EvaluationResult | None:
+) -> EvaluationResult:
     """Measure a run, decide whether to deploy it, and write results and report.
 
     Args:
-        run: Run folder.
+        run: Run folder, or the run that `llmft.train` returned.
         split: The split to measure it on.
-        data_file: Labelled rows to use instead of the split.
-        suite: Suite with gates, edge cases and waivers; None: the defaults of the labels.
+        data: Labelled rows to use instead of the split: a file or a DataFrame.
+        suite: ResolvedSuite with gates, edge cases and waivers; None: the defaults of the labels.
         fit: Method to fit calibrators or thresholds on validation first; `none` removes them, None
             changes nothing.
         min_recall: Lowest recall for the method `precision`.
 
     Returns:
-        The result, as written; None in all processes of a launch but the main one.
+        The result, as written to the run's `evaluation/`.
 
     Raises:
         UserError: If the run is not finished, fitting fails, or the rows cannot be read.
     """
+    folder, resolved = Path(run), None if suite is None else load_suite(suite)
     # After the suite is read, so that its errors are reported before torch is loaded.
     from llmft.evaluation.post_hoc_fitting import change_fit
     from llmft.evaluation.single_run import evaluate_run
+    from llmft.isolation import isolated
+
+    with isolated():
+        change_fit(folder, fit, min_recall=min_recall, split=split)
+        result = evaluate_run(folder, split=split, source=data, suite=resolved)
+        return ask_main(lambda: _write(folder, result))
+
+
+def _write(run: Path, result: EvaluationResult | None) -> EvaluationResult:
+    """Write the result of an evaluation and its report, in the main process."""
     from llmft.evaluation.variants import record_test_read
     from llmft.reports.evaluation import write_evaluation_report
     from llmft.reports.terminal import describe_evaluation
 
-    change_fit(run, fit, min_recall=min_recall, split=split)
-    result = evaluate_run(run, split=split, data_file=data_file, suite=suite)
-    if result is None:
-        return None
+    assert result is not None, "the main process has measured it"
     folder = run / "evaluation"
     path = folder / f"{result.data}.json"
     write_result(path, result)

@@ -13,6 +13,8 @@ from typing import IO, Any
 
 from llmft.errors import UserError
 
+StrPath = str | os.PathLike[str]
+"""A path as users give it: a text, a `Path` or a `Run`."""
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
 
 

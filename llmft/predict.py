@@ -3,18 +3,20 @@
 import argparse
 import glob
 import logging
+import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from llmft.console import read_count, run_verb
-from llmft.data.fields import Row, RowFaultError
 from llmft.errors import UserError
+from llmft.files import StrPath
 from llmft.models.saved import ModelSpec, hash_model, read_spec
-from llmft.prediction.post_hoc_fit import FIT_NAME, apply_fit, read_fit
+from llmft.prediction.model import Model
+from llmft.prediction.post_hoc_fit import FIT_NAME, read_fit
 from llmft.prediction.shards import (
     MANIFEST_NAME,
     STATE_NAME,
@@ -28,12 +30,10 @@ from llmft.prediction.shards import (
     write_manifest,
     write_shard,
 )
-from llmft.prediction.tables import check_ending, join_tables, make_columns, make_schema
-from llmft.processes import get_rank, get_world_size, is_main
+from llmft.prediction.tables import check_ending, join_tables
+from llmft.processes import get_rank, get_world_size
 from llmft.results.run import PostHocFit
 
-if TYPE_CHECKING:
-    from llmft.prediction.inference import Predictor
 logger = logging.getLogger("llmft.predict")  # `python -m` calls this module __main__
 
 
@@ -53,20 +53,48 @@ def main(arguments: list[str]) -> int:
         help="tokens of a batch, padding counted; default: what memory allows",
     )  # fmt: skip
     args = parser.parse_args(arguments)
-    inputs = _find_inputs(args.input)
-    if args.output.suffix and not args.output.is_dir():
-        if len(inputs) > 1:
-            raise UserError(f"--output: {args.output}: {len(inputs)} inputs need a folder")
-        predict_file(
-            args.run, input_path=inputs[0], output_path=args.output,
-            max_tokens_per_batch=args.max_tokens_per_batch,
-        )  # fmt: skip
-    else:
-        predict_folder(
-            args.run, inputs=inputs, output=args.output,
-            max_tokens_per_batch=args.max_tokens_per_batch,
-        )  # fmt: skip
+    predict(
+        args.run, input=args.input, output=args.output,
+        max_tokens_per_batch=args.max_tokens_per_batch,
+    )  # fmt: skip
     return 0
+
+
+def predict(
+    model: StrPath,
+    *,
+    input: StrPath | Sequence[StrPath],
+    output: StrPath,
+    max_tokens_per_batch: int | None = None,
+) -> Path:
+    """Write the rows of files with their predictions; a killed call is resumed by the same call.
+
+    To predict rows that are in memory, use `llmft.load(model).predict(rows)`.
+
+    Args:
+        model: Run folder, or the run that `llmft.train` returned.
+        input: Files (.jsonl, .csv, .parquet) or globs.
+        output: One file, or a folder for shards if it has no ending.
+        max_tokens_per_batch: Tokens of a batch, padding counted; None: as memory allows.
+
+    Returns:
+        The output. Of each row it has the fields of the input, followed by `prediction` and scores
+        or probabilities; a row without a text gets empty predictions.
+
+    Raises:
+        UserError: If the run, the input or the output cannot be used.
+    """
+    run, path = Path(model), Path(output)
+    inputs = _find_inputs([input] if isinstance(input, str | os.PathLike) else input)
+    if path.suffix and not path.is_dir():
+        if len(inputs) > 1:
+            raise UserError(f"--output: {path}: {len(inputs)} inputs need a folder")
+        predict_file(
+            run, input_path=inputs[0], output_path=path, max_tokens_per_batch=max_tokens_per_batch
+        )
+    else:
+        predict_folder(run, inputs=inputs, output=path, max_tokens_per_batch=max_tokens_per_batch)
+    return path
 
 
 def predict_file(
@@ -194,40 +222,21 @@ def _predict_missing(
         return
     (job.folder / MANIFEST_NAME).unlink(missing_ok=True)  # of shards that were removed since
     # Imported late, since torch takes seconds: errors in run and inputs are reported before that.
-    from llmft.prediction.inference import Predictor
+    from llmft.isolation import isolated
 
-    predictor = Predictor.open(job.run, max_tokens_per_batch=max_tokens_per_batch)
+    with isolated():
+        model = Model.open(job.run, max_tokens_per_batch=max_tokens_per_batch)
     num_done, num_rows = 0, sum(shard.num_rows for shard in missing)
     process = f" of process {get_rank()}" if get_world_size() > 1 else ""
     for shard, rows in read_shards(missing):
-        write_shard(shard, rows, _predict_rows(predictor, rows, job), spec=job.spec)
+        write_shard(shard, rows, model.predict_rows(rows).columns, spec=job.spec)
         num_done += shard.num_rows
         logger.info("predicted %d of %d rows%s", num_done, num_rows, process)
 
 
-def _predict_rows(predictor: "Predictor", rows: list[Row], job: _PredictionJob) -> list[Row]:
-    """Return the prediction columns of each row; empty ones for a row without text."""
-    columns: list[Row] = [dict.fromkeys(make_schema(job.spec).names)] * len(rows)
-    usable = [position for position, row in enumerate(rows) if _is_usable(row, predictor)]
-    if usable:
-        found = predictor.predict([rows[i] for i in usable], show_progress=is_main()).outputs
-        made = make_columns(apply_fit(found, job.fit), job.spec)
-        for position, predicted in zip(usable, made, strict=True):
-            columns[position] = predicted
-    return columns
-
-
-def _is_usable(row: Row, predictor: "Predictor") -> bool:
-    try:
-        predictor.encoder.fill(row)
-    except RowFaultError:
-        return False
-    return True
-
-
-def _find_inputs(patterns: Sequence[str]) -> list[Path]:
+def _find_inputs(patterns: Sequence[StrPath]) -> list[Path]:
     found: set[Path] = set()
-    for pattern in patterns:
+    for pattern in [os.fspath(found) for found in patterns]:
         # Brackets in the name of an existing file are not a glob.
         matches = [pattern] if Path(pattern).exists() else glob.glob(pattern, recursive=True)  # noqa: PTH207
         if Path(pattern).is_dir():
@@ -244,14 +253,14 @@ def _log_summary(shards: Sequence[Shard], output: Path) -> None:
     surveys = {shard.survey.name: shard.survey for shard in shards}.values()
     num_rows = sum(survey.num_rows for survey in surveys)
     num_empty = sum(survey.num_empty for survey in surveys)
-    level = logging.INFO if is_main() else logging.WARNING  # any process may be the last one
+    extra = {"any_process": True}  # any process may be the last one
     if num_empty:
         first = next(survey.first_fault for survey in surveys if survey.num_empty)
-        logger.log(
-            level, "warning: no prediction for %d of %d rows; the first: %s", num_empty, num_rows,
-            first,
+        logger.warning(
+            "no prediction for %d of %d rows; the first: %s", num_empty, num_rows, first,
+            extra=extra,
         )  # fmt: skip
-    logger.log(level, "wrote %d rows to %s", num_rows, output)
+    logger.info("wrote %d rows to %s", num_rows, output, extra=extra)
 
 
 if __name__ == "__main__":

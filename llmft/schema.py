@@ -10,9 +10,9 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import core_schema
 
 from llmft.config.loading import ConfigSection
-from llmft.config.recipe import RecipeConfig
-from llmft.config.suite import SuiteConfig
-from llmft.config.task import TaskConfig
+from llmft.config.recipe import Recipe
+from llmft.config.suite import Suite
+from llmft.config.task import Task
 from llmft.models.saved import ModelSpec
 from llmft.results.comparison import ComparisonResult
 from llmft.results.evaluation import EvaluationResult
@@ -22,9 +22,9 @@ from llmft.results.run import LearningCurve, PostHocFit, ReadLog, RunFile
 logger = logging.getLogger(__name__)
 
 CONFIGS: dict[str, type[ConfigSection]] = {
-    "task": TaskConfig,
-    "recipe": RecipeConfig,
-    "suite": SuiteConfig,
+    "task": Task,
+    "recipe": Recipe,
+    "suite": Suite,
 }
 """Kind of YAML -> its schema."""
 RESULTS: dict[str, Any] = {

@@ -6,22 +6,23 @@
 import argparse
 import gc
 import logging
+import os
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmft.config.loading import dump_yaml
-from llmft.config.recipe import Recipe, RecipeConfig, load_recipe
+from llmft.config.loading import Overrides, dump_yaml, parse_overrides
+from llmft.config.recipe import Recipe, ResolvedRecipe, load_recipe
 from llmft.config.task import ScoresConfig
 from llmft.console import run_verb
 from llmft.errors import UserError
-from llmft.files import write_text
+from llmft.files import StrPath, write_text
 from llmft.processes import ask_main, is_main, main_first
 
 if TYPE_CHECKING:
     from llmft.data.batches import BatchShape
-    from llmft.results.run import UnfinishedRun
+    from llmft.results.run import Run, UnfinishedRun
     from llmft.training.inputs import Inputs
     from llmft.training.launch import Launch
     from llmft.training.train_model import TrainedModel
@@ -42,29 +43,47 @@ def main(arguments: list[str]) -> int:
         "this folder",
     )
     args = parser.parse_args(arguments)
-    train(load_recipe(args.recipe, overrides=args.set), resume=args.resume)
+    train(args.recipe, overrides=parse_overrides(args.set), resume=args.resume)
     return 0
 
 
-def train(recipe: Recipe, *, resume: str = "auto") -> Path:
+def train(
+    recipe: StrPath | Recipe,
+    *,
+    overrides: Overrides | None = None,
+    resume: StrPath = "auto",
+) -> "Run":
     """Train the variant of a recipe, unless its folder contains the same run, finished already.
 
     Args:
-        recipe: The recipe.
-        resume: `auto`, `never`, or the checkpoint to resume from.
+        recipe: Recipe file, or a recipe made in Python.
+        overrides: Dotted key, such as `train.epochs` -> value that replaces that of the recipe.
+        resume: `auto`: resume from the last checkpoint; `never`: start from scratch; or the
+            checkpoint to resume from.
 
     Returns:
-        The folder of the run.
+        The finished run; `llmft.load` takes it.
 
     Raises:
         UserError: If anything is wrong that the user can fix.
         StoppedError: On SIGTERM, with everything saved.
+        KeyboardInterrupt: On Ctrl-C; the same call resumes from the last checkpoint.
     """
-    config, folder = recipe.config, Path(recipe.config.output_dir)
+    resolved, resume = load_recipe(recipe, overrides=overrides), os.fspath(resume)
     if resume not in ("auto", "never") and not Path(resume).is_dir():
         raise UserError(f"--resume: found {resume!r}, expected auto, never, or a checkpoint folder")
     # Imported late, since torch and transformers take seconds: errors in the recipe are reported
     # before that.
+    from llmft.isolation import isolated
+    from llmft.training.run_folder import open_run
+
+    with isolated():
+        folder = _train(resolved, resume=resume)
+        return ask_main(lambda: open_run(folder))
+
+
+def _train(recipe: ResolvedRecipe, *, resume: str) -> Path:
+    """Train a recipe, unless that is done; return the folder of the run."""
     import torch
 
     from llmft.data.encoding import refuse_budget
@@ -82,6 +101,7 @@ def train(recipe: Recipe, *, resume: str = "auto") -> Path:
     )
     from llmft.training.train_model import train_model
 
+    config, folder = recipe.config, Path(recipe.config.output_dir)
     launch = read_launch(config)
     require_packages(config)
     with main_first():
@@ -166,13 +186,13 @@ def _halve_micro_batches(
             "half of the rows and twice the accumulation (`torchrun --max-restarts 3` does so by "
             "itself)"
         )
-    logger.info("warning: %s; continuing with half of them and twice the accumulation", found)
+    logger.warning("%s; continuing with half of them and twice the accumulation", found)
     gc.collect()
     torch.cuda.empty_cache()
     return changed
 
 
-def _save_model(trained: "TrainedModel", inputs: "Inputs", config: RecipeConfig) -> str:
+def _save_model(trained: "TrainedModel", inputs: "Inputs", config: Recipe) -> str:
     """Save the model and its predictions for validation; return the model's hash.
 
     The saved model is loaded again and its outputs are compared with those of the trained one. With

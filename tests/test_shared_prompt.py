@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llmft.config.recipe import load_recipe
+from llmft.config.loading import parse_overrides
 from llmft.files import read_json
 from llmft.predict import predict_file
 from llmft.prepare import main as prepare
@@ -21,7 +21,7 @@ WITHOUT_SHARING = ["prompt.share=false"]
 def run(recipe: Path, name: str, *settings: str) -> Path:
     """Train into a folder of its own."""
     overrides = [*settings, f"output_dir=runs/{name}"]
-    return train(load_recipe(recipe, overrides=overrides))
+    return Path(train(recipe, overrides=parse_overrides(overrides)))
 
 
 def predict(run_dir: Path, rows: Path) -> list[dict[str, Any]]:

@@ -9,9 +9,9 @@ from jsonschema import Draft202012Validator
 
 from llmft.cli import main
 from llmft.config.loading import load_values, read_yaml, validate
-from llmft.config.recipe import RecipeConfig, load_recipe
+from llmft.config.recipe import Recipe, load_recipe
 from llmft.config.suite import load_suite
-from llmft.config.task import ClassConfig, LabelsConfig, ScoresConfig, TaskConfig, load_task
+from llmft.config.task import ClassConfig, LabelsConfig, ScoresConfig, Task, load_task
 from llmft.data.fields import assemble_text
 from llmft.data.prompts import find_unknown_placeholders, read_prompt
 from llmft.evaluation.edge_cases import (
@@ -62,8 +62,8 @@ def test_every_task_recipe_and_suite_loads(home: Path) -> None:
     for path in suites:
         suite = load_suite(path)
         assert suite.task.name == path.stem
-        assert set(suite.recipe_paths) == set(suite.config.variants)
-        assert {load_recipe(p).task.name for p in suite.recipe_paths.values()} == {path.stem}
+        assert set(suite.recipes) == set(suite.config.variants)
+        assert {load_recipe(p).task.name for p in suite.recipes.values()} == {path.stem}
         assert f"llmft compare {path}" in path.read_text()
     assert {path.stem for path in suites} == {path.stem for path in tasks}
 
@@ -187,7 +187,7 @@ def test_the_yaml_of_the_documentation_is_valid(path: Path, block: str, tmp_path
     values = load_values(source)
     is_task = not values.data.keys() & {"task", "base", "head", "train"}
     whole = {**(task if is_task else recipe), **values.data}
-    validate(values._replace(data=whole), schema=TaskConfig if is_task else RecipeConfig)
+    validate(values._replace(data=whole), schema=Task if is_task else Recipe)
 
 
 def test_the_documentation_has_such_blocks() -> None:

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+from llmft.console import shows_progress
+
 TimedCall = Callable[[], float]
 """One implementation: does the work once and returns the seconds."""
 _IN_LAYER = re.compile(r"(^|\.)layers?\.\d+\.")
@@ -40,7 +42,12 @@ def time_interleaved(ways: Mapping[str, TimedCall], *, num_rounds: int) -> Timin
         num_rounds: Timed rounds.
     """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    bar = tqdm(total=(num_rounds + 1) * len(ways), unit="way", desc="measuring", disable=None)
+    bar = tqdm(
+        total=(num_rounds + 1) * len(ways),
+        unit="way",
+        desc="measuring",
+        disable=not shows_progress(),
+    )
     with bar:
         for number in range(num_rounds + 1):
             for name in list(ways)[:: -1 if number % 2 else 1]:

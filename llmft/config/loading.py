@@ -1,12 +1,13 @@
-"""Turn YAML files into validated sections, and report all faults of a file with their lines.
+"""Turn YAML files, or sections made in Python, into validated sections, with all faults at once.
 
 The scalars follow the YAML 1.2 core schema: `1e-4` is a number, and `no`, `on` and
 `2024-01-31` are text, which is what people who write class names and dates mean.
 """
 
 import difflib
+import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
 
@@ -14,6 +15,7 @@ import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     ValidationError,
     ValidationInfo,
@@ -22,8 +24,11 @@ from pydantic import (
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from llmft.errors import UserError
+from llmft.files import StrPath
 
 KeyPath = tuple[str | int, ...]
+Overrides = Mapping[str, Any]
+"""Dotted key, such as `train.epochs` -> the value that replaces that of the file."""
 _MAX_VALUES = 20_000
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 READING_RESULT: dict[str, str] = {"reads": "a results file"}
@@ -37,16 +42,16 @@ class Origin(NamedTuple):
     """File and line in which a value was set."""
 
     file: str
-    """A path, or `--set`."""
+    """A path, an override, or a section made in Python."""
     line: int
-    """Counted from 1; 0 for the command line."""
+    """Counted from 1; 0 if it is not in a file."""
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}" if self.line else self.file
 
 
 class LocatedValues(NamedTuple):
-    """Plain YAML data, and the origin of each key."""
+    """Plain YAML data, or sections made in Python, and the origin of each key."""
 
     data: dict[str, Any]
     origins: dict[KeyPath, Origin]
@@ -104,23 +109,31 @@ def read_yaml(path: Path) -> LocatedValues:
     return _locate(text, str(path))
 
 
-def read_override(assignment: str) -> LocatedValues:
-    """Read one `a.b=value` of the command line; the value is YAML.
+def parse_overrides(assignments: Sequence[str] | None) -> Overrides:
+    """Parse the `a.b=value` of repeated `--set`; the values are YAML.
 
     Raises:
-        UserError: If there is no `=` or the value is not valid YAML.
+        UserError: If there is no `=` or a value is not valid YAML.
     """
-    dotted, equals, value = assignment.partition("=")
-    keys = dotted.strip().split(".")
-    if not equals or not all(keys):
-        raise UserError(f"--set {assignment!r}: expected KEY=VALUE, for example train.epochs=1")
-    loaded = _locate(f"value: {value}", f"--set {assignment}")
-    data: Any = loaded.data["value"]
+    overrides: dict[str, Any] = {}
+    for assignment in assignments or ():
+        dotted, equals, value = assignment.partition("=")
+        name = dotted.strip()
+        if not equals or not all(name.split(".")):
+            raise UserError(f"--set {assignment!r}: expected KEY=VALUE, for example train.epochs=1")
+        overrides.pop(name, None)  # the last one counts, also in their order
+        overrides[name] = _locate(f"value: {value}", f"--set {assignment}").data["value"]
+    return overrides
+
+
+def _locate_override(dotted: str, value: Any) -> LocatedValues:
+    keys = dotted.split(".")
+    if not all(keys):
+        raise UserError(f"override {dotted!r}: expected a dotted key, for example train.epochs")
     for key in reversed(keys):
-        data = {key: data}
-    origin = Origin(f"--set {dotted.strip()}", 0)
-    origins: dict[KeyPath, Origin] = {tuple(keys[:i]): origin for i in range(len(keys) + 1)}
-    return LocatedValues(data, origins)
+        value = {key: value}
+    origin = Origin(f"override {dotted}", 0)
+    return LocatedValues(value, {tuple(keys[:i]): origin for i in range(len(keys) + 1)})
 
 
 def merge(base: LocatedValues, top: LocatedValues) -> LocatedValues:
@@ -130,8 +143,8 @@ def merge(base: LocatedValues, top: LocatedValues) -> LocatedValues:
     def lay(target: dict[str, Any], source: dict[str, Any], path: KeyPath) -> None:
         for key, value in source.items():
             here = (*path, key)
-            if isinstance(value, dict) and isinstance(target.get(key), dict):
-                target[key] = dict(target[key])
+            if isinstance(value, dict) and isinstance(target.get(key), dict | ConfigSection):
+                target[key] = _list_values(target[key])
                 lay(target[key], value, here)
                 continue
             target[key] = value
@@ -228,6 +241,65 @@ class ConfigSection(BaseModel):
 ConfigSectionT = TypeVar("ConfigSectionT", bound=ConfigSection)
 
 
+class ConfigFile(ConfigSection):
+    """The contents of a YAML file; in Python made from keywords, with sections or dicts."""
+
+    def __init__(self, **values: Any) -> None:
+        """Validate the keys of the file.
+
+        Raises:
+            UserError: Naming every fault.
+        """
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            located = LocatedValues(values, {(): _locate_section(type(self), values)})
+            raise _describe_faults(error, located, schema=type(self)) from error
+
+    # pydantic does so for its own __init__: values that come from a file do not pass through this
+    # one, so that their faults are reported with lines.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+
+def _locate_section(schema: type[ConfigFile], values: Mapping[str, Any]) -> Origin:
+    kind, name = schema.__name__.lower(), values.get("name")
+    return Origin(f"{kind} {name}" if isinstance(name, str) else kind, 0)
+
+
+def _list_values(section: dict[str, Any] | ConfigSection) -> dict[str, Any]:
+    """Return the keys that were given, with their values."""
+    if isinstance(section, dict):
+        return dict(section)
+    return {
+        field.alias or name: getattr(section, name)
+        for name, field in type(section).model_fields.items()
+        if name in section.model_fields_set
+    }
+
+
+def _write_path(value: Any) -> Any:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+TAKES_PATHS = BeforeValidator(_write_path, json_schema_input_type=str)
+"""Annotation of a string that names a file or folder; in Python it may be a `Path` or a `Run`."""
+
+
+def takes_file_or(schema: type[ConfigFile]) -> BeforeValidator:
+    """Return the annotation of a key that names a YAML file, or has its contents."""
+
+    def read(value: Any, info: ValidationInfo) -> Any:
+        match _write_path(value):
+            case dict() as values:
+                return schema.model_validate(values, context=info.context)
+            case str() | ConfigFile() as found:
+                return found
+        kind = schema.__name__.lower()
+        raise ValueError(f"found {_shorten_repr(value)}, but expected a {kind} file, or its keys")
+
+    return BeforeValidator(read, json_schema_input_type=str | schema)
+
+
 class _Dumper(yaml.SafeDumper):
     """Quotes text that YAML 1.1 or 1.2 would read as another type, such as "1e5" and "010"."""
 
@@ -272,15 +344,25 @@ class FaultList:
             raise UserError("\n".join(self._faults))
 
 
-def load_values(path: Path, *, overrides: list[str] | None = None) -> LocatedValues:
+def load_values(
+    source: StrPath | ConfigFile, *, overrides: Overrides | None = None
+) -> LocatedValues:
     """Read a YAML file with the files that it `extends`, then apply the overrides.
+
+    Args:
+        source: The file, or its contents, made in Python.
+        overrides: Values that replace those of the file.
 
     Raises:
         UserError: If a file is missing or malformed, or `extends` is circular.
     """
-    values = _load_extended(path, chain=())
-    for assignment in overrides or []:
-        values = merge(values, read_override(assignment))
+    if isinstance(source, ConfigFile):
+        data = _list_values(source)
+        values = LocatedValues(data, {(): _locate_section(type(source), data)})
+    else:
+        values = _load_extended(Path(source), chain=())
+    for dotted, value in (overrides or {}).items():
+        values = merge(values, _locate_override(dotted, value))
     return values
 
 
@@ -293,14 +375,21 @@ def validate(values: LocatedValues, *, schema: type[ConfigSectionT]) -> ConfigSe
     try:
         return schema.model_validate(values.data)
     except ValidationError as error:
-        faults = []
-        for fault in error.errors():
-            key, what = describe_fault(fault, values.data, schema=schema, allowed=["extends"])
-            name = ".".join(map(str, key)) or "(top level)"
-            faults.append(f"{values.find_origin(key)}: {name}: {what}")
-    where = values.origins[()].file
+        raise _describe_faults(error, values, schema=schema) from error
+
+
+def _describe_faults(
+    error: ValidationError, values: LocatedValues, *, schema: type[ConfigSection]
+) -> UserError:
+    origin, faults = values.origins[()], []
+    for fault in error.errors():
+        key, what = describe_fault(
+            fault, values.data, schema=schema, allowed=["extends"] if origin.line else []
+        )
+        name = ".".join(map(str, key)) or "(top level)"
+        faults.append(f"{values.find_origin(key)}: {name}: {what}")
     count = "1 error" if len(faults) == 1 else f"{len(faults)} errors"
-    raise UserError("\n  ".join([f"{where}: {count}", *faults]))
+    return UserError("\n  ".join([f"{origin.file}: {count}", *faults]))
 
 
 def refuse_values(faults: Iterable[tuple[KeyPath, str]]) -> None:

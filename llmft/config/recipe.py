@@ -8,14 +8,19 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from llmft.config.head import SELECTION_METRIC, HeadConfig, list_heads
 from llmft.config.loading import (
     READING_RESULT,
+    TAKES_PATHS,
+    ConfigFile,
     ConfigSection,
     FaultList,
+    Overrides,
     find_named_file,
     load_values,
+    takes_file_or,
     validate,
 )
 from llmft.config.metrics import MetricName, list_metrics
-from llmft.config.task import ClassConfig, ScoresConfig, TaskConfig, check_name, load_task
+from llmft.config.task import ClassConfig, ScoresConfig, Task, check_name, find_task
+from llmft.files import StrPath
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """A seed that Python, NumPy and PyTorch accept."""
@@ -41,7 +46,7 @@ class LoraConfig(ConfigSection):
 class BaseConfig(ConfigSection):
     """The pretrained model and how much of it is trained."""
 
-    model: str = Field(min_length=1)
+    model: Annotated[str, TAKES_PATHS] = Field(min_length=1)
     """Name on the Hugging Face Hub, a folder, `builtin:minilm`
     (sentence-transformers/all-MiniLM-L6-v2) or `builtin:tiny-qwen2`."""
     revision: str = "main"
@@ -71,7 +76,7 @@ class PromptConfig(ConfigSection):
 
     mode: Literal["include", "exclude"] = "exclude"
     """include = instruction tuning; exclude = distillation."""
-    file: str | None = None
+    file: Annotated[str | None, TAKES_PATHS] = None
     """Prompt file; `{field}` marks where fields of the row go."""
     share: bool = True
     """Compute the prompt once for all rows of a batch, if the base supports it; loss and gradients
@@ -173,18 +178,20 @@ class TrainConfig(ConfigSection):
 class LaunchConfig(ConfigSection):
     """How a training is distributed over processes."""
 
-    deepspeed: str | None = None
+    deepspeed: Annotated[str | None, TAKES_PATHS] = None
     """DeepSpeed configuration (JSON), such as `ds_configs/zero2.json`; `auto` in it is replaced by
     the recipe's value."""
 
 
-class RecipeConfig(ConfigSection):
+class Recipe(ConfigFile):
     """How one variant learns a task."""
+
+    __init__ = ConfigFile.__init__  # so that type checkers allow sections that are dicts
 
     name: str
     """Name of the variant."""
-    task: str
-    """Task file, looked up in the folder of the recipe first."""
+    task: Annotated[str | Task, takes_file_or(Task)]
+    """Task file, looked up in the folder of the recipe first; or the keys of a task."""
     base: BaseConfig
     """The pretrained model."""
     head: HeadConfig
@@ -197,10 +204,10 @@ class RecipeConfig(ConfigSection):
     """Optimisation: batches, optimizer, learning rate, checkpoints."""
     launch: LaunchConfig = LaunchConfig()
     """How a training is distributed over processes."""
-    init_from: str | None = None
+    init_from: Annotated[str | None, TAKES_PATHS] = None
     """Folder of a finished run whose weights are the initial weights, instead of the base's: a new
     training on the same base, with the same head."""
-    output_dir: str
+    output_dir: Annotated[str, TAKES_PATHS]
     """Folder of the run."""
 
     @field_validator("name")
@@ -209,11 +216,12 @@ class RecipeConfig(ConfigSection):
         return check_name(name)
 
 
-class Recipe(NamedTuple):
+class ResolvedRecipe(NamedTuple):
     """A recipe with the files that it names."""
 
-    config: RecipeConfig
-    task: TaskConfig
+    config: Recipe
+    """Its files are relative to the working folder."""
+    task: Task
     prompt_path: Path | None
     """None if the prompt is excluded."""
 
@@ -223,21 +231,22 @@ class Recipe(NamedTuple):
         return self.config.train.metric or SELECTION_METRIC[self.config.head.type]
 
 
-def load_recipe(path: Path, *, overrides: list[str] | None = None) -> Recipe:
+def load_recipe(recipe: StrPath | Recipe, *, overrides: Overrides | None = None) -> ResolvedRecipe:
     """Load a recipe, its task and its prompt's path.
+
+    Args:
+        recipe: Recipe file, or a recipe made in Python.
+        overrides: Dotted key -> value that replaces that of the recipe.
 
     Raises:
         UserError: Naming every fault of the files.
     """
-    values = load_values(path, overrides=overrides)
+    values = load_values(recipe, overrides=overrides)
     faults = FaultList()
-    config = faults.catch(lambda: validate(values, schema=RecipeConfig))
-    task_name = values.data.get("task")
-    task_path = task = prompt_path = None
-    if isinstance(task_name, str):
-        task_path = faults.catch(lambda: find_named_file(task_name, key=("task",), values=values))
-    if task_path is not None:
-        task = faults.catch(lambda: load_task(task_path))
+    config = faults.catch(lambda: validate(values, schema=Recipe))
+    named = config.task if config is not None else values.data.get("task")
+    task_key, task = find_task(named, values=values, faults=faults)
+    prompt_path = None
     if config is not None and config.prompt.mode == "include" and config.prompt.file is not None:
         prompt_name = config.prompt.file
         prompt_path = faults.catch(
@@ -250,15 +259,15 @@ def load_recipe(path: Path, *, overrides: list[str] | None = None) -> Recipe:
     assert config is not None
     assert task is not None
     found = {
-        "task": str(task_path),
+        "task": task_key,
         "prompt": config.prompt.model_copy(
             update={"file": str(prompt_path) if prompt_path else None}
         ),
     }
-    return Recipe(config.model_copy(update=found), task, prompt_path)
+    return ResolvedRecipe(config.model_copy(update=found), task, prompt_path)
 
 
-def _list_mismatches(config: RecipeConfig, task: TaskConfig) -> dict[tuple[str, ...], str]:
+def _list_mismatches(config: Recipe, task: Task) -> dict[tuple[str, ...], str]:
     """Return key -> why its value does not fit the task."""
     labels, loss = task.labels, config.head.loss
     found: dict[tuple[str, ...], str] = {}

@@ -1,5 +1,6 @@
 """The schema of a suite: variants, gates, waivers of audit checks, and what else is measured."""
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
@@ -14,6 +15,8 @@ from pydantic import (
 )
 
 from llmft.config.loading import (
+    TAKES_PATHS,
+    ConfigFile,
     ConfigSection,
     FaultList,
     KeyPath,
@@ -24,19 +27,22 @@ from llmft.config.loading import (
     one_of,
     refuse_values,
     suggest,
+    takes_file_or,
     validate,
 )
 from llmft.config.metrics import METRICS, MetricName, list_metrics
-from llmft.config.recipe import RecipeConfig, Seed
+from llmft.config.recipe import Recipe, Seed
 from llmft.config.task import (
     ClassConfig,
     LabelsConfig,
     MultilabelConfig,
     ScoresConfig,
-    TaskConfig,
+    Task,
     check_name,
-    load_task,
+    find_task,
+    name_task,
 )
+from llmft.files import StrPath
 
 WaivableCheck = Literal[
     "same_data",
@@ -242,9 +248,9 @@ def _get_common_gates(gap: float) -> dict[str, GateConfig]:
 class NoiseConfig(ConfigSection):
     """Files with second labels for test rows, in the format of the task's sources."""
 
-    repeated: str | None = None
+    repeated: Annotated[str | None, TAKES_PATHS] = None
     """Labels that the same oracle gave when asked again."""
-    second_oracle: str | None = None
+    second_oracle: Annotated[str | None, TAKES_PATHS] = None
     """Labels of another oracle."""
 
 
@@ -268,10 +274,10 @@ class VariantConfig(ConfigSection):
         }
     )
 
-    runs: list[str] | None = Field(default=None, min_length=1)
+    runs: list[Annotated[str, TAKES_PATHS]] | None = Field(default=None, min_length=1)
     """Run folders, one per seed."""
-    recipe: str | None = None
-    """Recipe file; its runs are in OUTPUT_DIR/seed-N."""
+    recipe: Annotated[str | Recipe | None, takes_file_or(Recipe)] = None
+    """Recipe file, or the keys of a recipe; its runs are in OUTPUT_DIR/seed-N."""
     seeds: list[Seed] | None = Field(default=None, min_length=1)
     """Training seeds for the recipe."""
 
@@ -279,7 +285,7 @@ class VariantConfig(ConfigSection):
     @classmethod
     def _read_short_form(cls, value: Any) -> Any:
         match value:
-            case str():
+            case str() | os.PathLike():
                 return {"runs": [value]}
             case list():
                 return {"runs": value}
@@ -309,11 +315,13 @@ def _check_variant(name: str) -> str:
     return name
 
 
-class SuiteConfig(ConfigSection):
+class Suite(ConfigFile):
     """How variants of one task are compared on the same rows."""
 
-    task: str
-    """Task file."""
+    __init__ = ConfigFile.__init__  # so that type checkers allow sections that are dicts
+
+    task: Annotated[str | Task, takes_file_or(Task)]
+    """Task file, or the keys of a task."""
     variants: dict[Annotated[str, AfterValidator(_check_variant)], VariantConfig] = Field(
         min_length=2
     )
@@ -340,14 +348,14 @@ class SuiteConfig(ConfigSection):
     """k of the precision and recall among the k rows with the highest predictions."""
     noise: NoiseConfig = NoiseConfig()
     """Second labels of test rows, for the error that no model can be expected to go below."""
-    edge_cases: str | None = None
+    edge_cases: Annotated[str | None, TAKES_PATHS] = None
     """JSONL file of cases with expected ranges or labels."""
     latency: LatencyConfig = LatencyConfig()
     """How predictions are timed, and what they cost."""
     gates: dict[GateName, GateConfig | None] = Field(default={})
     """Metric or one of the special gates -> thresholds, which override the defaults of the labels;
     null switches a gate off."""
-    output_dir: str
+    output_dir: Annotated[str, TAKES_PATHS]
     """Folder for comparison.json and the reports."""
 
     @field_validator("variants", mode="before")
@@ -366,7 +374,11 @@ class SuiteConfig(ConfigSection):
     @field_validator("treatment")
     @classmethod
     def _check_treatment(cls, treatment: list[str] | None) -> list[str] | None:
-        allowed = [k for k in [*list_dotted_keys(RecipeConfig), "fit"] if k not in _NO_TREATMENT]
+        allowed = [
+            key
+            for key in [*list_dotted_keys(Recipe), "fit"]
+            if key not in _NO_TREATMENT and not key.startswith("task.")
+        ]
         refuse_values(
             (
                 (i,),
@@ -398,38 +410,45 @@ class SuiteConfig(ConfigSection):
         return self
 
 
-class Suite(NamedTuple):
+class ResolvedSuite(NamedTuple):
     """A suite with the files that it names."""
 
-    config: SuiteConfig
-    task: TaskConfig
-    recipe_paths: dict[str, Path]
-    """Variant -> recipe file, for variants with a recipe."""
+    config: Suite
+    task: Task
+    file: str
+    """Its file, or `suite` if it was made in Python."""
+    recipes: dict[str, Path | Recipe]
+    """Variant -> recipe file, or its contents, for variants with a recipe."""
     edge_cases_path: Path | None
     noise_paths: dict[NoiseKind, Path]
     """Origin of second labels -> their file, for those that the suite names."""
 
 
-def load_suite(path: Path) -> Suite:
+def load_suite(suite: StrPath | Suite) -> ResolvedSuite:
     """Load a suite and its task.
+
+    Args:
+        suite: Suite file, or a suite made in Python.
 
     Raises:
         UserError: Naming every fault of the files.
     """
-    values = load_values(path)
+    values = load_values(suite)
     faults = FaultList()
-    config = validate(values, schema=SuiteConfig)
-    task_path = faults.catch(lambda: find_named_file(config.task, key=("task",), values=values))
-    task = faults.catch(lambda: load_task(task_path)) if task_path else None
+    config = validate(values, schema=Suite)
+    find = partial(find_named_file, values=values)
+    task_key, task = find_task(config.task, values=values, faults=faults)
     if task is not None:
         for fault in _list_unfit_keys(config, task, values):
             faults.add(fault)
-    find = partial(find_named_file, values=values)
-    recipes = {}
+    recipes: dict[str, Path | Recipe | None] = {}
     for name, variant in config.variants.items():
-        if variant.recipe is not None:
-            key = ("variants", name, "recipe")
-            recipes[name] = faults.catch(partial(find, variant.recipe, key=key))
+        match variant.recipe:
+            case str() as path:
+                key = ("variants", name, "recipe")
+                recipes[name] = faults.catch(partial(find, path, key=key))
+            case Recipe() as recipe:
+                recipes[name] = recipe
     edge_cases = None
     if config.edge_cases is not None:
         edge_cases = faults.catch(partial(find, config.edge_cases, key=("edge_cases",)))
@@ -440,20 +459,20 @@ def load_suite(path: Path) -> Suite:
     }
     faults.raise_all()
     assert task is not None
-    config = config.model_copy(update={"task": str(task_path)})
-    found = {name: path for name, path in recipes.items() if path is not None}
+    config = config.model_copy(update={"task": task_key})
+    found = {name: recipe for name, recipe in recipes.items() if recipe is not None}
     noise_paths = {kind: path for kind, path in noise.items() if path is not None}
-    return Suite(config, task, found, edge_cases, noise_paths)
+    return ResolvedSuite(config, task, values.origins[()].file, found, edge_cases, noise_paths)
 
 
-def _list_unfit_keys(config: SuiteConfig, task: TaskConfig, values: LocatedValues) -> list[str]:
+def _list_unfit_keys(config: Suite, task: Task, values: LocatedValues) -> list[str]:
     """Return faults: keys of the suite that do not fit the labels or rows of the task."""
     metrics, gates = list_metrics(task.labels.type, task.labels), list_gates(task.labels)
     named: list[tuple[KeyPath, str, list[str]]] = [(("metric",), config.metric, metrics)]
     named += [(("gates", name), name, gates) for name in config.gates]
     faults = [
         f"{values.find_origin(key)}: {'.'.join(map(str, key))}: found {name}, but the labels of "
-        f"{config.task}, of type {task.labels.type}, have {', '.join(allowed)}"
+        f"{name_task(config.task)}, of type {task.labels.type}, have {', '.join(allowed)}"
         for key, name, allowed in named
         if name not in allowed
     ]
@@ -463,14 +482,15 @@ def _list_unfit_keys(config: SuiteConfig, task: TaskConfig, values: LocatedValue
             what = (
                 "is always among the slices; remove it"
                 if field in _list_slices(task.labels)
-                else f"is not kept by {config.task}, whose fields.keep names {kept}."
+                else f"is not kept by {name_task(config.task)}, whose fields.keep names {kept}."
                 + suggest(field, allowed=task.fields.keep)
             )
             faults.append(f"{values.find_origin(('slices', i))}: slices: {field!r} {what}")
     scores = task.labels if isinstance(task.labels, ScoresConfig) else None
     if scores is None and config.high is not None:
         where = values.find_origin(("high",))
-        faults.append(f"{where}: high: is for scores, but {config.task} has {task.labels.type}")
+        what = f"is for scores, but {name_task(config.task)} has {task.labels.type}"
+        faults.append(f"{where}: high: {what}")
     return faults
 
 

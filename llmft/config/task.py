@@ -2,12 +2,35 @@
 
 import codecs
 import re
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeGuard
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    field_validator,
+    model_validator,
+)
 
-from llmft.config.loading import ConfigSection, load_values, suggest, validate
+from llmft.config.loading import (
+    TAKES_PATHS,
+    ConfigFile,
+    ConfigSection,
+    FaultList,
+    LocatedValues,
+    Overrides,
+    find_named_file,
+    load_values,
+    suggest,
+    validate,
+)
+from llmft.files import StrPath, hash_text
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -176,12 +199,41 @@ def rank_given(split: Split | None) -> int:
     return -1 if split is None else SPLITS.index(split)
 
 
-class SourceConfig(ConfigSection):
-    """One input file, glob or data set."""
+def is_frame(value: object) -> "TypeGuard[pd.DataFrame]":
+    """Return whether a value is a pandas DataFrame, without importing pandas."""
+    pandas = sys.modules.get("pandas")
+    return pandas is not None and isinstance(value, pandas.DataFrame)
 
-    path: str = Field(min_length=1)
+
+FRAME = "dataframe:"
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A pandas DataFrame as a source; two with equal rows are equal."""
+
+    path: str
+    """`dataframe:` and a hash of the rows."""
+    data: "pd.DataFrame" = field(compare=False, repr=False)
+
+    @classmethod
+    def make(cls, data: "pd.DataFrame") -> Self:
+        """Identify a DataFrame.
+
+        Raises:
+            ValueError: If a column is repeated.
+        """
+        rows = data.to_json(orient="records", date_format="iso", default_handler=str)
+        return cls(f"{FRAME}{hash_text(rows)[:16]}", data)
+
+
+class SourceConfig(ConfigSection):
+    """One input file, glob or data set, or in Python a DataFrame."""
+
+    path: Annotated[str, TAKES_PATHS] = Field(min_length=1)
     """File or glob; `.jsonl`, `.csv` and `.parquet` are read, by ending. Or `hf://owner/name` on
-    the Hugging Face Hub, `hf://owner/name@revision`, `hf://FOLDER`."""
+    the Hugging Face Hub, `hf://owner/name@revision`, `hf://FOLDER`. Or in Python a pandas
+    DataFrame."""
     encoding: str = "utf-8"
     """Encoding of JSONL and CSV files, as Python names it."""
     split: Split | None = None
@@ -191,6 +243,27 @@ class SourceConfig(ConfigSection):
     """Configuration of a `hf://` data set that has several."""
     rows: str | None = None
     """Split of a `hf://` data set to read; without it all of them."""
+    _frame: Frame | None = PrivateAttr(default=None)
+
+    def __eq__(self, other: object) -> bool:
+        """Compare the keys: the path of a DataFrame has a hash of its rows."""
+        return isinstance(other, SourceConfig) and dict(self) == dict(other)
+
+    @property
+    def frame(self) -> Frame | None:
+        """The DataFrame; None for files and data sets, and if the keys come from a file."""
+        return self._frame
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _take_frame(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        given = value if isinstance(value, dict) else {"path": value}
+        if not is_frame(given.get("path")):
+            return handler(value)
+        frame = Frame.make(given["path"])
+        made = handler({**given, "path": frame.path})
+        made._frame = frame
+        return made
 
     @field_validator("encoding")
     @classmethod
@@ -355,8 +428,10 @@ class OracleViewConfig(ConfigSection):
     """Fraction of these words from the head of a longer article; the rest is from its tail."""
 
 
-class TaskConfig(ConfigSection):
+class Task(ConfigFile):
     """What is predicted, from which data; shared by the variants that are compared."""
+
+    __init__ = ConfigFile.__init__  # so that type checkers allow sections that are dicts
 
     name: str
     """Name of the task, used in reports."""
@@ -376,7 +451,7 @@ class TaskConfig(ConfigSection):
     """What happens to frequent and rare classes in train; val and test keep their frequencies."""
     oracle_sees: OracleViewConfig | None = None
     """Truncation of the oracle's articles; the audit compares it with that of the models."""
-    output: str = Field(min_length=1)
+    output: Annotated[str, TAKES_PATHS] = Field(min_length=1)
     """Folder for the prepared splits and their manifest."""
 
     @field_validator("name")
@@ -412,10 +487,39 @@ def check_name(name: str) -> str:
     return name
 
 
-def load_task(path: Path, *, overrides: list[str] | None = None) -> TaskConfig:
-    """Load a task file.
+def name_task(task: str | Task) -> str:
+    """Return the task file that a recipe or suite names, or the name of a task without a file."""
+    return task if isinstance(task, str) else task.name
+
+
+def find_task(named: Any, *, values: LocatedValues, faults: FaultList) -> tuple[Any, Task | None]:
+    """Find the task of a recipe or suite.
+
+    Args:
+        named: Its value of the key `task`.
+        values: All its values.
+        faults: Gets the faults of the task.
+
+    Returns:
+        The path of the task file, or what else `named` is; and the task, None if it has faults.
+    """
+    if not isinstance(named, str):
+        return named, named if isinstance(named, Task) else None
+    path = faults.catch(lambda: find_named_file(named, key=("task",), values=values))
+    if path is None:
+        return named, None
+    return str(path), faults.catch(lambda: load_task(path))
+
+
+def load_task(task: StrPath | Task, *, overrides: Overrides | None = None) -> Task:
+    """Load a task.
+
+    Args:
+        task: Task file, or a task made in Python.
+        overrides: Dotted key -> value that replaces that of the task.
 
     Raises:
         UserError: Naming every fault of the file.
     """
-    return validate(load_values(path, overrides=overrides), schema=TaskConfig)
+    found: Task = validate(load_values(task, overrides=overrides), schema=Task)
+    return found

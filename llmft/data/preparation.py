@@ -2,8 +2,9 @@
 
 import datetime
 import itertools
+import logging
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from llmft.config.task import (
     MultilabelConfig,
     ScoresConfig,
     Split,
-    TaskConfig,
+    Task,
 )
 from llmft.data.duplicates import cluster_texts
 from llmft.data.fields import Row, join_pair
@@ -40,11 +41,13 @@ from llmft.files import find_staged, hash_file, hash_text, stage_files, write_js
 from llmft.results.files import write_result
 from llmft.results.manifest import LabelStats, Manifest, NearDuplicates, ScoreStats, SplitSummary
 
+logger = logging.getLogger(__name__)
+
 Splits = dict[Split, list[UsableRow]]
 
 
 def make_manifest(
-    task: TaskConfig,
+    task: Task,
     sources: Sequence[Source],
     by_split: Mapping[Split, Sequence[UsableRow]],
     rejected: Sequence[Rejection],
@@ -101,9 +104,7 @@ def make_manifest(
     )
 
 
-def compute_label_stats(
-    rows: Sequence[Row], task: TaskConfig, *, names: Sequence[str]
-) -> LabelStats:
+def compute_label_stats(rows: Sequence[Row], task: Task, *, names: Sequence[str]) -> LabelStats:
     """Return the number of rows per class, label or tier, or statistics of the scores."""
     labels = task.labels
     if not isinstance(labels, ScoresConfig):
@@ -129,7 +130,7 @@ def compute_label_stats(
     return {**described, "tiers": dict(zip(labels.tiers, map(int, tiers), strict=True))}
 
 
-def _name_outputs(task: TaskConfig, by_split: dict[Split, list[Row]]) -> list[str]:
+def _name_outputs(task: Task, by_split: dict[Split, list[Row]]) -> list[str]:
     """Return the dimensions, classes or labels, in the order of a model's outputs."""
     match task.labels:
         case ScoresConfig(dimensions=names):
@@ -142,7 +143,7 @@ def _name_outputs(task: TaskConfig, by_split: dict[Split, list[Row]]) -> list[st
             return [name for name in dict.fromkeys(named) if name in found]
 
 
-def _describe_strata(task: TaskConfig) -> str:
+def _describe_strata(task: Task) -> str:
     if task.split.by is not None:
         return f"none, since rows are split by {task.split.by}"
     if not task.split.stratify:
@@ -189,12 +190,8 @@ class _ClusteredRows(NamedTuple):
         )
 
 
-def prepare_task(task: TaskConfig, *, report: Callable[[str], None]) -> Manifest:
-    """Read, check, clean, split, balance and write a task's data.
-
-    Args:
-        task: The task.
-        report: Called with a line of text after each step.
+def prepare_task(task: Task) -> Manifest:
+    """Read, check, clean, split, balance and write a task's data, with a log line for each step.
 
     Returns:
         The manifest, as written.
@@ -206,17 +203,17 @@ def prepare_task(task: TaskConfig, *, report: Callable[[str], None]) -> Manifest
     _check_output(Path(task.output), sources)
     accepted, rejected, warnings = read_task_rows(sources, task, date=task.split.by)
     num_input = len(accepted) + len(rejected)
-    report(f"read {num_input} rows from {len(sources)} sources, {len(rejected)} of them unusable")
+    logger.info(
+        "read %d rows from %d sources, %d of them unusable", num_input, len(sources), len(rejected)
+    )
     if not accepted:
         raise UserError(
             f"{task.name}: none of {num_input} rows can be used; " + _summarise(rejected)
         )
 
     rows, near = _clean(accepted, task, rejected)
-    report(
-        f"{near.num_rows} rows repeat each other; dropped {near.num_dropped}"
-        + (f", and {near.num_leaks} that repeat a given split" if near.num_leaks else "")
-    )
+    leaks = f", and {near.num_leaks} that repeat a given split" if near.num_leaks else ""
+    logger.info("%d rows repeat each other; dropped %d%s", near.num_rows, near.num_dropped, leaks)
     try:
         refuse_constant_labels([a.record for a in rows.accepted], task)
         by_split = _assign_to_splits(rows, task)
@@ -234,9 +231,9 @@ def prepare_task(task: TaskConfig, *, report: Callable[[str], None]) -> Manifest
         )  # fmt: skip
         write_result(staged / "manifest.json", manifest)
         _put_in_place(staged, Path(task.output))
-    report(", ".join(f"{name} {len(found)}" for name, found in by_split.items()) + " rows")
+    logger.info("%s rows", ", ".join(f"{name} {len(found)}" for name, found in by_split.items()))
     for warning in warnings:
-        report(f"warning: {warning}")
+        logger.warning("%s", warning)
     return manifest
 
 
@@ -254,7 +251,7 @@ def _check_output(output: Path, sources: list[Source]) -> None:
             f"output: {output / existing[0]} exists, but was not written by `llmft prepare`; name "
             "another folder, or move the file away"
         )
-    for path in (Path(source.path) for source in sources if not source.is_hub):
+    for path in (Path(source.path) for source in sources if source.is_file):
         if path.resolve().parent == output.resolve() and path.stem in (*SPLITS, "rejected"):
             raise UserError(
                 f"sources: {path} would be overwritten by `llmft prepare`; choose another folder "
@@ -263,7 +260,7 @@ def _check_output(output: Path, sources: list[Source]) -> None:
 
 
 def _clean(
-    accepted: list[UsableRow], task: TaskConfig, rejected: list[Rejection]
+    accepted: list[UsableRow], task: Task, rejected: list[Rejection]
 ) -> tuple[_ClusteredRows, NearDuplicates]:
     """Drop repeats and rows that would leak into a given split; return the rest and the counts."""
     texts = [join_pair(a.record, task.fields) for a in accepted]
@@ -292,7 +289,7 @@ def _clean(
     return rows.drop(repeats), near
 
 
-def _find_repeats(rows: _ClusteredRows, task: TaskConfig) -> dict[int, Rejection]:
+def _find_repeats(rows: _ClusteredRows, task: Task) -> dict[int, Rejection]:
     """Return for each row to drop its rejection, which names the earlier row."""
     if task.clean.drop == "none":
         return {}
@@ -311,7 +308,7 @@ def _find_repeats(rows: _ClusteredRows, task: TaskConfig) -> dict[int, Rejection
     return repeats
 
 
-def _assign_to_splits(rows: _ClusteredRows, task: TaskConfig) -> Splits:
+def _assign_to_splits(rows: _ClusteredRows, task: Task) -> Splits:
     """Return the rows of each split; rows of sources with a fixed split stay there."""
     given = [a.source.split for a in rows.accepted]
     free = rows.drop({i for i, split in enumerate(given) if split is not None})
@@ -339,7 +336,7 @@ def _assign_to_splits(rows: _ClusteredRows, task: TaskConfig) -> Splits:
     return by_split
 
 
-def _list_dates(accepted: list[UsableRow], task: TaskConfig) -> list[float]:
+def _list_dates(accepted: list[UsableRow], task: Task) -> list[float]:
     found = [a.date for a in accepted if a.date is not None]
     kinds = Counter(kind for kind, _ in found)
     if len(kinds) > 1:
@@ -350,7 +347,7 @@ def _list_dates(accepted: list[UsableRow], task: TaskConfig) -> list[float]:
     return [value for _, value in found]
 
 
-def _balance(by_split: Splits, task: TaskConfig, rejected: list[Rejection]) -> int:
+def _balance(by_split: Splits, task: Task, rejected: list[Rejection]) -> int:
     """Balance train in place; return the number of repeated rows."""
     train = by_split["train"]
     if task.balance == BalanceConfig():

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from llmft.config.metrics import list_metrics
-from llmft.config.task import Split, TaskConfig
+from llmft.config.task import Split, Task
 from llmft.data.fields import Row
 from llmft.errors import UserError
 from llmft.files import hash_file
@@ -18,7 +18,7 @@ _NAME = "manifest.json"
 class PreparedData(NamedTuple):
     """The prepared data of a task."""
 
-    task: TaskConfig
+    task: Task
     manifest: Manifest
 
     @property
@@ -66,7 +66,7 @@ class PreparedData(NamedTuple):
             return [json.loads(line) for line in file]
 
 
-def is_prepared(task: TaskConfig) -> bool:
+def is_prepared(task: Task) -> bool:
     """Return whether the output folder of a task has data prepared from this version of it.
 
     Raises:
@@ -76,9 +76,7 @@ def is_prepared(task: TaskConfig) -> bool:
     return path.is_file() and not _list_changes(_read_manifest(path, "prepare again"), task)
 
 
-def open_prepared(
-    task: TaskConfig, *, task_file: str = "TASK", fix: str | None = None
-) -> PreparedData:
+def open_prepared(task: Task, *, task_file: str = "TASK", fix: str | None = None) -> PreparedData:
     """Open the prepared data of a task.
 
     Raises:
@@ -102,7 +100,7 @@ def _read_manifest(path: Path, fix: str) -> Manifest:
     return read_result(path, Manifest, fix=fix)
 
 
-def _list_changes(manifest: Manifest, task: TaskConfig) -> list[str]:
+def _list_changes(manifest: Manifest, task: Task) -> list[str]:
     """Return the keys that differ, except those that do not change any row."""
     return [
         key

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
-from llmft.config.task import ClassConfig, FilterConfig, ScoresConfig, TaskConfig
+from llmft.config.task import ClassConfig, FilterConfig, ScoresConfig, Task
 from llmft.data.fields import (
     Row,
     RowFaultError,
@@ -155,7 +155,7 @@ class TaskRows(NamedTuple):
 
 
 def read_task_rows(
-    sources: Iterable[Source], task: TaskConfig, *, date: str | None, requires_kept: bool = True
+    sources: Iterable[Source], task: Task, *, date: str | None, requires_kept: bool = True
 ) -> TaskRows:
     """Read sources as prepared rows, filtered and checked, but neither cleaned nor split.
 
@@ -207,7 +207,7 @@ def read_task_rows(
     return TaskRows(accepted, rejected, warnings)
 
 
-def read_labelled(task: TaskConfig) -> tuple[list[Row], list[Rejection]]:
+def read_labelled(task: Task) -> tuple[list[Row], list[Rejection]]:
     """Read a task's sources as prepared rows, without cleaning or splitting them."""
     accepted, rejected, _ = read_task_rows(
         find_sources(task.sources), task, date=None, requires_kept=False
@@ -215,7 +215,7 @@ def read_labelled(task: TaskConfig) -> tuple[list[Row], list[Rejection]]:
     return [a.record for a in accepted], rejected
 
 
-def _read_id(row: SourceRow, task: TaskConfig) -> str | None:
+def _read_id(row: SourceRow, task: Task) -> str | None:
     if row.fault is not None:
         raise RowFaultError(row.fault)
     if task.fields.id is None:
@@ -226,7 +226,7 @@ def _read_id(row: SourceRow, task: TaskConfig) -> str | None:
     return row_id
 
 
-def _make_record(values: Row, task: TaskConfig) -> Row:
+def _make_record(values: Row, task: Task) -> Row:
     fields, clean = task.fields, task.clean
     text = assemble_text(values, fields)
     if len(text) < clean.min_chars:
@@ -242,7 +242,7 @@ def _make_record(values: Row, task: TaskConfig) -> Row:
     return record
 
 
-def _list_named_fields(task: TaskConfig) -> list[str]:
+def _list_named_fields(task: Task) -> list[str]:
     """Return the source fields that a task uses; one that no row has is a misspelling."""
     fields, labels = task.fields, task.labels
     named = [*fields.text, *filter(None, (fields.text_pair, fields.id, fields.group))]

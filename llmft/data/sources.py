@@ -1,4 +1,4 @@
-"""From files to source rows: JSONL, CSV in any encoding, Parquet, data sets of the Hub."""
+"""From files to source rows: JSONL, CSV in any encoding, Parquet, data sets, DataFrames."""
 
 import codecs
 import contextlib
@@ -11,16 +11,19 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count, filterfalse
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmft.config.loading import FaultList
-from llmft.config.task import SourceConfig, Split, rank_given
+from llmft.config.task import FRAME, Frame, SourceConfig, Split, rank_given
 from llmft.data.fields import Row
 from llmft.errors import UserError
 from llmft.files import hash_file
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _BYTE_ORDER_MARKS = {
     codecs.BOM_UTF8: "utf-8",
@@ -203,20 +206,18 @@ def _load_splits(path: str, *, subset: str | None, rows: str | None) -> list[Any
     return list(loaded.values()) if isinstance(loaded, dict) else [loaded]
 
 
-csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # the default limit refuses long articles
-
-
 class Source(NamedTuple):
-    """One file or data set."""
+    """One file, data set or DataFrame."""
 
     path: str
-    """Path of the file, or `hf://owner/name@revision`."""
+    """Path of the file, `hf://owner/name@revision`, or `dataframe:HASH`."""
     encoding: str = "utf-8"
     split: Split | None = None
     """Split that all of its rows belong to."""
     subset: str | None = None
     rows: str | None = None
     """Configuration and split of a data set."""
+    frame: Frame | None = None
 
     @property
     def name(self) -> str:
@@ -224,13 +225,15 @@ class Source(NamedTuple):
         return " ".join(filter(None, (self.path, self.subset, self.rows)))
 
     @property
-    def is_hub(self) -> bool:
-        """Whether it is a data set of the Hub, not a file."""
-        return self.path.startswith(HUB)
+    def is_file(self) -> bool:
+        """Whether it is a file, not a data set or a DataFrame."""
+        return not self.path.startswith((HUB, FRAME))
 
     def compute_hash(self) -> str:
-        """Return the SHA-256 of its contents."""
-        if self.is_hub:
+        """Return a hash of its contents: SHA-256, of a DataFrame the one in its path."""
+        if self.frame is not None:
+            return self.path.removeprefix(FRAME)
+        if not self.is_file:
             return hash_hub(self.path, subset=self.subset, rows=self.rows)
         return hash_file(Path(self.path))
 
@@ -259,10 +262,10 @@ def find_sources(configs: list[SourceConfig]) -> list[Source]:
     found: dict[str, Source] = {}
     faults = FaultList()
     for config in configs:
-        match = partial(_match_files, config)
-        paths = [config.path] if config.path.startswith(HUB) else faults.catch(match)
-        for path in paths or []:
-            source = Source(path, config.encoding, config.split, config.subset, config.rows)
+        for path in faults.catch(partial(_list_paths, config)) or []:
+            source = Source(
+                path, config.encoding, config.split, config.subset, config.rows, config.frame
+            )
             if found.setdefault(source.name, source) != source:
                 faults.add(
                     f"sources: {path} is named twice, with another split or encoding; name it once"
@@ -282,8 +285,12 @@ def read_rows(source: Source, *, skips: Skips = lambda position: False) -> Itera
     Raises:
         UserError: If it cannot be read or is in another encoding.
     """
-    if source.is_hub:
-        rows = read_hub(source.path, subset=source.subset, rows=source.rows)
+    if not source.is_file:
+        rows = (
+            iter(list_frame_rows(source.frame.data))
+            if source.frame is not None
+            else read_hub(source.path, subset=source.subset, rows=source.rows)
+        )
         yield from _number_rows(rows, source, skips=lambda position: False)
         return
     path = Path(source.path)
@@ -299,6 +306,23 @@ def read_rows(source: Source, *, skips: Skips = lambda position: False) -> Itera
                 yield from _read_jsonl(path, source, codec, skips=skips)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def list_frame_rows(frame: "pd.DataFrame") -> list[Row]:
+    """Return the rows of a DataFrame, without its index, with None for what is missing."""
+    values = frame.astype(object).where(frame.notna(), None)
+    return [{str(name): value for name, value in row.items()} for row in values.to_dict("records")]
+
+
+def _list_paths(config: SourceConfig) -> list[str]:
+    if config.path.startswith(FRAME) and config.frame is None:
+        raise UserError(
+            f"sources: {config.path} was a DataFrame of another Python session; give it to the "
+            "task again, or save it as .parquet and name the file"
+        )
+    if config.path.startswith((HUB, FRAME)):
+        return [config.path]
+    return _match_files(config)
 
 
 def _match_files(config: SourceConfig) -> list[str]:
@@ -346,8 +370,18 @@ def _read_jsonl(path: Path, source: Source, codec: str, *, skips: Skips) -> Iter
                 yield SourceRow(source, number, {}, fault)
 
 
+@contextlib.contextmanager
+def _long_cells() -> Iterator[None]:
+    """Allow articles in CSV cells, which are longer than the default limit of the process."""
+    before = csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
 def _read_csv(path: Path, source: Source, codec: str, *, skips: Skips) -> Iterator[SourceRow]:
-    with path.open(encoding=codec, newline="") as file:
+    with path.open(encoding=codec, newline="") as file, _long_cells():
         reader = csv.reader(file, strict=True)
         start = 1
         try:

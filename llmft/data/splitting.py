@@ -17,7 +17,7 @@ from llmft.config.task import (
     ScoresConfig,
     Split,
     SplitConfig,
-    TaskConfig,
+    Task,
     rank_given,
 )
 from llmft.data.fields import Row, shorten_list
@@ -193,7 +193,7 @@ def _normalise_fractions(config: SplitConfig, splits: Sequence[Split]) -> dict[S
     return {name: fraction / total for name, fraction in fractions.items()}
 
 
-def list_strata(records: Sequence[Row], task: TaskConfig) -> Sequence[Any]:
+def list_strata(records: Sequence[Row], task: Task) -> Sequence[Any]:
     """Return the stratum of each row: its class, rarest label, tier or score bin."""
     labels = task.labels
     match labels:
@@ -209,7 +209,7 @@ def list_strata(records: Sequence[Row], task: TaskConfig) -> Sequence[Any]:
             return bin_scores(overall)
 
 
-def refuse_constant_labels(records: Sequence[Row], task: TaskConfig) -> None:
+def refuse_constant_labels(records: Sequence[Row], task: Task) -> None:
     """Raise if all labels are the same, or a class has fewer rows than there are splits.
 
     Raises:
@@ -246,7 +246,7 @@ def refuse_constant_labels(records: Sequence[Row], task: TaskConfig) -> None:
                 )
 
 
-def find_gaps(by_split: dict[Split, list[Row]], task: TaskConfig) -> list[str]:
+def find_gaps(by_split: dict[Split, list[Row]], task: Task) -> list[str]:
     """Return warnings about classes and labels that a split lacks, and scores that never vary.
 
     Raises:

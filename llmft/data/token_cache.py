@@ -4,7 +4,6 @@ import json
 import logging
 import os
 import shutil
-import sys
 import tempfile
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from llmft.console import shows_progress
 from llmft.data.encoding import EncodedRow, Encoder, measure_budget
 from llmft.data.fields import Row
 from llmft.errors import UserError
@@ -241,7 +241,7 @@ def _encode_chunks(rows: Sequence[Row], encoder: Encoder) -> Iterator[pa.RecordB
     """Encode rows in chunks, since ids as Python lists take ten times the memory."""
     if len(rows) > _ROWS_PER_CHUNK:
         logger.info("tokenising %s rows", f"{len(rows):,}")
-    disable = len(rows) <= _ROWS_PER_CHUNK or not sys.stderr.isatty()
+    disable = len(rows) <= _ROWS_PER_CHUNK or not shows_progress()
     with tqdm(total=len(rows), unit="row", desc="tokenising", disable=disable) as bar:
         for start in range(0, len(rows), _ROWS_PER_CHUNK):
             encoded = encoder.encode(rows[start : start + _ROWS_PER_CHUNK])

@@ -1,6 +1,5 @@
 """The steps of `compare`: audit, measure and compare the variants of a suite."""
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -9,8 +8,9 @@ from typing import NamedTuple
 
 from llmft.audit.collapsed_predictions import check_baselines
 from llmft.audit.comparability import TREATMENT
-from llmft.config.recipe import Recipe, load_recipe
-from llmft.config.suite import NoiseKind, Suite, merge_with_defaults
+from llmft.config.recipe import ResolvedRecipe, load_recipe
+from llmft.config.suite import NoiseKind, ResolvedSuite, merge_with_defaults
+from llmft.config.task import name_task
 from llmft.data.fields import Row
 from llmft.data.prepared import PreparedData, open_prepared
 from llmft.data.prompts import read_prompt
@@ -63,7 +63,7 @@ class SuiteRun(NamedTuple):
     """A run that the suite names."""
 
     path: Path
-    recipe: Recipe | None
+    recipe: ResolvedRecipe | None
     """The recipe to train it from; None if the suite names the folder itself."""
 
 
@@ -71,7 +71,7 @@ RunsByVariant = dict[str, list[SuiteRun]]
 """Variant -> its runs."""
 
 
-def plan_runs(suite: Suite) -> RunsByVariant:
+def plan_runs(suite: ResolvedSuite) -> RunsByVariant:
     """List the runs of every variant; raise errors that would otherwise show up after hours.
 
     Raises:
@@ -81,14 +81,15 @@ def plan_runs(suite: Suite) -> RunsByVariant:
     for name, variant in suite.config.variants.items():
         plan[name] = [SuiteRun(Path(run), None) for run in variant.runs or []]
         for seed in variant.seeds or []:
-            path = suite.recipe_paths[name]
-            folder = Path(load_recipe(path).config.output_dir) / f"seed-{seed}"
-            overrides = [f"train.seed={seed}", f"output_dir={json.dumps(str(folder))}"]
-            recipe = load_recipe(path, overrides=overrides)
+            source = suite.recipes[name]
+            folder = Path(load_recipe(source).config.output_dir) / f"seed-{seed}"
+            overrides = {"train.seed": seed, "output_dir": str(folder)}
+            recipe = load_recipe(source, overrides=overrides)
             if recipe.task != suite.task:
                 raise UserError(
-                    f"{path}: its task is {recipe.config.task}, but the suite's is "
-                    f"{suite.config.task}; variants can be compared on one task only"
+                    f"variants.{name}: the task of its recipe is {name_task(recipe.config.task)}, "
+                    f"but the suite's is {name_task(suite.config.task)}; variants can be compared "
+                    "on one task only"
                 )
             plan[name].append(SuiteRun(folder, recipe))
     owners: dict[Path, str] = {}
@@ -106,7 +107,7 @@ def plan_runs(suite: Suite) -> RunsByVariant:
     return plan
 
 
-def check_before_training(suite: Suite, plan: RunsByVariant, data: PreparedData) -> None:
+def check_before_training(suite: ResolvedSuite, plan: RunsByVariant, data: PreparedData) -> None:
     """Raise before the training what the comparison would raise after it.
 
     Raises:
@@ -121,7 +122,7 @@ def check_before_training(suite: Suite, plan: RunsByVariant, data: PreparedData)
 
 
 def _read_noise(
-    suite: Suite, data: PreparedData, *, rows: list[Row]
+    suite: ResolvedSuite, data: PreparedData, *, rows: list[Row]
 ) -> dict[NoiseKind, SecondLabels]:
     return {
         kind: read_second_labels(path, task=suite.task, rows=rows, names=data.label_names)
@@ -159,7 +160,7 @@ def check_run_recipes(plan: RunsByVariant, data: PreparedData) -> None:
 class Comparison(NamedTuple):
     """The runs of a suite after their audit, and the rows to measure them on."""
 
-    suite: Suite
+    suite: ResolvedSuite
     data: PreparedData
     variants: Variants
     valid: list[str]
@@ -183,14 +184,14 @@ class Comparison(NamedTuple):
         return {name: [run.decision_scores for run in self.variants[name]] for name in self.valid}
 
 
-def open_comparison(suite: Suite, plan: RunsByVariant) -> Comparison:
+def open_comparison(suite: ResolvedSuite, plan: RunsByVariant) -> Comparison:
     """Open the runs of a suite and its test rows, predict them, and audit all of it.
 
     Raises:
         UserError: If a run is missing or unreadable, or not of the suite's recipe.
     """
     config = suite.config
-    data = open_prepared(suite.task, task_file=config.task)
+    data = open_prepared(suite.task, task_file=name_task(config.task))
     data.refuse_metric(config.metric, key="metric")
     test_rows = data.read_split("test")
     cases = read_suite_cases(suite, label_names=data.label_names)
@@ -219,7 +220,7 @@ def open_comparison(suite: Suite, plan: RunsByVariant) -> Comparison:
     )
 
 
-def compare_variants(comparison: Comparison, *, suite_path: Path) -> ComparisonResult:
+def compare_variants(comparison: Comparison) -> ComparisonResult:
     """Measure the valid variants, compare them with the reference, and reach the verdict.
 
     Unless the verdict is INVALID, gates, ensembles, slices, rare events and noise are added.
@@ -264,7 +265,7 @@ def compare_variants(comparison: Comparison, *, suite_path: Path) -> ComparisonR
     )
     result = ComparisonResult(
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        suite=str(suite_path),
+        suite=comparison.suite.file,
         task=data.task.name,
         data=data.manifest,
         reference=config.reference,

@@ -11,8 +11,8 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from llmft.config.loading import suggest
-from llmft.config.suite import Suite
-from llmft.config.task import ClassConfig, FieldsConfig, LabelsConfig, ScoresConfig, TaskConfig
+from llmft.config.suite import ResolvedSuite
+from llmft.config.task import ClassConfig, FieldsConfig, LabelsConfig, ScoresConfig, Task
 from llmft.data.fields import Row, RowFaultError, assemble_text
 from llmft.data.labels import LABEL_THRESHOLD
 from llmft.data.prompts import list_placeholders
@@ -63,7 +63,7 @@ class EdgeCase(NamedTuple):
     category: str
 
 
-def read_suite_cases(suite: Suite, *, label_names: list[str]) -> list[EdgeCase]:
+def read_suite_cases(suite: ResolvedSuite, *, label_names: list[str]) -> list[EdgeCase]:
     """Return the edge cases that a suite names; none where it names no file.
 
     Raises:
@@ -74,7 +74,7 @@ def read_suite_cases(suite: Suite, *, label_names: list[str]) -> list[EdgeCase]:
     return read_edge_cases(suite.edge_cases_path, label_names=label_names, task=suite.task)
 
 
-def read_edge_cases(path: Path, *, label_names: list[str], task: TaskConfig) -> list[EdgeCase]:
+def read_edge_cases(path: Path, *, label_names: list[str], task: Task) -> list[EdgeCase]:
     """Read edge cases from JSONL.
 
     A bound at an end of the scores' range is ignored: a model may predict -0.3 on a scale from 0,
@@ -177,7 +177,7 @@ def _count_passes(results: Sequence[EdgeCaseResult]) -> PassCount:
     return PassCount(num_passed=num_passed, num_cases=num_cases, interval=interval)
 
 
-def _parse(data: Any, label_names: list[str], task: TaskConfig) -> EdgeCase:
+def _parse(data: Any, label_names: list[str], task: Task) -> EdgeCase:
     if not isinstance(data, dict):
         raise ValueError("expected a JSON object")
     _refuse_misspelt(data, task.fields)

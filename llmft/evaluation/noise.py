@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmft.config.suite import NoiseKind
-from llmft.config.task import SourceConfig, TaskConfig
+from llmft.config.task import SourceConfig, Task
 from llmft.data.batches import make_targets
 from llmft.data.fields import Row
 from llmft.data.labels import has_unknown_label
@@ -46,7 +46,7 @@ class SecondLabels(NamedTuple):
 
 
 def read_second_labels(
-    path: Path, *, task: TaskConfig, rows: list[Row], names: list[str]
+    path: Path, *, task: Task, rows: list[Row], names: list[str]
 ) -> SecondLabels:
     """Read a file of second labels, in the format of the task's sources, and join it by id (D11).
 
@@ -151,7 +151,7 @@ def _measure(
 
 
 def _explain_no_match(
-    path: Path, read: list[Row], rejected: list[Any], *, task: TaskConfig, rows: list[Row]
+    path: Path, read: list[Row], rejected: list[Any], *, task: Task, rows: list[Row]
 ) -> str:
     if not read:
         first = f"; the first: line {rejected[0].line}: {rejected[0].reason}" if rejected else ""

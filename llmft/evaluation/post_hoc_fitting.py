@@ -389,7 +389,7 @@ def _fit_outputs(
     choose = fit_label_thresholds if spec.head == "multilabel" else fit_class_thresholds
     found = choose(labels, outputs_NC, names=spec.label_names, min_recall=config.min_recall)
     for warning in found.warnings:
-        logger.warning("warning: %s", warning)
+        logger.warning("%s", warning)
     return {"thresholds": found.values}
 
 

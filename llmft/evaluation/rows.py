@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from llmft.config.task import LabelsConfig, ScoresConfig, TaskConfig
+from llmft.config.task import LabelsConfig, ScoresConfig, Task
 from llmft.data.batches import make_targets
 from llmft.data.fields import Row, join_pair
 from llmft.data.prepared import PreparedData
@@ -73,7 +73,7 @@ def average_parts(found: Sequence[Parts]) -> Parts:
 
 
 def measure_baselines(
-    train_rows: list[Row], rows: list[Row], *, names: list[str], task: TaskConfig
+    train_rows: list[Row], rows: list[Row], *, names: list[str], task: Task
 ) -> dict[str, Measurement]:
     """Return the metrics of the best constant and of TF-IDF, both fitted on train."""
     texts = [join_pair(row, task.fields) for row in rows]

@@ -4,7 +4,7 @@ import functools
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from llmft.audit.collapsed_predictions import check_baselines, check_collapsed_predictions
 from llmft.audit.comparability import check_run, check_test_use
@@ -12,8 +12,14 @@ from llmft.audit.contamination import check_contamination
 from llmft.audit.findings import RunFacts, apply_waivers, make_finding
 from llmft.audit.truncation import check_inputs, check_oracle_view
 from llmft.config.head import SELECTION_METRIC
-from llmft.config.recipe import RecipeConfig
-from llmft.config.suite import GateConfig, LatencyConfig, Suite, WaiverConfig, merge_with_defaults
+from llmft.config.recipe import Recipe
+from llmft.config.suite import (
+    GateConfig,
+    LatencyConfig,
+    ResolvedSuite,
+    WaiverConfig,
+    merge_with_defaults,
+)
 from llmft.config.task import SEEN_SPLITS, LabelsConfig, SourceConfig, Split
 from llmft.data.fields import Row
 from llmft.data.labels import has_unknown_label
@@ -31,7 +37,7 @@ from llmft.evaluation.variants import (
     decide_variant,
     measure_variant,
 )
-from llmft.files import hash_file
+from llmft.files import StrPath, hash_file
 from llmft.metrics.definitions import find_label_type
 from llmft.prediction.inference import Predictor
 from llmft.prediction.stored import StoredPredictions, load_or_predict, name_source
@@ -39,18 +45,23 @@ from llmft.processes import get_world_size, is_main, main_first
 from llmft.results.evaluation import EdgeCases, EvaluationResult, Finding, Latency, MetricValue
 from llmft.results.run import RunRecord
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+    PathOrFrame = StrPath | pd.DataFrame
+
 
 class EvaluationRows(NamedTuple):
     """The rows to evaluate a run on."""
 
     name: str
-    """Name of the split, or `data-` and the name of the file."""
+    """Name of the split, or `data-` and the name of the file or DataFrame."""
     rows: list[Row]
     data: PreparedData
     """The prepared data that the run was trained on."""
     train_rows: list[Row]
     fingerprint: str
-    """Of the prepared data, or the hash of the file."""
+    """Of the prepared data, or of the file or DataFrame."""
     num_rejected: int = 0
     num_unknown_labels: int = 0
     """Rows left out since their class or labels are not among the model's."""
@@ -67,14 +78,14 @@ class EvaluationRows(NamedTuple):
 
 
 def open_evaluation_rows(
-    record: RunRecord, *, split: Split, data_file: Path | None
+    record: RunRecord, *, split: Split, source: "PathOrFrame | None"
 ) -> EvaluationRows:
-    """Return the rows of a split, or of a file in the format of the task's sources.
+    """Return the rows of a split, or of a file or DataFrame in the format of the task's sources.
 
     Args:
         record: Record of the run.
         split: Name of the split.
-        data_file: Labelled rows to use instead of the split.
+        source: Labelled rows to use instead of the split.
 
     Raises:
         UserError: If the data was prepared again since, or no row of the file can be used.
@@ -88,21 +99,22 @@ def open_evaluation_rows(
         train_rows=train_rows,
         fingerprint=data.fingerprint,
     )
-    return subject if data_file is None else _read_file_rows(subject, data_file)
+    return subject if source is None else _read_labelled_rows(subject, source)
 
 
-def _read_file_rows(subject: EvaluationRows, path: Path) -> EvaluationRows:
-    task = subject.data.task
-    changes = {"name": str(path), "sources": [SourceConfig(path=str(path))]}
-    rows, rejected = read_labelled(task.model_copy(update=changes))  # errors name the file
+def _read_labelled_rows(subject: EvaluationRows, source: "PathOrFrame") -> EvaluationRows:
+    task, config = subject.data.task, SourceConfig.model_validate({"path": source})
+    path = Path(config.path)
+    changes = {"name": config.path, "sources": [config]}
+    rows, rejected = read_labelled(task.model_copy(update=changes))  # errors name the source
     known = [row for row in rows if not has_unknown_label(row["labels"], subject.label_names)]
     if not known:
         first = f"; the first: line {rejected[0].line}: {rejected[0].reason}" if rejected else ""
         raise UserError(f"{path}: none of its rows has a label of the task {task.name}{first}")
     return subject._replace(
-        name=f"data-{path.stem}",
+        name=f"data-{path.stem.replace(':', '-')}",
         rows=known,
-        fingerprint=hash_file(path),
+        fingerprint=config.path if config.frame else hash_file(path),
         num_rejected=len(rejected),
         num_unknown_labels=len(rows) - len(known),
     )
@@ -122,8 +134,8 @@ def evaluate_run(
     folder: Path,
     *,
     split: Split = "test",
-    data_file: Path | None = None,
-    suite: Suite | None = None,
+    source: "PathOrFrame | None" = None,
+    suite: ResolvedSuite | None = None,
 ) -> EvaluationResult | None:
     """Predict, audit and measure a run, and decide whether to deploy it.
 
@@ -138,7 +150,7 @@ def evaluate_run(
     with main_first():  # so that one process reports an error, not all
         run = Run.open(folder)
         record = run.record
-        subject = open_evaluation_rows(record, split=split, data_file=data_file)
+        subject = open_evaluation_rows(record, split=split, source=source)
         settings = _open_settings(suite, subject, folder)
     open_predictor = functools.cache(lambda: Predictor.open(folder))
     across = get_world_size() > 1
@@ -213,7 +225,7 @@ def audit_run(run: Run, subject: EvaluationRows) -> tuple[list[Finding], list[in
 
 
 def _open_settings(
-    suite: Suite | None, subject: EvaluationRows, folder: Path
+    suite: ResolvedSuite | None, subject: EvaluationRows, folder: Path
 ) -> _EvaluationSettings:
     if suite is None:
         return _EvaluationSettings(
@@ -288,7 +300,7 @@ def _measure(
     )
 
 
-def _find_leading_metric(recipe: RecipeConfig) -> str:
+def _find_leading_metric(recipe: Recipe) -> str:
     """Return the metric that chose the checkpoint, or the head's default if that was the loss."""
     metric = recipe.train.metric
     return SELECTION_METRIC[recipe.head.type] if metric in (None, "loss") else metric

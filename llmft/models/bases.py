@@ -4,26 +4,18 @@ import contextlib
 import functools
 import importlib.util
 import json
-import logging
 import os
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from transformers.utils import logging as transformers_logging
-
-from llmft.config.recipe import BaseConfig, Recipe
+from llmft.config.recipe import BaseConfig, ResolvedRecipe
 from llmft.data.encoding import Encoder
 from llmft.data.prompts import read_prompt
 from llmft.errors import UserError
 from llmft.files import hash_file, hash_text
 
-# Tables of missing keys and progress bars of files would bury the log of a run.
-transformers_logging.set_verbosity_error()
-transformers_logging.disable_progress_bar()
-# bitsandbytes asks for a package that would fetch a faster kernel from the Hub (H7).
-logging.getLogger("bitsandbytes.backends.cpu").setLevel(logging.ERROR)
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 _MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 """Of the weights of sentence-transformers/all-MiniLM-L6-v2; their package names no revision."""
@@ -154,7 +146,7 @@ def has_segments(model_config: Any) -> bool:
     return (getattr(model_config, "type_vocab_size", 0) or 0) > 1
 
 
-def open_encoder(recipe: Recipe) -> Encoder:
+def open_encoder(recipe: ResolvedRecipe) -> Encoder:
     """Return the encoder of a recipe: the tokenizer of its base, its prompt, its token budget.
 
     Raises:

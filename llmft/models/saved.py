@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self
 from pydantic import Field, model_validator
 
 from llmft.config.head import Head
-from llmft.config.recipe import BaseConfig, Precision, Recipe, RecipeConfig, TokensConfig
+from llmft.config.recipe import BaseConfig, Precision, Recipe, ResolvedRecipe, TokensConfig
 from llmft.config.task import FieldsConfig, LabelsConfig, ScoresConfig
 from llmft.data.prepared import PreparedData
 from llmft.data.prompts import NO_PROMPT, Prompt
@@ -72,7 +72,7 @@ class ModelSpec(ResultFile):
 
 
 def make_spec(
-    model: "nn.Module", base: BaseConfig, recipe: Recipe, data: PreparedData, prompt: Prompt
+    model: "nn.Module", base: BaseConfig, recipe: ResolvedRecipe, data: PreparedData, prompt: Prompt
 ) -> ModelSpec:
     """Return the spec of a model to be trained from a recipe, its base pinned to a commit."""
     from llmft.models.bases import hash_base, was_pretrained
@@ -251,7 +251,7 @@ def _refuse_empty_tensors(folder: Path) -> None:
                     raise UserError(f"{path}: the tensor {name} would be saved empty")
 
 
-def check_init_compatibility(config: RecipeConfig, *, label_names: list[str]) -> None:
+def check_init_compatibility(config: Recipe, *, label_names: list[str]) -> None:
     """Stop if the weights of `init_from` do not fit the model that the recipe describes.
 
     Raises:

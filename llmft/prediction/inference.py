@@ -1,7 +1,6 @@
 """Predict rows with a saved model, in batches of similar length."""
 
 import logging
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from llmft.config.recipe import Precision
+from llmft.console import shows_progress
 from llmft.data.batches import BatchLimits, pad_inputs, sort_into_batches
 from llmft.data.encoding import EncodedRow, Encoder
 from llmft.data.fields import Row
@@ -108,7 +108,7 @@ class Predictor:
             total=len(rows),
             unit="row",
             desc="predicting",
-            disable=not (show_progress and sys.stderr.isatty()),
+            disable=not (show_progress and shows_progress()),
         )
         with bar:
             own = [e._replace(shared_ids=[]) for e in encoded] if self._shared else encoded

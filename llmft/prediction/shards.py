@@ -20,6 +20,7 @@ from llmft.prediction.tables import (
     TableLayout,
     check_unicode,
     find_types,
+    list_needed_fields,
     make_schema,
     read_input,
     read_types,
@@ -176,7 +177,7 @@ def survey_input(path: Path, *, spec: ModelSpec, ending: str) -> Survey:
     taken = [name for name in make_schema(spec).names if name in fields]
     if taken:
         raise UserError(f"{path}: has a column {taken[0]!r} already; rename or remove it")
-    require_fields(_list_wanted(spec, list(fields)), list(fields), where=str(path))
+    require_fields(list_needed_fields(spec, list(fields)), list(fields), where=str(path))
     coded = base64.b64encode(types.serialize()).decode() if ending == ".parquet" else None
     return Survey(
         name=path.name,
@@ -203,12 +204,6 @@ def _read_by_the_thousand(path: Path) -> Iterator[list[Row]]:
     rows = read_input(path)
     while some := list(islice(rows, _ROWS_AT_ONCE)):
         yield some
-
-
-def _list_wanted(spec: ModelSpec, found: list[str]) -> list[str]:
-    """Return the fields that the model needs; prepared rows have `text` for the text fields."""
-    wanted = [] if "text" in found else list(spec.fields.text)
-    return wanted + ([spec.fields.text_pair] if spec.fields.text_pair else [])
 
 
 class Shard(NamedTuple):

@@ -78,6 +78,15 @@ def _decide(decision_scores_NC: Floats, spec: ModelSpec) -> list[Row]:
     return [{"prediction": spec.label_names[best]} for best in decision_scores_NC.argmax(axis=1)]
 
 
+def list_needed_fields(spec: ModelSpec, found: Sequence[str]) -> list[str]:
+    """Return the fields that the model needs of rows with the fields `found`.
+
+    Prepared rows have `text` for the text fields.
+    """
+    needed = [] if "text" in found else list(spec.fields.text)
+    return needed + ([spec.fields.text_pair] if spec.fields.text_pair else [])
+
+
 class TableLayout(NamedTuple):
     """The columns of an output."""
 

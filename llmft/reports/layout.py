@@ -164,8 +164,8 @@ def has_package(name: str, *, needed_for: str) -> bool:
     module = {"matplotlib": "matplotlib", "python-docx": "docx"}[name]
     if importlib.util.find_spec(module) is not None:
         return True
-    logger.info(
-        "warning: no %s, since %s is not installed; run `pip install 'llmft[report]'`",
+    logger.warning(
+        "no %s, since %s is not installed; run `pip install 'llmft[report]'`",
         needed_for, name,
     )  # fmt: skip
     return False

@@ -1,9 +1,10 @@
 """`comparison.json`: variants, pairs of them, and a verdict."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, computed_field
 
+from llmft.config.metrics import METRICS
 from llmft.config.suite import NoiseKind, WaiverConfig
 from llmft.results.evaluation import (
     Decision,
@@ -11,12 +12,16 @@ from llmft.results.evaluation import (
     EvaluationBase,
     Interval,
     Latency,
+    Measurement,
     Metrics,
     MetricValue,
     VariantResult,
 )
-from llmft.results.files import Result, ResultFile
+from llmft.results.files import HasTable, Result, ResultFile
 from llmft.results.manifest import Manifest
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 VerdictName = Literal["INVALID", "CONFOUNDED", "WINNER", "REFERENCE_HOLDS", "UNRESOLVED"]
 
@@ -197,12 +202,12 @@ class NoiseResult(Result):
     """Variant -> the same metric of its predictions against the first labels, on the same rows."""
 
 
-class ComparisonResult(EvaluationBase, ResultFile):
+class ComparisonResult(EvaluationBase, ResultFile, HasTable):
     """Variants, pairs of them, and a verdict."""
 
     schema_version: Literal[5] = 5
     suite: str
-    """Its file."""
+    """Its file; `suite` if it was made in Python."""
     data: Manifest
     """Of the prepared data."""
     reference: str
@@ -263,6 +268,43 @@ class ComparisonResult(EvaluationBase, ResultFile):
     def latency(self) -> dict[str, Latency]:
         """Variant -> its latency."""
         return {name: v.latency for name, v in self.variants.items() if v.latency}
+
+    def describe(self) -> str:
+        """Return one line with verdict and decision."""
+        winner = f" {self.winner}" if self.winner else ""
+        return f"{self.verdict}{winner}: {self.why}; decision {self.decision}"
+
+    def to_frame(self) -> "pd.DataFrame":
+        """Return one row per variant, ensemble and baseline, the best first.
+
+        Its columns: the leading metric, `low` and `high` of its 95 % interval, the gain over the
+        reference with `gain_low` and `gain_high`, the decision, and all other metrics.
+        """
+        import pandas as pd
+
+        gains = {pair.challenger: pair for pair in self.pairs}
+        measured: dict[str, VariantResult | EnsembleResult | Measurement] = {
+            **self.variants, **self.ensembles, **self.baselines,
+        }  # fmt: skip
+        rows = {}
+        for name, found in measured.items():
+            interval = getattr(found, "intervals", {}).get(self.metric) or (None, None)
+            pair = gains.get(name)
+            rows[name] = {
+                self.metric: found.metrics.get(self.metric),
+                "low": interval[0],
+                "high": interval[1],
+                "gain": pair.gain if pair else None,
+                "gain_low": pair.interval.low if pair else None,
+                "gain_high": pair.interval.high if pair else None,
+                "decision": getattr(found, "decision", None),
+                **{key: value for key, value in found.metrics.items() if key != self.metric},
+            }
+        frame = pd.DataFrame.from_dict(rows, orient="index")
+        numbers = [name for name in frame.columns if name != "decision"]
+        frame[numbers] = frame[numbers].astype("float64")
+        higher = METRICS[self.metric].higher_is_better
+        return frame.sort_values(self.metric, ascending=not higher, kind="stable")
 
     def _list_parts(
         self, key: Literal["per_dimension", "per_class"]

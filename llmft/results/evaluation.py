@@ -1,13 +1,17 @@
 """Results of one variant, which `evaluate` and `compare` share, and `evaluation/SPLIT.json`."""
 
-from typing import Literal, NamedTuple, Self
+import math
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
 from llmft.config.head import FitMethod
 from llmft.config.suite import WARNING_CHECKS, Check
-from llmft.results.files import Result, ResultFile
-from llmft.results.run import LearningCurve, RunRecord
+from llmft.results.files import HasTable, Result, ResultFile
+from llmft.results.run import Run, RunRecord
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Status = Literal["ok", "note", "warning", "confounded", "invalid"]
 """Of a finding: confounded, the comparison is not fair; invalid, the variant is excluded."""
@@ -231,12 +235,9 @@ class GateResult(Result):
     """One sentence with value, bound and threshold."""
 
 
-class RunResult(Result):
+class RunResult(Run):
     """One run of a variant: its folder and how it was trained."""
 
-    path: str
-    record: RunRecord
-    curve: LearningCurve
     num_test_reads: int
     """How many reports have read its test predictions (D8)."""
 
@@ -331,7 +332,7 @@ class EvaluationBase(Result):
     """Those with the largest mean error over the variants."""
 
 
-class EvaluationResult(VariantResult, EvaluationBase, ResultFile):
+class EvaluationResult(VariantResult, EvaluationBase, ResultFile, HasTable):
     """Metrics and gates of one run, and whether it may be deployed."""
 
     schema_version: Literal[5] = 5
@@ -342,3 +343,22 @@ class EvaluationResult(VariantResult, EvaluationBase, ResultFile):
     num_rejected: int
     """Rows of the file that could not be used."""
     decision: Decision
+
+    def describe(self) -> str:
+        """Return one line with the decision."""
+        return f"{self.name} on {self.data}: {self.num_rows} rows, decision {self.decision}"
+
+    def to_frame(self) -> "pd.DataFrame":
+        """Return the metrics: one row per metric, with its value, 95 % interval and baselines."""
+        import pandas as pd
+
+        none = Interval(math.nan, math.nan)
+        rows = {
+            metric: {
+                "value": value,
+                **(self.intervals.get(metric) or none)._asdict(),
+                **{name: found.metrics.get(metric) for name, found in self.baselines.items()},
+            }
+            for metric, value in self.metrics.items()
+        }
+        return pd.DataFrame.from_dict(rows, orient="index", dtype="float64")

@@ -1,7 +1,9 @@
 """Writing results files, and validating them when they are read."""
 
+from abc import ABC, abstractmethod
+from html import escape
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -22,6 +24,9 @@ from llmft.config.loading import (
 from llmft.errors import UserError
 from llmft.files import read_json, write_text
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 class Result(ConfigSection):
     """A section of a results file: as strict as one of a YAML file, and every key is required."""
@@ -31,6 +36,22 @@ class Result(ConfigSection):
     def replace(self, **changes: Any) -> Self:
         """Return a copy with some fields changed, validated again."""
         return type(self)(**{**dict(self), **changes})
+
+
+class HasTable(ABC):
+    """A result that is a table in a notebook."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """Return one line on the result."""
+
+    @abstractmethod
+    def to_frame(self) -> "pd.DataFrame":
+        """Return the result as a DataFrame."""
+
+    def _repr_html_(self) -> str:
+        """Show line and table in a notebook."""
+        return f"<p>{escape(self.describe())}</p>{self.to_frame().to_html()}"
 
 
 def require_keys(*keys: str) -> AfterValidator:

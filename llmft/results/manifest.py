@@ -1,11 +1,14 @@
 """Manifests: of prepared data, and of the predictions for a file."""
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from llmft.config.task import Split, SplitConfig, TaskConfig
-from llmft.results.files import Result, ResultFile, require_keys
+from llmft.config.task import SPLITS, Split, SplitConfig, Task
+from llmft.results.files import HasTable, Result, ResultFile, require_keys
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class ScoreStats(Result):
@@ -61,7 +64,7 @@ class SplitSummary(SplitConfig):
     """First and last date of each split; null unless rows are split by date."""
 
 
-class Manifest(ResultFile):
+class Manifest(ResultFile, HasTable):
     """The sources of prepared data, and a count of every row by outcome."""
 
     schema_version: Literal[1] = 1
@@ -69,7 +72,7 @@ class Manifest(ResultFile):
     """Hash of all rows of all splits and of the labels' names."""
     files: Annotated[dict[Split, str], require_keys("train", "val", "test")]
     """Split -> hash of its file."""
-    task: TaskConfig
+    task: Task
     """What it was prepared from."""
     sources: dict[str, str]
     """Source -> hash of its rows."""
@@ -89,6 +92,30 @@ class Manifest(ResultFile):
     """Texts that share most of their words."""
     warnings: list[str]
     """Problems of the data that a person should look at."""
+
+    def describe(self) -> str:
+        """Return one line on the rows."""
+        used = sum(self.counts[split] for split in SPLITS)
+        return f"{self.task.name}: {used} rows, {self.counts['rejected']} rejected"
+
+    def to_frame(self) -> "pd.DataFrame":
+        """Return one row per split: number of rows, and rows per class or mean of each score."""
+        import pandas as pd
+
+        return pd.DataFrame.from_dict(
+            {
+                split: {
+                    "rows": self.counts[split],
+                    **{
+                        name: found.mean if isinstance(found, ScoreStats) else found
+                        for name, found in self.label_stats[split].items()
+                        if not isinstance(found, dict)
+                    },
+                }
+                for split in SPLITS
+            },
+            orient="index",
+        )
 
 
 class ShardOrigin(ResultFile):

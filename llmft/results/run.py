@@ -1,16 +1,19 @@
 """Files of a run next to its model: record, learning curve, test reads, post-hoc fit."""
 
 from itertools import pairwise
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from llmft.config.head import FITS, FitMethod, Head
 from llmft.config.loading import MISSING, refuse_values
-from llmft.config.recipe import Precision, RecipeConfig
-from llmft.config.task import TaskConfig
+from llmft.config.recipe import Precision, Recipe
+from llmft.config.task import Task
 from llmft.files import hash_text
-from llmft.results.files import Result, ResultFile, require_keys
+from llmft.results.files import HasTable, Result, ResultFile, require_keys
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Parallelism = Literal["none", "ddp", "zero", "zero3", "fsdp"]
 """How parameters are distributed over processes: one process (none); replicated (ddp, and zero for
@@ -48,9 +51,9 @@ class TokenBudget(Result):
 class RunIdentity(Result):
     """What a run is trained from: recipe, task, rows, prompt and initial weights."""
 
-    recipe: RecipeConfig
+    recipe: Recipe
     """As resolved, with all defaults."""
-    task: TaskConfig
+    task: Task
     """The task when the training started."""
     data_fingerprint: str
     """Of the prepared data."""
@@ -190,6 +193,38 @@ class LearningCurve(ResultFile):
             if self.metric not in point.val
         )
         return self
+
+
+class Run(Result, HasTable):
+    """A finished run, as `llmft.train` returns it; wherever a run folder is expected, it is one."""
+
+    path: str
+    """Its folder."""
+    record: RunRecord
+    """What it depended on, its time and its memory."""
+    curve: LearningCurve
+    """Losses and validation metrics over the course of the training."""
+
+    def __fspath__(self) -> str:
+        """Return its folder."""
+        return self.path
+
+    def describe(self) -> str:
+        """Return one line on its best checkpoint."""
+        return self.record.describe()
+
+    def to_frame(self) -> "pd.DataFrame":
+        """Return the learning curve: one row per validation, with columns `val_METRIC`."""
+        import pandas as pd
+
+        points = [
+            {
+                **point.model_dump(exclude={"val"}),
+                **{f"val_{name}": value for name, value in point.val.items()},
+            }
+            for point in self.curve.epochs
+        ]
+        return pd.DataFrame(points).set_index("step")
 
 
 class Read(Result):

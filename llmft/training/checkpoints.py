@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -116,7 +117,10 @@ class Checkpointing(TrainerCallback):  # type: ignore[misc]
 
     @contextmanager
     def handling_sigterm(self) -> Iterator[None]:
-        """Save and stop on SIGTERM, within the context."""
+        """Save and stop on SIGTERM within the context, if this is the main thread."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
         before = signal.signal(signal.SIGTERM, self._on_sigterm)
         try:
             yield

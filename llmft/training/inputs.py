@@ -4,8 +4,8 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
-from llmft.config.recipe import Recipe, TrainConfig
-from llmft.config.task import SPLITS
+from llmft.config.recipe import ResolvedRecipe, TrainConfig
+from llmft.config.task import SPLITS, name_task
 from llmft.data.batches import BatchPlan, Examples, make_targets
 from llmft.data.encoding import BudgetFindings, Encoder, check_budget
 from llmft.data.fields import Row, RowFaultError
@@ -42,7 +42,7 @@ class Inputs(NamedTuple):
         return f"the prompt is computed in every row: {self.unshared_reason}"
 
 
-def open_inputs(recipe: Recipe, *, keep_tokens: bool = True) -> Inputs:
+def open_inputs(recipe: ResolvedRecipe, *, keep_tokens: bool = True) -> Inputs:
     """Encode every split and check the token budget (D1); the caller acts on the findings.
 
     Args:
@@ -54,7 +54,7 @@ def open_inputs(recipe: Recipe, *, keep_tokens: bool = True) -> Inputs:
             article at all, if head or metric do not fit the labels, or if the weight of a row is
             not a number of at least 0.
     """
-    data = open_prepared(recipe.task, task_file=recipe.config.task)
+    data = open_prepared(recipe.task, task_file=name_task(recipe.config.task))
     if recipe.config.head.type == "binary" and len(data.label_names) != 2:
         raise UserError(
             f"head.type: binary, but the prepared data has {len(data.label_names)} classes: "
@@ -73,8 +73,8 @@ def open_inputs(recipe: Recipe, *, keep_tokens: bool = True) -> Inputs:
         encoded, budgets = open_tokens(rows, encoder=encoder, folder=folder, keep=keep_tokens)
     except RowFaultError as error:
         raise UserError(
-            f"{recipe.prompt_path}: {error}; name it in fields.keep of {recipe.config.task} and "
-            "prepare again"
+            f"{recipe.prompt_path}: {error}; name it in fields.keep of "
+            f"{name_task(recipe.config.task)} and prepare again"
         ) from error
     loss, examples = recipe.config.head.loss, {}
     for name in ("train", "val"):
@@ -103,7 +103,7 @@ def limit_rows(rows: list[Row], limit: int | None) -> list[Row]:
 
 
 def plan_batches(
-    recipe: Recipe, inputs: Inputs, *, world_size: int = 1, micro_batch_divisor: int = 1
+    recipe: ResolvedRecipe, inputs: Inputs, *, world_size: int = 1, micro_batch_divisor: int = 1
 ) -> BatchPlan:
     """Plan the batches of a recipe's training, as `BatchPlan` does.
 

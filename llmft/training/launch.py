@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llmft.config.recipe import RecipeConfig
+from llmft.config.recipe import Recipe
 from llmft.errors import UserError
 from llmft.files import read_json
 from llmft.processes import get_world_size, has_launcher
@@ -51,7 +51,7 @@ class Launch(NamedTuple):
 ONE_PROCESS = Launch(1, "none", None)
 
 
-def read_launch(config: RecipeConfig) -> Launch:
+def read_launch(config: Recipe) -> Launch:
     """Return how the training is distributed, by launcher and recipe; no model is loaded yet.
 
     Raises:
@@ -83,7 +83,7 @@ def read_launch(config: RecipeConfig) -> Launch:
     return launch
 
 
-def _find_deepspeed(config: RecipeConfig) -> dict[str, Any] | None:
+def _find_deepspeed(config: Recipe) -> dict[str, Any] | None:
     """Return the DeepSpeed configuration of recipe or launcher, if one of them has any."""
     named = config.launch.deepspeed
     wanted = None if named is None else read_deepspeed(Path(named), key="launch.deepspeed")
@@ -158,7 +158,7 @@ def read_deepspeed(path: Path, *, key: str) -> dict[str, Any]:
     return found
 
 
-def require_packages(config: RecipeConfig) -> None:
+def require_packages(config: Recipe) -> None:
     """Raise if an optional package that a recipe needs is not installed.
 
     Raises:
@@ -207,7 +207,7 @@ def _complete(deepspeed: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _refuse_impossible(launch: Launch, config: RecipeConfig) -> None:
+def _refuse_impossible(launch: Launch, config: Recipe) -> None:
     sharing = {"zero3": "DeepSpeed ZeRO-3", "fsdp": "FSDP"}.get(launch.parallelism)
     if sharing is None:
         return

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from llmft.config.recipe import Precision, Recipe, RecipeConfig, TrainConfig
+from llmft.config.recipe import Precision, Recipe, ResolvedRecipe, TrainConfig
+from llmft.config.task import name_task
+from llmft.console import LineFormatter
 from llmft.data.batches import BatchPlan
 from llmft.data.prepared import PreparedData
 from llmft.data.prompts import Prompt
@@ -23,7 +25,14 @@ from llmft.models.device import choose_precision, name_device
 from llmft.models.saved import check_init_compatibility, hash_model
 from llmft.processes import is_main
 from llmft.results.files import read_result, write_result
-from llmft.results.run import CurvePoint, LearningCurve, RunIdentity, RunRecord, UnfinishedRun
+from llmft.results.run import (
+    CurvePoint,
+    LearningCurve,
+    Run,
+    RunIdentity,
+    RunRecord,
+    UnfinishedRun,
+)
 from llmft.training.checkpoints import (
     find_last_checkpoint,
     open_checkpoint,
@@ -55,11 +64,12 @@ _PACKAGES = ("llmft", "torch", "transformers", "peft", "accelerate", "tokenizers
              "bitsandbytes", "deepspeed")  # fmt: skip
 
 
-def identify_run(recipe: Recipe, data: PreparedData, prompt: Prompt) -> RunIdentity:
+def identify_run(recipe: ResolvedRecipe, data: PreparedData, prompt: Prompt) -> RunIdentity:
     """Return the identity of what a recipe would train now."""
     init_from = recipe.config.init_from
     return RunIdentity(
-        recipe=recipe.config,
+        # The task is recorded next to the recipe.
+        recipe=recipe.config.model_copy(update={"task": name_task(recipe.config.task)}),
         task=recipe.task,
         data_fingerprint=data.fingerprint,
         prompt_sha256=hash_text("\0".join(prompt)) if recipe.prompt_path else None,
@@ -69,22 +79,49 @@ def identify_run(recipe: Recipe, data: PreparedData, prompt: Prompt) -> RunIdent
 
 @contextmanager
 def log_to_file(path: Path) -> Iterator[None]:
-    """Append log lines, and the error that ends the context, to a file, in the main process."""
+    """Append log lines, and the error that ends the context, to a file, in the main process.
+
+    An application that shows fewer lines of llmft than the file has still shows only those.
+    """
     if not is_main():
         yield
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    logging.getLogger("llmft").addHandler(handler)
+    handler.setFormatter(LineFormatter("%(asctime)s %(message)s"))
+    handlers: list[logging.Handler] = [handler]
+    logger = logging.getLogger("llmft")
+    level, shown, propagates = logger.level, logger.getEffectiveLevel(), logger.propagate
+    if shown > logging.INFO:
+        if propagates and logger.parent is not None:
+            handlers.append(_Forwarder(logger.parent, level=shown))
+        logger.propagate = False
+        logger.setLevel(logging.INFO)
+    for one in handlers:
+        logger.addHandler(one)
     try:
         yield
     except BaseException as error:
         handler.handle(_note(f"ended early: {str(error) or type(error).__name__}"))
         raise
     finally:
-        logging.getLogger("llmft").removeHandler(handler)
+        for one in handlers:
+            logger.removeHandler(one)
+        logger.setLevel(level)
+        logger.propagate = propagates
         handler.close()
+
+
+class _Forwarder(logging.Handler):
+    """Passes on to the handlers of another logger what its level admits."""
+
+    def __init__(self, target: logging.Logger, *, level: int) -> None:
+        super().__init__(level)
+        self._target = target
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Pass a record on."""
+        self._target.callHandlers(record)
 
 
 def _note(text: str) -> logging.LogRecord:
@@ -122,7 +159,7 @@ def claim_run_folder(
                 f"--resume: {resume}: there is no run in {run_dir} yet; remove --resume"
             )
         return _write_unfinished(run_dir, identity, launch)
-    found = _read_run(run_dir)
+    found = _read_metadata(run_dir)
     has_finished = isinstance(found, RunRecord)
     last = find_last_checkpoint(checkpoints)
     differing = list_differences(found, identity)
@@ -158,7 +195,7 @@ def claim_run_folder(
     return _write_unfinished(run_dir, identity, launch, divisor)
 
 
-def check_init_from(config: RecipeConfig, *, label_names: list[str]) -> None:
+def check_init_from(config: Recipe, *, label_names: list[str]) -> None:
     """Check that `init_from` is a finished run, and that its weights fit the recipe's model.
 
     Raises:
@@ -218,7 +255,16 @@ def is_finished(run_dir: Path) -> bool:
     Raises:
         UserError: If its record is broken or of another version.
     """
-    return (run_dir / METADATA_NAME).is_file() and isinstance(_read_run(run_dir), RunRecord)
+    return (run_dir / METADATA_NAME).is_file() and isinstance(_read_metadata(run_dir), RunRecord)
+
+
+def open_run(run_dir: Path) -> Run:
+    """Return a finished run.
+
+    Raises:
+        UserError: If there is none, or one of its files is broken.
+    """
+    return Run(path=str(run_dir), record=read_record(run_dir), curve=read_curve(run_dir))
 
 
 def read_record(run_dir: Path) -> RunRecord:
@@ -228,7 +274,7 @@ def read_record(run_dir: Path) -> RunRecord:
         UserError: If there is none, or it is broken or of another version.
     """
     if (run_dir / METADATA_NAME).is_file():
-        found = _read_run(run_dir)
+        found = _read_metadata(run_dir)
         if isinstance(found, RunRecord):
             return found
     inside = sorted(path.parent for path in run_dir.glob(f"*/{METADATA_NAME}"))
@@ -246,7 +292,7 @@ def read_curve(run_dir: Path) -> LearningCurve:
     return read_result(run_dir / HISTORY_NAME, LearningCurve, fix=_FIX)
 
 
-def _read_run(run_dir: Path) -> RunRecord | UnfinishedRun:
+def _read_metadata(run_dir: Path) -> RunRecord | UnfinishedRun:
     path = run_dir / METADATA_NAME
     if read_json(path, fix=_FIX).get("status") == "unfinished":
         return read_result(path, UnfinishedRun, fix=_FIX)

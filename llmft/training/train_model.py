@@ -11,7 +11,7 @@ import transformers
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from llmft.config.recipe import BaseConfig, Recipe
+from llmft.config.recipe import BaseConfig, ResolvedRecipe
 from llmft.data.batches import BatchPlan, Collator
 from llmft.errors import UserError
 from llmft.metrics.definitions import measure
@@ -53,7 +53,7 @@ class TrainedModel(NamedTuple):
 
 
 def train_model(
-    recipe: Recipe,
+    recipe: ResolvedRecipe,
     inputs: Inputs,
     *,
     plan: BatchPlan,
@@ -132,7 +132,7 @@ def train_model(
     return TrainedModel(model, spec, result)
 
 
-def _load(recipe: Recipe, base: BaseConfig, inputs: Inputs) -> nn.Module:
+def _load(recipe: ResolvedRecipe, base: BaseConfig, inputs: Inputs) -> nn.Module:
     return load_model(
         base,
         labels=LabelSpace(recipe.config.head.type, inputs.data.label_names),
@@ -166,8 +166,8 @@ def _reload_whole(load: Callable[[], nn.Module], checkpoint: Path) -> nn.Module:
 def _fit_scale(model: nn.Module, train_ND: Tensor, base: BaseConfig) -> TargetScale:
     has_bias = find_output_layer(model).bias is not None
     if not has_bias and is_far_from_zero(train_ND):
-        logger.info(
-            "warning: the mean of the scores is far from 0 relative to their SD, and the head of "
+        logger.warning(
+            "the mean of the scores is far from 0 relative to their SD, and the head of "
             "%s has no bias; shift the scores towards 0, or use a BERT-family base",
             base.model,
         )

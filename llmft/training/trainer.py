@@ -2,7 +2,6 @@
 
 import logging
 import math
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -32,6 +31,7 @@ from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import EvalPrediction
 
 from llmft.config.recipe import Precision, TrainConfig
+from llmft.console import shows_progress
 from llmft.data.batches import (
     BatchLimits,
     BatchPlan,
@@ -110,7 +110,7 @@ class ProgressReporter(TrainerCallback):  # type: ignore[misc]
             initial=state.global_step,
             unit="step",
             desc="training",
-            disable=not (state.is_world_process_zero and sys.stderr.isatty()),
+            disable=not shows_progress(),
         )
 
     def on_step_end(

@@ -8,9 +8,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from llmft.cli import main
-from llmft.config.loading import dump_yaml, find_named_file, load_values, suggest, validate
+from llmft.config.loading import (
+    dump_yaml,
+    find_named_file,
+    load_values,
+    parse_overrides,
+    suggest,
+    validate,
+)
 from llmft.config.recipe import BaseConfig, TrainConfig
-from llmft.config.task import TaskConfig, load_task
+from llmft.config.task import Task, load_task
 from llmft.errors import UserError
 from tests.config.examples import CLASS_TASK, SCORES_TASK
 
@@ -18,7 +25,7 @@ from tests.config.examples import CLASS_TASK, SCORES_TASK
 def complain(path: Path, *overrides: str) -> str:
     """Return what is said of a task file that does not load."""
     with pytest.raises(UserError) as caught:
-        load_task(path, overrides=list(overrides))
+        load_task(path, overrides=parse_overrides(overrides))
     return str(caught.value)
 
 
@@ -160,7 +167,9 @@ def test_overrides_are_laid_over_the_file_in_order(write) -> None:
     path = write("task.yaml", CLASS_TASK + "clean: {drop: near}\n")
     task = load_task(
         path,
-        overrides=["split.seed=1", "split.seed=2", "clean.near_duplicates=1e-1", "name=no"],
+        overrides=parse_overrides(
+            ["split.seed=1", "split.seed=2", "clean.near_duplicates=1e-1", "name=no"]
+        ),
     )
     assert (task.split.seed, task.clean.near_duplicates, task.name) == (2, 0.1, "no")
     assert task.clean.drop == "near", "a neighbour of an overridden key stays"
@@ -168,7 +177,8 @@ def test_overrides_are_laid_over_the_file_in_order(write) -> None:
 
 def test_an_override_can_bring_a_whole_section(write) -> None:
     path = write("task.yaml", CLASS_TASK)
-    task = load_task(path, overrides=["fields={id: uid, text: [title, body]}", "fields.group=act"])
+    whole = {"fields": {"id": "uid", "text": ["title", "body"]}, "fields.group": "act"}
+    task = load_task(path, overrides=whole)
     assert (task.fields.id, task.fields.text, task.fields.group) == (
         "uid",
         ["title", "body"],
@@ -179,9 +189,9 @@ def test_an_override_can_bring_a_whole_section(write) -> None:
 @pytest.mark.parametrize(
     ("override", "complaint"),
     [
-        ("split.sed=1", "--set split.sed: split.sed: unknown key. Did you mean `seed`?"),
-        ("split.seed=x", "--set split.seed: split.seed: found 'x', but expected a valid"),
-        ("split.seed.x=1", "--set split.seed.x: split.seed: found {'x': 1}"),
+        ("split.sed=1", "override split.sed: split.sed: unknown key. Did you mean `seed`?"),
+        ("split.seed=x", "override split.seed: split.seed: found 'x', but expected a valid"),
+        ("split.seed.x=1", "override split.seed.x: split.seed: found {'x': 1}"),
         ("clean.near_duplicates=.nan", "found nan, but expected a finite number"),
         ("nonsense", "--set 'nonsense': expected KEY=VALUE"),
     ],
@@ -278,6 +288,6 @@ def test_suggestions_are_near_or_none() -> None:
 
 
 def test_a_section_cannot_be_changed(write) -> None:
-    task: TaskConfig = load_task(write("task.yaml", CLASS_TASK))
+    task: Task = load_task(write("task.yaml", CLASS_TASK))
     with pytest.raises(ValueError, match="frozen"):
         task.name = "other"

@@ -37,7 +37,7 @@ def test_the_resolved_recipe_loads_again_from_its_run(write) -> None:
     write("recipes/risk.md", "Rate this.")
     first = load_recipe(
         write("recipes/variant.yaml", RECIPE + "prompt: {mode: include, file: risk.md}\n"),
-        overrides=["train.learning_rate=2e-5", "base.revision='1e10'", "tokens.waive='no'"],
+        overrides={"train.learning_rate": 2e-5, "base.revision": "1e10", "tokens.waive": "no"},
     )
     again = load_recipe(write("runs/variant/recipe.resolved.yaml", dump_yaml(first.config)))
     assert again == first
@@ -153,7 +153,7 @@ def test_lora_is_tuned_with_its_own_defaults(write) -> None:
     path = write(
         "variant.yaml", RECIPE.replace("minilm}", "minilm, tuning: lora, lora: {rank: 4}}")
     )
-    lora = load_recipe(path, overrides=["base.lora.alpha=8"]).config.base.lora
+    lora = load_recipe(path, overrides={"base.lora.alpha": 8}).config.base.lora
     assert lora is not None
     assert (lora.rank, lora.alpha, lora.target_modules) == (4, 8, "all-linear")
 

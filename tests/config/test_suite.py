@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from llmft.cli import main
-from llmft.config.suite import SuiteConfig, load_suite
+from llmft.config.suite import Suite, load_suite
 from llmft.errors import UserError
 from tests.config.examples import CLASS_TASK, RECIPE, SCORES_TASK, SUITE
 
@@ -242,7 +242,7 @@ def test_edge_cases_are_found_next_to_the_suite(write) -> None:
 @pytest.mark.parametrize("name", ["tfidf", "constant", "a/b"])
 def test_a_variant_may_not_take_the_name_of_a_baseline_or_a_path(name: str) -> None:
     with pytest.raises(ValidationError, match=r"name of a baseline|allowed: letters"):
-        SuiteConfig.model_validate(
+        Suite.model_validate(
             {
                 "task": "t.yaml",
                 "variants": {name: "runs/a", "b": "runs/b"},

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from llmft.config.loading import merge, read_override, read_yaml
+from llmft.config.loading import merge, parse_overrides, read_yaml
 from llmft.errors import UserError
 
 
@@ -34,7 +34,7 @@ from llmft.errors import UserError
     ],
 )
 def test_scalars_follow_yaml_1_2(written: str, meant: Any) -> None:
-    found = read_override(f"train.x={written}").data["train"]["x"]
+    found = parse_overrides([f"train.x={written}"])["train.x"]
     assert found == meant
     assert type(found) is type(meant)
 
@@ -129,9 +129,9 @@ def test_an_empty_file_holds_nothing(write) -> None:
 @pytest.mark.parametrize("assignment", ["train.epochs", "=1", ".=1", "train..epochs=1", ""])
 def test_an_override_without_key_or_value_shows_how_it_is_written(assignment: str) -> None:
     with pytest.raises(UserError, match=r"expected KEY=VALUE, for example train\.epochs=1"):
-        read_override(assignment)
+        parse_overrides([assignment])
 
 
 def test_an_override_that_is_no_yaml_is_quoted_in_full() -> None:
     with pytest.raises(UserError, match=r"--set keep=\[a:1: not valid YAML"):
-        read_override("keep=[a")
+        parse_overrides(["keep=[a"])

@@ -12,8 +12,8 @@ from llmft.errors import UserError
 from tests.data.conftest import SCORES_LABELS, number_rows
 
 
-def open_it(*overrides: str) -> PreparedData:
-    task = load_task(Path("task.yaml"), overrides=list(overrides))
+def open_it(overrides: dict[str, Any] | None = None) -> PreparedData:
+    task = load_task(Path("task.yaml"), overrides=overrides)
     return open_prepared(task, task_file="task.yaml")
 
 
@@ -39,10 +39,10 @@ def test_data_that_is_not_there_says_how_to_get_it(prepare) -> None:
 def test_data_of_another_version_of_the_task_says_what_changed(prepare) -> None:
     prepare(number_rows(30))
     assert is_prepared(open_it().task)
-    overrides = ["split.seed=7", "clean.drop=near"]
+    overrides = {"split.seed": 7, "clean.drop": "near"}
     assert not is_prepared(load_task(Path("task.yaml"), overrides=overrides))
     with pytest.raises(UserError) as caught:
-        open_it(*overrides)
+        open_it(overrides)
     message = str(caught.value)
     assert "another version of the task (changed: clean, split)" in message
     assert "run `llmft prepare task.yaml`" in message

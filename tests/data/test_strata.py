@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from llmft.config.task import SourceConfig, TaskConfig
+from llmft.config.task import SourceConfig, Task
 from llmft.data.splitting import find_gaps, list_strata, refuse_constant_labels
 from llmft.errors import UserError
 from tests.data.conftest import SCORES_LABELS, number_rows
@@ -14,9 +14,9 @@ TOPICS = {"type": "multilabel", "from": ["sport", "music", "rare"]}
 SCORES = {"type": "scores", "from": "scores", "dimensions": ["risk", "calm"]}
 
 
-def make_task(labels: dict[str, Any], **settings: Any) -> TaskConfig:
+def make_task(labels: dict[str, Any], **settings: Any) -> Task:
     sources = [SourceConfig(path="rows.jsonl")]
-    return TaskConfig.model_validate(
+    return Task.model_validate(
         {"name": "news", "sources": sources, "labels": labels, "output": "out", **settings}
     )
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llmft.config.task import TaskConfig
+from llmft.config.task import Task
 from llmft.errors import UserError
 from llmft.evaluation.edge_cases import (
     EdgeCase,
@@ -24,8 +24,8 @@ LABELS: dict[str, dict[str, Any]] = {
 }
 
 
-def make_task(label_type: str, **fields: Any) -> TaskConfig:
-    return TaskConfig.model_validate(
+def make_task(label_type: str, **fields: Any) -> Task:
+    return Task.model_validate(
         {"name": "t", "sources": [{"path": "rows.jsonl"}], "labels": LABELS[label_type],
          "fields": fields, "output": "prepared"}
     )  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmft.config.task import TaskConfig
+from llmft.config.task import Task
 from llmft.data.batches import make_targets
 from llmft.data.reading import read_labelled
 from llmft.errors import UserError
@@ -19,8 +19,8 @@ CLASSES = {"type": "class", "from": "topic"}
 NAMES = ["a", "b"]
 
 
-def make_task(labels: dict[str, Any] = SCORES, **changes: Any) -> TaskConfig:
-    return TaskConfig.model_validate(
+def make_task(labels: dict[str, Any] = SCORES, **changes: Any) -> Task:
+    return Task.model_validate(
         {"name": "t", "sources": [{"path": "first.jsonl"}], "fields": {"id": "id"},
          "labels": labels, "output": "prepared", **changes}
     )  # fmt: skip
@@ -43,7 +43,7 @@ def in_workspace(workspace: Path) -> None:
 
 
 def read(
-    second: list[dict[str, Any]], first: list[dict[str, Any]], task: TaskConfig, names: list[str]
+    second: list[dict[str, Any]], first: list[dict[str, Any]], task: Task, names: list[str]
 ) -> tuple[SecondLabels, np.ndarray]:
     write("first.jsonl", first)
     rows, _ = read_labelled(task)

@@ -9,7 +9,7 @@ from llmft.config.task import (
     MultilabelConfig,
     ScoresConfig,
     SourceConfig,
-    TaskConfig,
+    Task,
 )
 from llmft.evaluation.rows import (
     compute_row_errors,
@@ -95,8 +95,8 @@ def test_d10_a_row_is_predicted_by_the_thresholds_as_the_metrics_are() -> None:
     ] == 0  # fmt: skip
 
 
-def make_task(labels: LabelsConfig, **fields: str) -> TaskConfig:
-    return TaskConfig(
+def make_task(labels: LabelsConfig, **fields: str) -> Task:
+    return Task(
         name="t", sources=[SourceConfig(path="x.jsonl")], labels=labels, output="prepared",
         fields=FieldsConfig(**fields),
     )  # fmt: skip

@@ -18,7 +18,6 @@ import torch
 from transformers import pipeline
 
 from llmft.config.head import Head
-from llmft.config.recipe import load_recipe
 from llmft.config.task import load_task
 from llmft.data.preparation import prepare_task
 from llmft.models.loading import load_model
@@ -69,7 +68,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
                 f"name: {head}\nsources: [{{path: rows.jsonl}}]\nfields: {{id: id}}\n"
                 f"labels: {labels}\noutput: prepared/{head}\n"
             )
-            prepare_task(load_task(Path(f"{head}.yaml")), report=lambda _: None)
+            prepare_task(load_task(Path(f"{head}.yaml")))
         for family in CONFIGS:
             build_base(family, folder / "bases" / family)
         yield folder
@@ -87,7 +86,7 @@ def runs(home: Path) -> dict[str, Path]:
             "train: {steps: 3, batch_size: 16, learning_rate: 1e-2, warmup_steps: 0, "
             f"lr_scheduler: constant, precision: float32}}\noutput_dir: runs/{path.stem}\n"
         )
-        found[name] = train(load_recipe(path))
+        found[name] = Path(train(path))
     return found
 
 
@@ -153,7 +152,7 @@ def test_h5_a_text_pair_is_read_alike_by_plain_tools(family: str, home: Path) ->
         "name: pairs\nsources: [{path: rows.jsonl}]\nfields: {id: id, text_pair: side}\n"
         "labels: {type: class, from: mood}\noutput: prepared/pairs\n"
     )
-    prepare_task(load_task(Path("pairs.yaml")), report=lambda _: None)
+    prepare_task(load_task(Path("pairs.yaml")))
     recipe = Path(f"pairs-{family}.yaml")
     recipe.write_text(
         f"name: pairs\ntask: pairs.yaml\nbase: {{model: bases/{family}}}\n"
@@ -161,7 +160,7 @@ def test_h5_a_text_pair_is_read_alike_by_plain_tools(family: str, home: Path) ->
         "train: {steps: 3, batch_size: 16, learning_rate: 1e-2, "
         f"warmup_steps: 0, precision: float32}}\noutput_dir: runs/pairs-{family}\n"
     )
-    run = train(load_recipe(recipe))
+    run = Path(train(recipe))
     plain = pipeline("text-classification", model=str(run / "model"), top_k=None)
     ours = Predictor.open(run).predict(ROWS[:4]).outputs
     for row, expected in zip(ROWS[:4], ours, strict=True):

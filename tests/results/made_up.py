@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from llmft.config.recipe import RecipeConfig
-from llmft.config.task import TaskConfig
+from llmft.config.recipe import Recipe
+from llmft.config.task import Task
 from llmft.models.saved import ModelSpec
 from llmft.results.evaluation import LabelType
 from llmft.results.files import Result
@@ -37,15 +37,13 @@ def edit(result: ResultT, change: Callable[[dict[str, Any]], Any]) -> ResultT:
     return type(result).model_validate(data)
 
 
-def make_task(
-    *, names: Sequence[str] = ("risk", "calm"), label_type: LabelType = "scores"
-) -> TaskConfig:
+def make_task(*, names: Sequence[str] = ("risk", "calm"), label_type: LabelType = "scores") -> Task:
     labels = {
         "scores": {"from": "scores", "dimensions": list(names)},
         "class": {"from": "mood", "order": list(names)},
         "multilabel": {"from": list(names)},
     }
-    return TaskConfig.model_validate(
+    return Task.model_validate(
         {
             "name": "risk",
             "sources": [{"path": "rows.jsonl"}],
@@ -55,9 +53,9 @@ def make_task(
     )
 
 
-def make_recipe(**changes: Any) -> RecipeConfig:
+def make_recipe(**changes: Any) -> Recipe:
     """Return a recipe; a section among the changes is laid over that of the plain one."""
-    return RecipeConfig.model_validate({**RECIPE, **changes})
+    return Recipe.model_validate({**RECIPE, **changes})
 
 
 def make_identity(**changes: Any) -> RunIdentity:

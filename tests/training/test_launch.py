@@ -6,15 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from llmft.config.recipe import BaseConfig, HeadConfig, LaunchConfig, RecipeConfig, TrainConfig
+from llmft.config.recipe import BaseConfig, HeadConfig, LaunchConfig, Recipe, TrainConfig
 from llmft.errors import UserError
 from llmft.training.launch import ONE_PROCESS, read_launch, require_trackers
 
 
-def make_config(
-    *, deepspeed: str | None = None, tuning: str = "lora", **train: object
-) -> RecipeConfig:
-    return RecipeConfig(
+def make_config(*, deepspeed: str | None = None, tuning: str = "lora", **train: object) -> Recipe:
+    return Recipe(
         name="variant", task="task.yaml", output_dir="run", head=HeadConfig(type="regression"),
         base=BaseConfig(model="base", tuning=tuning), train=TrainConfig(**train),
         launch=LaunchConfig(deepspeed=deepspeed),

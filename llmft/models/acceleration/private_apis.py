@@ -35,8 +35,8 @@ def explain_untested() -> str | None:
         found = version(package)
         if not Version(first).release <= Version(found).release[:2] <= Version(last).release:
             reason = f"llmft is tested with {package} {first} to {last}, not with {found}"
-            logger.info(
-                "warning: %s: prompts are computed in every row, dropout is PyTorch's own, and "
+            logger.warning(
+                "%s: prompts are computed in every row, dropout is PyTorch's own, and "
                 "memory is not estimated",
                 reason,
             )
