@@ -82,20 +82,21 @@ llmft.check(instruction)
 # A training that is interrupted is resumed by the same call; one that is finished is not repeated.
 
 # %%
-run = llmft.train(distillation, overrides={"train.seed": 1, "output_dir": "runs/trial"})
+run = llmft.train(distillation, overrides={"train.seed": 1})
 run
 
 # %% [markdown]
 # ## The comparison
 #
-# All variants are judged on the same test rows, after an audit. One seed for each variant keeps
-# this short; three or more make a verdict about the recipes, not only about these models.
+# All variants are judged on the same test rows, after an audit. A variant is a finished run, a list
+# of them, or a recipe that `train=True` trains once per seed. One seed for each keeps this short;
+# three or more make a verdict about the recipes, not only about these models.
 
 # %%
 suite = llmft.Suite(
     task=task,
     variants={
-        "distillation": {"recipe": distillation, "seeds": [1]},
+        "distillation": run,
         "instruction": {"recipe": instruction, "seeds": [1]},
     },
     reference="distillation",

@@ -12,6 +12,8 @@ import matplotlib as mpl
 import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.font_manager import get_font_names
@@ -651,10 +653,13 @@ def _save_plot(plot: Plot, *, folder: Path, prefix: str = "") -> SavedPlot:
     path = f"plots/{prefix}{plot.name}.png"
     buffer = StringIO()
     nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
+    # `savefig` would draw each twice, since the layout of a figure may change while it is drawn.
     with lay_out(plot.figure):
-        plot.figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+        plot.figure.set_facecolor("none")
+        FigureCanvasSVG(plot.figure).print_svg(buffer, metadata=nothing)
+    plot.figure.set(facecolor=CARD, dpi=144)
     with replace_file(folder / path) as file:
-        plot.figure.savefig(file, format="png", dpi=144)
+        FigureCanvasAgg(plot.figure).print_png(file)
     return SavedPlot(plot.title, plot.alt, _inline_svg(buffer.getvalue(), plot), path)
 
 
