@@ -4,6 +4,7 @@ import json
 import os
 import random
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -261,6 +262,18 @@ def copy(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     shutil.copytree(trained, folder)
     monkeypatch.chdir(folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _hide_packages(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide the packages of plots and Word files, which take most of the time of a report.
+
+    Reports leave them out, as for users who have not installed these packages. Tests that are about
+    them are marked: `with_packages("matplotlib", "docx")`.
+    """
+    marked = request.node.get_closest_marker("with_packages")
+    for package in {"matplotlib", "docx"} - set(marked.args if marked else ()):
+        monkeypatch.setitem(sys.modules, package, None)
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from matplotlib.figure import Figure
 
 from llmft.cli import main
 from tests.conftest import WORDS
@@ -28,18 +27,6 @@ from tests.planting import (
 PROMPTED = Path("runs/prompted/seed-1")
 BERT = Path("runs/bert/seed-1")
 PLAIN = Path("runs/plain/seed-1")
-
-
-@pytest.fixture(autouse=True)
-def _leave_plots_empty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reports are written whole, but for the curves in the plots, which take most of the time."""
-    save = Figure.savefig
-
-    def save_empty(figure: Figure, *arguments: Any, **options: Any) -> None:
-        figure.clear()
-        save(figure, *arguments, **options)
-
-    monkeypatch.setattr(Figure, "savefig", save_empty)
 
 
 def add_test_rows(num_rows: int) -> list[dict[str, Any]]:

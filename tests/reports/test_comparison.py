@@ -27,6 +27,7 @@ def write(result: ComparisonResult, folder: Path) -> tuple[str, str]:
     return path.read_text("utf-8"), (folder / "report.md").read_text("utf-8")
 
 
+@pytest.mark.with_packages("matplotlib")
 @pytest.mark.parametrize("label_type", ["scores", "class", "multilabel"])
 def test_everything_is_shown_and_nothing_is_fetched(tmp_path: Path, label_type: LabelType) -> None:
     html, markdown = write(make_comparison(label_type=label_type), tmp_path)
@@ -46,6 +47,7 @@ def test_everything_is_shown_and_nothing_is_fetched(tmp_path: Path, label_type: 
     assert "default-src 'none'" in html
 
 
+@pytest.mark.with_packages("matplotlib")
 def test_plots_are_files_that_the_markdown_names(tmp_path: Path) -> None:
     _, markdown = write(make_comparison(), tmp_path)
     names = sorted(path.name for path in (tmp_path / "plots").iterdir())
@@ -133,6 +135,7 @@ def test_variants_that_were_excluded_have_dashes(
     assert all(len(widths) == 1 for widths in count_table_columns(markdown))
 
 
+@pytest.mark.with_packages("matplotlib")
 def test_many_variants_with_odd_names(tmp_path: Path) -> None:
     long = "a_name_that_" + "goes_on_" * 12
     variants = ("a", "_hidden", "b$x$c", long, "ein Ärmel/zwei", "f", "g", "h", "i")
@@ -148,6 +151,7 @@ def test_many_dimensions(tmp_path: Path) -> None:
     assert all(name in Page(html).text and name in markdown for name in names)
 
 
+@pytest.mark.with_packages("matplotlib")
 def test_text_from_data_stays_text(tmp_path: Path) -> None:
     def plant(r: dict[str, Any]) -> None:
         r.update(why=EVIL, task=EVIL, suite=EVIL)

@@ -72,6 +72,7 @@ def test_every_interval_is_shown(tmp_path: Path, label_type: LabelType) -> None:
     assert {format_interval(interval) for interval in shown if interval} <= set(cells)
 
 
+@pytest.mark.with_packages("matplotlib")
 def test_compressed_scores_are_visible(tmp_path: Path) -> None:
     """D12: slope and bias stand in the report, and the strata are drawn."""
     html, markdown = write(make_evaluation(), tmp_path)
@@ -81,12 +82,14 @@ def test_compressed_scores_are_visible(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("label_type", ["class", "multilabel"])
+@pytest.mark.with_packages("matplotlib")
 def test_the_calibration_error_is_said(tmp_path: Path, label_type: LabelType) -> None:
     html, markdown = write(make_evaluation(label_type=label_type), tmp_path)
     assert "bert: ece 0.084" in Page(html).text
     assert "ece 0.084" in markdown
 
 
+@pytest.mark.with_packages("matplotlib")
 def test_tiers_have_a_confusion_matrix(tmp_path: Path) -> None:
     html, markdown = write(make_evaluation(), tmp_path)
     assert "bert: tiers" in Page(html).text
@@ -94,6 +97,7 @@ def test_tiers_have_a_confusion_matrix(tmp_path: Path) -> None:
     assert "](plots/test-tiers-1-bert.png)" in markdown
 
 
+@pytest.mark.with_packages("matplotlib")
 def test_of_many_classes_the_worst_come_first(tmp_path: Path) -> None:
     names = [f"name {i}" for i in range(77)]
 
@@ -114,6 +118,7 @@ def test_of_many_classes_the_worst_come_first(tmp_path: Path) -> None:
     assert most_confused[most_confused.index("12") :][:4] == ["12", "name", "34", "99"]
 
 
+@pytest.mark.with_packages("matplotlib")
 def test_of_many_labels_the_most_frequent_are_drawn(tmp_path: Path) -> None:
     names = [f"name {i}" for i in range(13)]
     result = make_evaluation(label_type="multilabel", names=names)
@@ -178,6 +183,7 @@ def test_times_that_were_measured_for_a_gate_are_shown(tmp_path: Path) -> None:
     assert "Latency" not in Page(write(make_evaluation(), tmp_path)[0]).text
 
 
+@pytest.mark.with_packages("matplotlib")
 def test_splits_of_one_folder_keep_their_plots(tmp_path: Path) -> None:
     write(make_evaluation(), tmp_path)
     _, markdown = write(make_evaluation(data="data-new rows (1)"), tmp_path)
@@ -195,6 +201,7 @@ def test_without_gates_a_person_decides(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("label_type", ["scores", "class"])
+@pytest.mark.with_packages("matplotlib")
 def test_every_gate_has_a_row_and_an_axis_of_its_own(tmp_path: Path, label_type: LabelType) -> None:
     results = make_evaluation(label_type=label_type)
     html, markdown = write(results, tmp_path)

@@ -19,6 +19,8 @@ from tests.reports.made_up import EVIL, make_comparison
 from tests.reports.reading import Page, count_table_columns, list_headings, list_outside_links
 from tests.results.made_up import edit
 
+pytestmark = pytest.mark.with_packages("docx")
+
 UNDEFINED = {"value": None, "interval": None}
 CONTROL = "a\x00b\x1b[31m\ufffe\x0c"
 

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 from matplotlib.axes import Axes
 
 from llmft.reports.layout import MARKER_STYLES, ReportEntry
@@ -17,6 +18,8 @@ from llmft.results.evaluation import (
     Stratum,
 )
 from tests.reports.made_up_parts import make_matrix
+
+pytestmark = pytest.mark.with_packages("matplotlib")
 
 VARIANT = ReportEntry("a", {}, {}, *MARKER_STYLES[0], {}, {})
 NAMES = ["severity", "stress"]

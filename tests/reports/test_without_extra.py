@@ -11,6 +11,8 @@ from llmft.reports.evaluation import write_evaluation_report
 from tests.reports.made_up import make_comparison, make_evaluation
 from tests.reports.reading import Page
 
+pytestmark = pytest.mark.with_packages("matplotlib", "docx")
+
 
 @pytest.fixture(autouse=True)
 def logs(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
