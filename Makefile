@@ -11,7 +11,7 @@ LOWER_BOUNDS = import tomllib; \
   needs = project["dependencies"] + project["optional-dependencies"]["report"]; \
   print(*(n.split(",")[0].replace(">=", "==") for n in needs if n[:6] != "torch>"), sep="\n")
 
-.PHONY: setup demo check test test-slow test-lowest test-newest clean
+.PHONY: setup demo check test test-launched test-slow test-lowest test-newest clean
 
 setup: $(READY)
 
@@ -33,6 +33,9 @@ check: $(READY)
 
 test: $(READY)
 	$(BIN)/pytest $(PARALLEL)
+
+test-launched: $(READY)
+	$(BIN)/pytest $(PARALLEL) -m 'launched and not slow and not real and not gpu'
 
 test-slow: $(READY)
 	$(BIN)/pytest -m 'slow or real'

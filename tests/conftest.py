@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import pytest_socket
+from filelock import FileLock
 from hypothesis import settings
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -228,11 +229,29 @@ def write_recipe(workspace: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory, lively_bert: Path, tiny_qwen: Path) -> Path:
-    """Three trained variants and their comparison; take `copy` to change anything."""
+def trained(
+    tmp_path_factory: pytest.TempPathFactory, worker_id: str, lively_bert: Path, tiny_qwen: Path
+) -> Path:
+    """Three trained variants and their comparison; take `copy` to change anything.
+
+    The first worker that needs them trains them for all.
+    """
+    if worker_id == "master":
+        folder = tmp_path_factory.mktemp("trained")
+        _train_variants(folder, lively_bert, tiny_qwen)
+        return folder
+    folder = tmp_path_factory.getbasetemp().parent / "trained"
+    with FileLock(folder.with_suffix(".lock")):
+        if not folder.exists():
+            building = tmp_path_factory.mktemp("building")
+            _train_variants(building, lively_bert, tiny_qwen)
+            building.rename(folder)
+    return folder
+
+
+def _train_variants(folder: Path, lively_bert: Path, tiny_qwen: Path) -> None:
     from llmft.cli import main
 
-    folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         make_task_writer(folder)()
@@ -252,7 +271,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory, lively_bert: Path, tiny_qw
             '{"id": "c1", "text": "market mood9", "expect": {"risk": {"min": -99}}}\n'
         )
         assert main(["compare", "suite.yaml", "--train"]) == 0
-    return folder
 
 
 @pytest.fixture

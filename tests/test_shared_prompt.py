@@ -39,19 +39,19 @@ def task(write_scores_task: Callable[..., Path]) -> Path:
 
 @pytest.mark.parametrize("tuning", ["lora", "qlora", "full"])
 @pytest.mark.parametrize("prompt", [PROMPT, None])
-def test_50_steps_with_and_without_sharing_end_in_the_same_metric(
+def test_20_steps_with_and_without_sharing_end_in_the_same_metric(
     task: Path, write_recipe: Callable[..., Path], tiny_qwen: Path, tuning: str, prompt: str | None
 ) -> None:
     recipe = write_recipe(
         tiny_qwen, tuning=tuning, prompt=prompt,
-        train=", steps: 50, eval_steps: 50, gradient_accumulation_steps: 2",
+        train=", steps: 20, eval_steps: 20, gradient_accumulation_steps: 2",
     )  # fmt: skip
     no_dropout = ["base.lora.dropout=0"] if tuning != "full" else []
     shared, plain = (
         read_json(run(recipe, name, *no_dropout, *settings) / "training_metadata.json")
         for name, settings in (("shared", []), ("plain", WITHOUT_SHARING))
     )
-    assert shared["num_steps"] == plain["num_steps"] == 50
+    assert shared["num_steps"] == plain["num_steps"] == 20
     assert shared["best_metric"] == pytest.approx(plain["best_metric"], rel=1e-4)
     assert shared["num_train_tokens"] == plain["num_train_tokens"]
     assert (shared["prompt_shared"], plain["prompt_shared"]) == (prompt is not None, False)

@@ -1,6 +1,6 @@
 """Metrics under scikit-learn's names, overall and per dimension, class or label."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -99,12 +99,59 @@ def compute_metric(
     if metric == "f1_micro":
         return _compute_f1_micro(labels, decide_labels(outputs_NC))
     parts_C = compute_parts(_PARTS.get(metric, metric), labels, outputs_NC)
+    return _drop_nan(_average_parts(metric, parts_C[None], label_type)[0])
+
+
+def _average_parts(metric: str, parts_RC: Floats, label_type: LabelType) -> Floats:
+    """Return the overall metric for R sets of rows, [R]; NaN where it is not defined."""
     if label_type == "scores":
-        return _drop_nan(parts_C.mean())
-    if label_type == "class" and num_outputs == 2 and metric in ("roc_auc", "average_precision"):
-        parts_C = parts_C[1:]
-    known = parts_C[~np.isnan(parts_C)]
-    return float(known.mean()) if len(known) else None
+        return np.asarray(parts_RC.mean(axis=1))
+    if label_type == "class" and parts_RC.shape[1] == 2 and metric in _OF_RANKINGS:
+        parts_RC = parts_RC[:, 1:]
+    num_known_R = (~np.isnan(parts_RC)).sum(axis=1)
+    return divide(np.nansum(parts_RC, axis=1), num_known_R)
+
+
+def compute_on_draws(
+    metric: str,
+    labels: NDArray[Any],
+    outputs_NC: Floats,
+    rows_RM: NDArray[np.int64],
+    *,
+    config: LabelsConfig | None = None,
+    max_values: int = 2_000_000,
+) -> Floats:
+    """Return an overall metric on R draws of M rows each, [R]; NaN where it is not defined.
+
+    The same as `compute_metric` on each draw, but for metrics of rankings many draws at once.
+
+    Args:
+        metric: Name of the metric.
+        labels: Scores [N, D], classes [N], or labels [N, L].
+        outputs_NC: Outputs of the same rows.
+        rows_RM: Positions of the rows of each draw.
+        config: The task's labels.
+        max_values: Values that are sorted at once, 8 bytes each.
+    """
+    label_type, num_outputs = find_label_type(labels), outputs_NC.shape[1]
+    compute = _OF_RANKINGS.get(metric)
+    if compute is None:
+        found = [compute_metric(metric, labels[r], outputs_NC[r], config=config) for r in rows_RM]
+        return np.array(found, dtype=np.float64)
+    outputs_NC = outputs_NC.astype(np.float64)
+    match label_type:
+        case "scores":
+            labels = labels.astype(np.float64)
+        case "class":
+            labels = np.eye(num_outputs, dtype=bool)[labels]
+    num_at_once = max(1, max_values // (rows_RM.shape[1] * num_outputs))
+    parts_RC = np.empty((len(rows_RM), num_outputs))
+    for start in range(0, len(rows_RM), num_at_once):
+        # Each draw of each column becomes a column.
+        rows_MR = rows_RM[start : start + num_at_once].T
+        drawn = [values[rows_MR].reshape(len(rows_MR), -1) for values in (labels, outputs_NC)]
+        parts_RC[start : start + num_at_once] = compute(*drawn).reshape(-1, num_outputs)
+    return _average_parts(metric, parts_RC, label_type)
 
 
 def compute_row_values(
@@ -262,9 +309,6 @@ def _sort(values_NC: Floats) -> _Ties:
 def compute_score_parts(metric: str, labels_ND: Floats, outputs_ND: Floats) -> Floats:
     """Return one of `SCORE_PARTS` for every dimension, [D].
 
-    `skill` is scikit-learn's `d2_absolute_error_score`: 1 is perfect, 0 is as good as the best
-    constant for these rows, and below 0 is worse than that.
-
     Raises:
         ValueError: If the metric is not known.
     """
@@ -281,9 +325,17 @@ def compute_score_parts(metric: str, labels_ND: Floats, outputs_ND: Floats) -> F
         case "spearman":
             return compute_spearman(labels_ND, outputs_ND)
         case "skill":
-            from_median_ND = labels_ND - np.median(labels_ND, axis=0)
-            return _compare_with_constant(np.abs(errors_ND), np.abs(from_median_ND))
+            return compute_skill(labels_ND, outputs_ND)
     raise ValueError(f"unknown metric {metric}")
+
+
+def compute_skill(labels_ND: Floats, outputs_ND: Floats) -> Floats:
+    """Return scikit-learn's `d2_absolute_error_score` per column, [D].
+
+    1 is perfect, 0 is as good as the best constant for these rows, below 0 is worse than that.
+    """
+    from_median_ND = labels_ND - np.median(labels_ND, axis=0)
+    return _compare_with_constant(np.abs(outputs_ND - labels_ND), np.abs(from_median_ND))
 
 
 def compute_class_parts(
@@ -324,3 +376,12 @@ def _compare_with_constant(errors_ND: Floats, constant_errors_ND: Floats) -> Flo
     varies_D = constant_D > 0
     found_D = 1 - error_D / np.where(varies_D, constant_D, 1)
     return np.asarray(np.where(varies_D, found_D, error_D == 0))
+
+
+_OF_RANKINGS: dict[str, Callable[[NDArray[Any], Floats], Floats]] = {
+    "spearman": compute_spearman,
+    "skill": compute_skill,
+    "roc_auc": compute_roc_auc,
+    "average_precision": compute_average_precision,
+}
+"""Metric by the order of the rows -> its function, by column; the others are found by moments."""

@@ -656,10 +656,12 @@ def _save_plot(plot: Plot, *, folder: Path, prefix: str = "") -> SavedPlot:
     # `savefig` would draw each twice, since the layout of a figure may change while it is drawn.
     with lay_out(plot.figure):
         plot.figure.set_facecolor("none")
-        FigureCanvasSVG(plot.figure).print_svg(buffer, metadata=nothing)
+        canvas: Any = FigureCanvasSVG(plot.figure)
+        canvas.print_svg(buffer, metadata=nothing)
     plot.figure.set(facecolor=CARD, dpi=144)
     with replace_file(folder / path) as file:
-        FigureCanvasAgg(plot.figure).print_png(file)
+        canvas = FigureCanvasAgg(plot.figure)
+        canvas.print_png(file)
     return SavedPlot(plot.title, plot.alt, _inline_svg(buffer.getvalue(), plot), path)
 
 

@@ -10,7 +10,12 @@ from scipy.stats import binomtest
 
 from llmft.config.metrics import METRICS
 from llmft.config.task import LabelsConfig
-from llmft.metrics.definitions import Floats, compute_metric, find_label_type
+from llmft.metrics.definitions import (
+    Floats,
+    compute_metric,
+    compute_on_draws,
+    find_label_type,
+)
 from llmft.metrics.moments import Moments, find_moments, find_part_moments
 from llmft.results.evaluation import Interval, PartIntervals
 from llmft.statistics.resampling import (
@@ -263,9 +268,9 @@ def resample_metric(
     if moments:
         return resample_moments(moments, clusters=clusters, seed=seed)
 
-    def compute(rows: NDArray[np.int64]) -> Floats:
-        values = [compute_metric(metric, labels[rows], o[rows], config=config) for o in runs]
-        return np.array(values, dtype=np.float64)[:, None]
+    def compute(rows_RM: NDArray[np.int64]) -> Floats:
+        values = [compute_on_draws(metric, labels, o, rows_RM, config=config) for o in runs]
+        return np.stack(values, axis=1)[:, :, None]
 
     return resample_rows(compute, clusters=clusters, seed=seed)
 

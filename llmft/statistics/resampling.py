@@ -114,22 +114,25 @@ def resample_rows(
     enough to raise an average precision.
 
     Args:
-        statistic: Row positions -> metrics [K, P], NaN if undefined.
+        statistic: Row positions of R draws [R, M] -> metrics [R, K, P], NaN if undefined.
         clusters: Rows that are drawn together.
         seed: Seed of the draws.
     """
     num_rows, num_clusters = len(clusters.index_N), len(clusters.sizes_G)
-    values_KP = statistic(np.arange(num_rows))
+    values_KP = statistic(np.arange(num_rows)[None])[0]
     if num_rows > MAX_CLUSTERS and num_clusters > _NUM_BLOCKS:
         return _resample_blocks(statistic, values_KP, clusters, seed)
     order_N = np.argsort(clusters.index_N, kind="stable")
     rows_of = np.split(order_N, np.cumsum(clusters.sizes_G.astype(int))[:-1])
     generator = np.random.default_rng(seed)
-    draws = []
+    drawn = []
     for _ in range(_NUM_ROW_RESAMPLES):
-        drawn = generator.integers(num_clusters, size=num_clusters)
-        draws.append(statistic(np.concatenate([rows_of[i] for i in drawn])))
-    draws_RKP = np.stack(draws)
+        drawn_G = generator.integers(num_clusters, size=num_clusters)
+        drawn.append(np.concatenate([rows_of[i] for i in drawn_G]))
+    if len(set(map(len, rows_of))) == 1:
+        draws_RKP = statistic(np.stack(drawn))
+    else:  # draws of clusters of several sizes differ in their number of rows
+        draws_RKP = np.concatenate([statistic(rows_M[None]) for rows_M in drawn])
     is_known = ~np.isnan(draws_RKP).all(axis=0)
     middle_KP = np.full(values_KP.shape, np.nan)
     middle_KP[is_known] = np.nanmedian(draws_RKP[:, is_known], axis=0)
@@ -154,8 +157,8 @@ def _resample_blocks(
     """
     block_N = np.random.default_rng(seed).permutation(len(clusters.sizes_G)) % _NUM_BLOCKS
     block_N = block_N[clusters.index_N]
-    others = [statistic(np.flatnonzero(block_N != i)) for i in range(_NUM_BLOCKS)]
-    others_GKP = np.stack(others)
+    others = [statistic(np.flatnonzero(block_N != i)[None]) for i in range(_NUM_BLOCKS)]
+    others_GKP = np.concatenate(others)
     from_mean_GX = (others_GKP.mean(axis=0) - others_GKP).reshape(_NUM_BLOCKS, -1)
     moved_RX = draw_weights(_NUM_BLOCKS, seed) @ from_mean_GX * (_NUM_BLOCKS - 1) / _NUM_BLOCKS
     draws_RKP = values_KP + moved_RX.reshape(-1, *values_KP.shape)

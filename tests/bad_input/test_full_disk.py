@@ -32,6 +32,7 @@ def test_a_full_disk_leaves_no_half_prepared_data(write) -> None:
     assert list_files(Path("out")) == {}
 
 
+@pytest.mark.launched
 def test_a_full_disk_while_a_model_is_saved_is_reported_and_the_run_goes_on_afterwards(
     write_scores_task, write_recipe, tiny_bert: Path
 ) -> None:

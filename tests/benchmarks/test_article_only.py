@@ -10,6 +10,7 @@ from llmft.models.device import list_precisions
 from tests.benchmarks.test_article_ways import make_setup
 
 
+@pytest.mark.launched
 @pytest.mark.parametrize("tuning", ["full", "lora"])
 def test_a_base_is_measured_in_every_precision(tuning: str, request: pytest.FixtureRequest) -> None:
     base: Path = request.getfixturevalue("tiny_bert" if tuning == "full" else "tiny_qwen")

@@ -37,6 +37,7 @@ def base(tiny_qwen: Path) -> str:
     return str(tiny_qwen)
 
 
+@pytest.mark.launched
 def test_a_shape_is_measured_whole(base: str) -> None:
     found = measure_shape(Shape(40, 6, 3), "float32", base_dir=base, num_rounds=1, seed=0)
     assert found.keys() >= KEYS
@@ -80,6 +81,7 @@ def tiny_builds(monkeypatch: pytest.MonkeyPatch, tiny_qwen: Path) -> None:
     monkeypatch.setattr(prompt_growth, "GROWING", shapes)
 
 
+@pytest.mark.launched
 def test_the_verb_writes_one_object_a_shape_and_precision(
     workspace: Path, tiny_builds: None, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -98,6 +100,8 @@ def test_a_shape_that_is_none_is_reported(shape: str, capsys: pytest.CaptureFixt
     assert f"--shape: '{shape}' is not PROMPT,ARTICLE,BATCH" in capsys.readouterr().err
 
 
+@pytest.mark.launched
+@pytest.mark.with_packages("matplotlib")
 def test_growth_is_measured_and_drawn(workspace: Path, tiny_builds: None) -> None:
     arguments = ["--num-rounds", "1", "--json", "found.json", "--plot", "plots/growth.png"]
     assert main(["prompt-growth", *arguments]) == 0

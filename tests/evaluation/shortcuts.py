@@ -34,7 +34,9 @@ def compare_runs(
 def bootstrap_rows(statistic: Callable[[np.ndarray], Any], num_rows: int) -> list[Interval | None]:
     """Return the intervals of any statistics of row positions, or of one."""
     variant = resample_rows(
-        lambda rows: np.array(statistic(rows), dtype=np.float64).reshape(1, -1),
+        lambda draws: np.array([statistic(rows) for rows in draws], dtype=np.float64).reshape(
+            len(draws), 1, -1
+        ),
         clusters=find_clusters(num_rows),
         seed=0,
     )

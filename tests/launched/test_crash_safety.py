@@ -15,6 +15,8 @@ from safetensors.torch import load_file
 
 from tests.launched.conftest import ENVIRONMENT, TORCHRUN, launch, read_epochs
 
+pytestmark = pytest.mark.launched
+
 ALONE = [sys.executable]
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--cpu"]
 TRAINING = (

@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 from llmft.cli import main
 from tests.launched.conftest import TORCHRUN, launch, read_epochs, read_metadata
 
+pytestmark = pytest.mark.launched
+
 DEEPSPEED = str(Path(__file__).with_name("deepspeed_on_cpu.py"))
 CONFIGS = Path(__file__).parents[2] / "ds_configs"
 WAYS = {

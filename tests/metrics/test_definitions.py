@@ -12,6 +12,7 @@ from llmft.config.metrics import METRICS, list_metrics
 from llmft.config.task import ClassConfig, ScoresConfig
 from llmft.metrics.definitions import (
     compute_metric,
+    compute_on_draws,
     find_label_type,
     is_better,
     measure,
@@ -256,3 +257,23 @@ def test_rows_that_do_not_match_are_refused() -> None:
         measure(np.empty((0, 2)), np.empty((0, 2)), names=["a", "b"])
     with pytest.raises(ValueError, match="3 labels and 2 outputs"):
         measure(np.zeros(3, dtype=int), np.zeros((2, 4)), names=list("abcd"))
+
+
+@pytest.mark.parametrize("metric", ["spearman", "skill", "roc_auc", "average_precision", "mae"])
+@pytest.mark.parametrize("num_outputs", [1, 2, 3])
+def test_a_metric_on_draws_is_the_metric_of_each_draw(metric: str, num_outputs: int) -> None:
+    generator = np.random.default_rng(4)
+    outputs = generator.normal(size=(9, num_outputs)).astype(np.float32).round(1)
+    kinds: dict[str, Any] = {
+        "scores": outputs + generator.integers(3, size=outputs.shape),
+        "class": generator.integers(num_outputs, size=9),
+        "multilabel": generator.random(outputs.shape) < 0.2,
+    }
+    draws = np.concatenate([generator.integers(9, size=(40, 9)), np.zeros((1, 9), dtype=np.int64)])
+    for label_type in METRICS[metric].labels:
+        labels = kinds[label_type]
+        found = compute_on_draws(metric, labels, outputs, draws, max_values=100)
+        expected = [compute_metric(metric, labels[rows], outputs[rows]) for rows in draws]
+        np.testing.assert_allclose(
+            found, np.array(expected, dtype=np.float64), rtol=1e-12, err_msg=label_type
+        )

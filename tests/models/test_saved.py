@@ -65,6 +65,7 @@ def saved(
     }
 
 
+@pytest.mark.launched
 def test_h1_h5_h7_fresh_process_gives_equal_logits(saved: dict[str, Saved], tmp_path: Path) -> None:
     script = Path(__file__).with_name("reload_folders.py")
     folders = [str(s.folder) for s in saved.values()]

@@ -113,6 +113,7 @@ def test_one_process_predicts_each_row_once_in_order(inside: Path) -> None:
     assert is_empty == [i % 500 == 0 for n in NUM_ROWS.values() for i in range(n)]
 
 
+@pytest.mark.launched
 def test_r3_a_killed_process_costs_only_what_it_had_in_hand(inside: Path) -> None:
     """Two processes end with the bytes of one, though one of the two was killed on the way."""
     killed = launch("predict", *COMMAND)
@@ -143,6 +144,7 @@ def test_r3_a_killed_process_costs_only_what_it_had_in_hand(inside: Path) -> Non
     assert read_folder("out") == read_folder("alone")
 
 
+@pytest.mark.launched
 def test_r3_two_processes_evaluate_each_row_once(inside: Path) -> None:
     """Of 7 test rows one process has 4, the other 3."""
     run = Path("runs/variant")

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.multiprocessing
 from torch import distributed
@@ -35,6 +36,7 @@ def _train_one_rank(rank: int, folder: str) -> None:
     distributed.destroy_process_group()
 
 
+@pytest.mark.launched
 def test_ddp_averages_the_gradients_of_the_plain_way(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(_train_one_rank, args=(str(tmp_path),), nprocs=2)
     model: Any = make_model(lora=True)

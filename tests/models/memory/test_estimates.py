@@ -186,6 +186,7 @@ CASES = [
 ]
 
 
+@pytest.mark.launched
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux to measure")
 @pytest.mark.parametrize(("kind", "tuning", "precision", "checkpointing", "num_prompt"), CASES)
 def test_the_estimate_is_near_the_measured_peak(
