@@ -1,5 +1,6 @@
 """Tiny bases made on the spot, and a small task to learn; nothing is downloaded."""
 
+import gc
 import json
 import os
 import random
@@ -280,6 +281,13 @@ def copy(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     shutil.copytree(trained, folder)
     monkeypatch.chdir(folder)
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _freeze_modules() -> None:
+    """Keep what is loaded out of garbage collection, which every training asks for twice."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -60,7 +60,7 @@ IMPORTS = {
 
 
 def test_every_import_order_leaves_modules_that_can_be_called(tmp_path: Path) -> None:
-    orders = [" ; ".join(order) for order in permutations(IMPORTS.values(), 3)]
+    orders = ["; ".join(order) for order in permutations(IMPORTS.values(), 2)]
     code = f"""
         import importlib, sys
         for order in {orders!r}:
@@ -102,6 +102,7 @@ def test_what_is_public_is_documented() -> None:
         llmft.trian  # noqa: B018
 
 
+@pytest.mark.launched
 def test_a_script_passes_mypy_strict(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
@@ -133,19 +134,15 @@ def test_a_script_passes_mypy_strict(tmp_path: Path) -> None:
             """
         )
     )
-    assert check_types(script) == "Success: no issues found in 1 source file"
     script.write_text(script.read_text() + "llmft.train(3)\nresult.verdikt\n")
-    assert check_types(script).startswith("Found 2 errors in 1 file")
-
-
-def check_types(script: Path) -> str:
-    """Return the last line of mypy."""
     done = subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", script.name],
-        cwd=script.parent, capture_output=True, text=True, check=False,
+        cwd=tmp_path, capture_output=True, text=True, check=False,
         env={**os.environ, "MYPYPATH": str(ROOT)},
     )  # fmt: skip
-    return done.stdout.splitlines()[-1]
+    *faults, summary = done.stdout.splitlines()
+    assert summary.startswith("Found 2 errors in 1 file"), done.stdout
+    assert [line.rpartition("[")[2] for line in faults] == ["arg-type]", "attr-defined]"]
 
 
 SCORES = {"type": "scores", "dimensions": ["risk", "calm"]}

@@ -33,6 +33,7 @@ def write_second_scores(*, added: int) -> None:
     Path("again.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+@pytest.mark.with_packages("docx")
 def test_d13_a_comparison_says_more_than_its_verdict(copy: Path) -> None:
     write_second_scores(added=1)
     results = compare("--require", "deploy", extra="noise: {repeated: again.jsonl}\n", status=1)

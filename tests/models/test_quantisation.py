@@ -121,6 +121,7 @@ def test_l8_it_learns_and_every_command_takes_the_run(
     assert output.read_bytes() == here, "a fresh process predicts something else (H1)"
 
 
+@pytest.mark.launched
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_h1_h5_it_is_a_peft_folder_without_the_base(
     runs: dict[str, Path], precision: Precision, tmp_path: Path
