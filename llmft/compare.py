@@ -52,6 +52,7 @@ def compare(suite: StrPath | Suite, *, train: bool = False) -> ComparisonResult:
     # After the suite is read, so that its errors are reported before torch is loaded.
     from llmft.evaluation.comparison import (
         compare_variants,
+        complete_result,
         open_comparison,
         plan_runs,
         record_test_reads,
@@ -66,6 +67,8 @@ def compare(suite: StrPath | Suite, *, train: bool = False) -> ComparisonResult:
             _train_variants(resolved, plan)
         comparison = open_comparison(resolved, plan)
         result = compare_variants(comparison)
+        if result.verdict != "INVALID":
+            result = complete_result(comparison, result)
     folder = Path(resolved.config.output_dir)
     write_result(folder / "comparison.json", result)
     record_test_reads(comparison, report=folder / "comparison.json")

@@ -6,7 +6,8 @@ import os
 import random
 import shutil
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 settings.register_profile("repeatable", derandomize=True)
 settings.register_profile("exploring", derandomize=False)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+
+MAX_CPU_S = 12
+"""CPU seconds that a test may take, its fixtures aside, so that `make test` stays fast."""
 
 WORDS = (
     "bank market rate crisis calm growth loan debt bond stock profit loss policy tax trade oil "
@@ -281,6 +285,20 @@ def copy(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     shutil.copytree(trained, folder)
     monkeypatch.chdir(folder)
     return folder
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Fail a test that takes too long, unless it is marked as one that does."""
+    started = time.process_time()
+    yield
+    used = time.process_time() - started
+    if used > MAX_CPU_S and not any(map(item.get_closest_marker, ("launched", "slow", "real"))):
+        pytest.fail(
+            f"it took {used:.0f} s of CPU time, above {MAX_CPU_S}: make it smaller, or mark it as "
+            "launched",
+            pytrace=False,
+        )
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -9,6 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmft.cli import main
+from llmft.config.suite import load_suite
+from llmft.evaluation.comparison import (
+    compare_variants,
+    open_comparison,
+    plan_runs,
+    record_test_reads,
+)
 from llmft.files import hash_file, hash_text
 
 
@@ -70,7 +77,16 @@ def write_suite(*, extra: str = "", others: str = _OTHERS) -> str:
 
 
 def compare_folders(*, extra: str = "", others: str = _OTHERS) -> dict[str, Any]:
-    """Compare runs by their folders and return the results."""
+    """Compare runs by their folders up to the verdict: the first steps of the command."""
+    suite = load_suite(write_suite(extra=extra, others=others))
+    comparison = open_comparison(suite, plan_runs(suite))
+    result = compare_variants(comparison)
+    record_test_reads(comparison, report=Path("reports/risk/comparison.json"))
+    return json.loads(result.model_dump_json(by_alias=True))
+
+
+def compare_by_command(*, extra: str = "", others: str = _OTHERS) -> dict[str, Any]:
+    """Compare runs by their folders, with gates, latency and reports."""
     assert main(["compare", write_suite(extra=extra, others=others)]) == 0
     return load("reports/risk/comparison.json")
 

@@ -167,6 +167,7 @@ class Comparison(NamedTuple):
     """Variants that the audit does not exclude."""
     audit: list[Finding]
     rows: LabelledRows
+    slicings: list[Slicing]
     num_test_rows: int
     """Rows of the test split, the excluded ones included."""
     cases: list[EdgeCase]
@@ -207,13 +208,17 @@ def open_comparison(suite: ResolvedSuite, plan: RunsByVariant) -> Comparison:
     )
     scored_ids = {row["id"] for row in opened.rows}
     kept = [i for i, row in enumerate(test_rows) if row["id"] in scored_ids]
+    rows = open_rows(opened.rows, data)
     return Comparison(
         suite=suite,
         data=data,
         variants=opened.variants,
         valid=find_valid_variants(list(opened.variants), opened.audit),
         audit=opened.audit,
-        rows=open_rows(opened.rows, data),
+        rows=rows,
+        slicings=slice_rows(
+            rows.rows, rows.labels, fields=config.slices, names=rows.names, config=rows.config
+        ),
         num_test_rows=len(test_rows),
         cases=cases,
         second_labels={kind: labels.take(kept) for kind, labels in second_labels.items()},
@@ -223,7 +228,7 @@ def open_comparison(suite: ResolvedSuite, plan: RunsByVariant) -> Comparison:
 def compare_variants(comparison: Comparison) -> ComparisonResult:
     """Measure the valid variants, compare them with the reference, and reach the verdict.
 
-    Unless the verdict is INVALID, gates, ensembles, slices, rare events and noise are added.
+    Unless the verdict is INVALID, `complete_result` then adds all else, and the decision.
     """
     config, data, rows = comparison.suite.config, comparison.data, comparison.rows
     valid = comparison.valid
@@ -253,17 +258,14 @@ def compare_variants(comparison: Comparison) -> ComparisonResult:
         ),
         *(f for name in valid for f in check_fit(name, variants[name], config.metric)),
     ]
-    slicings = slice_rows(
-        rows.rows, rows.labels, fields=config.slices, names=rows.names, config=rows.config
-    )
     described = describe_rows(
         rows.rows,
         rows.labels,
         {name: [run.final_outputs for run in comparison.variants[name]] for name in valid},
         names=rows.names,
-        slices=list_row_slices(slicings, num_rows=len(rows.rows)),
+        slices=list_row_slices(comparison.slicings, num_rows=len(rows.rows)),
     )
-    result = ComparisonResult(
+    return ComparisonResult(
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         suite=comparison.suite.file,
         task=data.task.name,
@@ -284,7 +286,12 @@ def compare_variants(comparison: Comparison) -> ComparisonResult:
         winner=verdict.winner,
         why=verdict.why,
         decision="FAIL",
-        reasons=["the comparison is invalid, so no variant can be deployed"],
+        reasons=[
+            "the comparison is invalid, so no variant can be deployed"
+            if verdict.name == "INVALID"
+            else "no gate was applied"
+        ],
+        pairs=[] if verdict.name == "INVALID" else list(pairs.values()),
         provisional=bool(_list_provisional(comparison, verdict)),
         audit=audit,
         variants=variants,
@@ -292,22 +299,15 @@ def compare_variants(comparison: Comparison) -> ComparisonResult:
         rows=described,
         worst_rows=pick_worst(described),
     )
-    if verdict.name == "INVALID":
-        return result
-    return _complete_result(comparison, result, verdict=verdict, pairs=pairs, slicings=slicings)
 
 
-def _complete_result(
-    comparison: Comparison,
-    result: ComparisonResult,
-    *,
-    verdict: Verdict,
-    pairs: Mapping[str, Pair],
-    slicings: Sequence[Slicing],
-) -> ComparisonResult:
-    """Add to a result what only a valid comparison has, and decide."""
+def complete_result(comparison: Comparison, result: ComparisonResult) -> ComparisonResult:
+    """Add what only a valid comparison has, and decide.
+
+    That is edge cases, latency, gates, gains per part, ensembles, slices, rare events and noise.
+    """
     config, data, rows = comparison.suite.config, comparison.data, comparison.rows
-    outputs = comparison.outputs
+    outputs, verdict = comparison.outputs, Verdict(result.verdict, result.winner, result.why)
     runs = {name: comparison.variants[name] for name in comparison.valid}
     train_val_predictions = {
         name: [predict_train_and_val(run.path, run.record, data) for run in found]
@@ -350,10 +350,10 @@ def _complete_result(
         decision=outcome.decision,
         reasons=outcome.reasons,
         recommended=recommended,
-        pairs=[complete_pair(p, outputs, rows, rules=comparison.rules) for p in pairs.values()],
+        pairs=[complete_pair(p, outputs, rows, rules=comparison.rules) for p in result.pairs],
         ensembles=ensembles,
         slices=measure_slices(
-            slicings, rows.labels, outputs, metric=config.metric, config=rows.config,
+            comparison.slicings, rows.labels, outputs, metric=config.metric, config=rows.config,
             groups=rows.groups,
         ),
         rare=measure_rare(

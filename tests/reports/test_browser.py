@@ -19,7 +19,6 @@ CHROMIUM = next(
 )
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.with_packages("matplotlib"),
     pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium"),
 ]
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
