@@ -25,6 +25,7 @@ settings.register_profile("repeatable", derandomize=True)
 settings.register_profile("exploring", derandomize=False)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
+REPORT_PACKAGES = {"matplotlib", "docx"}
 MAX_CPU_S = 12
 """CPU seconds that a test may take, its fixtures aside, so that `make test` stays fast."""
 
@@ -258,6 +259,8 @@ def _train_variants(folder: Path, lively_bert: Path, tiny_qwen: Path) -> None:
     from llmft.cli import main
 
     with pytest.MonkeyPatch.context() as patch:
+        for package in REPORT_PACKAGES:
+            patch.setitem(sys.modules, package, None)
         patch.chdir(folder)
         make_task_writer(folder)()
         write = make_recipe_writer(folder)
@@ -316,7 +319,7 @@ def _hide_packages(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     them are marked: `with_packages("matplotlib", "docx")`.
     """
     marked = request.node.get_closest_marker("with_packages")
-    for package in {"matplotlib", "docx"} - set(marked.args if marked else ()):
+    for package in REPORT_PACKAGES - set(marked.args if marked else ()):
         monkeypatch.setitem(sys.modules, package, None)
 
 

@@ -1,12 +1,14 @@
 """What each verb imports before it knows that what it was given is good (L18)."""
 
+import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -18,12 +20,20 @@ YAML = {"annotated_types", "pydantic", "pydantic_core", "typing_extensions", "ty
 TABLES = YAML | {"cloudpickle", "numpy", "pyarrow"}
 """What reads the rows that are to be predicted."""
 
-# Runs a module as `python -m` does, and writes down what is imported at the end.
+# Runs commands one after another, each as `python -m` does in a folder, and prints for each its
+# status, its messages and what has been imported so far.
 WATCHED = """
-import atexit, runpy, sys
-found, module = sys.argv.pop(1), sys.argv.pop(1)
-atexit.register(lambda: open(found, "w").write("\\n".join(sys.modules)))
-runpy.run_module(module, run_name="__main__", alter_sys=True)
+import contextlib, io, json, os, runpy, sys
+for folder, module, *arguments in json.loads(sys.argv[1]):
+    os.chdir(folder)
+    sys.argv = [module, *arguments]
+    status, messages, shown = 0, io.StringIO(), io.StringIO()
+    with contextlib.redirect_stderr(messages), contextlib.redirect_stdout(shown):
+        try:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+        except SystemExit as stopped:
+            status = stopped.code
+    print(json.dumps([status, messages.getvalue(), list(sys.modules)]))
 """
 RECIPE = """
 name: bert
@@ -62,17 +72,33 @@ def _list_started() -> set[str]:
     return set(subprocess.check_output([sys.executable, "-c", code], text=True).split())
 
 
-def start(folder: Path, *arguments: str) -> tuple[int, str, set[str]]:
-    """Return exit status, messages, and the packages of others that were imported."""
-    listed = folder / "modules.txt"
+class Outcome(NamedTuple):
+    status: int
+    messages: str
+    imported: set[str]
+    """Packages of others, by this command and those before it in its process."""
+
+
+def start_all(commands: Iterable[tuple[Path, list[str]]]) -> list[Outcome]:
+    """Run commands, each in its folder, in one fresh process."""
+    given = json.dumps([[str(folder), *command] for folder, command in commands])
     done = subprocess.run(
-        [sys.executable, "-c", WATCHED, str(listed), *arguments],
-        cwd=folder, capture_output=True, text=True, check=False,
+        [sys.executable, "-c", WATCHED, given], capture_output=True, text=True, check=False,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )  # fmt: skip
-    names = {name.split(".")[0] for name in listed.read_text().split()}
-    others = {name for name in names if not name.startswith("_")} - sys.stdlib_module_names
-    return done.returncode, done.stderr, others - {"llmft"} - _list_started()
+    outcomes = []
+    for line in done.stdout.splitlines():
+        status, messages, modules = json.loads(line)
+        names = {name.split(".")[0] for name in modules if not name.startswith("_")}
+        others = names - sys.stdlib_module_names - {"llmft"} - _list_started()
+        outcomes.append(Outcome(status, messages, others))
+    assert done.returncode == 0, done.stderr
+    return outcomes
+
+
+def start(folder: Path, *arguments: str) -> Outcome:
+    """Run one command in a fresh process."""
+    return start_all([(folder, list(arguments))])[0]
 
 
 @pytest.fixture
@@ -87,16 +113,15 @@ def test_help_and_init_import_nothing(tmp_path: Path) -> None:
         assert start(tmp_path, "llmft", *arguments) == (0, "", set()), arguments
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_a_wrong_option_is_reported_at_once(verb: str, tmp_path: Path) -> None:
-    allowed = TABLES if verb == "predict" else YAML
-    status, message, imported = start(tmp_path, "llmft", verb, "--no-such-option")
-    assert status == 2
-    assert f"usage: llmft {verb}" in message
-    assert imported <= allowed
+def test_a_wrong_option_is_reported_at_once(tmp_path: Path) -> None:
+    verbs = sorted(VERBS, key=lambda verb: verb == "predict")
+    commands = [(tmp_path, ["llmft", verb, "--no-such-option"]) for verb in verbs]
+    for verb, found in zip(verbs, start_all(commands), strict=True):
+        assert found.status == 2
+        assert f"usage: llmft {verb}" in found.messages
+        assert found.imported <= (TABLES if verb == "predict" else YAML), verb
 
 
-@pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize(
     ("command", "kind"),
     [
@@ -110,18 +135,21 @@ def test_a_wrong_option_is_reported_at_once(verb: str, tmp_path: Path) -> None:
     ids=lambda value: "-".join(value[:2]) if isinstance(value, list) else value,
 )  # fmt: skip
 def test_l18_a_fault_in_a_yaml_is_reported_before_torch_is_imported(
-    command: list[str], kind: str, fault: str, files: Path
+    command: list[str], kind: str, tmp_path: Path
 ) -> None:
-    path = files / f"{kind}.yaml"
-    path.write_text(FAULTS[fault](FILES[kind]))
-    if fault == "missing file":
-        path.unlink()
-    status, message, imported = start(files, *command)
-    assert status == 2, message
-    assert message.startswith("llmft: ")
-    assert "Traceback" not in message
-    assert f"{kind}.yaml" in message
-    assert imported <= YAML
+    folders = [tmp_path / fault for fault in FAULTS]
+    for folder, write_fault in zip(folders, FAULTS.values(), strict=True):
+        folder.mkdir()
+        for name, text in FILES.items():
+            (folder / f"{name}.yaml").write_text(write_fault(text) if name == kind else text)
+        if folder.name == "missing file":
+            (folder / f"{kind}.yaml").unlink()
+    for folder, found in zip(folders, start_all((f, command) for f in folders), strict=True):
+        assert found.status == 2, (folder.name, found.messages)
+        assert found.messages.startswith("llmft: "), folder.name
+        assert "Traceback" not in found.messages, folder.name
+        assert f"{kind}.yaml" in found.messages, folder.name
+        assert found.imported <= YAML, folder.name
 
 
 @pytest.mark.parametrize(

@@ -151,26 +151,23 @@ def test_a_head_goes_the_whole_way(head: str, capsys: pytest.CaptureFixture[str]
     assert "Traceback" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
-def test_predict_gives_the_columns_of_the_head(head: str, ending: str) -> None:
+def test_predict_gives_the_columns_of_the_head(head: str) -> None:
     assert main(["prepare", "task.yaml"]) == 0
     assert main(["train", "variant.yaml", "--set", "train.steps=2"]) == 0
     articles = [{"text": "market mood9", "motive": "mood9"}, {"text": "bank", "motive": "mood1"}]
     Path("new.jsonl").write_text("".join(json.dumps(row) + "\n" for row in articles))
-    arguments = ["--input", "new.jsonl", "--output", f"out.{ending}"]
-    assert main(["predict", "runs/variant", *arguments]) == 0
-    read = {
-        "jsonl": lambda path: pd.read_json(path, lines=True),
-        "csv": pd.read_csv,
-        "parquet": pd.read_parquet,
-    }[ending]
-    columns = [name for name in read(f"out.{ending}").columns if name not in ("text", "motive")]
-    assert (
-        columns
-        == {
-            "regression": ["prediction", "tier", "score_risk", "score_calm"],
-            "binary": ["prediction", "prob_fall", "prob_rise"],
-            "multiclass": ["prediction", "prob_none", "prob_weak", "prob_strong"],
-            "multilabel": ["prediction", "prob_weak", "prob_strong", "prob_uneven"],
-        }[head]
-    )
+    expected = {
+        "regression": ["prediction", "tier", "score_risk", "score_calm"],
+        "binary": ["prediction", "prob_fall", "prob_rise"],
+        "multiclass": ["prediction", "prob_none", "prob_weak", "prob_strong"],
+        "multilabel": ["prediction", "prob_weak", "prob_strong", "prob_uneven"],
+    }[head]
+    for ending, read in (
+        ("jsonl", lambda path: pd.read_json(path, lines=True)),
+        ("csv", pd.read_csv),
+        ("parquet", pd.read_parquet),
+    ):
+        arguments = ["--input", "new.jsonl", "--output", f"out.{ending}"]
+        assert main(["predict", "runs/variant", *arguments]) == 0
+        columns = read(f"out.{ending}").columns
+        assert [name for name in columns if name not in ("text", "motive")] == expected, ending
