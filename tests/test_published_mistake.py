@@ -22,7 +22,7 @@ PROMPT = " ".join(WORDS[i % len(WORDS)] for i in range(NUM_PROMPT_WORDS)) + " : 
 def home(tmp_path_factory: pytest.TempPathFactory, tiny_qwen: Path) -> Path:
     """A folder with a task, three recipes and two suites."""
     folder = tmp_path_factory.mktemp("mistake")
-    make_task_writer(folder)(num_rows=300)
+    make_task_writer(folder)(num_rows=200)
     write = make_recipe_writer(folder)
     write(tiny_qwen, name="distillation")
     write(tiny_qwen, name="cut", prompt=PROMPT)

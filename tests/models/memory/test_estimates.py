@@ -69,7 +69,7 @@ def test_parameters_are_counted_without_weights(
     ("family", "tuning"),
     [
         (family, tuning)
-        if tuning == "full" or family in ("bert", "qwen2")
+        if tuning == "full" or family == "qwen2"
         else pytest.param(family, tuning, marks=pytest.mark.launched)
         for family in CONFIGS
         for tuning in ("full", "lora", "qlora")
