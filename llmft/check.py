@@ -85,7 +85,7 @@ def check(
     *,
     overrides: Overrides | None = None,
     read_data: bool = True,
-    show: str | None = None,
+    show: str | int | None = None,
     gpu_memory_gib: float | None = None,
 ) -> CheckResult:
     """Check a recipe, its data and its token budget, and log what a training would do.
@@ -100,11 +100,9 @@ def check(
     Raises:
         UserError: If anything would stop the training.
     """
-    if not read_data and gpu_memory_gib is not None:
-        raise UserError(
-            "--gpu-memory: needs the prepared data, since its rows decide how large a batch is; "
-            "remove --no-data"
-        )
+    if not read_data and (gpu_memory_gib is not None or show is not None):
+        option = "--gpu-memory" if show is None else "--show"
+        raise UserError(f"{option}: needs the prepared data; remove --no-data")
     resolved = load_recipe(recipe, overrides=overrides)
     # Imported where needed, here and below: most imports take seconds, and without the data few
     # are needed.
@@ -120,7 +118,8 @@ def check(
         from llmft.isolation import isolated
 
         with isolated():
-            result = _check_inputs(resolved, show=show, gpu_gib=gpu_memory_gib)
+            row = None if show is None else str(show)
+            result = _check_inputs(resolved, show=row, gpu_gib=gpu_memory_gib)
     else:
         _check_token_budget(resolved, has_base=has_base)
         result = CheckResult(name=config.name, num_steps=None, memory_gib=None, budgets={})

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmft.config.suite import ResolvedSuite, Suite, load_suite
-from llmft.config.task import name_task
 from llmft.files import StrPath
 from llmft.results.comparison import ComparisonResult
 from llmft.results.evaluation import meets
@@ -50,6 +49,13 @@ def compare(suite: StrPath | Suite, *, train: bool = False) -> ComparisonResult:
     """
     resolved = load_suite(suite)
     # After the suite is read, so that its errors are reported before torch is loaded.
+    from llmft.isolation import isolated
+
+    with isolated():
+        return _compare(resolved, train_first=train)
+
+
+def _compare(suite: ResolvedSuite, *, train_first: bool) -> ComparisonResult:
     from llmft.evaluation.comparison import (
         compare_variants,
         complete_result,
@@ -57,19 +63,17 @@ def compare(suite: StrPath | Suite, *, train: bool = False) -> ComparisonResult:
         plan_runs,
         record_test_reads,
     )
-    from llmft.isolation import isolated
     from llmft.reports.comparison import write_comparison_report
     from llmft.reports.terminal import describe_comparison
 
-    with isolated():
-        plan = plan_runs(resolved)
-        if train:
-            _train_variants(resolved, plan)
-        comparison = open_comparison(resolved, plan)
-        result = compare_variants(comparison)
-        if result.verdict != "INVALID":
-            result = complete_result(comparison, result)
-    folder = Path(resolved.config.output_dir)
+    plan = plan_runs(suite)
+    if train_first:
+        _train_variants(suite, plan)
+    comparison = open_comparison(suite, plan)
+    result = compare_variants(comparison)
+    if result.verdict != "INVALID":
+        result = complete_result(comparison, result)
+    folder = Path(suite.config.output_dir)
     write_result(folder / "comparison.json", result)
     record_test_reads(comparison, report=folder / "comparison.json")
     report = write_comparison_report(result, folder=folder)
@@ -87,7 +91,7 @@ def _train_variants(suite: ResolvedSuite, plan: "RunsByVariant") -> None:
 
     if not is_prepared(suite.task):
         prepare(suite.task)
-    data = open_prepared(suite.task, task_file=name_task(suite.config.task))
+    data = open_prepared(suite.task, named=suite.config.task)
     check_before_training(suite, plan, data)
     for variant, runs in plan.items():
         for run in runs:

@@ -10,13 +10,11 @@ from llmft.config.head import FITS, FitMethod
 from llmft.config.suite import Suite, load_suite
 from llmft.config.task import Split
 from llmft.console import run_verb
+from llmft.errors import UserError
 from llmft.files import StrPath
 from llmft.processes import ask_main
 from llmft.results.evaluation import EvaluationResult, meets
 from llmft.results.files import write_result
-
-if TYPE_CHECKING:
-    pass
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,7 +64,7 @@ def evaluate(
         run: Run folder, or the run that `llmft.train` returned.
         split: The split to measure it on.
         data: Labelled rows to use instead of the split: a file or a DataFrame.
-        suite: ResolvedSuite with gates, edge cases and waivers; None: the defaults of the labels.
+        suite: Suite with gates, edge cases and waivers; None: the defaults of the labels.
         fit: Method to fit calibrators or thresholds on validation first; `none` removes them, None
             changes nothing.
         min_recall: Lowest recall for the method `precision`.
@@ -78,12 +76,15 @@ def evaluate(
         UserError: If the run is not finished, fitting fails, or the rows cannot be read.
     """
     folder, resolved = Path(run), None if suite is None else load_suite(suite)
+    if data is not None and split != "test":
+        raise UserError(f"split: found {split}, but `data` takes its place; give one of them")
     # After the suite is read, so that its errors are reported before torch is loaded.
-    from llmft.evaluation.post_hoc_fitting import change_fit
-    from llmft.evaluation.single_run import evaluate_run
     from llmft.isolation import isolated
 
     with isolated():
+        from llmft.evaluation.post_hoc_fitting import change_fit
+        from llmft.evaluation.single_run import evaluate_run
+
         change_fit(folder, fit, min_recall=min_recall, split=split)
         result = evaluate_run(folder, split=split, source=data, suite=resolved)
         return ask_main(lambda: _write(folder, result))

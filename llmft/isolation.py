@@ -3,17 +3,15 @@
 import logging
 import os
 import random
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numpy as np
-import torch
-from transformers.utils import logging as transformers_logging
-
 _NOISY = ("DeepSpeed", "bitsandbytes.backends.cpu", "bitsandbytes.backends.cpu.ops")
 """Loggers that warn about limits of CPUs, which users who train on one know, and about packages
 that would fetch faster kernels from the Hub (H7)."""
+_LOCK = threading.RLock()
 
 
 @contextmanager
@@ -21,29 +19,38 @@ def isolated() -> Iterator[None]:
     """Restore random states, environment variables and warning filters at the end.
 
     Within the context libraries log errors only: tables of missing keys, progress bars of files and
-    warnings for their developers would bury the log of a run.
+    warnings for their developers would bury the log of a run. One thread is in it at a time.
     """
-    environment = dict(os.environ)
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
-    with torch.random.fork_rng(devices), warnings.catch_warnings(), _quiet_libraries():
-        warnings.simplefilter("ignore", FutureWarning)
-        try:
-            yield
-        finally:
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)
-            for name in os.environ.keys() - environment.keys():
-                del os.environ[name]
-            os.environ.update(environment)
+    with _LOCK, _restored_environment():  # imports change it too
+        import numpy as np
+        import torch
+
+        python_state, numpy_state = random.getstate(), np.random.get_state()
+        devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
+        with torch.random.fork_rng(devices), warnings.catch_warnings(), _quiet_libraries():
+            warnings.simplefilter("ignore", FutureWarning)
+            try:
+                yield
+            finally:
+                random.setstate(python_state)
+                np.random.set_state(numpy_state)
 
 
-def _is_error(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.ERROR
+@contextmanager
+def _restored_environment() -> Iterator[None]:
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
 
 
 @contextmanager
 def _quiet_libraries() -> Iterator[None]:
+    from transformers.utils import logging as transformers_logging
+
     verbosity = transformers_logging.get_verbosity()
     shows_bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
@@ -59,3 +66,7 @@ def _quiet_libraries() -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
         if shows_bars:
             transformers_logging.enable_progress_bar()
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR

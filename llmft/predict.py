@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from llmft.config.frames import is_frame
 from llmft.console import read_count, run_verb
 from llmft.errors import UserError
 from llmft.files import StrPath
@@ -84,6 +85,8 @@ def predict(
     Raises:
         UserError: If the run, the input or the output cannot be used.
     """
+    if is_frame(input):
+        raise UserError("input: found a DataFrame; predict it with `llmft.load(model).predict`")
     run, path = Path(model), Path(output)
     inputs = _find_inputs([input] if isinstance(input, str | os.PathLike) else input)
     if path.suffix and not path.is_dir():
@@ -229,13 +232,15 @@ def _predict_missing(
     num_done, num_rows = 0, sum(shard.num_rows for shard in missing)
     process = f" of process {get_rank()}" if get_world_size() > 1 else ""
     for shard, rows in read_shards(missing):
-        write_shard(shard, rows, model.predict_rows(rows).columns, spec=job.spec)
+        write_shard(shard, rows, model.predict_rows(rows), spec=job.spec)
         num_done += shard.num_rows
         logger.info("predicted %d of %d rows%s", num_done, num_rows, process)
 
 
 def _find_inputs(patterns: Sequence[StrPath]) -> list[Path]:
     found: set[Path] = set()
+    if not patterns:
+        raise UserError("--input: names no file")
     for pattern in [os.fspath(found) for found in patterns]:
         # Brackets in the name of an existing file are not a glob.
         matches = [pattern] if Path(pattern).exists() else glob.glob(pattern, recursive=True)  # noqa: PTH207

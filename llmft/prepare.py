@@ -3,14 +3,11 @@
 import argparse
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from llmft.config.loading import Overrides, parse_overrides
 from llmft.config.task import Task, load_task
 from llmft.files import StrPath
-
-if TYPE_CHECKING:
-    from llmft.results.manifest import Manifest
+from llmft.results.manifest import Manifest
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +22,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def prepare(task: StrPath | Task, *, overrides: Overrides | None = None) -> "Manifest":
+def prepare(task: StrPath | Task, *, overrides: Overrides | None = None) -> Manifest:
     """Clean the data of a task, split it without leakage, and log what was rejected.
 
     Args:

@@ -19,10 +19,11 @@ from llmft.console import run_verb
 from llmft.errors import UserError
 from llmft.files import StrPath, write_text
 from llmft.processes import ask_main, is_main, main_first
+from llmft.results.run import Run
 
 if TYPE_CHECKING:
     from llmft.data.batches import BatchShape
-    from llmft.results.run import Run, UnfinishedRun
+    from llmft.results.run import UnfinishedRun
     from llmft.training.inputs import Inputs
     from llmft.training.launch import Launch
     from llmft.training.train_model import TrainedModel
@@ -52,7 +53,7 @@ def train(
     *,
     overrides: Overrides | None = None,
     resume: StrPath = "auto",
-) -> "Run":
+) -> Run:
     """Train the variant of a recipe, unless its folder contains the same run, finished already.
 
     Args:
@@ -71,7 +72,7 @@ def train(
     """
     resolved, resume = load_recipe(recipe, overrides=overrides), os.fspath(resume)
     if resume not in ("auto", "never") and not Path(resume).is_dir():
-        raise UserError(f"--resume: found {resume!r}, expected auto, never, or a checkpoint folder")
+        raise UserError(f"resume: found {resume!r}, expected auto, never, or a checkpoint folder")
     # Imported late, since torch and transformers take seconds: errors in the recipe are reported
     # before that.
     from llmft.isolation import isolated

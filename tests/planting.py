@@ -1,6 +1,7 @@
 """Plant faults into the files of a trained workspace, as a careless person would leave them."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,11 @@ def write_suite(*, extra: str = "", others: str = _OTHERS) -> str:
 
 
 def compare_folders(*, extra: str = "", others: str = _OTHERS) -> dict[str, Any]:
-    """Compare runs by their folders up to the verdict: the first steps of the command."""
+    """Compare runs by their folders up to the verdict, as the command does first; write no report.
+
+    The reports of an earlier comparison are removed, so that no test reads them instead.
+    """
+    shutil.rmtree("reports/risk", ignore_errors=True)
     suite = load_suite(write_suite(extra=extra, others=others))
     comparison = open_comparison(suite, plan_runs(suite))
     result = compare_variants(comparison)

@@ -92,7 +92,7 @@ def start_all(commands: Iterable[tuple[Path, list[str]]]) -> list[Outcome]:
         names = {name.split(".")[0] for name in modules if not name.startswith("_")}
         others = names - sys.stdlib_module_names - {"llmft"} - _list_started()
         outcomes.append(Outcome(status, messages, others))
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
     return outcomes
 
 

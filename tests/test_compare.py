@@ -33,7 +33,7 @@ def write_second_scores(*, added: int) -> None:
     Path("again.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-@pytest.mark.with_packages("docx")
+@pytest.mark.with_packages("matplotlib", "docx")
 def test_d13_a_comparison_says_more_than_its_verdict(copy: Path) -> None:
     write_second_scores(added=1)
     results = compare("--require", "deploy", extra="noise: {repeated: again.jsonl}\n", status=1)
@@ -61,8 +61,8 @@ def test_d13_a_comparison_says_more_than_its_verdict(copy: Path) -> None:
     for found in results["latency"].values():
         cost = 3.6 / 3_600 / found["articles_per_second"] * 1e6
         assert found["cost_per_million"] == pytest.approx(cost)
-    for ending in ("html", "md", "docx"):
-        assert Path(f"reports/risk/report.{ending}").stat().st_size > 1_000
+    for name in ("report.html", "report.md", "report.docx", "plots/gains.png"):
+        assert Path("reports/risk", name).stat().st_size > 1_000
 
 
 def test_require_review_is_met_where_nobody_can_tell(copy: Path) -> None:

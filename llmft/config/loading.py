@@ -359,8 +359,16 @@ def load_values(
     if isinstance(source, ConfigFile):
         data = _list_values(source)
         values = LocatedValues(data, {(): _locate_section(type(source), data)})
-    else:
+    elif isinstance(source, str | os.PathLike):
         values = _load_extended(Path(source), chain=())
+    else:
+        raise UserError(
+            f"found {_shorten_repr(source)}, expected a file, or a llmft.Task, Recipe or Suite"
+        )
+    if not isinstance(overrides or {}, Mapping):
+        raise UserError(
+            f'overrides: found {_shorten_repr(overrides)}, expected {{"train.epochs": 1}}'
+        )
     for dotted, value in (overrides or {}).items():
         values = merge(values, _locate_override(dotted, value))
     return values

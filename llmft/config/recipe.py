@@ -1,7 +1,7 @@
 """The schema of a recipe: how one variant learns a task."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -27,7 +27,6 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Precision = Literal["float32", "bfloat16"]
 """Dtype of the matrix products; head and loss stay in float32."""
 BUILTIN_BASES = ("builtin:minilm", "builtin:tiny-qwen2")
-_BATCH_BOUNDS = ("batch_size", "max_tokens_per_batch")
 
 
 class LoraConfig(ConfigSection):
@@ -165,14 +164,12 @@ class TrainConfig(ConfigSection):
     seed: Seed = 42
     """Seed of initial weights, shuffling and dropout."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _bound_batches(cls, values: Any, info: ValidationInfo) -> Any:
-        if not isinstance(values, dict) or info.context is READING_RESULT:
-            return values
-        if all(values.get(name) is None for name in _BATCH_BOUNDS):
-            return {**values, "batch_size": 16}
-        return values
+    @model_validator(mode="after")
+    def _bound_batches(self, info: ValidationInfo) -> Self:
+        if info.context is not READING_RESULT and self.max_tokens_per_batch is None:
+            # Not as a value that was given: an override of the other bound takes its place.
+            self.__dict__["batch_size"] = self.batch_size or 16
+        return self
 
 
 class LaunchConfig(ConfigSection):

@@ -2,9 +2,7 @@
 
 import codecs
 import re
-import sys
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeGuard
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BeforeValidator,
@@ -15,6 +13,7 @@ from pydantic import (
     model_validator,
 )
 
+from llmft.config.frames import Frame, is_frame
 from llmft.config.loading import (
     TAKES_PATHS,
     ConfigFile,
@@ -27,10 +26,7 @@ from llmft.config.loading import (
     suggest,
     validate,
 )
-from llmft.files import StrPath, hash_text
-
-if TYPE_CHECKING:
-    import pandas as pd
+from llmft.files import StrPath
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -197,34 +193,6 @@ def _refuse_unknown(
 def rank_given(split: Split | None) -> int:
     """Return the precedence of a split that a source fixes: test is highest; -1 without one."""
     return -1 if split is None else SPLITS.index(split)
-
-
-def is_frame(value: object) -> "TypeGuard[pd.DataFrame]":
-    """Return whether a value is a pandas DataFrame, without importing pandas."""
-    pandas = sys.modules.get("pandas")
-    return pandas is not None and isinstance(value, pandas.DataFrame)
-
-
-FRAME = "dataframe:"
-
-
-@dataclass(frozen=True)
-class Frame:
-    """A pandas DataFrame as a source; two with equal rows are equal."""
-
-    path: str
-    """`dataframe:` and a hash of the rows."""
-    data: "pd.DataFrame" = field(compare=False, repr=False)
-
-    @classmethod
-    def make(cls, data: "pd.DataFrame") -> Self:
-        """Identify a DataFrame.
-
-        Raises:
-            ValueError: If a column is repeated.
-        """
-        rows = data.to_json(orient="records", date_format="iso", default_handler=str)
-        return cls(f"{FRAME}{hash_text(rows)[:16]}", data)
 
 
 class SourceConfig(ConfigSection):

@@ -6,6 +6,7 @@ Prompt, article and tail are tokenised separately, and joined; only the article 
 import hashlib
 import json
 import math
+import threading
 from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -102,6 +103,7 @@ class Encoder:
             has_segments: Whether the base has token types for a second segment.
         """
         self.tokenizer = tokenizer
+        self._lock = threading.Lock()
         self.prompt = prompt
         self._fields = fields
         self._keeps_tail = tokens.article == "head_tail"
@@ -224,14 +226,15 @@ class Encoder:
         batch = list(texts)
         ids: list[list[int]] = []
         for start in range(0, len(batch), _ROWS_PER_CALL):  # what a tokenizer returns is large
-            encoded = self.tokenizer(
-                batch[start : start + _ROWS_PER_CALL],
-                add_special_tokens=False,
-                split_special_tokens=True,
-                return_attention_mask=False,
-                return_token_type_ids=False,
-                verbose=False,
-            )
+            with self._lock:  # its settings are changed by a call, which no other may read then
+                encoded = self.tokenizer(
+                    batch[start : start + _ROWS_PER_CALL],
+                    add_special_tokens=False,
+                    split_special_tokens=True,
+                    return_attention_mask=False,
+                    return_token_type_ids=False,
+                    verbose=False,
+                )
             ids += encoded["input_ids"]
         return ids
 

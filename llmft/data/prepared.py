@@ -76,14 +76,23 @@ def is_prepared(task: Task) -> bool:
     return path.is_file() and not _list_changes(_read_manifest(path, "prepare again"), task)
 
 
-def open_prepared(task: Task, *, task_file: str = "TASK", fix: str | None = None) -> PreparedData:
+def open_prepared(
+    task: Task, *, named: str | Task = "TASK", fix: str | None = None
+) -> PreparedData:
     """Open the prepared data of a task.
+
+    Args:
+        task: The task.
+        named: What a recipe or suite says of it: its file, or the task itself.
+        fix: How the user can prepare it; None: by `llmft prepare`.
 
     Raises:
         UserError: If it is not prepared, or from another version of the task.
     """
     path = Path(task.output) / _NAME
-    fix = fix or f"run `llmft prepare {task_file}`"
+    if fix is None:
+        in_python = "prepare it with `llmft.prepare(task)`"
+        fix = f"run `llmft prepare {named}`" if isinstance(named, str) else in_python
     if not path.is_file():
         raise UserError(f"{path}: does not exist, so the data is not prepared; {fix}")
     manifest = _read_manifest(path, fix)

@@ -7,23 +7,22 @@ import glob
 import hashlib
 import json
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count, filterfalse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from llmft.config.frames import FRAME, Frame
 from llmft.config.loading import FaultList
-from llmft.config.task import FRAME, Frame, SourceConfig, Split, rank_given
+from llmft.config.task import SourceConfig, Split, rank_given
 from llmft.data.fields import Row
 from llmft.errors import UserError
 from llmft.files import hash_file
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _BYTE_ORDER_MARKS = {
     codecs.BOM_UTF8: "utf-8",
@@ -187,8 +186,9 @@ def _load_splits(path: str, *, subset: str | None, rows: str | None) -> list[Any
     import datasets
     from datasets.exceptions import DatasetsError
 
-    datasets.disable_progress_bars()
     name, _, revision = path.removeprefix(HUB).partition("@")
+    shows_bars = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
     try:
         if (Path(name) / "dataset_info.json").is_file() or (
             Path(name) / "dataset_dict.json"
@@ -203,6 +203,9 @@ def _load_splits(path: str, *, subset: str | None, rows: str | None) -> list[Any
             f"sources: {path} cannot be loaded. Looked for a folder {name}, in the cache "
             f"{datasets.config.HF_DATASETS_CACHE} and on the Hub: {reason}"
         ) from error
+    finally:
+        if shows_bars:
+            datasets.enable_progress_bars()
     return list(loaded.values()) if isinstance(loaded, dict) else [loaded]
 
 
@@ -287,7 +290,7 @@ def read_rows(source: Source, *, skips: Skips = lambda position: False) -> Itera
     """
     if not source.is_file:
         rows = (
-            iter(list_frame_rows(source.frame.data))
+            iter(source.frame.rows)
             if source.frame is not None
             else read_hub(source.path, subset=source.subset, rows=source.rows)
         )
@@ -308,17 +311,11 @@ def read_rows(source: Source, *, skips: Skips = lambda position: False) -> Itera
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def list_frame_rows(frame: "pd.DataFrame") -> list[Row]:
-    """Return the rows of a DataFrame, without its index, with None for what is missing."""
-    values = frame.astype(object).where(frame.notna(), None)
-    return [{str(name): value for name, value in row.items()} for row in values.to_dict("records")]
-
-
 def _list_paths(config: SourceConfig) -> list[str]:
     if config.path.startswith(FRAME) and config.frame is None:
         raise UserError(
-            f"sources: {config.path} was a DataFrame of another Python session; give it to the "
-            "task again, or save it as .parquet and name the file"
+            f"sources: {config.path} stands for a DataFrame, which is not kept with the task; give "
+            "it to the task again, or save it as .parquet and name the file"
         )
     if config.path.startswith((HUB, FRAME)):
         return [config.path]
@@ -370,18 +367,32 @@ def _read_jsonl(path: Path, source: Source, codec: str, *, skips: Skips) -> Iter
                 yield SourceRow(source, number, {}, fault)
 
 
-@contextlib.contextmanager
-def _long_cells() -> Iterator[None]:
-    """Allow articles in CSV cells, which are longer than the default limit of the process."""
-    before = csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    try:
-        yield
-    finally:
-        csv.field_size_limit(before)
+class _LongCells:
+    """Allows articles in CSV cells, while any thread reads a file: the process has one limit."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._num_open = 0
+        self._before = 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._num_open == 0:
+                self._before = csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+            self._num_open += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._num_open -= 1
+            if self._num_open == 0:
+                csv.field_size_limit(self._before)
+
+
+_LONG_CELLS = _LongCells()
 
 
 def _read_csv(path: Path, source: Source, codec: str, *, skips: Skips) -> Iterator[SourceRow]:
-    with path.open(encoding=codec, newline="") as file, _long_cells():
+    with path.open(encoding=codec, newline="") as file, _LONG_CELLS:
         reader = csv.reader(file, strict=True)
         start = 1
         try:

@@ -192,7 +192,7 @@ def open_comparison(suite: ResolvedSuite, plan: RunsByVariant) -> Comparison:
         UserError: If a run is missing or unreadable, or not of the suite's recipe.
     """
     config = suite.config
-    data = open_prepared(suite.task, task_file=name_task(config.task))
+    data = open_prepared(suite.task, named=config.task)
     data.refuse_metric(config.metric, key="metric")
     test_rows = data.read_split("test")
     cases = read_suite_cases(suite, label_names=data.label_names)

@@ -12,6 +12,7 @@ from llmft.audit.contamination import check_contamination
 from llmft.audit.findings import RunFacts, apply_waivers, make_finding
 from llmft.audit.truncation import check_inputs, check_oracle_view
 from llmft.config.head import SELECTION_METRIC
+from llmft.config.loading import LocatedValues, Origin, validate
 from llmft.config.recipe import Recipe
 from llmft.config.suite import (
     GateConfig,
@@ -103,7 +104,8 @@ def open_evaluation_rows(
 
 
 def _read_labelled_rows(subject: EvaluationRows, source: "PathOrFrame") -> EvaluationRows:
-    task, config = subject.data.task, SourceConfig.model_validate({"path": source})
+    located = LocatedValues({"path": source}, {(): Origin("data", 0)})
+    task, config = subject.data.task, validate(located, schema=SourceConfig)
     path = Path(config.path)
     changes = {"name": config.path, "sources": [config]}
     rows, rejected = read_labelled(task.model_copy(update=changes))  # errors name the source

@@ -1,17 +1,15 @@
 """A trained model in Python: from rows to a DataFrame of predictions."""
 
 import sys
-import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from llmft.config.task import is_frame
-from llmft.data.fields import Row, RowFaultError, list_fields, require_fields
-from llmft.data.sources import list_frame_rows
+from llmft.config.frames import is_frame, list_frame_rows, to_plain
+from llmft.data.fields import Row, RowFaultError, is_missing, list_fields, require_fields
 from llmft.errors import UserError
 from llmft.files import StrPath
-from llmft.models.saved import ModelSpec, hash_model
+from llmft.models.saved import ModelSpec, hash_model, read_spec
 from llmft.prediction.post_hoc_fit import apply_fit, read_fit
 from llmft.prediction.tables import list_needed_fields, make_columns, make_schema
 from llmft.results.run import PostHocFit
@@ -27,17 +25,6 @@ if TYPE_CHECKING:
     )
 
 _ROWS_AT_ONCE = 10_000
-_LOADING = threading.Lock()
-
-
-class PredictedRows(NamedTuple):
-    """Predictions of N rows, in their order."""
-
-    columns: list[Row]
-    """The prediction columns of each row, as `make_schema` names them; None in each if a row cannot
-    be predicted."""
-    faults: list[str | None]
-    """Why a row cannot be predicted; None if it can."""
 
 
 class Model:
@@ -55,7 +42,6 @@ class Model:
         Raises:
             UserError: If it holds no finished run, or one of its files is broken.
         """
-        # Imported late, since torch takes seconds: a wrong path is reported before that.
         fit = read_fit(run, model_hash=hash_model(run / "model"))
         from llmft.prediction.inference import Predictor
 
@@ -67,7 +53,11 @@ class Model:
         return self._predictor.spec
 
     def predict(
-        self, rows: "Rows", *, errors: Literal["missing", "raise"] = "missing"
+        self,
+        rows: "Rows",
+        *,
+        errors: Literal["missing", "raise"] = "missing",
+        show_progress: bool = True,
     ) -> "pd.DataFrame":
         """Predict rows.
 
@@ -76,6 +66,7 @@ class Model:
                 dictionaries with them, or a list or Series of texts. N rows.
             errors: What to do with rows that cannot be predicted, such as those without a text:
                 missing values and the column `reason`, or an error.
+            show_progress: Whether to show a bar, on a terminal or in a notebook.
 
         Returns:
             The prediction columns of `llmft predict`, with N rows in the same order and, of a
@@ -96,17 +87,16 @@ class Model:
         names = list_fields(found)
         if found:
             require_fields(list_needed_fields(self.spec, names), names, where="rows")
-        columns: list[Row] = []
-        faults: list[str | None] = []
-        for start in range(0, len(found), _ROWS_AT_ONCE):
-            predicted = self.predict_rows(found[start : start + _ROWS_AT_ONCE])
-            columns += predicted.columns
-            faults += predicted.faults
         index: Any = None if isinstance(rows, list | tuple) else getattr(rows, "index", None)
+        faults = [self._find_fault(row) for row in found]
         first = next((i for i, fault in enumerate(faults) if fault), None)
         if errors == "raise" and first is not None:
             where = first if index is None else index[first]
             raise UserError(f"row {where}: {faults[first]}; fix it, or use errors='missing'")
+        columns: list[Row] = []
+        for start in range(0, len(found), _ROWS_AT_ONCE):
+            some = found[start : start + _ROWS_AT_ONCE]
+            columns += self.predict_rows(some, show_progress=show_progress)
         schema = make_schema(self.spec)
         frame = pd.DataFrame(columns, index=index, columns=schema.names)
         floats = [field.name for field in schema if str(field.type) == "double"]
@@ -115,15 +105,18 @@ class Model:
             frame["reason"] = pd.Series(faults, index=frame.index, dtype="object")
         return frame
 
-    def predict_rows(self, rows: Sequence[Row], *, show_progress: bool = True) -> PredictedRows:
+    def predict_rows(self, rows: Sequence[Row], *, show_progress: bool = True) -> list[Row]:
         """Predict rows that have the fields that the model needs.
+
+        Returns:
+            The prediction columns of each row, as `make_schema` names them; None in each if the row
+            cannot be predicted.
 
         Raises:
             UserError: If the memory of a GPU is too small for a single row.
         """
         columns: list[Row] = [dict.fromkeys(make_schema(self.spec).names)] * len(rows)
-        faults = [self._find_fault(row) for row in rows]
-        usable = [position for position, fault in enumerate(faults) if fault is None]
+        usable = [position for position, row in enumerate(rows) if self._find_fault(row) is None]
         if usable:
             found = self._predictor.predict(
                 [rows[i] for i in usable], show_progress=show_progress
@@ -131,7 +124,7 @@ class Model:
             made = make_columns(apply_fit(found, self._fit), self.spec)
             for position, predicted in zip(usable, made, strict=True):
                 columns[position] = predicted
-        return PredictedRows(columns, faults)
+        return columns
 
     def _find_fault(self, row: Row) -> str | None:
         try:
@@ -151,26 +144,32 @@ def load(model: StrPath, *, max_tokens_per_batch: int | None = None) -> Model:
     Raises:
         UserError: If it holds no finished run, or one of its files is broken.
     """
-    # transformers changes settings of the process while it loads a model, one thread at a time.
-    with _LOADING:
-        from llmft.isolation import isolated
+    if max_tokens_per_batch is not None and max_tokens_per_batch < 1:
+        raise UserError(f"max_tokens_per_batch: found {max_tokens_per_batch}, expected at least 1")
+    folder = Path(model)
+    read_spec(folder / "model")  # a wrong path is reported before torch is loaded
+    from llmft.isolation import isolated
 
-        with isolated():
-            return Model.open(Path(model), max_tokens_per_batch=max_tokens_per_batch)
+    with isolated():
+        return Model.open(folder, max_tokens_per_batch=max_tokens_per_batch)
 
 
 def _list_rows(rows: Any) -> list[Row]:
     if is_frame(rows):
-        return list_frame_rows(rows)
+        try:
+            return list_frame_rows(rows)
+        except ValueError as error:
+            raise UserError(f"rows: {error}") from error
     if _is_a(rows, "datasets", "Dataset"):
         return list(rows.with_format(None).to_list())
     if _is_a(rows, "pandas", "Series"):
         rows = list_frame_rows(rows.to_frame("text"))
     if isinstance(rows, list | tuple):
-        if all(isinstance(row, str) for row in rows):
-            return [{"text": row} for row in rows]
-        if all(isinstance(row, dict) for row in rows):
-            return list(rows)
+        plain = [to_plain(row) for row in rows]
+        if all(isinstance(row, str) or is_missing(row) for row in plain):
+            return [{"text": row} for row in plain]
+        if all(isinstance(row, dict) or is_missing(row) for row in plain):
+            return [row or {} for row in plain]
     raise UserError(
         f"rows: found {_describe(rows)}, but expected a DataFrame, a datasets.Dataset, a list of "
         "dictionaries, or a list of strings"

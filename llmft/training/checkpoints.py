@@ -61,7 +61,7 @@ def open_checkpoint(path: Path, *, run_dir: Path) -> Path:
     folder = run_dir / "checkpoints"
     if path.resolve().parent != folder.resolve():
         raise UserError(
-            f"--resume: {path} is not a checkpoint of {run_dir}; to start a new training with "
+            f"resume: {path} is not a checkpoint of {run_dir}; to start a new training with "
             "another run's weights, name that run as init_from in the recipe"
         )
     fault = _find_fault(path) if _NAME.fullmatch(path.name) else "is not named checkpoint-STEP"
@@ -72,7 +72,7 @@ def open_checkpoint(path: Path, *, run_dir: Path) -> Path:
             fault = f"needs {best}, the best checkpoint so far, which was removed since"
     if fault is not None:
         names = ", ".join([path.name for path in _list_complete(folder)])
-        raise UserError(f"--resume: {path} {fault}; complete checkpoints: {names or 'none'}")
+        raise UserError(f"resume: {path} {fault}; complete checkpoints: {names or 'none'}")
     return path
 
 

@@ -54,7 +54,7 @@ def open_inputs(recipe: ResolvedRecipe, *, keep_tokens: bool = True) -> Inputs:
             article at all, if head or metric do not fit the labels, or if the weight of a row is
             not a number of at least 0.
     """
-    data = open_prepared(recipe.task, task_file=name_task(recipe.config.task))
+    data = open_prepared(recipe.task, named=recipe.config.task)
     if recipe.config.head.type == "binary" and len(data.label_names) != 2:
         raise UserError(
             f"head.type: binary, but the prepared data has {len(data.label_names)} classes: "

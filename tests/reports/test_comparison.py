@@ -119,6 +119,7 @@ def test_every_verdict_has_its_words(tmp_path: Path, verdict: VerdictName, said:
     assert markdown.startswith(f"# {verdict}: {said}\n")
 
 
+@pytest.mark.with_packages("matplotlib")
 @pytest.mark.parametrize(
     ("label_type", "invalid"),
     [("scores", ("b",)), ("scores", ("a", "b")), ("class", ("a", "b")), ("multilabel", ("a",))],
@@ -175,6 +176,7 @@ def test_text_from_data_stays_text(tmp_path: Path) -> None:
     assert all(len(widths) == 1 for widths in count_table_columns(markdown))
 
 
+@pytest.mark.with_packages("matplotlib")
 @pytest.mark.parametrize(
     ("label_type", "num_more"), [("scores", 0), ("class", 0), ("class", 40), ("multilabel", 40)]
 )
@@ -189,6 +191,7 @@ def test_long_and_evil_names(tmp_path: Path, label_type: LabelType, num_more: in
     assert all(len(widths) == 1 for widths in count_table_columns(markdown))
 
 
+@pytest.mark.with_packages("matplotlib")
 @pytest.mark.parametrize("label_type", ["scores", "class", "multilabel"])
 def test_what_an_invalid_comparison_lacks_is_left_out(
     tmp_path: Path, label_type: LabelType

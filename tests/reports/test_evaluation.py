@@ -27,6 +27,7 @@ def write(result: EvaluationResult, folder: Path) -> tuple[str, str]:
     return path.read_text("utf-8"), (folder / "report.md").read_text("utf-8")
 
 
+@pytest.mark.with_packages("matplotlib")
 @pytest.mark.parametrize(
     ("label_type", "decision", "said", "reason"),
     [
@@ -154,6 +155,7 @@ def test_a_trial_is_said_on_the_first_screen(tmp_path: Path) -> None:
     assert "**warning** (trial_run): on 200 rows only" in markdown.split("##")[0]
 
 
+@pytest.mark.with_packages("matplotlib")
 @pytest.mark.parametrize("label_type", ["scores", "class", "multilabel"])
 def test_what_is_undefined_is_left_out(tmp_path: Path, label_type: LabelType) -> None:
     results = make_evaluation(label_type=label_type)
@@ -226,6 +228,7 @@ def test_edge_cases_that_failed_are_named_with_why(tmp_path: Path) -> None:
         assert "passed-one" not in text
 
 
+@pytest.mark.with_packages("matplotlib")
 def test_text_from_data_stays_text(tmp_path: Path) -> None:
     def plant(r: dict[str, Any]) -> None:
         r["worst_rows"][0].update(id=EVIL, text=EVIL)

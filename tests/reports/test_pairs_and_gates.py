@@ -103,6 +103,7 @@ def test_word_has_its_own_headings_tables_and_described_pictures(written: Writte
     assert all(descriptions)
 
 
+@pytest.mark.with_packages("matplotlib", "docx")
 @pytest.mark.parametrize(("verdict", "invalid"), [("INVALID", ("a", "b")), ("CONFOUNDED", ())])
 def test_without_a_result_the_reason_is_in_every_format(
     tmp_path: Path, verdict: VerdictName, invalid: tuple[str, ...]
@@ -119,6 +120,7 @@ def test_without_a_result_the_reason_is_in_every_format(
     assert ("Gains over a" in list_headings(found.html)) == (not invalid)
 
 
+@pytest.mark.with_packages("matplotlib", "docx")
 @pytest.mark.parametrize("label_type", ["scores", "class", "multilabel"])
 def test_null_is_a_dash(tmp_path: Path, label_type: LabelType) -> None:
     def empty(r: dict[str, Any]) -> None:
@@ -149,6 +151,7 @@ def test_a_comparison_without_rows_has_no_script(tmp_path: Path) -> None:
     assert "<script" not in found.html and "script-src" not in found.html
 
 
+@pytest.mark.with_packages("matplotlib", "docx")
 def test_text_that_no_format_can_hold_as_it_is(tmp_path: Path) -> None:
     """HTML, Markdown and characters that XML forbids, wherever a text can come from data."""
     text = f"</script>{EVIL}{CONTROL}"

@@ -8,6 +8,7 @@ from typing import Any
 from llmft.cli import main
 from tests.conftest import WORDS
 from tests.planting import (
+    compare_by_command,
     compare_folders,
     find,
     load,
@@ -55,7 +56,7 @@ def test_d5_a_few_known_rows_are_dropped_from_the_score_and_counted(copy: Path) 
     rows = add_test_rows(100)
     near = {**rows[0], "id": "near", "text": f"{rows[0]['text']} bank"}
     rewrite_splits(test=rows, train=[*load_rows("train"), near])
-    results = compare_folders()
+    results = compare_by_command()
     assert results["verdict"] != "INVALID"
     counted = [results[key] for key in ("num_rows", "num_test_rows", "num_dropped")]
     assert counted == [105, 106, 1]
@@ -101,7 +102,7 @@ def test_d5_a_waiver_of_other_data_does_not_cover_test_rows_in_it(copy: Path) ->
     assert leak["status"] == "invalid"
     assert "runs/more was trained or selected on" in leak["message"]
     shutil.rmtree("other")
-    leak = find(compare_folders(**waive), "contamination", "more")
+    leak = find(compare_by_command(**waive), "contamination", "more")
     assert leak["status"] == "warning"
     assert "not known" in leak["message"]
 

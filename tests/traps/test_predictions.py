@@ -105,7 +105,7 @@ def test_a_variant_whose_model_says_no_number_is_excluded(
 ) -> None:
     num_rows = len(load_rows("test"))
     rewrite_predictions(PROMPTED, score_risk=np.full(num_rows, np.nan, dtype=np.float32))
-    results = compare_folders()
+    results = compare_by_command()
     assert not results["variants"]["prompted"]["valid"]
     assert f"NaN or infinity for {num_rows} of" in find(results, "same_rows")["message"]
     capsys.readouterr()

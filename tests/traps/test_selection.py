@@ -7,6 +7,7 @@ import pytest
 
 from llmft.cli import main
 from tests.planting import (
+    compare_by_command,
     compare_folders,
     find,
     load,
@@ -25,7 +26,7 @@ def test_d7_d8_a_split_that_took_part_in_training_never_deploys(copy: Path, spli
 def test_d8_test_reads_are_counted_in_every_report(copy: Path) -> None:
     first = load("reports/risk/comparison.json")
     assert find(first, "test_reads", "bert")["status"] == "ok"
-    finding = find(compare_folders(), "test_reads", "bert")
+    finding = find(compare_by_command(), "test_reads", "bert")
     assert finding["status"] == "note"
     assert "the test rows of bert were read 2 times" in finding["message"]
     path = BERT / "evaluation/test_reads.json"
