@@ -67,7 +67,7 @@ def make_recipe(name: str, prompt: dict[str, str]) -> llmft.Recipe:
         head={"type": "regression"},
         prompt=prompt,
         tokens={"max_length": 192, "min_article": 128},
-        train={"steps": 30, "batch_size": 8, "learning_rate": 2e-4},
+        train={"epochs": 2, "batch_size": 16, "learning_rate": 3e-4},
         output_dir=f"runs/{name}",
     )
 
