@@ -18,6 +18,7 @@ from llmft.evaluation.comparison import (
     record_test_reads,
 )
 from llmft.files import hash_file, hash_text
+from tests.conftest import WORDS
 
 
 def load(path: str | Path) -> Any:
@@ -105,3 +106,13 @@ def find(results: dict[str, Any], check: str, variant: str | None = None) -> dic
     ]
     assert len(found) == 1, found
     return found[0]
+
+
+def add_test_rows(num_rows: int) -> list[dict[str, Any]]:
+    """Return the test rows and so many new ones, none like another."""
+    rows = load_rows("test")
+    for number in range(num_rows):
+        words = " ".join(WORDS[(number * 7 + i * (1 + number % 13)) % len(WORDS)] for i in range(9))
+        row = {**rows[number % len(rows)], "id": f"new{number}", "title": words, "content": "bank"}
+        rows.append({**row, "text": f"{words} number{number} of{number * 3}"})
+    return rows

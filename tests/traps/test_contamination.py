@@ -3,11 +3,10 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 from llmft.cli import main
-from tests.conftest import WORDS
 from tests.planting import (
+    add_test_rows,
     compare_by_command,
     compare_folders,
     find,
@@ -15,16 +14,6 @@ from tests.planting import (
     load_rows,
     rewrite_splits,
 )
-
-
-def add_test_rows(num_rows: int) -> list[dict[str, Any]]:
-    """Return the test rows and so many new ones, none like another."""
-    rows = load_rows("test")
-    for number in range(num_rows):
-        words = " ".join(WORDS[(number * 7 + i * (1 + number % 13)) % len(WORDS)] for i in range(9))
-        row = {**rows[number % len(rows)], "id": f"new{number}", "title": words, "content": "bank"}
-        rows.append({**row, "text": f"{words} number{number} of{number * 3}"})
-    return rows
 
 
 def test_d3_a_missing_dimension_rejects_the_row(copy: Path) -> None:

@@ -1,14 +1,13 @@
 """D14: few rows, trials, and winners that fail."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 
 from llmft.cli import main
-from tests.conftest import WORDS
 from tests.planting import (
+    add_test_rows,
     compare_by_command,
     compare_folders,
     find,
@@ -23,16 +22,6 @@ from tests.planting import (
 PROMPTED = Path("runs/prompted/seed-1")
 BERT = Path("runs/bert/seed-1")
 PLAIN = Path("runs/plain/seed-1")
-
-
-def add_test_rows(num_rows: int) -> list[dict[str, Any]]:
-    """Return the test rows and so many new ones, none like another."""
-    rows = load_rows("test")
-    for number in range(num_rows):
-        words = " ".join(WORDS[(number * 7 + i * (1 + number % 13)) % len(WORDS)] for i in range(9))
-        row = {**rows[number % len(rows)], "id": f"new{number}", "title": words, "content": "bank"}
-        rows.append({**row, "text": f"{words} number{number} of{number * 3}"})
-    return rows
 
 
 def test_d14_six_rows_prove_nothing_however_large_the_gain(copy: Path) -> None:
