@@ -101,8 +101,8 @@ def check(
         UserError: If anything would stop the training.
     """
     if not read_data and (gpu_memory_gib is not None or show is not None):
-        option = "--gpu-memory" if show is None else "--show"
-        raise UserError(f"{option}: needs the prepared data; remove --no-data")
+        option = "GPU memory" if show is None else "show"
+        raise UserError(f"{option}: needs the prepared data; leave out --no-data (read_data)")
     resolved = load_recipe(recipe, overrides=overrides)
     # Imported where needed, here and below: most imports take seconds, and without the data few
     # are needed.
@@ -360,6 +360,6 @@ def _find_row(inputs: "Inputs", name: str) -> tuple[str, Row]:
     if name.isdecimal() and int(name) < len(inputs.rows["train"]):
         return "train", inputs.rows["train"][int(name)]
     raise UserError(
-        f"--show: no row has the id {name!r}; name an id, or a position below "
+        f"show: no row has the id {name!r}; name an id, or a position below "
         f"{len(inputs.rows['train'])} in train"
     )

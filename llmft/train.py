@@ -183,9 +183,8 @@ def _halve_micro_batches(
     changed = record_divisor(folder, run, 2 * run.micro_batch_divisor)
     if launch.world_size > 1:  # the other processes wait for this one's part of the step
         raise UserError(
-            f"train.auto_batch_size: {found}; run it again with --resume auto; it continues with "
-            "half of the rows and twice the accumulation (`torchrun --max-restarts 3` does so by "
-            "itself)"
+            f"train.auto_batch_size: {found}; run it again; it continues with half of "
+            "the rows and twice the accumulation (`torchrun --max-restarts 3` does so by itself)"
         )
     logger.warning("%s; continuing with half of them and twice the accumulation", found)
     gc.collect()

@@ -316,7 +316,15 @@ def test_faults_of_a_suite_are_worded_as_those_of_a_file(
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: llmft.train({"name": "x"}), "found {'name': 'x'}, expected a file, or a llmft.T"),
+        (
+            lambda: llmft.train({"name": "x"}),
+            "found {'name': 'x'}, expected a recipe file or a llm",
+        ),
+        (
+            lambda: llmft.train(make_task({"path": "x.csv"})),
+            "expected a recipe file or a llmft.Recipe",
+        ),
+        (lambda: llmft.prepare(llmft.load), "expected a task file or a llmft.Task"),
         (lambda: llmft.train("bert.yaml", overrides=["a=1"]), "overrides: found ['a=1'], expected"),
         (lambda: llmft.train("bert.yaml", resume="nonsense"), "resume: found 'nonsense', expected"),
         (lambda: llmft.predict("runs/bert/seed-1", input=[], output="o.csv"), "names no file"),
@@ -380,6 +388,18 @@ def test_overrides_reach_sections_that_were_made_in_python(workspace: Path, copy
     assert (run.record.num_steps, run.record.recipe.train.batch_size) == (2, 8)
     with pytest.raises(llmft.UserError, match=r"override train\.stps: train\.stps: unknown key"):
         llmft.train(make_recipe(copy, "task.yaml"), overrides={"train.stps": 2})
+
+
+def test_tuples_and_numbers_of_numpy_are_values_of_a_file(tiny_bert: Path) -> None:
+    labels = {**SCORES, "dimensions": ("risk", "calm"), "range": (np.int64(0), np.float32(10))}
+    task = make_task(make_frame(), labels=labels)
+    assert task.labels == make_task(make_frame(), labels={**SCORES, "range": [0, 10.0]}).labels
+    recipe = make_recipe(tiny_bert, task, train={"steps": np.int32(3), "batch_size": 8})
+    assert recipe.train.steps == 3
+    with pytest.raises(llmft.UserError, match=r"train\.steps: found 0, but expected greater"):
+        llmft.check(recipe, overrides={"train.steps": np.int64(0)}, read_data=False)
+    with pytest.raises(llmft.UserError, match=r"found nan, but expected a finite number"):
+        make_recipe(tiny_bert, task, train={"learning_rate": np.float64("nan")})
 
 
 def find_base(variant: str) -> str:
@@ -582,8 +602,9 @@ def test_no_call_changes_its_process(workspace: Path, lively_bert: Path) -> None
         assert {key for key in before if before[key] != after[key]} == set(), name
 
 
+@pytest.mark.parametrize("name", ["root", "llmft"])
 def test_the_log_of_a_run_is_complete_and_the_application_sees_its_own_level(
-    workspace: Path, lively_bert: Path
+    name: str, workspace: Path, lively_bert: Path
 ) -> None:
     class Collector(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -594,15 +615,16 @@ def test_the_log_of_a_run_is_complete_and_the_application_sees_its_own_level(
     llmft.prepare(make_task(make_frame()))
     root, handler = logging.getLogger(), Collector()
     level = root.level
-    root.addHandler(handler)
-    root.setLevel(logging.WARNING)
     llmft_logger = logging.getLogger("llmft")
+    logger = {"root": root, "llmft": llmft_logger}[name]
+    logger.addHandler(handler)
+    root.setLevel(logging.WARNING)
     try:
         with log_to_file(Path("some.log")):
             llmft_logger.getChild("child").warning("planted")
         llmft.train(make_recipe(lively_bert, make_task(make_frame())))
     finally:
-        root.removeHandler(handler)
+        logger.removeHandler(handler)
         root.setLevel(level)
     assert found == [logging.WARNING]
     assert "warning: planted" in Path("some.log").read_text()
@@ -630,8 +652,12 @@ def test_a_training_may_run_in_a_thread(workspace: Path, lively_bert: Path) -> N
     assert found[0].record.num_steps == 4
 
 
-def test_an_interrupted_training_is_resumed_by_the_same_call(
-    workspace: Path, lively_bert: Path
+@pytest.mark.parametrize(
+    ("signal_number", "error", "step"),
+    [(signal.SIGINT, KeyboardInterrupt, 2), (signal.SIGTERM, llmft.StoppedError, 3)],
+)
+def test_a_training_that_got_a_signal_is_resumed_by_the_same_call(
+    signal_number: int, error: type[BaseException], step: int, workspace: Path, lively_bert: Path
 ) -> None:
     task = make_task(make_frame())
     llmft.prepare(task)
@@ -644,16 +670,16 @@ def test_an_interrupted_training_is_resumed_by_the_same_call(
 
     def interrupt(*_: Any, **__: Any) -> Any:
         if Path("runs/bert/checkpoints/checkpoint-2/complete.json").exists():
-            raise KeyboardInterrupt
-        return step(*_, **__)
+            signal.raise_signal(signal_number)
+        return compute(*_, **__)
 
-    step = Trainer.training_step
+    compute = Trainer.training_step
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "training_step", interrupt)
         before = note_state()
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(error):
             llmft.train(recipe)
         after = note_state()
     assert {key for key in before if before[key] != after[key]} == set()
     run = llmft.train(recipe)
-    assert run.record.resumed_from_step == 2
+    assert run.record.resumed_from_step == step

@@ -178,4 +178,4 @@ def test_a_size_that_is_none_is_an_error(
 
 def test_memory_a_gpu_needs_the_data(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(recipe), "--no-data", "--gpu-memory", "24GiB"]) == 2
-    assert "remove --no-data" in capsys.readouterr().err
+    assert "leave out --no-data" in capsys.readouterr().err

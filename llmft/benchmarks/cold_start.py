@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 _LLMFT = [sys.executable, "-m", "llmft"]
 _RECIPE, _RUN, _ROWS = "recipes/market_news_minilm.yaml", "runs/market_news_minilm", "ten.jsonl"
 _PLAIN = str(Path(__file__).with_name("plain_predict.py"))
-_COMMANDS = {
+COMMANDS = {
     "llmft --help": [*_LLMFT, "--help"],
     "import llmft": [sys.executable, "-c", "import llmft"],
     "llmft check, a wrong key in the recipe": [*_LLMFT, "check", "wrong/recipe.yaml"],
@@ -44,22 +44,35 @@ class _Cost(NamedTuple):
 def measure_cold_start(*, num_rounds: int) -> list[Figures]:
     """Measure commands on the sample, with MiniLM as the base: medians over the rounds.
 
-    Args:
-        num_rounds: Times that each command is started.
-
     Raises:
         UserError: If MiniLM is not installed, or a command ends with an unexpected exit status.
     """
     locate_base(BaseConfig(model="builtin:minilm"))
-    costs: dict[str, list[_Cost]] = {name: [] for name in _COMMANDS}
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         logger.info("first training MiniLM on a few rows of the sample")
         _make_run(folder)
-        for _ in range(num_rounds):
-            for name, command in _COMMANDS.items():
-                (folder / "out.csv").unlink(missing_ok=True)
-                costs[name].append(_run(command, folder, status=2 if "wrong key" in name else 0))
+        return measure_commands(COMMANDS, folder, num_rounds=num_rounds)
+
+
+def measure_commands(
+    commands: dict[str, list[str]], folder: Path, *, num_rounds: int
+) -> list[Figures]:
+    """Measure commands in a folder in turn: medians over the rounds.
+
+    Args:
+        commands: Name -> command; exit status 2 is expected of a name with "wrong key", else 0.
+        folder: The working folder, without the output of a round before.
+        num_rounds: Times that each command is started.
+
+    Raises:
+        UserError: If a command ends with an unexpected exit status.
+    """
+    costs: dict[str, list[_Cost]] = {name: [] for name in commands}
+    for _ in range(num_rounds):
+        for name, command in commands.items():
+            (folder / "out.csv").unlink(missing_ok=True)
+            costs[name].append(_run(command, folder, status=2 if "wrong key" in name else 0))
     return [
         {
             "command": name,

@@ -37,13 +37,13 @@ from llmft.models.acceleration.dropout import fast_dropout
 from llmft.models.acceleration.precision import cast_frozen_weights
 from llmft.models.acceleration.private_apis import require_tested_versions
 from llmft.models.acceleration.shared_prompt import SharedPrompt
+from llmft.models.bases import read_config
 from llmft.models.device import autocast, choose_device, list_precisions
 from llmft.models.memory.peak import measure_peak_memory, reset_peak_memory
 from llmft.prediction.inference import prepare_for_prediction
 from llmft.training.losses import Loss
 
 _MIN_FRACTION = 0.01
-_FIRST_ID, _LAST_ID = 1_000, 30_000  # whole words of MiniLM's vocabulary
 _LOSS = Loss(HeadConfig(type="regression"))
 _ARTICLE_TOKENS = 256
 _PROMPT_TOKENS, _BATCH_SIZE = 2048, 8  # constant while the other one grows
@@ -72,9 +72,10 @@ class PromptBenchmark:
             seed: Seed of tokens, targets and new weights.
         """
         generator = torch.Generator().manual_seed(seed)
+        num_ids: int = read_config(BaseConfig(model=base_dir)).vocab_size
 
-        def draw(*size: int) -> Tensor:
-            return torch.randint(_FIRST_ID, _LAST_ID, size, generator=generator)
+        def draw(*size: int) -> Tensor:  # special tokens have the first or the last ids
+            return torch.randint(num_ids // 4, num_ids // 2, size, generator=generator)
 
         device, articles = choose_device(), draw(shape.batch_size, shape.article_tokens)
         self._precision = precision

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from llmft.config.loading import ConfigSection
+from llmft.config.loading import ConfigSection, refuse_values
 from llmft.config.task import ClassConfig, LabelsConfig, MultilabelConfig, ScoresConfig
 
 Head = Literal["regression", "binary", "multiclass", "multilabel"]
@@ -134,5 +134,5 @@ class FitConfig(ConfigSection):
     @model_validator(mode="after")
     def _check_recall(self) -> Self:
         if self.method != "precision" and self.min_recall is not None:
-            raise ValueError(f"min_recall is for precision only, not for {self.method}")
+            refuse_values([(("min_recall",), f"is for precision only, not for {self.method}")])
         return self

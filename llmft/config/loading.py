@@ -127,7 +127,7 @@ def parse_overrides(assignments: Sequence[str] | None) -> Overrides:
 
 
 def _locate_override(dotted: str, value: Any) -> LocatedValues:
-    keys = dotted.split(".")
+    keys, value = dotted.split("."), _to_yaml(value)
     if not all(keys):
         raise UserError(f"override {dotted!r}: expected a dotted key, for example train.epochs")
     for key in reversed(keys):
@@ -250,6 +250,7 @@ class ConfigFile(ConfigSection):
         Raises:
             UserError: Naming every fault.
         """
+        values = _to_yaml(values)
         try:
             super().__init__(**values)
         except ValidationError as error:
@@ -275,6 +276,16 @@ def _list_values(section: dict[str, Any] | ConfigSection) -> dict[str, Any]:
         for name, field in type(section).model_fields.items()
         if name in section.model_fields_set
     }
+
+
+def _to_yaml(value: Any) -> Any:
+    """Return values as YAML would hold them: tuples as lists, numpy's scalars as Python's."""
+    match value:
+        case dict():
+            return {key: _to_yaml(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_to_yaml(item) for item in value]
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _write_path(value: Any) -> Any:
@@ -345,25 +356,30 @@ class FaultList:
 
 
 def load_values(
-    source: StrPath | ConfigFile, *, overrides: Overrides | None = None
+    source: StrPath | ConfigFile,
+    *,
+    schema: type[ConfigFile],
+    overrides: Overrides | None = None,
 ) -> LocatedValues:
     """Read a YAML file with the files that it `extends`, then apply the overrides.
 
     Args:
         source: The file, or its contents, made in Python.
+        schema: What kind of file it is.
         overrides: Values that replace those of the file.
 
     Raises:
         UserError: If a file is missing or malformed, or `extends` is circular.
     """
-    if isinstance(source, ConfigFile):
+    if isinstance(source, schema):
         data = _list_values(source)
         values = LocatedValues(data, {(): _locate_section(type(source), data)})
     elif isinstance(source, str | os.PathLike):
         values = _load_extended(Path(source), chain=())
     else:
+        kind = schema.__name__
         raise UserError(
-            f"found {_shorten_repr(source)}, expected a file, or a llmft.Task, Recipe or Suite"
+            f"found {_shorten_repr(source)}, expected a {kind.lower()} file or a llmft.{kind}"
         )
     if not isinstance(overrides or {}, Mapping):
         raise UserError(

@@ -238,7 +238,7 @@ def load_recipe(recipe: StrPath | Recipe, *, overrides: Overrides | None = None)
     Raises:
         UserError: Naming every fault of the files.
     """
-    values = load_values(recipe, overrides=overrides)
+    values = load_values(recipe, schema=Recipe, overrides=overrides)
     faults = FaultList()
     config = faults.catch(lambda: validate(values, schema=Recipe))
     named = config.task if config is not None else values.data.get("task")

@@ -433,7 +433,7 @@ def load_suite(suite: StrPath | Suite) -> ResolvedSuite:
     Raises:
         UserError: Naming every fault of the files.
     """
-    values = load_values(suite)
+    values = load_values(suite, schema=Suite)
     faults = FaultList()
     config = validate(values, schema=Suite)
     find = partial(find_named_file, values=values)

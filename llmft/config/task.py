@@ -489,5 +489,5 @@ def load_task(task: StrPath | Task, *, overrides: Overrides | None = None) -> Ta
     Raises:
         UserError: Naming every fault of the file.
     """
-    found: Task = validate(load_values(task, overrides=overrides), schema=Task)
+    found: Task = validate(load_values(task, schema=Task, overrides=overrides), schema=Task)
     return found

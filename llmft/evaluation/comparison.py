@@ -141,8 +141,8 @@ def check_run_recipes(plan: RunsByVariant, data: PreparedData) -> None:
             continue
         if not is_finished(run.path):
             raise UserError(
-                f"{run.path}: contains no finished run; compare with --train to train it, or "
-                "name a finished run in the suite"
+                f"{run.path}: contains no finished run; train it with "
+                "`llmft compare SUITE --train`, or name a finished run in the suite"
             )
         prompt = read_prompt(run.recipe.prompt_path, fields=run.recipe.task.fields)
         identity = identify_run(run.recipe, data, prompt)

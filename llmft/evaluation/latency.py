@@ -20,7 +20,7 @@ _NUM_SINGLES = 59
 """The slowest of 59 is above the 95th percentile with 95 % certainty: 1 - 0.95^59 (Wilks 1941)."""
 _NUM_BATCHES = 10
 _MIN_MEASURES = 5
-_MAX_SECONDS = 60.0
+MAX_SECONDS = 60.0
 """For each variant; beyond it only the minimum number of measurements is taken."""
 
 
@@ -72,7 +72,7 @@ def measure_latencies(
 def _warm_up(predictor: Predictor, rows: Sequence[Row], *, batch_size: int) -> _ModelTimes:
     """Warm a model up, and measure its peak memory."""
     fastest = min(_time_predict(predictor, [row]) for row in rows[:_NUM_WARM_UP])
-    can_batch = fastest * batch_size < _MAX_SECONDS
+    can_batch = fastest * batch_size < MAX_SECONDS
     some = list(itertools.islice(itertools.cycle(rows), batch_size if can_batch else 1))
     predictor.forget_prompt()  # a cached prompt counts towards this model's memory
     reset_peak_memory()
@@ -84,7 +84,7 @@ def _warm_up(predictor: Predictor, rows: Sequence[Row], *, batch_size: int) -> _
 
 def _may_go_on(seconds: list[float], *, others: Sequence[float] = ()) -> bool:
     """Return whether the time limit allows another measurement, of singles or of batches."""
-    return len(seconds) < _MIN_MEASURES or sum(seconds) + sum(others) < _MAX_SECONDS / 2
+    return len(seconds) < _MIN_MEASURES or sum(seconds) + sum(others) < MAX_SECONDS / 2
 
 
 def _time_predict(predictor: Predictor, rows: Sequence[Row]) -> float:

@@ -306,7 +306,7 @@ def change_fit(
     """
     if method is None:
         if min_recall is not None:
-            raise UserError("--min-recall: works with --fit precision only; remove it")
+            raise UserError("min_recall: is for the fit `precision` only; leave it out")
         return
     with main_first():
         record, spec = read_record(run), read_spec(run / "model")
@@ -315,8 +315,8 @@ def change_fit(
             return
         if split in SEEN_SPLITS:
             raise UserError(
-                f"--fit: is fitted on val, so its effect has to be measured on test (D7); remove "
-                f"--split {split}"
+                "fit: is fitted on val, so its effect has to be measured on test, not on "
+                f"{split} (D7)"
             )
         config = _check_method(method, min_recall, spec)
         data = open_trained_data(record)
@@ -371,14 +371,14 @@ def _check_method(method: FitMethod, min_recall: float | None, spec: ModelSpec) 
     suited = [name for name, heads in FITS.items() if spec.head in heads]
     if method not in suited:
         raise UserError(
-            f"--fit: {method} is not for the {spec.head} head of {spec.name}; choose "
+            f"fit: {method} is not for the {spec.head} head of {spec.name}; choose "
             f"{' or '.join(suited)}"
         )
     try:
         return FitConfig(method=method, min_recall=min_recall)
     except ValidationError as error:
         message = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise UserError(f"--min-recall: {message}") from error
+        raise UserError(f"min_recall: {message}") from error
 
 
 def _fit_outputs(

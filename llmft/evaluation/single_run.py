@@ -234,7 +234,7 @@ def _open_settings(
             merge_with_defaults({}, labels=subject.labels), [], LatencyConfig(), []
         )
     if suite.task.labels != subject.labels:
-        raise UserError(f"--suite: its task {suite.task.name} has other labels than {folder}")
+        raise UserError(f"suite: its task {suite.task.name} has other labels than {folder}")
     return _EvaluationSettings(
         merge_with_defaults(suite.config.gates, labels=subject.labels),
         read_suite_cases(suite, label_names=subject.label_names),

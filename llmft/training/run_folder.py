@@ -92,11 +92,18 @@ def log_to_file(path: Path) -> Iterator[None]:
     handlers: list[logging.Handler] = [handler]
     logger = logging.getLogger("llmft")
     level, shown, propagates = logger.level, logger.getEffectiveLevel(), logger.propagate
+    of_application = list(logger.handlers)
+
+    def is_shown(record: logging.LogRecord) -> bool:
+        return record.levelno >= shown
+
     if shown > logging.INFO:
         if propagates and logger.parent is not None:
             handlers.append(_Forwarder(logger.parent, level=shown))
         logger.propagate = False
         logger.setLevel(logging.INFO)
+    for one in of_application:
+        one.addFilter(is_shown)
     for one in handlers:
         logger.addHandler(one)
     try:
@@ -107,6 +114,8 @@ def log_to_file(path: Path) -> Iterator[None]:
     finally:
         for one in handlers:
             logger.removeHandler(one)
+        for one in of_application:
+            one.removeFilter(is_shown)
         logger.setLevel(level)
         logger.propagate = propagates
         handler.close()
@@ -165,7 +174,7 @@ def claim_run_folder(
         raise UserError(
             f"{run_dir}: contains another run, which differs in "
             f"{', '.join(_IN_WORDS.get(name, name) for name in differing)}; choose another "
-            "output_dir (--set output_dir=...) or remove the folder"
+            "output_dir, or remove the folder"
         )
     if has_finished and resume == "auto":
         return None
@@ -178,14 +187,14 @@ def claim_run_folder(
     if last is not None and found.precision != precision:
         raise UserError(
             f"{run_dir}: contains a run that began in {found.precision}, but this machine computes "
-            f"in {precision}; resume on a machine as before, or start from scratch with --resume "
-            "never"
+            f"in {precision}; resume on a machine as before, or start from scratch with `resume: "
+            "never`"
         )
     if last is not None and before.describe() != launch.describe():
         raise UserError(
             f"{run_dir}: contains a run that began with {before.describe()}, and "
             f"{launch.describe()} cannot resume it; launch it as before, or start from scratch "
-            "with --resume never"
+            "with `resume: never`"
         )
     remove_other_checkpoints(checkpoints, last=last)
     continues = not differing and resume != "never"

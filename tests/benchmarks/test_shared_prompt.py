@@ -10,9 +10,7 @@ import pytest
 from transformers import Qwen2ForSequenceClassification
 
 from llmft.bench import main
-from llmft.benchmarks import prompts as prompt_growth
-from llmft.benchmarks import prompts as prompt_ways
-from llmft.benchmarks import prompts as shared_prompt
+from llmft.benchmarks import prompts
 from llmft.benchmarks.articles import make_small_qwen2_config
 from llmft.benchmarks.plans import Shape
 from llmft.benchmarks.prompts import PromptBenchmark, count_ceilings, measure_shape
@@ -24,12 +22,6 @@ KEYS = {
     "training_ceiling", "prediction_speedup", "prediction_ceiling", "training_speedup_vs_trainer",
     "peak_memory_ratio", "gradient_error", "flop_utilisation",
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _small_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prompt_ways, "_FIRST_ID", 5)
-    monkeypatch.setattr(prompt_ways, "_LAST_ID", 400)
 
 
 @pytest.fixture
@@ -75,10 +67,9 @@ def tiny_builds(monkeypatch: pytest.MonkeyPatch, tiny_qwen: Path) -> None:
         for path in tiny_qwen.iterdir():
             (folder / path.name).write_bytes(path.read_bytes())
 
-    for module in (shared_prompt, prompt_growth):
-        monkeypatch.setattr(module, "build_small_qwen2", build)
+    monkeypatch.setattr(prompts, "build_small_qwen2", build)
     shapes = {"prompt_tokens": [Shape(0, 4, 2), Shape(9, 4, 2)], "batch_size": [Shape(9, 4, 1)]}
-    monkeypatch.setattr(prompt_growth, "GROWING", shapes)
+    monkeypatch.setattr(prompts, "GROWING", shapes)
 
 
 @pytest.mark.launched

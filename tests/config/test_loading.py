@@ -16,7 +16,7 @@ from llmft.config.loading import (
     suggest,
     validate,
 )
-from llmft.config.recipe import BaseConfig, TrainConfig
+from llmft.config.recipe import BaseConfig, Recipe, TrainConfig
 from llmft.config.task import Task, load_task
 from llmft.errors import UserError
 from tests.config.examples import CLASS_TASK, SCORES_TASK
@@ -209,7 +209,7 @@ def test_a_wrong_override_is_reported_from_a_wrong_file(
 
 def test_a_file_is_looked_for_next_to_the_yaml_first(write) -> None:
     write("prompt.md", "in the working folder")
-    values = load_values(write("recipes/a.yaml", "file: prompt.md\n"))
+    values = load_values(write("recipes/a.yaml", "file: prompt.md\n"), schema=Recipe)
     assert find_named_file("prompt.md", key=("file",), values=values) == Path("prompt.md")
     write("recipes/prompt.md", "next to the recipe")
     assert find_named_file("prompt.md", key=("file",), values=values) == Path("recipes/prompt.md")
@@ -218,13 +218,13 @@ def test_a_file_is_looked_for_next_to_the_yaml_first(write) -> None:
 def test_a_file_that_a_parent_names_is_looked_for_next_to_the_parent(write) -> None:
     write("shared/base.yaml", "file: prompt.md\n")
     write("shared/prompt.md", "next to the parent")
-    values = load_values(write("mine/a.yaml", "extends: ../shared/base.yaml\n"))
+    values = load_values(write("mine/a.yaml", "extends: ../shared/base.yaml\n"), schema=Recipe)
     found = find_named_file("prompt.md", key=("file",), values=values)
     assert found.read_text() == "next to the parent"
 
 
 def test_a_missing_file_names_both_places(write, workspace: Path) -> None:
-    values = load_values(write("recipes/a.yaml", "x: 1\nprompt: {file: gone.md}\n"))
+    values = load_values(write("recipes/a.yaml", "x: 1\nprompt: {file: gone.md}\n"), schema=Recipe)
     with pytest.raises(UserError) as caught:
         find_named_file("gone.md", key=("prompt", "file"), values=values)
     message = str(caught.value)
@@ -261,7 +261,7 @@ def test_any_text_survives_dumping(tmp_path_factory: pytest.TempPathFactory, tex
     path = tmp_path_factory.getbasetemp() / "dumped.yaml"
     base = BaseConfig(model="x", revision=text)
     path.write_text(dump_yaml(base), encoding="utf-8", newline="")
-    assert validate(load_values(path), schema=BaseConfig) == base
+    assert validate(load_values(path, schema=Recipe), schema=BaseConfig) == base
 
 
 @settings(max_examples=50, deadline=None)
@@ -272,7 +272,7 @@ def test_any_number_survives_dumping(
     path = tmp_path_factory.getbasetemp() / "dumped.yaml"
     train = TrainConfig(learning_rate=learning_rate)
     path.write_text(dump_yaml(train))
-    again = validate(load_values(path), schema=TrainConfig)
+    again = validate(load_values(path, schema=Recipe), schema=TrainConfig)
     assert math.isclose(again.learning_rate, learning_rate, rel_tol=0)
 
 

@@ -50,7 +50,7 @@ def test_every_section_refuses_unknown_keys() -> None:
 def test_they_accept_what_the_loader_accepts(
     write: Callable[[str, str], Path], kind: str, text: str
 ) -> None:
-    values = load_values(write("file.yaml", text))
+    values = load_values(write("file.yaml", text), schema=CONFIGS[kind])
     validate(values, schema=CONFIGS[kind])
     assert list_faults(kind, values.data) == []
 
@@ -72,9 +72,9 @@ def test_they_accept_a_part_of_a_file_if_it_extends_another(
     whole = WHOLE[kind].replace("range", "tiers: {noise: 0, red: 7}, range")
     write("whole.yaml", whole + "gates: {mae: {deploy: 1, review: 2}}\n" * (kind == "suite"))
     path = write("part.yaml", f"extends: whole.yaml\n{text}\n")
-    validate(load_values(path), schema=CONFIGS[kind])
+    validate(load_values(path, schema=CONFIGS[kind]), schema=CONFIGS[kind])
 
-    part = load_values(write("bare.yaml", text)).data
+    part = load_values(write("bare.yaml", text), schema=CONFIGS[kind]).data
     assert list_faults(kind, {"extends": "whole.yaml", **part}) == []
     assert list_faults(kind, part) != []
 
@@ -99,7 +99,7 @@ def test_they_accept_a_part_of_a_file_if_it_extends_another(
 def test_they_flag_what_the_loader_refuses(
     write: Callable[[str, str], Path], *, kind: str, key: str, value: Any, extends: bool
 ) -> None:
-    data = load_values(write("file.yaml", WHOLE[kind])).data
+    data = load_values(write("file.yaml", WHOLE[kind]), schema=CONFIGS[kind]).data
     data |= {"extends": "whole.yaml"} if extends else {}
     assert list_faults(kind, data) == []
     assert list_faults(kind, data | {key: value}) != []

@@ -205,16 +205,16 @@ def test_of_two_runs_the_slower_uses_what_the_faster_has_written(
     if was_broken:
         reopen()
         (folder / "tokens.json").unlink()
-    measure = tokenised._measure_budgets
+    encode = Encoder.encode
     inodes = []
 
     def let_another_run_finish(*inputs: Any) -> Any:
-        monkeypatch.setattr(tokenised, "_measure_budgets", measure)
+        monkeypatch.setattr(Encoder, "encode", encode)
         open_tokens(ROWS, encoder=open_encoder(), folder=folder, keep=True)
         inodes.append((folder / "train.arrow").stat().st_ino)
-        return measure(*inputs)
+        return encode(*inputs)
 
-    monkeypatch.setattr(tokenised, "_measure_budgets", let_another_run_finish)
+    monkeypatch.setattr(Encoder, "encode", let_another_run_finish)
     assert len(reopen().encoded["train"]) == 30
     assert [(folder / "train.arrow").stat().st_ino] == inodes
     assert len(caplog.messages) == was_broken

@@ -152,7 +152,7 @@ def test_d7_a_fit_is_never_judged_on_its_own_rows(home: Path, capsys) -> None:
     before = Path("runs/tiered/fit.json").read_bytes()
     for split in ("val", "train"):
         assert main(["evaluate", "runs/tiered", "--split", split, "--fit", "isotonic"]) == 2
-        assert f"measured on test (D7); remove --split {split}" in capsys.readouterr().err
+        assert f"measured on test, not on {split} (D7)" in capsys.readouterr().err
     assert Path("runs/tiered/fit.json").read_bytes() == before
 
 
@@ -163,10 +163,10 @@ def test_d7_a_fit_is_never_judged_on_its_own_rows(home: Path, capsys) -> None:
         (["runs/tiered", "--fit", "f1"], "f1 is not for the regression head of tiered; choose iso"),
         (
             ["runs/several", "--fit", "f1", "--min-recall", "0.9"],
-            "--min-recall: min_recall is for precision only, not for f",
+            "min_recall: is for precision only, not for f1",
         ),
         (["runs/several", "--fit", "precision", "--min-recall", "1.5"], "less than or equal to 1"),
-        (["runs/several", "--min-recall", "0.9"], "--min-recall: works with --fit precision only"),
+        (["runs/several", "--min-recall", "0.9"], "min_recall: is for the fit `precision` only"),
     ],
 )
 def test_a_fit_that_cannot_be_made_changes_nothing(
