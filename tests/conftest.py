@@ -314,6 +314,17 @@ def _spare_garbage_collection() -> None:
     gc.freeze()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def few_measurements() -> Iterator[None]:
+    """Time each variant less often; tests that are about latencies have a fixture of this name."""
+    from llmft.evaluation import latency
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(latency, "NUM_SINGLES", 5)
+        patch.setattr(latency, "NUM_BATCHES", 1)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _hide_packages(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Hide the packages of plots and Word files, which take most of the time of a report.

@@ -100,7 +100,7 @@ def test_suite_gates_take_the_place_of_the_defaults(copy: Path) -> None:
     assert [(g["name"], g["deploy"]) for g in results["gates"]] == [("mae", 50), ("p95_ms", 1e6)]
     assert results["decision"] == "REVIEW"  # six test rows deploy nothing (D14)
     assert any("6 rows are too few for evidence" in reason for reason in results["reasons"])
-    assert results["latency"]["num_singles"] == 59
+    assert results["latency"]["num_singles"] == 5
     assert results["edge_cases"]["num_cases"] == 1
     assert main(["evaluate", "runs/bert/seed-1", *arguments, "deploy"]) == 1
 

@@ -16,9 +16,10 @@ from llmft.prediction.inference import Predictor
 from llmft.results.evaluation import Latency
 
 _NUM_WARM_UP = 3
-_NUM_SINGLES = 59
+NUM_SINGLES = 59
 """The slowest of 59 is above the 95th percentile with 95 % certainty: 1 - 0.95^59 (Wilks 1941)."""
-_NUM_BATCHES = 10
+NUM_BATCHES = 10
+"""Batches that are timed."""
 _MIN_MEASURES = 5
 MAX_SECONDS = 60.0
 """For each variant; beyond it only the minimum number of measurements is taken."""
@@ -53,7 +54,7 @@ def measure_latencies(
         for variant, predictor in predictors.items()
     }
     turns = itertools.cycle(rows)
-    for _ in range(_NUM_SINGLES):
+    for _ in range(NUM_SINGLES):
         row = [next(turns)]
         for model in models.values():
             if _may_go_on(model.singles, others=model.uncached):
@@ -61,7 +62,7 @@ def measure_latencies(
                 if model.predictor.keeps_prompt:
                     model.predictor.forget_prompt()
                     model.uncached.append(_time_predict(model.predictor, row))
-    for _ in range(_NUM_BATCHES):
+    for _ in range(NUM_BATCHES):
         batch = list(itertools.islice(turns, config.batch_size))
         for model in models.values():
             if model.can_batch and _may_go_on(model.batches):
@@ -111,7 +112,7 @@ def _summarise(model: _ModelTimes, config: LatencyConfig) -> Latency:
     uncached_p50, uncached_p95 = _find_quantiles(model.uncached)
     p50, p95 = _find_quantiles(model.singles)
     assert p50 is not None and p95 is not None
-    enough = len(model.singles) >= _NUM_SINGLES
+    enough = len(model.singles) >= NUM_SINGLES
     return Latency(
         single_p50_ms=p50,
         single_p95_ms=p95,

@@ -1,7 +1,7 @@
 """Variants are timed in turns, batches as large as in production, a kept prompt twice."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,15 @@ class Recorder:
     def predict(self, rows: Sequence[dict[str, Any]], **given: Any) -> Any:
         self._seen.append((self._name, len(rows)))
         return self._predictor.predict(rows, **given)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_measurements() -> Iterator[None]:
+    """Undo that of all tests: as many measurements as users get."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(latency, "NUM_SINGLES", 59)
+        patch.setattr(latency, "NUM_BATCHES", 10)
+        yield
 
 
 @pytest.fixture(scope="module")
