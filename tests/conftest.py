@@ -309,8 +309,7 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 @pytest.fixture(scope="module", autouse=True)
 def _spare_garbage_collection() -> None:
     """Keep what is loaded out of garbage collection, which every training asks for twice."""
-    gc.unfreeze()
-    gc.collect()
+    gc.collect()  # garbage of the module before
     gc.freeze()
 
 
@@ -322,6 +321,16 @@ def few_measurements() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(latency, "NUM_SINGLES", 5)
         patch.setattr(latency, "NUM_BATCHES", 1)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _coarse_plots() -> Iterator[None]:
+    """Save PNG files with few pixels; their contents are those of the SVG."""
+    from llmft.reports import plots
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "DPI", 40)
         yield
 
 

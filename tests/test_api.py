@@ -67,6 +67,7 @@ IMPORTS = {
 }
 
 
+@pytest.mark.launched
 def test_every_import_order_leaves_modules_that_can_be_called(tmp_path: Path) -> None:
     orders = ["; ".join(order) for order in permutations(IMPORTS.values(), 2)]
     code = f"""

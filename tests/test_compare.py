@@ -82,7 +82,7 @@ def test_require_review_is_met_where_nobody_can_tell(copy: Path) -> None:
         ("variants: {other: runs/plain}\n", "did you mean runs/plain/seed-1 or runs/plain/seed-2?"),
         (
             "variants: {late: {recipe: bert.yaml, seeds: [7]}}\n",
-            "runs/bert/seed-7: contains no finished run; compare with --train to train it",
+            "runs/bert/seed-7: contains no finished run; train it with `llmft compare SUITE",
         ),
     ],
 )

@@ -158,6 +158,7 @@ def test_two_nodes_take_rank_and_address_from_the_command_line(launch: Any) -> N
     assert (args.rdzv_backend, args.rdzv_endpoint) == ("static", "10.0.0.7:29500")
 
 
+@pytest.mark.launched
 def test_accelerate_launches_processes_from_a_file(tmp_path: Path) -> None:
     """A launch as a user does it, with two processes that tell what they were given."""
     script = tmp_path / "tell.py"

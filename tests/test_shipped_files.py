@@ -184,7 +184,7 @@ def test_the_yaml_of_the_documentation_is_valid(path: Path, block: str, tmp_path
               "head": {"type": "multiclass"}}  # fmt: skip
     source = tmp_path / "block.yaml"
     source.write_text(block)
-    values = load_values(source)
+    values = load_values(source, schema=Recipe)
     is_task = not values.data.keys() & {"task", "base", "head", "train"}
     whole = {**(task if is_task else recipe), **values.data}
     validate(values._replace(data=whole), schema=Task if is_task else Recipe)

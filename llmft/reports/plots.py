@@ -55,6 +55,7 @@ from llmft.results.run import CurvePoint, LearningCurve
 
 _VARIABLES = {INK: "ink", MUTED: "muted", GRID: "line", CARD: "card", GOOD: "good", BAD: "bad"}
 WIDTH = 340  # pixels, those of a phone less its margins
+DPI = 144  # of PNG files
 _FALLBACK_FONTS = ("Noto Sans CJK SC", "Microsoft YaHei", "PingFang SC", "Arial Unicode MS")
 _COLOURS = {"DEPLOY": GOOD, "REVIEW": MUTED, "FAIL": BAD}
 _MAX_VECTOR_POINTS = 300
@@ -658,7 +659,7 @@ def _save_plot(plot: Plot, *, folder: Path, prefix: str = "") -> SavedPlot:
         plot.figure.set_facecolor("none")
         canvas: Any = FigureCanvasSVG(plot.figure)
         canvas.print_svg(buffer, metadata=nothing)
-    plot.figure.set(facecolor=CARD, dpi=144)
+    plot.figure.set(facecolor=CARD, dpi=DPI)
     with replace_file(folder / path) as file:
         canvas = FigureCanvasAgg(plot.figure)
         canvas.print_png(file)

@@ -13,6 +13,7 @@ from tests.bad_input.materials import (
 )
 
 
+@pytest.mark.launched
 @pytest.mark.parametrize("max_file_bytes", [0, 1000, 3000])
 def test_a_full_disk_leaves_what_was_prepared_before(write, max_file_bytes: int) -> None:
     write()
@@ -26,6 +27,7 @@ def test_a_full_disk_leaves_what_was_prepared_before(write, max_file_bytes: int)
     assert run("check", "recipe.yaml").status == 0
 
 
+@pytest.mark.launched
 def test_a_full_disk_leaves_no_half_prepared_data(write) -> None:
     write()
     run_process("prepare", "task.yaml", max_file_bytes=3000).check_refusal("File too large")

@@ -19,6 +19,7 @@ CHROMIUM = next(
 )
 pytestmark = [
     pytest.mark.browser,
+    pytest.mark.launched,
     pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium"),
 ]
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
