@@ -205,6 +205,12 @@ def _check_inputs(
         from llmft.training.run_folder import check_init_from
 
         check_init_from(config, label_names=label_names)
+    if config.base.tuning == "frozen":
+        make_loss(config.head, targets=inputs.train.targets, label_names=label_names)
+        return CheckResult(
+            name=config.name, num_steps=0, memory_gib=_report_frozen(recipe, inputs),
+            budgets=inputs.budgets,
+        )  # fmt: skip
     num_devices = config.train.world_size or 1
     plan = plan_batches(recipe, inputs, world_size=num_devices)
     check_warmup(config.train, plan)
@@ -223,6 +229,37 @@ def _check_inputs(
     return CheckResult(
         name=config.name, num_steps=num_steps, memory_gib=memory_gib, budgets=inputs.budgets
     )
+
+
+def _report_frozen(recipe: ResolvedRecipe, inputs: "Inputs") -> float:
+    """Log what a frozen base computes, and return its memory in GiB."""
+    from llmft.models.bases import read_config
+    from llmft.models.heads import LabelSpace
+    from llmft.models.memory.estimates import estimate_frozen
+    from llmft.models.pooling import list_poolings
+
+    base, model_config = recipe.config.base, read_config(recipe.config.base)
+    poolings = list_poolings(base, model_config)
+    num_rows = len(inputs.train) + len(inputs.val)
+    num_tokens = int(inputs.train.lengths.sum() + inputs.val.lengths.sum())
+    logger.info(
+        "frozen base: one pass over %d rows, %s tokens; all other keys of train than metric, "
+        "limit_rows and precision have no effect", num_rows, f"{num_tokens:,}",
+    )  # fmt: skip
+    if len(poolings) > 1:
+        logger.info(
+            "the best on validation of: %s", "; ".join(p.describe() for p in poolings)
+        )  # fmt: skip
+    if recipe.config.prompt.mode == "include":
+        logger.info("prompt: %s", inputs.describe_sharing())
+    space = LabelSpace(recipe.config.head.type, inputs.data.label_names)
+    found = estimate_frozen(model_config, base, labels=space, num_rows=num_rows)
+    logger.info(
+        "memory: about %.2f GiB, and half a GiB for the libraries: weights %.2f, vectors %.2f, "
+        "fitting %.2f; on disk %.2f GiB of states",
+        sum(found), *found, found.vectors_gib * len(poolings),
+    )  # fmt: skip
+    return sum(found)
 
 
 def _report_data(inputs: "Inputs") -> None:

@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ from llmft.processes import ask_main, is_main, main_first
 from llmft.results.run import Run
 
 if TYPE_CHECKING:
-    from llmft.data.batches import BatchShape
+    from llmft.data.batches import BatchPlan, BatchShape
     from llmft.results.run import UnfinishedRun
     from llmft.training.inputs import Inputs
     from llmft.training.launch import Launch
@@ -85,11 +86,8 @@ def train(
 
 def _train(recipe: ResolvedRecipe, *, resume: str) -> Path:
     """Train a recipe, unless that is done; return the folder of the run."""
-    import torch
-
     from llmft.data.encoding import refuse_budget
     from llmft.models.memory.peak import measure_peak_memory, reset_peak_memory
-    from llmft.training.checkpoints import find_last_checkpoint
     from llmft.training.inputs import check_warmup, open_inputs, plan_batches
     from llmft.training.launch import read_launch, require_packages
     from llmft.training.run_folder import (
@@ -100,7 +98,6 @@ def _train(recipe: ResolvedRecipe, *, resume: str) -> Path:
         make_record,
         write_run,
     )
-    from llmft.training.train_model import train_model
 
     config, folder = recipe.config, Path(recipe.config.output_dir)
     launch = read_launch(config)
@@ -110,7 +107,9 @@ def _train(recipe: ResolvedRecipe, *, resume: str) -> Path:
     for split, budget in inputs.budgets.items():
         logger.info("%s: %s", split, budget.describe())
     refuse_budget(inputs.budget_findings.refusals, waive=config.tokens.waive)
-    check_warmup(config.train, plan_batches(recipe, inputs, world_size=launch.world_size))
+    is_frozen = config.base.tuning == "frozen"
+    if not is_frozen:
+        check_warmup(config.train, plan_batches(recipe, inputs, world_size=launch.world_size))
     check_init_from(config, label_names=inputs.data.label_names)
 
     identity = identify_run(recipe, inputs.data, inputs.encoder.prompt)
@@ -121,25 +120,14 @@ def _train(recipe: ResolvedRecipe, *, resume: str) -> Path:
     with log_to_file(folder / "logs" / "training.log"):
         if is_main():
             write_text(folder / "recipe.resolved.yaml", dump_yaml(config))
-        while True:
-            started = time.time()
-            reset_peak_memory()
-            plan = plan_batches(
-                recipe, inputs,
-                world_size=launch.world_size, micro_batch_divisor=run.micro_batch_divisor,
-            )  # fmt: skip
-            checkpoint = ask_main(lambda: find_last_checkpoint(folder / "checkpoints"))
-            if checkpoint is not None:
-                logger.info("%s: resuming from %s", folder, checkpoint.name)
-            try:
-                trained = train_model(
-                    recipe, inputs, plan=plan, launch=launch, resume_from=checkpoint
-                )
-            except torch.OutOfMemoryError:
-                trained = None  # the exception keeps tensors alive until this block ends
-            if trained is not None:
-                break
-            run = _halve_micro_batches(run, plan.largest, launch)
+        started = time.time()
+        reset_peak_memory()
+        if is_frozen:
+            from llmft.training.probe import train_probe
+
+            trained, plan = train_probe(recipe, inputs), None
+        else:
+            run, trained, plan = _train_in_batches(recipe, inputs, run, launch)
         peak_memory_gib = measure_peak_memory()
         if is_main():
             model_hash = _save_model(trained, inputs, config)
@@ -150,6 +138,37 @@ def _train(recipe: ResolvedRecipe, *, resume: str) -> Path:
             write_run(folder, record, trained.result.history, metric=recipe.metric)
             logger.info("%s; wrote %s", record.describe(), folder / "model")
     return folder
+
+
+def _train_in_batches(
+    recipe: ResolvedRecipe, inputs: "Inputs", run: "UnfinishedRun", launch: "Launch"
+) -> "tuple[UnfinishedRun, TrainedModel, BatchPlan]":
+    """Train a model, in smaller micro-batches if a GPU's memory does not suffice.
+
+    Returns:
+        The run as it is then recorded, the model, and the batches.
+    """
+    import torch
+
+    from llmft.models.memory.peak import reset_peak_memory
+    from llmft.training.checkpoints import find_last_checkpoint
+    from llmft.training.inputs import plan_batches
+    from llmft.training.train_model import train_model
+
+    folder = Path(recipe.config.output_dir)
+    while True:
+        plan = plan_batches(
+            recipe, inputs,
+            world_size=launch.world_size, micro_batch_divisor=run.micro_batch_divisor,
+        )  # fmt: skip
+        checkpoint = ask_main(lambda: find_last_checkpoint(folder / "checkpoints"))
+        if checkpoint is not None:
+            logger.info("%s: resuming from %s", folder, checkpoint.name)
+        with suppress(torch.OutOfMemoryError):  # the exception would keep tensors alive
+            trained = train_model(recipe, inputs, plan=plan, launch=launch, resume_from=checkpoint)
+            return run, trained, plan
+        run = _halve_micro_batches(run, plan.largest, launch)
+        reset_peak_memory()
 
 
 def _halve_micro_batches(

@@ -17,6 +17,8 @@ _FOLLOWS_BASE = (
     "train.epochs",
     "train.steps",
 )
+_MATTERS_WHEN_FROZEN = ("train.metric", "train.limit_rows", "train.precision")
+"""Keys of `train` that change the head of a frozen base, which is fitted to all rows at once."""
 _MUST_AGREE = (*FIXED_KEYS, "global_batch_size")
 _NOT_COMPARED = (
     *IDENTITY_KEYS,
@@ -74,6 +76,8 @@ def check_treatment(
     for run in runs:
         found = _list_settings(run)
         differing = _list_differing(expected, found)
+        if "frozen" in (expected["base.tuning"], found["base.tuning"]):
+            differing = [key for key in differing if not _is_of_optimisation(key)]
         allowed = _list_allowed(differing, treatment)
         confounders = [
             key
@@ -126,7 +130,7 @@ def check_seeds(runs: Sequence[RunFacts]) -> list[Finding]:
                 named = ", ".join(_format_difference(key, found, expected) for key in differing)
                 message = f"{other.path} differs from {own[0].path} in {named}"
                 findings.append(make_finding("seed_replicates", status, message, variant))
-    if any(len(own) == 1 for own in by_variant.values()):
+    if any(len(own) == 1 and own[0].record.probe is None for own in by_variant.values()):
         message = (
             "a variant was trained with one seed only: the intervals cover the sampling of rows, "
             "not the variance between seeds"
@@ -159,7 +163,15 @@ def _list_settings(run: RunFacts) -> dict[str, object]:
     settings["prompt.sha256"] = record.prompt_sha256
     settings["fit"] = run.fit
     settings["base.weights"] = run.base_weights
+    if record.probe is not None:
+        settings = {key: v for key, v in settings.items() if not _is_of_optimisation(key)}
     return settings | {f"run.{key}": getattr(record, key) for key in _ENVIRONMENT}
+
+
+def _is_of_optimisation(key: str) -> bool:
+    """Return whether a setting has no effect on the head of a frozen base."""
+    is_of_training = _is_under(key, ("train", "global_batch_size"))
+    return is_of_training and key not in _MATTERS_WHEN_FROZEN
 
 
 def _list_differing(one: dict[str, object], other: dict[str, object]) -> list[str]:

@@ -39,8 +39,8 @@ from llmft.models.acceleration.private_apis import require_tested_versions
 from llmft.models.acceleration.shared_prompt import SharedPrompt
 from llmft.models.bases import read_config
 from llmft.models.device import autocast, choose_device, list_precisions
+from llmft.models.forward import prepare_for_prediction
 from llmft.models.memory.peak import measure_peak_memory, reset_peak_memory
-from llmft.prediction.inference import prepare_for_prediction
 from llmft.training.losses import Loss
 
 _MIN_FRACTION = 0.01

@@ -15,6 +15,7 @@ from llmft.config.loading import (
     Overrides,
     find_named_file,
     load_values,
+    refuse_values,
     takes_file_or,
     validate,
 )
@@ -50,11 +51,21 @@ class BaseConfig(ConfigSection):
     (sentence-transformers/all-MiniLM-L6-v2) or `builtin:tiny-qwen2`."""
     revision: str = "main"
     """Branch, tag or commit on the Hub."""
-    tuning: Literal["full", "lora", "qlora"] = "full"
-    """full: train all weights; lora: low-rank adapters and the head; qlora: the same on a base in
-    4 bit."""
+    tuning: Literal["frozen", "full", "lora", "qlora"] = "full"
+    """frozen: train no weights of the base, and fit a linear head to its states; full: train all
+    weights; lora: low-rank adapters and the head; qlora: the same on a base in 4 bit."""
     lora: LoraConfig | None = None
     """Adapter settings, for `tuning: lora` and `qlora`."""
+    pooling: Literal["auto", "cls", "mean", "last"] = "auto"
+    """How the states of the tokens become one vector, for `tuning: frozen`: that of the first
+    token, of the last, or the mean over all tokens after the shared prompt. auto: as a
+    sentence-transformers folder says, else mean or the first token (of decoders the last),
+    whichever is better on validation. The last layer's vector is scaled to length 1 if such a
+    folder says so."""
+    layer: Literal["auto", "last"] = "auto"
+    """Layer whose states the head reads, for `tuning: frozen`. auto: the last, or the one at three
+    quarters or half of the depth, whichever is best on validation; layers above it are not
+    computed afterwards."""
 
     @field_validator("model")
     @classmethod
@@ -65,8 +76,11 @@ class BaseConfig(ConfigSection):
 
     @model_validator(mode="after")
     def _check_lora(self) -> Self:
-        if self.tuning == "full" and self.lora is not None:
+        if self.tuning in ("frozen", "full") and self.lora is not None:
             raise ValueError(f"lora settings have no effect with tuning: {self.tuning}")
+        for key in ("pooling", "layer"):
+            if self.tuning != "frozen" and getattr(self, key) != "auto":
+                refuse_values([((key,), f"has no effect with tuning: {self.tuning}")])
         return self
 
 
@@ -211,6 +225,38 @@ class Recipe(ConfigFile):
     @classmethod
     def _check_name(cls, name: str) -> str:
         return check_name(name)
+
+    @model_validator(mode="after")
+    def _check_frozen(self) -> Self:
+        if self.base.tuning != "frozen":
+            return self
+        loss, convex = self.head.loss, ("mse", "cross_entropy", "bce")
+        faults: list[tuple[tuple[str, ...], str]] = []
+        if self.head.loss_name not in convex:
+            faults.append(
+                (
+                    ("head", "loss", "name"),
+                    f"found {self.head.loss_name}, but the head "
+                    f"of a frozen base is fitted with {', '.join(convex)}",
+                )
+            )
+        if loss.label_smoothing:
+            faults.append(
+                (("head", "loss", "label_smoothing"), "has no effect with tuning: frozen")
+            )
+        if loss.dimension_weights is not None:
+            faults.append(
+                (
+                    ("head", "loss", "dimension_weights"),
+                    "has no effect with tuning: frozen, since each dimension has a head of its own",
+                )
+            )
+        if self.init_from is not None:
+            faults.append((("init_from",), "has no effect with tuning: frozen"))
+        if self.launch.deepspeed is not None:
+            faults.append((("launch", "deepspeed"), "has no effect with tuning: frozen"))
+        refuse_values(faults)
+        return self
 
 
 class ResolvedRecipe(NamedTuple):

@@ -60,6 +60,11 @@ class Examples(Dataset[Example]):
         return Example(index, self._encoded[index], self._targets[index], weight)
 
     @property
+    def encoded(self) -> TokenisedRows:
+        """The model's inputs, N of them."""
+        return self._encoded
+
+    @property
     def lengths(self) -> NDArray[np.int64]:
         """Tokens that the model computes of each row, shape [N]."""
         return self._encoded.lengths

@@ -32,6 +32,7 @@ from llmft.evaluation.rows import (
 from llmft.evaluation.slices import Slicing, list_row_slices, measure_slices, slice_rows
 from llmft.evaluation.variants import (
     Criteria,
+    Run,
     Variants,
     decide_variant,
     measure_variant,
@@ -327,7 +328,7 @@ def complete_result(comparison: Comparison, result: ComparisonResult) -> Compari
                 train_val_predictions[name], data,
                 metric=config.metric, limit=variant.record.recipe.train.limit_rows,
             ),
-            provisional=is_provisional(len(runs[name])),
+            provisional=_is_provisional(runs[name]),
         )
         for name, variant in _add_edge_cases_and_latency(comparison, result.variants).items()
     }  # fmt: skip
@@ -391,7 +392,12 @@ def _list_provisional(comparison: Comparison, verdict: Verdict) -> list[str]:
     """Return the variants with too few seeds among those that the verdict depends on."""
     reference = comparison.suite.config.reference
     deciding = find_deciding_variants(verdict, comparison.valid, reference=reference)
-    return [name for name in deciding if is_provisional(len(comparison.variants[name]))]
+    return [name for name in deciding if _is_provisional(comparison.variants[name])]
+
+
+def _is_provisional(runs: Sequence[Run]) -> bool:
+    """Return whether other seeds may give other results than those of these runs."""
+    return runs[0].record.probe is None and is_provisional(len(runs))
 
 
 def record_test_reads(comparison: Comparison, *, report: Path) -> None:

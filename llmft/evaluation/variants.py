@@ -337,7 +337,7 @@ def decide_variant(
             groups=groups,
         ),
         splits=on_splits,
-        histories=[run.curve for run in variant.runs],
+        histories=[run.curve for run in variant.runs if run.record.probe is None],
         latency=variant.latency,
         edge_cases=variant.edge_cases,
     )

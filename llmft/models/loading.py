@@ -109,6 +109,24 @@ def load_base_for_adapter(
     ]
 
 
+def load_frozen(
+    config: BaseConfig, *, labels: LabelSpace, pad_token_id: int, precision: Precision
+) -> Any:
+    """Load a base without a head, and without a pooler, which would be untrained.
+
+    Raises:
+        UserError: If the base is not there, or lacks weights of its architecture.
+    """
+    model, info = _load_pretrained(
+        config, labels=labels, pad_token_id=pad_token_id, precision=precision
+    )
+    _refuse_untrained_layers(model, sorted(info["missing_keys"]), config)
+    base = model.base_model
+    if getattr(base, "pooler", None) is not None:
+        base.pooler = None
+    return base
+
+
 def _refuse_untrained_layers(model: Any, missing: list[str], config: BaseConfig) -> None:
     """Raise if weights of the base are missing, hence random; only a pooler may be new."""
     inside = [key for key in missing if belongs_to_base(model, key)]

@@ -15,6 +15,7 @@ from llmft.errors import UserError
 from llmft.files import hash_file, hash_text
 from llmft.models.device import autocast, choose_precision
 from llmft.results.files import ResultFile, read_result, require_keys, write_result
+from llmft.results.run import Pooling
 
 # Importing torch takes seconds, and a spec has to be readable without it.
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
     from llmft.models.heads import LabelSpace
 SPEC_NAME = "llmft.json"
+HEAD_NAME = "head.safetensors"
+"""The linear head of a frozen base."""
 
 
 class ModelSpec(ResultFile):
@@ -46,6 +49,10 @@ class ModelSpec(ResultFile):
     """Parts `before`, `article`, `after`; None if the prompt was excluded."""
     share_prompt: bool = True
     """Whether the prompt may be computed once for all rows."""
+    pooling: Pooling | None = None
+    """What a linear head on a frozen base reads; None for the model classes of transformers."""
+    num_prompt_tokens: int = 0
+    """Leading tokens of every input that are not pooled, with `pooling`."""
     fields: FieldsConfig
     tokens: TokensConfig
     precision: Precision
@@ -114,12 +121,16 @@ def save_model(model: Any, *, tokenizer: Any, spec: ModelSpec, folder: Path) -> 
         UserError: If a tensor would be saved empty (R1) or the disk is full.
     """
     from safetensors import SafetensorError
+    from safetensors.torch import save_file
 
     building = folder.with_name(f".{folder.name}.building")
     shutil.rmtree(building, ignore_errors=True)
     try:
         building.mkdir(parents=True)
-        if hasattr(model, "peft_config"):
+        if spec.pooling is not None:
+            save_file(model.score.state_dict(), building / HEAD_NAME)
+            model.config.save_pretrained(building)
+        elif hasattr(model, "peft_config"):
             model.save_pretrained(building, save_embedding_layers=False)  # "auto" asks the Hub (H7)
             model.get_base_model().config.save_pretrained(building)  # PEFT leaves it out
         else:
@@ -154,21 +165,23 @@ def load_saved(folder: Path) -> SavedModel:
     spec = read_spec(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        if (folder / "adapter_config.json").is_file():
+        if spec.base.tuning != "full" and hash_base(spec.base) != spec.base_hash:
+            raise UserError(
+                f"{folder}: the base {spec.base.model} is not the one that it was trained on: its "
+                "weights changed; restore them or train again"
+            )
+        if spec.pooling is not None:
+            model: Any = _load_pooled(folder, spec, tokenizer)
+        elif (folder / "adapter_config.json").is_file():
             from peft import PeftModel
 
-            if hash_base(spec.base) != spec.base_hash:
-                raise UserError(
-                    f"{folder}: the base {spec.base.model} is not the one that this adapter was "
-                    "trained on: its weights changed; restore them or train again"
-                )
             base = load_base_for_adapter(
                 spec.base,
                 labels=spec.label_space,
                 pad_token_id=tokenizer.pad_token_id,
                 precision=spec.precision,
             )
-            model: Any = PeftModel.from_pretrained(base, folder)
+            model = PeftModel.from_pretrained(base, folder)
         else:
             model = AutoModelForSequenceClassification.from_pretrained(
                 folder, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
@@ -183,6 +196,31 @@ def load_saved(folder: Path) -> SavedModel:
             f"head, but the model has {num_outputs} outputs; restore the file, or train again"
         )
     return SavedModel(model.eval(), tokenizer, spec)
+
+
+def _load_pooled(folder: Path, spec: ModelSpec, tokenizer: Any) -> "nn.Module":
+    """Load a frozen base and the linear head on it."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from llmft.models.loading import load_frozen
+    from llmft.models.pooling import make_pooled_model
+
+    assert spec.pooling is not None
+    base = load_frozen(
+        spec.base, labels=spec.label_space, pad_token_id=tokenizer.pad_token_id,
+        precision=spec.precision,
+    )  # fmt: skip
+    try:
+        weights = load_file(folder / HEAD_NAME)
+        model = make_pooled_model(
+            base, spec.pooling, num_outputs=len(weights["weight"]),
+            num_prompt=spec.num_prompt_tokens,
+        )  # fmt: skip
+        model.score.load_state_dict(weights)
+    except (SafetensorError, RuntimeError, KeyError) as error:
+        raise ValueError(f"{HEAD_NAME}: {error}") from error
+    return model
 
 
 def check_saved_outputs(

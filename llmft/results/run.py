@@ -63,6 +63,54 @@ class RunIdentity(Result):
     """Of the run that the initial weights come from; null where the base gave them."""
 
 
+PoolingName = Literal["cls", "mean", "last"]
+"""The state of the first token, the mean over the tokens, or the state of the last one."""
+
+
+class Pooling(Result):
+    """How a base's states become the vector that a head reads."""
+
+    how: PoolingName
+    num_layers: int = Field(ge=1)
+    """Layers of the base that are computed; the head reads the last of them."""
+    normalises: bool
+    """Whether the vector is scaled to length 1."""
+
+    def describe(self) -> str:
+        """Return a few words for a terminal."""
+        scaled = ", scaled to length 1" if self.normalises else ""
+        return f"{self.how} of layer {self.num_layers}{scaled}"
+
+
+class ProbeFit(Result):
+    """How the linear head of a frozen base was fitted."""
+
+    pooling: Pooling
+    strength: float
+    """Of the penalty on the squared weights, for vectors of mean variance 1."""
+    is_at_edge: bool
+    """Whether it is the strongest or the weakest that was tried, so that another may be better."""
+    metric: str
+    """The validation metric that chose pooling and strength."""
+    by_strength: dict[str, float]
+    """Strength -> the metric."""
+    by_pooling: dict[str, float]
+    """Pooling -> the metric of ridge regression on it, which chose the pooling."""
+    num_computed: int
+    """Rows whose states were computed; those of the other rows came from the cache."""
+    num_computed_tokens: int
+    encoding_seconds: float
+    fitting_seconds: float
+
+    def describe(self) -> str:
+        """Return one line for a terminal."""
+        edge = ", at the edge of what was tried: a better one may lie beyond" * self.is_at_edge
+        return (
+            f"probe: {self.pooling.describe()}; strength {self.strength:g}{edge}; states in "
+            f"{self.encoding_seconds:.1f} s, head in {self.fitting_seconds:.1f} s"
+        )
+
+
 class UnfinishedRun(ResultFile, RunIdentity):
     """`training_metadata.json` of a run that is still training, or was stopped."""
 
@@ -135,6 +183,8 @@ class RunRecord(ResultFile, RunIdentity):
     """Dtype of the matrix products."""
     num_parameters: int
     num_trainable: int
+    probe: ProbeFit | None = None
+    """How the head of a frozen base was fitted; null if the base was trained."""
     base_pretrained: bool
     """Whether the base is pretrained, not randomly initialised."""
     model_hash: str

@@ -58,6 +58,23 @@ class Loss:
             losses = losses * row_weights_B.reshape(-1, *[1] * (losses.dim() - 1))
         return losses.sum() / (targets.numel() if num_items is None else num_items)
 
+    def weigh(self, targets: Tensor, row_weights_N: Tensor | None) -> Tensor:
+        """Return the weight of each row in the loss, float64 [N, 1], or of its labels [N, L].
+
+        Args:
+            targets: Scores [N, D], labels [N, L] bool, or classes [N] int64.
+            row_weights_N: Weight of each row.
+        """
+        weights_N1 = torch.ones(len(targets), 1, dtype=torch.float64)
+        if row_weights_N is not None:
+            weights_N1 *= row_weights_N[:, None]
+        if self._weights_C is None or self._name == "mse":
+            return weights_N1 if targets.dtype != torch.bool else weights_N1.expand(targets.shape)
+        if self._name == "cross_entropy":
+            return weights_N1 * self._weights_C[targets][:, None]
+        is_positive = targets if targets.dim() == 2 else targets[:, None]
+        return weights_N1 * torch.where(is_positive.bool(), self._weights_C, 1.0)
+
     def _compute(self, logits_BC: Tensor, targets: Tensor) -> Tensor:
         """Return the loss of each target, in the targets' shape."""
         match self._name:

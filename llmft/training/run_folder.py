@@ -320,7 +320,7 @@ def _list_differences(found: Any, wanted: Any, name: str) -> list[str]:
 
 
 def make_record(
-    run: UnfinishedRun, inputs: "Inputs", trained: "TrainedModel", *, plan: BatchPlan,
+    run: UnfinishedRun, inputs: "Inputs", trained: "TrainedModel", *, plan: BatchPlan | None,
     launch: Launch, started: float, peak_memory_gib: float, model_hash: str,
 ) -> RunRecord:  # fmt: skip
     """Return the record of a finished run.
@@ -329,7 +329,7 @@ def make_record(
         run: Identity and settings of the run.
         inputs: Its rows and their token budgets.
         trained: The trained model.
-        plan: The batches.
+        plan: The batches; None if all rows are one.
         launch: How it was distributed.
         started: When its last attempt started, in seconds since the epoch.
         peak_memory_gib: What the device needed most.
@@ -339,6 +339,10 @@ def make_record(
     included = config.prompt.mode == "include"
     # A shared prompt counts once per row; padding does not count.
     num_train_tokens = round(int(inputs.train.lengths.sum()) * result.num_epochs)
+    seconds = result.train_seconds
+    if result.probe is not None:
+        num_train_tokens = result.probe.num_computed_tokens
+        seconds = result.probe.encoding_seconds
     return RunRecord(
         **{name: getattr(run, name) for name in RunIdentity.model_fields},
         name=config.name,
@@ -348,12 +352,16 @@ def make_record(
         parallelism=launch.parallelism,
         distributed_type=result.distributed_type,
         deepspeed=launch.deepspeed,
-        per_device_batch_size=plan.largest.num_rows,
-        gradient_accumulation_steps=plan.num_accumulated,
-        global_batch_size=_find_global_batch_size(launch, plan, config.train),
+        per_device_batch_size=plan.largest.num_rows if plan is not None else len(inputs.train),
+        gradient_accumulation_steps=plan.num_accumulated if plan is not None else 1,
+        global_batch_size=(
+            _find_global_batch_size(launch, plan, config.train)
+            if plan is not None
+            else len(inputs.train)
+        ),
         train_seconds=round(result.train_seconds, 2),
         num_train_tokens=num_train_tokens,
-        tokens_per_second=round(num_train_tokens / result.train_seconds, 1),
+        tokens_per_second=round(num_train_tokens / seconds, 1),
         peak_memory_gib=round(peak_memory_gib, 3),
         prompt_shared=included and inputs.unshared_reason is None,
         num_steps=result.num_steps,
@@ -368,6 +376,7 @@ def make_record(
         precision=spec.precision,
         num_parameters=spec.num_parameters,
         num_trainable=spec.num_trainable,
+        probe=result.probe,
         base_pretrained=spec.base_pretrained,
         model_hash=model_hash,
         python=platform.python_version(),

@@ -75,7 +75,11 @@ def test_head_and_labels_must_fit(
             "builtin:minlm",
             "base.model: found 'builtin:minlm', allowed: builtin:minilm, builtin:tiny-qwen2",
         ),
-        ("minilm}", "minilm, tuning: qlorra}", "base.tuning: found 'qlorra', allowed: full, lora"),
+        (
+            "minilm}",
+            "minilm, tuning: qlorra}",
+            "base.tuning: found 'qlorra', allowed: frozen, full",
+        ),
         ("{type: regression}", "{}", "variant.yaml:4: head.type: missing"),
         (
             "minilm}",

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,21 @@ def test_r1_l7_two_processes_learn_what_one_learns(alone: None, recipe: str, way
         for name in ("score_risk", "score_calm"):
             expected_N = [row[name] for row in stored]
             assert np.allclose([row[name] for row in reopened], expected_N, atol=1e-3)
+
+
+def test_two_processes_fit_the_head_that_one_fits(recipes: None) -> None:
+    frozen = ["--set", "base.tuning=frozen", "--set", "base.lora=null"]
+    done = launch(
+        "-m", "llmft.train", "qwen.yaml", *frozen, "--set", "output_dir=runs/frozen-two",
+        launcher=TORCHRUN,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert read_metadata("runs/frozen-two")["world_size"] == 2
+    shutil.rmtree("prepared/states")
+    assert main(["train", "qwen.yaml", *frozen, "--set", "output_dir=runs/frozen-one"]) == 0
+    one, two = (load_file(f"runs/frozen-{name}/model/head.safetensors") for name in ("one", "two"))
+    for key, weights in one.items():
+        assert two[key].numpy() == pytest.approx(weights.numpy(), rel=1e-3, abs=1e-4)
 
 
 def test_h2_deepspeed_computes_in_bfloat16_with_a_float32_head(alone: None) -> None:

@@ -14,10 +14,11 @@ from llmft.data.prompts import split_prompt
 from llmft.errors import UserError
 from llmft.models.bases import load_tokenizer
 from llmft.models.device import autocast
+from llmft.models.forward import prepare_for_prediction
 from llmft.models.heads import LabelSpace
 from llmft.models.loading import load_model
 from llmft.models.saved import SavedModel
-from llmft.prediction.inference import Predictor, prepare_for_prediction
+from llmft.prediction.inference import Predictor
 from tests.conftest import make_spec, make_text
 
 FIELDS = FieldsConfig()
@@ -113,24 +114,24 @@ def test_a_model_prepared_for_prediction_says_the_same(
 
 
 def test_a_batch_is_bounded_by_the_tokens_that_were_asked_for(predictor, rows, monkeypatch) -> None:
-    sizes, compute = [], predictor._model.forward
+    sizes, compute = [], predictor.forward.model.forward
 
     def record(*args, input_ids, **kwargs):
         sizes.append(input_ids.shape)
         return compute(*args, input_ids=input_ids, **kwargs)
 
-    monkeypatch.setattr(predictor._model, "forward", record)
+    monkeypatch.setattr(predictor.forward.model, "forward", record)
     whole = predictor.predict(rows).outputs
     assert [size[0] for size in sizes] == [len(rows)], "few rows are one batch"
     sizes.clear()
-    predictor.max_tokens_per_batch = 90
+    predictor.forward.max_tokens_per_batch = 90
     assert predictor.predict(rows).outputs == pytest.approx(whole, abs=1e-4)
     assert len(sizes) > 2
     assert all(size.numel() <= 90 or size[0] == 1 for size in sizes)
 
 
 def test_a_batch_that_memory_does_not_suffice_for_is_halved(predictor, rows, monkeypatch) -> None:
-    compute, refused = predictor._model.forward, []
+    compute, refused = predictor.forward.model.forward, []
 
     def fail(*args, input_ids, **kwargs):
         if len(input_ids) > 2:
@@ -139,7 +140,7 @@ def test_a_batch_that_memory_does_not_suffice_for_is_halved(predictor, rows, mon
         return compute(*args, input_ids=input_ids, **kwargs)
 
     expected = predictor.predict(rows).outputs
-    monkeypatch.setattr(predictor._model, "forward", fail)
+    monkeypatch.setattr(predictor.forward.model, "forward", fail)
     assert predictor.predict(rows).outputs == pytest.approx(expected, abs=1e-4)
     assert refused == [8, 4, 4]
     refused.clear()
@@ -150,7 +151,7 @@ def test_a_batch_that_memory_does_not_suffice_for_is_halved(predictor, rows, mon
     same = [rows[0]] * 24
     num_shared = len(predictor.encoder.shared_ids) if predictor.keeps_prompt else 0
     num_own = predictor.encoder.encode(same)[0].num_tokens - num_shared
-    predictor.max_tokens_per_batch = 8 * num_own
+    predictor.forward.max_tokens_per_batch = 8 * num_own
     assert predictor.predict(same).outputs == pytest.approx(
         np.repeat(expected[:1], 24, 0), abs=1e-4
     )
@@ -160,6 +161,6 @@ def test_a_batch_that_memory_does_not_suffice_for_is_halved(predictor, rows, mon
     def always_fail(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(predictor._model, "forward", always_fail)
+    monkeypatch.setattr(predictor.forward.model, "forward", always_fail)
     with pytest.raises(UserError, match=r"out of memory for a single row of \d+ tokens"):
         predictor.predict(rows)

@@ -123,8 +123,8 @@ def with_other_ends(change: Callable[[Tensor], Tensor]) -> Plant:
     def plant(model: Any, patch: pytest.MonkeyPatch) -> SharedPrompt:
         run = SharedPrompt._run
 
-        def run_changed(*args: Any, ends_B: Tensor) -> Any:
-            return run(*args, ends_B=change(ends_B))
+        def run_changed(*args: Any, places: Tensor) -> Any:
+            return run(*args, places=change(places))
 
         patch.setattr(SharedPrompt, "_run", run_changed)
         return SharedPrompt(model, PROMPT_IDS)

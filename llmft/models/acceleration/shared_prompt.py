@@ -35,6 +35,7 @@ from llmft.models.acceleration.private_apis import (
     read_attention,
     switch_attention,
 )
+from llmft.models.pooling import PooledModel
 
 PACKED_ATTENTION = "llmft_packed"
 EAGER_ATTENTION = "llmft_eager"
@@ -288,8 +289,8 @@ class SharedPrompt:
         self._compute_whole = self._model.forward
         self._is_unshared = False
         self._is_in_float32 = False
-        # Positions of the pooled tokens, per thread, since a server has several threads.
-        self._ends = threading.local()
+        # Places of the pooled tokens, per thread, since a server has several threads.
+        self._pooled = threading.local()
         self._norm_hook = self._model.model.norm.register_forward_pre_hook(self._select_pooled)
         # The function stays until `detach`, since checkpointing calls it in the backward pass too.
         switch_attention(self._model.config, PACKED_ATTENTION)
@@ -380,13 +381,21 @@ class SharedPrompt:
         is_text_BA = (input_ids != self._model.config.pad_token_id).int()
         last_B = (is_text_BA * torch.arange(longest, device=input_ids.device)).argmax(dim=1)
         ends_B = rows.num_prompt + lengths_B.cumsum(dim=0) - lengths_B + last_B
-        hidden_1BE = self._run(input_ids[mask_BA], rows.grid_N % longest, rows, ends_B=ends_B)
-        return SequenceClassifierOutputWithPast(logits=self._model.score(hidden_1BE[0]))
+        own_ids_N, positions_N = input_ids[mask_BA], rows.grid_N % longest
+        if isinstance(self._model, PooledModel):
+            places_N = rows.num_prompt + torch.arange(len(own_ids_N), device=input_ids.device)
+            logits_BC = self._model.pool_packed(
+                lambda: self._run(own_ids_N, positions_N, rows, places=places_N), lengths_B
+            )
+        else:
+            hidden_BE = self._run(own_ids_N, positions_N, rows, places=ends_B)
+            logits_BC = self._model.score(hidden_BE)
+        return SequenceClassifierOutputWithPast(logits=logits_BC)
 
     def _run(
-        self, own_ids_N: Tensor, own_positions_N: Tensor, rows: PackedRows, *, ends_B: Tensor
+        self, own_ids_N: Tensor, own_positions_N: Tensor, rows: PackedRows, *, places: Tensor
     ) -> Tensor:
-        """Return the final hidden states at positions `ends_B` of the packed row, [1, B, E]."""
+        """Return the final hidden states at some places of the packed row, [places, E]."""
         num_shared, device = len(self._shared_ids), own_ids_N.device
         prompt_P = torch.tensor(
             self._shared_ids[: rows.num_prompt], dtype=torch.long, device=device
@@ -394,19 +403,19 @@ class SharedPrompt:
         positions_T = torch.cat(
             [torch.arange(rows.num_prompt, device=device), num_shared + own_positions_N]
         )
-        self._ends.places_B = ends_B
+        self._pooled.places = places
         output = self._model.model(
             input_ids=torch.cat([prompt_P, own_ids_N])[None],
             position_ids=positions_T[None],
             use_cache=False,
             packed_rows=rows,
         )
-        hidden: Tensor = output.last_hidden_state
-        return hidden
+        hidden_1NE: Tensor = output.last_hidden_state
+        return hidden_1NE[0]
 
     def _select_pooled(self, _: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor] | None:
         """Pass only the pooled tokens to the final norm."""
-        return None if self._is_unshared else (inputs[0][:, self._ends.places_B],)
+        return None if self._is_unshared else (inputs[0][:, self._pooled.places],)
 
     def _get_cache(self, device: torch.device) -> list[tuple[Tensor, Tensor]]:
         """Return keys and values of the prompt, computed again if weights or precision changed."""
@@ -420,7 +429,7 @@ class SharedPrompt:
             rows = PackedRows(
                 len(self._shared_ids), none, num_rows=0, longest=0, cache=cache.keys_and_values
             )
-            self._run(none, none, rows, ends_B=none)
+            self._run(none, none, rows, places=none)
             self._cache = cache
         return cache.keys_and_values
 

@@ -35,6 +35,7 @@ _ATTENTION = {False: "llmft_traced_cpu", True: "llmft_traced_gpu"}
 """Names of the attention functions, for which no mask is registered: transformers makes none."""
 Layout = Literal["one device", "DDP", "ZeRO-2", "ZeRO-3", "ZeRO-3 with offload", "FSDP2"]
 """How a training is distributed over devices."""
+_COPIES_OF_LOGITS = 4  # in a step of L-BFGS
 ESTIMATE_ERROR = 0.10
 """Largest relative error against measured peaks: small models, on a CPU, in one process."""
 GPU_LIBRARIES_GIB = 1.0
@@ -336,6 +337,33 @@ def measure_footprint(
     )
 
 
+class FrozenMemory(NamedTuple):
+    """Memory of a frozen base and its head, in GiB."""
+
+    weights_gib: float
+    vectors_gib: float
+    """One vector of each row of train and val."""
+    logits_gib: float
+    """What fitting the head needs in addition."""
+
+
+def estimate_frozen(
+    model_config: Any, base: BaseConfig, *, labels: LabelSpace, num_rows: int
+) -> FrozenMemory:
+    """Estimate the memory of a frozen base and its head, the batches aside.
+
+    Args:
+        model_config: Configuration of the base; changed in place.
+        base: The base.
+        labels: The outputs of the head.
+        num_rows: Rows of train and val.
+    """
+    num_weights = _count(_build_without_weights(model_config, base, labels=labels))
+    vectors = 4 * num_rows * model_config.hidden_size
+    logits = 4 * num_rows * len(labels.logit_names) * _COPIES_OF_LOGITS
+    return FrozenMemory(4 * num_weights / _GIB, vectors / _GIB, logits / _GIB)
+
+
 def list_layouts(base: BaseConfig) -> list[Layout]:
     """Return the layouts that a base supports: 4-bit weights cannot be sharded (R2)."""
     layouts: list[Layout] = list(get_args(Layout))
@@ -390,7 +418,7 @@ def _build_without_weights(model_config: Any, base: BaseConfig, *, labels: Label
         model_config.pad_token_id = 0
     with torch.device("meta"):
         model = AutoModelForSequenceClassification.from_config(model_config)
-    if base.tuning != "full":
+    if base.tuning in ("lora", "qlora"):
         new = [
             name
             for name, child in model.named_children()
