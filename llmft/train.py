@@ -68,8 +68,9 @@ def train(
 
     Raises:
         UserError: If anything is wrong that the user can fix.
-        StoppedError: On SIGTERM, with everything saved.
-        KeyboardInterrupt: On Ctrl-C; the same call resumes from the last checkpoint.
+        StoppedError: On SIGTERM, with everything saved; not for a frozen base.
+        KeyboardInterrupt: On Ctrl-C; the same call resumes from the last checkpoint, or of a frozen
+            base with the states that were written, which is done once a minute.
     """
     resolved, resume = load_recipe(recipe, overrides=overrides), os.fspath(resume)
     if resume not in ("auto", "never") and not Path(resume).is_dir():
