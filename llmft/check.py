@@ -225,10 +225,26 @@ def _check_inputs(
     )  # fmt: skip
     if config.prompt.mode == "include":
         logger.info("prompt: %s", inputs.describe_sharing())
+    _report_probe(recipe, inputs, epochs=num_steps / len(plan))
     memory_gib = _report_memory(recipe, inputs, plan, gpu_gib=gpu_gib)
     return CheckResult(
         name=config.name, num_steps=num_steps, memory_gib=memory_gib, budgets=inputs.budgets
     )
+
+
+def _report_probe(recipe: ResolvedRecipe, inputs: "Inputs", *, epochs: float) -> None:
+    """Log what the baseline `probe` costs in `evaluate` and `compare`."""
+    from llmft.evaluation.probe_baseline import estimate_probe_cost, is_probe_cheap
+
+    num_rows = {split: len(rows) for split, rows in inputs.rows.items()}
+    cost = estimate_probe_cost(recipe.config, num_rows=num_rows, epochs=epochs)
+    is_cheap = is_probe_cheap(recipe.config, num_rows=num_rows, epochs=epochs)
+    logger.info(
+        "baseline probe: one pass of the frozen base over %d rows, about %.0f%% of the training's "
+        "computation%s",
+        sum(num_rows.values()), 100 * cost,
+        "" if is_cheap else "; only with baselines: {probe: true} in the suite",
+    )  # fmt: skip
 
 
 def _report_frozen(recipe: ResolvedRecipe, inputs: "Inputs") -> float:

@@ -65,15 +65,23 @@ def _compare(suite: ResolvedSuite, *, train_first: bool) -> ComparisonResult:
     )
     from llmft.reports.comparison import write_comparison_report
     from llmft.reports.terminal import describe_comparison
+    from llmft.train import train_baseline
 
     plan = plan_runs(suite)
     if train_first:
         _train_variants(suite, plan)
     comparison = open_comparison(suite, plan)
-    result = compare_variants(comparison)
+    folder, probe = Path(suite.config.output_dir), None
+    if suite.config.reference in comparison.valid:
+        reference, wanted = comparison.variants[suite.config.reference][0], suite.config.wants_probe
+        if reference.record.is_deterministic:  # it is a probe itself
+            probe = None if wanted is False else reference.path
+        else:
+            of_probe = folder / "baselines" / "probe"
+            probe = train_baseline(reference.path, wanted=wanted, folder=of_probe)
+    result = compare_variants(comparison, probe=probe)
     if result.verdict != "INVALID":
         result = complete_result(comparison, result)
-    folder = Path(suite.config.output_dir)
     write_result(folder / "comparison.json", result)
     record_test_reads(comparison, report=folder / "comparison.json")
     report = write_comparison_report(result, folder=folder)

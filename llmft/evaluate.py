@@ -84,9 +84,15 @@ def evaluate(
     with isolated():
         from llmft.evaluation.post_hoc_fitting import change_fit
         from llmft.evaluation.single_run import evaluate_run
+        from llmft.train import train_baseline
 
         change_fit(folder, fit, min_recall=min_recall, split=split)
-        result = evaluate_run(folder, split=split, source=data, suite=resolved)
+        wanted: bool | Literal["auto"] = "auto" if resolved is None else resolved.config.wants_probe
+        of_probe = folder / "evaluation" / "baselines" / "probe"
+        result = evaluate_run(
+            folder, split=split, source=data, suite=resolved,
+            fit_probe=lambda: train_baseline(folder, wanted=wanted, folder=of_probe),
+        )  # fmt: skip
         return ask_main(lambda: _write(folder, result))
 
 

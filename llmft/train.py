@@ -11,7 +11,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from llmft.config.loading import Overrides, dump_yaml, parse_overrides
 from llmft.config.recipe import Recipe, ResolvedRecipe, load_recipe
@@ -19,7 +19,7 @@ from llmft.config.task import ScoresConfig
 from llmft.console import run_verb
 from llmft.errors import UserError
 from llmft.files import StrPath, write_text
-from llmft.processes import ask_main, is_main, main_first
+from llmft.processes import ask_main, get_world_size, is_main, main_first
 from llmft.results.run import Run
 
 if TYPE_CHECKING:
@@ -68,9 +68,9 @@ def train(
 
     Raises:
         UserError: If anything is wrong that the user can fix.
-        StoppedError: On SIGTERM, with everything saved; not for a frozen base.
+        StoppedError: On SIGTERM, with everything saved.
         KeyboardInterrupt: On Ctrl-C; the same call resumes from the last checkpoint, or of a frozen
-            base with the states that were written, which is done once a minute.
+            base with the states that were computed.
     """
     resolved, resume = load_recipe(recipe, overrides=overrides), os.fspath(resume)
     if resume not in ("auto", "never") and not Path(resume).is_dir():
@@ -83,6 +83,45 @@ def train(
     with isolated():
         folder = _train(resolved, resume=resume)
         return ask_main(lambda: open_run(folder))
+
+
+def train_baseline(run: Path, *, wanted: bool | Literal["auto"], folder: Path) -> Path | None:
+    """Fit the baseline `probe` of a finished run, unless that is done; return its folder.
+
+    Args:
+        run: Folder of the run that it is compared with.
+        wanted: Whether to fit it; auto: where it is cheap and the base is there.
+        folder: Where its run is to be.
+
+    Returns:
+        None if it is left out.
+
+    Raises:
+        UserError: If it is wanted and cannot be fitted.
+    """
+    import torch
+
+    from llmft.evaluation.probe_baseline import plan_probe
+    from llmft.models.saved import read_spec
+    from llmft.training.run_folder import open_run
+
+    with main_first():
+        recipe = plan_probe(open_run(run), read_spec(run / "model"), wanted=wanted, folder=folder)
+    if recipe is None:
+        return None
+    logger.info("baseline probe: %s, frozen, in %s", recipe.base.model, folder)
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        _train(load_recipe(recipe), resume="auto")
+    except (UserError, torch.OutOfMemoryError) as error:
+        if wanted is True or get_world_size() > 1:  # other processes wait for this one
+            raise
+        logger.warning("the baseline probe is left out: %s", error)
+        return None
+    finally:
+        logger.setLevel(level)
+    return folder
 
 
 def _train(recipe: ResolvedRecipe, *, resume: str) -> Path:
@@ -154,9 +193,16 @@ def _train_in_batches(
     from llmft.models.memory.peak import reset_peak_memory
     from llmft.training.checkpoints import find_last_checkpoint
     from llmft.training.inputs import plan_batches
+    from llmft.training.probe import fit_initial_head
+    from llmft.training.run_folder import record_initial_head
     from llmft.training.train_model import train_model
 
-    folder = Path(recipe.config.output_dir)
+    folder, initial_head = Path(recipe.config.output_dir), None
+    checkpoint = ask_main(lambda: find_last_checkpoint(folder / "checkpoints"))
+    if recipe.config.head.init == "probe" and checkpoint is None:
+        fitted = fit_initial_head(recipe, inputs)
+        run = ask_main(lambda: record_initial_head(folder, run, fitted.fit))
+        initial_head = fitted.weights
     while True:
         plan = plan_batches(
             recipe, inputs,
@@ -166,7 +212,10 @@ def _train_in_batches(
         if checkpoint is not None:
             logger.info("%s: resuming from %s", folder, checkpoint.name)
         with suppress(torch.OutOfMemoryError):  # the exception would keep tensors alive
-            trained = train_model(recipe, inputs, plan=plan, launch=launch, resume_from=checkpoint)
+            trained = train_model(
+                recipe, inputs,
+                plan=plan, launch=launch, initial_head=initial_head, resume_from=checkpoint,
+            )  # fmt: skip
             return run, trained, plan
         run = _halve_micro_batches(run, plan.largest, launch)
         reset_peak_memory()
@@ -234,10 +283,10 @@ def _save_model(trained: "TrainedModel", inputs: "Inputs", config: Recipe) -> st
     save_model(model, tokenizer=tokenizer, spec=spec, folder=folder / "model")
     few = [inputs.val[i].encoded for i in range(min(4, len(inputs.val)))]
     batch = pad_inputs(few, pad_token_id=tokenizer.pad_token_id)
-    check_saved_outputs(model, folder / "model", batch=batch, precision=spec.precision)
+    saved = check_saved_outputs(model, folder / "model", batch=batch, precision=spec.precision)
     model_hash = hash_model(folder / "model")
     stored = predict_and_store(
-        Predictor.open(folder),
+        Predictor(saved),
         inputs.rows["val"],
         path=folder / "predictions" / "val.parquet",
         source=name_source(model_hash, inputs.data.fingerprint, limit_rows=config.train.limit_rows),

@@ -82,6 +82,10 @@ class HeadConfig(ConfigSection):
 
     type: Head
     """One number per dimension, one of two classes, one class, or any number of labels."""
+    init: Literal["auto", "random", "probe"] = "auto"
+    """Initial weights of the output layer. probe: those of a linear head that is first fitted to
+    the states of the untrained base (Kumar et al. 2022, arXiv:2202.10054); random: small random
+    numbers; auto: random."""
     loss: LossConfig = LossConfig()
     """The loss function and its weights."""
 
@@ -103,6 +107,13 @@ class HeadConfig(ConfigSection):
     def loss_name(self) -> str:
         """The loss of the recipe, or the default of the head."""
         return self.loss.name or LOSSES[self.type][0]
+
+    @property
+    def convex(self) -> "HeadConfig":
+        """The head with the loss that a linear head on fixed states is fitted with."""
+        names = ("class_weights", "positive_weights", "row_weights")
+        kept = {name: getattr(self.loss, name) for name in names}
+        return HeadConfig(type=self.type, loss=LossConfig(**kept))
 
 
 def list_heads(labels: LabelsConfig) -> list[Head]:

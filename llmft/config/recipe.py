@@ -57,11 +57,11 @@ class BaseConfig(ConfigSection):
     lora: LoraConfig | None = None
     """Adapter settings, for `tuning: lora` and `qlora`."""
     pooling: Literal["auto", "cls", "mean", "last"] = "auto"
-    """How the states of the tokens become one vector, for `tuning: frozen`: that of the first
-    token, of the last, or the mean over all tokens after the shared prompt. auto: as a
-    sentence-transformers folder says, else mean or the first token (of decoders the last),
-    whichever is better on validation. The last layer's vector is scaled to length 1 if such a
-    folder says so."""
+    """How the states of the tokens become the vector that the head reads: that of the first token,
+    of the last, or the mean over all tokens after the shared prompt. auto: as the base's class in
+    transformers does, or with `tuning: frozen` as a sentence-transformers folder says, else mean or
+    the first token (of decoders the last), whichever is better on validation. With `tuning:
+    frozen` the last layer's vector is scaled to length 1 if such a folder says so."""
     layer: Literal["auto", "last"] = "auto"
     """Layer whose states the head reads, for `tuning: frozen`. auto: the last, or the one at three
     quarters or half of the depth, whichever is best on validation; layers above it are not
@@ -78,9 +78,8 @@ class BaseConfig(ConfigSection):
     def _check_lora(self) -> Self:
         if self.tuning in ("frozen", "full") and self.lora is not None:
             raise ValueError(f"lora settings have no effect with tuning: {self.tuning}")
-        for key in ("pooling", "layer"):
-            if self.tuning != "frozen" and getattr(self, key) != "auto":
-                refuse_values([((key,), f"has no effect with tuning: {self.tuning}")])
+        if self.tuning != "frozen" and self.layer != "auto":
+            refuse_values([(("layer",), f"has no effect with tuning: {self.tuning}")])
         return self
 
 
@@ -230,32 +229,31 @@ class Recipe(ConfigFile):
     def _check_frozen(self) -> Self:
         if self.base.tuning != "frozen":
             return self
-        loss, convex = self.head.loss, ("mse", "cross_entropy", "bce")
-        faults: list[tuple[tuple[str, ...], str]] = []
-        if self.head.loss_name not in convex:
-            faults.append(
-                (
-                    ("head", "loss", "name"),
-                    f"found {self.head.loss_name}, but the head "
-                    f"of a frozen base is fitted with {', '.join(convex)}",
-                )
-            )
-        if loss.label_smoothing:
-            faults.append(
-                (("head", "loss", "label_smoothing"), "has no effect with tuning: frozen")
-            )
-        if loss.dimension_weights is not None:
-            faults.append(
-                (
-                    ("head", "loss", "dimension_weights"),
-                    "has no effect with tuning: frozen, since each dimension has a head of its own",
-                )
-            )
-        if self.init_from is not None:
-            faults.append((("init_from",), "has no effect with tuning: frozen"))
-        if self.launch.deepspeed is not None:
-            faults.append((("launch", "deepspeed"), "has no effect with tuning: frozen"))
-        refuse_values(faults)
+        given: dict[tuple[str, ...], object] = {
+            ("head", "init"): self.head.init != "auto",
+            ("head", "loss", "name"): self.head.loss_name != self.head.convex.loss_name,
+            ("head", "loss", "label_smoothing"): self.head.loss.label_smoothing,
+            ("head", "loss", "dimension_weights"): self.head.loss.dimension_weights is not None,
+            ("init_from",): self.init_from is not None,
+            ("launch", "deepspeed"): self.launch.deepspeed is not None,
+        }
+        why: dict[tuple[str, ...], str] = {
+            ("head", "loss", "name"): f"found {self.head.loss_name}, but the head of a frozen base "
+            f"is fitted with {self.head.convex.loss_name}",
+            ("head", "loss", "dimension_weights"): "has no effect with tuning: frozen, since each "
+            "dimension has a head of its own",
+        }
+        refuse_values(
+            (key, why.get(key, "has no effect with tuning: frozen"))
+            for key, is_given in given.items()
+            if is_given
+        )
+        return self
+
+    @model_validator(mode="after")
+    def _check_initial_head(self) -> Self:
+        if self.init_from is not None and self.head.init != "auto":
+            refuse_values([(("head", "init"), "has no effect with init_from, which has a head")])
         return self
 
 

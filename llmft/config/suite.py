@@ -82,6 +82,7 @@ HIGHER_IS_BETTER = {
     "convergence": False,
     "p95_ms": False,
     "edge_cases": True,
+    "beats_probe": True,
     **{name: metric.higher_is_better for name, metric in METRICS.items()},
 }
 """Gate -> its direction: those named here, and one for each metric.
@@ -91,7 +92,7 @@ or label. The gaps are how much worse the leading metric is on test than on vali
 validation than on train. `convergence` is the fraction by which the last epoch still improved the
 validation metric. `p95_ms` is the 95th percentile of the latency of single articles, in
 milliseconds. `edge_cases` is the fraction of edge cases passed; one that must pass and does not
-fails the gate by itself.
+fails the gate by itself. `beats_probe` is the gain in the leading metric over the baseline `probe`.
 """
 _LABEL_TYPES = {
     "dimensions": ("scores",),
@@ -254,6 +255,14 @@ class NoiseConfig(ConfigSection):
     """Labels of another oracle."""
 
 
+class BaselinesConfig(ConfigSection):
+    """Baselines next to the best constant and TF-IDF, which are always there."""
+
+    probe: bool | Literal["auto"] = "auto"
+    """A linear head on the frozen base of the run, or of the reference. auto: where one pass over
+    the rows costs less than a fifth of the training, or a gate needs it."""
+
+
 class LatencyConfig(ConfigSection):
     """How predictions are timed."""
 
@@ -310,7 +319,7 @@ class VariantConfig(ConfigSection):
 
 
 def _check_variant(name: str) -> str:
-    if check_name(name) in ("constant", "tfidf"):
+    if check_name(name) in ("constant", "tfidf", "probe"):
         raise ValueError(f"{name!r} is the name of a baseline; choose another")
     return name
 
@@ -348,6 +357,8 @@ class Suite(ConfigFile):
     """k of the precision and recall among the k rows with the highest predictions."""
     noise: NoiseConfig = NoiseConfig()
     """Second labels of test rows, for the error that no model can be expected to go below."""
+    baselines: BaselinesConfig = BaselinesConfig()
+    """Baselines next to the best constant and TF-IDF, which are always there."""
     edge_cases: Annotated[str | None, TAKES_PATHS] = None
     """JSONL file of cases with expected ranges or labels."""
     latency: LatencyConfig = LatencyConfig()
@@ -408,6 +419,19 @@ class Suite(ConfigFile):
             if variant not in variants
         )
         return self
+
+    @model_validator(mode="after")
+    def _check_probe(self) -> Self:
+        if self.gates.get("beats_probe") is not None and self.baselines.probe is False:
+            refuse_values(
+                [(("gates", "beats_probe"), "needs the baseline: baselines.probe is false")]
+            )
+        return self
+
+    @property
+    def wants_probe(self) -> bool | Literal["auto"]:
+        """Whether the baseline `probe` is wanted, by itself or for a gate."""
+        return self.gates.get("beats_probe") is not None or self.baselines.probe
 
 
 class ResolvedSuite(NamedTuple):

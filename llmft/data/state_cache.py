@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from array import array
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -25,18 +25,16 @@ _ENDING = ".safetensors"
 
 
 class StateCache:
-    """Vectors [N, W] of rows, in files that are written once: a killed pass loses the last one."""
+    """Vectors [N, E] of rows, in files that are written once: a killed pass loses the last one."""
 
-    def __init__(self, folder: Path, *, width: int) -> None:
+    def __init__(self, folder: Path) -> None:
         """Read which rows are there; files that are broken are removed.
 
         Args:
             folder: Where the files are; its name has to be unique for all that the vectors depend
                 on, except the row's own tokens.
-            width: Numbers of a vector, W.
         """
         self._folder = folder
-        self._width = width
         self._places: dict[bytes, tuple[Path, int]] = {}
         self.read()
 
@@ -57,17 +55,12 @@ class StateCache:
                 continue
             self._places |= {key.tobytes(): (path, i) for i, key in enumerate(keys_NK)}
 
-    def find_missing(self, rows: Sequence[EncodedRow]) -> list[int]:
-        """Return the positions of the rows that are not there, each distinct input once."""
-        first: dict[bytes, int] = {}
-        for position, row in enumerate(rows):
-            key = _make_key(row)
-            if key not in self._places:
-                first.setdefault(key, position)
-        return list(first.values())
+    def has(self, key: bytes) -> bool:
+        """Return whether the row with a key is there."""
+        return key in self._places
 
-    def write(self, rows: Sequence[EncodedRow], vectors_NW: NDArray[np.float32]) -> None:
-        """Write the vectors of rows, shape [N, W].
+    def write(self, rows: Sequence[EncodedRow], vectors_NE: NDArray[np.float32]) -> None:
+        """Write the vectors of rows, shape [N, E].
 
         Raises:
             UserError: If the disk is full or the folder cannot be written.
@@ -75,7 +68,7 @@ class StateCache:
         keys = [_make_key(row) for row in rows]
         tensors: dict[str, NDArray[Any]] = {
             "keys": np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(len(keys), -1),
-            "vectors": vectors_NW,
+            "vectors": np.ascontiguousarray(vectors_NE),
         }
         data = save(tensors)
         path = self._folder / f"{hashlib.sha256(data).hexdigest()[:16]}{_ENDING}"
@@ -83,19 +76,32 @@ class StateCache:
             file.write(data)
         self._places |= {key: (path, i) for i, key in enumerate(keys)}
 
-    def gather(self, rows: Sequence[EncodedRow], columns: slice) -> NDArray[np.float32]:
-        """Return some columns of the vectors of rows that are there, shape [N, columns]."""
-        start, stop, _ = columns.indices(self._width)
-        found_NW = np.empty((len(rows), stop - start), dtype=np.float32)
+    def gather(self, rows: Sequence[EncodedRow]) -> NDArray[np.float32]:
+        """Return the vectors of rows that are there, shape [N, E]."""
         by_path: dict[Path, list[tuple[int, int]]] = {}
         for position, row in enumerate(rows):
             path, place = self._places[_make_key(row)]
             by_path.setdefault(path, []).append((position, place))
+        found_NE: NDArray[np.float32] | None = None
         for path, pairs in by_path.items():
             positions, places = map(list, zip(*pairs, strict=True))
             with safe_open(path, framework="np") as file:
-                found_NW[positions] = file.get_slice("vectors")[:, start:stop][places]
-        return found_NW
+                vectors_ME = file.get_tensor("vectors")
+            if found_NE is None:
+                found_NE = np.empty((len(rows), vectors_ME.shape[1]), dtype=np.float32)
+            found_NE[positions] = vectors_ME[places]
+        assert found_NE is not None
+        return found_NE
+
+
+def find_missing(caches: Collection[StateCache], rows: Sequence[EncodedRow]) -> list[int]:
+    """Return the positions of the rows that one of the caches lacks, each distinct input once."""
+    first: dict[bytes, int] = {}
+    for position, row in enumerate(rows):
+        key = _make_key(row)
+        if not all(cache.has(key) for cache in caches):
+            first.setdefault(key, position)
+    return list(first.values())
 
 
 def _make_key(row: EncodedRow) -> bytes:

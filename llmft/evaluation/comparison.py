@@ -21,6 +21,7 @@ from llmft.evaluation.gates import Outcome, measure_train_and_val, predict_train
 from llmft.evaluation.latency import measure_latencies
 from llmft.evaluation.noise import SecondLabels, measure_noise, read_second_labels
 from llmft.evaluation.post_hoc_fitting import check_fit
+from llmft.evaluation.probe_baseline import measure_probe, predict_probe
 from llmft.evaluation.rare_events import measure_rare
 from llmft.evaluation.rows import (
     LabelledRows,
@@ -226,16 +227,33 @@ def open_comparison(suite: ResolvedSuite, plan: RunsByVariant) -> Comparison:
     )
 
 
-def compare_variants(comparison: Comparison) -> ComparisonResult:
+def compare_variants(comparison: Comparison, *, probe: Path | None = None) -> ComparisonResult:
     """Measure the valid variants, compare them with the reference, and reach the verdict.
 
     Unless the verdict is INVALID, `complete_result` then adds all else, and the decision.
+
+    Args:
+        comparison: The variants and rows.
+        probe: The finished run of the baseline `probe`; None to leave it out.
     """
     config, data, rows = comparison.suite.config, comparison.data, comparison.rows
     valid = comparison.valid
     baselines = measure_baselines(
         data.read_split("train"), rows.rows, names=rows.names, task=data.task
     )
+    against_probe = None
+    if probe is not None:
+        raw = {
+            name: [run.raw_outputs for run in comparison.variants[name]]
+            for name in valid
+            if not comparison.variants[name][0].record.is_deterministic
+        }
+        outputs_NC = predict_probe(
+            probe, data.read_split("test"), chosen=rows.rows, name="test", data=data.fingerprint
+        )
+        against_probe, baselines["probe"] = measure_probe(
+            probe, outputs_NC, rows, variants=raw, metric=config.metric
+        )
     variants = {
         variant: measure_variant(runs, rows, valid=variant in valid)
         for variant, runs in comparison.variants.items()
@@ -255,7 +273,11 @@ def compare_variants(comparison: Comparison) -> ComparisonResult:
         *check_baselines(
             config.metric,
             {variant: variants[variant].metrics.get(config.metric) for variant in valid},
-            {name: found.metrics.get(config.metric) for name, found in baselines.items()},
+            {
+                name: found.metrics.get(config.metric)
+                for name, found in baselines.items()
+                if name != "probe"  # the report says how the variants compare with it
+            },
         ),
         *(f for name in valid for f in check_fit(name, variants[name], config.metric)),
     ]
@@ -297,6 +319,7 @@ def compare_variants(comparison: Comparison) -> ComparisonResult:
         audit=audit,
         variants=variants,
         baselines=baselines,
+        probe=against_probe,
         rows=described,
         worst_rows=pick_worst(described),
     )
@@ -319,6 +342,7 @@ def complete_result(comparison: Comparison, result: ComparisonResult) -> Compari
         config.metric,
         result.audit,
         constant=result.baselines["constant"].metrics.get(config.metric),
+        probe=result.probe,
     )
     decided = {
         name: decide_variant(
@@ -397,7 +421,7 @@ def _list_provisional(comparison: Comparison, verdict: Verdict) -> list[str]:
 
 def _is_provisional(runs: Sequence[Run]) -> bool:
     """Return whether other seeds may give other results than those of these runs."""
-    return runs[0].record.probe is None and is_provisional(len(runs))
+    return not runs[0].record.is_deterministic and is_provisional(len(runs))
 
 
 def record_test_reads(comparison: Comparison, *, report: Path) -> None:

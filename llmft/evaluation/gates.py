@@ -33,6 +33,7 @@ from llmft.results.evaluation import (
     Interval,
     Latency,
     MetricValue,
+    ProbeGain,
 )
 from llmft.results.run import LearningCurve, RunRecord
 from llmft.statistics.intervals import MIN_ROWS, bound_proportion, estimate_interval
@@ -59,6 +60,8 @@ class GateFacts(NamedTuple):
     """Learning curve of each run."""
     latency: Latency | None = None
     edge_cases: EdgeCases | None = None
+    probe_gain: ProbeGain | None = None
+    """Its gain over the baseline `probe`."""
 
 
 def estimate_parts(
@@ -462,6 +465,22 @@ def _apply_edge_cases(name: str, gate: GateConfig, facts: GateFacts) -> GateResu
     return result.replace(result="FAIL", reason=reason)
 
 
+def _apply_probe(name: str, gate: GateConfig, facts: GateFacts) -> GateResult | None:
+    found = facts.probe_gain
+    if found is None:
+        what = "there is no probe to compare with"
+        return _make_result(name, gate, what=what, value=None, bound=None)
+    direction = "better" if found.gain >= 0 else "worse"
+    doubt = None
+    if gate.deploy >= 0 and found.finding != "better":
+        doubt = "not told apart from the probe" if found.finding != "worse" else None
+    return _make_result(
+        name, gate,
+        what=f"{facts.metric} is {_show(abs(found.gain))} {direction} than the probe's",
+        value=found.gain, bound=found.interval.low, interval=found.interval, doubt=doubt,
+    )  # fmt: skip
+
+
 _Apply = Callable[[str, GateConfig, GateFacts], GateResult | None]
 _SPECIAL: dict[str, _Apply] = {
     "dimensions": _apply_dimensions,
@@ -472,6 +491,7 @@ _SPECIAL: dict[str, _Apply] = {
     "convergence": _apply_convergence,
     "p95_ms": _apply_latency,
     "edge_cases": _apply_edge_cases,
+    "beats_probe": _apply_probe,
 }
 
 

@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -31,6 +31,7 @@ from llmft.evaluation.edge_cases import EdgeCase, read_suite_cases, run_cases
 from llmft.evaluation.gates import measure_train_and_val, predict_train_and_val
 from llmft.evaluation.latency import measure_latencies
 from llmft.evaluation.post_hoc_fitting import check_fit, choose_fit, name_fit, open_trained_data
+from llmft.evaluation.probe_baseline import measure_probe, predict_probe
 from llmft.evaluation.rows import describe_rows, measure_baselines, open_rows, pick_worst
 from llmft.evaluation.variants import (
     Criteria,
@@ -138,10 +139,18 @@ def evaluate_run(
     split: Split = "test",
     source: "PathOrFrame | None" = None,
     suite: ResolvedSuite | None = None,
+    fit_probe: Callable[[], Path | None] = lambda: None,
 ) -> EvaluationResult | None:
     """Predict, audit and measure a run, and decide whether to deploy it.
 
     Prediction is distributed over all processes of a launch; the main one does the rest.
+
+    Args:
+        folder: Its folder.
+        split: The split to measure it on.
+        source: Labelled rows to use instead of the split.
+        suite: Gates, edge cases and waivers.
+        fit_probe: Fits the baseline `probe` and returns its run; all processes call it.
 
     Returns:
         The result; None in the other processes.
@@ -154,6 +163,7 @@ def evaluate_run(
         record = run.record
         subject = open_evaluation_rows(record, split=split, source=source)
         settings = _open_settings(suite, subject, folder)
+    probe = fit_probe()
     open_predictor = functools.cache(lambda: Predictor.open(folder))
     across = get_world_size() > 1
     predictions = load_or_predict(
@@ -183,6 +193,7 @@ def evaluate_run(
     return _measure(
         run, subject, settings,
         edge_cases=edge_cases, latency=latency, train_val_predictions=train_val_predictions,
+        probe=probe,
     )  # fmt: skip
 
 
@@ -251,6 +262,7 @@ def _measure(
     edge_cases: EdgeCases | None,
     latency: Latency | None,
     train_val_predictions: Mapping[Split, StoredPredictions],
+    probe: Path | None,
 ) -> EvaluationResult:
     """Audit the run, measure it, and apply the gates."""
     record, data = run.record, subject.data
@@ -267,6 +279,14 @@ def _measure(
     baselines = measure_baselines(subject.train_rows, rows.rows, names=rows.names, task=data.task)
     values = {key: found.metrics.get(metric) for key, found in baselines.items()}
     audit += check_baselines(metric, {name: variant.metrics.get(metric)}, values)
+    against_probe = None
+    if probe is not None:
+        outputs_NC = predict_probe(
+            probe, subject.rows, chosen=rows.rows, name=subject.name, data=subject.fingerprint
+        )
+        against_probe, baselines["probe"] = measure_probe(
+            probe, outputs_NC, rows, variants={name: [run.raw_outputs]}, metric=metric
+        )
     audit += check_fit(name, variant, metric)
     splits: Mapping[Split, MetricValue] = {}
     if train_val_predictions:
@@ -277,7 +297,7 @@ def _measure(
         variant,
         [run],
         rows,
-        criteria=Criteria(settings.gates, metric, audit, values["constant"]),
+        criteria=Criteria(settings.gates, metric, audit, values["constant"], against_probe),
         splits=splits,
         provisional=False,  # what is deployed is this run, not another seed of its recipe
     )
@@ -297,6 +317,7 @@ def _measure(
         num_rejected=subject.num_rejected,
         audit=audit,
         baselines=baselines,
+        probe=against_probe,
         rows=described,
         worst_rows=pick_worst(described),
     )

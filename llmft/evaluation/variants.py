@@ -46,7 +46,13 @@ from llmft.prediction.stored import (
     load_or_predict,
     name_source,
 )
-from llmft.results.evaluation import Finding, MetricValue, RunResult, VariantResult
+from llmft.results.evaluation import (
+    Finding,
+    MetricValue,
+    ProbeBaseline,
+    RunResult,
+    VariantResult,
+)
 from llmft.results.files import read_result, write_result
 from llmft.results.run import LearningCurve, PostHocFit, Read, ReadLog, RunRecord
 from llmft.statistics.intervals import estimate_part_intervals
@@ -295,6 +301,7 @@ class Criteria(NamedTuple):
     """Findings of the audit, for any variant."""
     constant: float | None
     """The metric of the constant baseline (D9)."""
+    probe: ProbeBaseline | None = None
 
 
 def decide_variant(
@@ -337,11 +344,15 @@ def decide_variant(
             groups=groups,
         ),
         splits=on_splits,
-        histories=[run.curve for run in variant.runs if run.record.probe is None],
+        histories=[run.curve for run in variant.runs if not run.record.is_deterministic],
         latency=variant.latency,
         edge_cases=variant.edge_cases,
+        probe_gain=criteria.probe.gains.get(name) if criteria.probe is not None else None,
     )
-    gates = apply_gates(criteria.gates, facts)
+    wanted = dict(criteria.gates)
+    if variant.record.is_deterministic:
+        wanted.pop("beats_probe", None)  # it is a probe itself
+    gates = apply_gates(wanted, facts)
     outcome = decide(
         gates,
         findings=[f for f in criteria.findings if not f.variants or name in f.variants],

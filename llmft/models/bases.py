@@ -190,6 +190,8 @@ def pin_base(config: BaseConfig) -> BaseConfig:
         has_weights = any(has_file(name, n, revision=config.revision) for n in _WEIGHTS)
     except OSError as error:
         raise explain_missing(config, error) from error
+    if path is None:
+        raise explain_missing(config, FileNotFoundError(f"{name} has no config.json"))
     if not has_weights:
         raise UserError(
             f"base.model: {config.model} (revision {config.revision}) has no {_WEIGHTS[0]}, and "
@@ -255,7 +257,7 @@ def _read_json(config: BaseConfig, name: str) -> dict[str, Any]:
 
     with contextlib.suppress(OSError, ValueError):
         path = cached_file(locate_base(config), name, revision=config.revision)
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = json.loads(Path(path).read_text(encoding="utf-8")) if path is not None else {}
         if isinstance(found, dict):
             return found
     return {}

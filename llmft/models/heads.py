@@ -122,6 +122,15 @@ def find_output_layer(model: nn.Module) -> nn.Linear:
     return layers[-1]
 
 
+def remove_output_layer(model: nn.Module) -> None:
+    """Make a model return what its output layer reads, [B, E], in place."""
+    layer = find_output_layer(model)
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if child is layer:
+                setattr(module, name, nn.Identity())
+
+
 def compute_head_in_float32(model: nn.Module) -> None:
     """Keep the head out of autocast, in place (H2).
 
@@ -136,6 +145,15 @@ def compute_head_in_float32(model: nn.Module) -> None:
             return compute(features.float(), *args, **kwargs)
 
     head.forward = forward
+
+
+@torch.no_grad()
+def set_output_layer(model: nn.Module, weight_CE: Tensor, bias_C: Tensor) -> None:
+    """Give the output layer weights; without a bias of its own, it gets none."""
+    layer = find_output_layer(model)
+    layer.weight.copy_(weight_CE)
+    if layer.bias is not None:
+        layer.bias.copy_(bias_C)
 
 
 @torch.no_grad()

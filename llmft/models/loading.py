@@ -11,6 +11,7 @@ from llmft.data.fields import shorten_list
 from llmft.errors import UserError
 from llmft.models.bases import check_minilm_hash, explain_missing, locate_base, read_config
 from llmft.models.heads import LabelSpace, compute_head_in_float32, find_head
+from llmft.models.pooling import choose_pooling, make_pooled_model, take_base
 from llmft.models.quantisation import (
     belongs_to_base,
     make_quantisation,
@@ -34,10 +35,13 @@ def load_model(
     pad_token_id: int,
     seed: int,
     precision: Precision = "float32",
+    num_prompt: int = 0,
+    adapters: bool = True,
 ) -> NewModel:
     """Load the base under a new head, with adapters if the recipe wants them.
 
-    Every module that is not in the base is trained in full and is never adapted (H2, H8).
+    Every module that is not in the base is trained in full and is never adapted (H2, H8). The model
+    is of transformers' class, or a `PooledModel` if the recipe wants another pooling.
 
     Args:
         config: The base: loaded in float32, or for qlora in 4 bit, directly onto its device.
@@ -45,6 +49,8 @@ def load_model(
         pad_token_id: What the tokenizer pads with.
         seed: Seed of the new weights.
         precision: Compute dtype of a base in 4 bit.
+        num_prompt: Leading tokens of every input that a `PooledModel` does not pool.
+        adapters: False leaves out the adapters that the recipe wants.
 
     Raises:
         UserError: If the base is not there or has no safetensors weights, or bitsandbytes is
@@ -57,11 +63,18 @@ def load_model(
     missing = sorted(info["missing_keys"])
     _refuse_untrained_layers(model, missing, config)
     new_modules = list(dict.fromkeys(key.rpartition(".")[0] for key in missing))
+    pooling = choose_pooling(config, model.config)
+    if pooling is not None:
+        num_outputs = len(labels.logit_names)
+        model = make_pooled_model(
+            take_base(model), pooling, num_outputs=num_outputs, num_prompt=num_prompt
+        )
+        new_modules = ["score"]
     if not new_modules:
         raise UserError(
             f"base.model: {config.model} already has a head for this task; name a base without one"
         )
-    if config.tuning != "full":
+    if config.tuning != "full" and adapters:
         find_adapted_layers(model, config)
         # A head of several layers is saved as one module, as PEFT does by itself.
         heads = [m.partition(".")[0] if m.startswith("classifier.") else m for m in new_modules]
@@ -121,10 +134,7 @@ def load_frozen(
         config, labels=labels, pad_token_id=pad_token_id, precision=precision
     )
     _refuse_untrained_layers(model, sorted(info["missing_keys"]), config)
-    base = model.base_model
-    if getattr(base, "pooler", None) is not None:
-        base.pooler = None
-    return base
+    return take_base(model)
 
 
 def _refuse_untrained_layers(model: Any, missing: list[str], config: BaseConfig) -> None:

@@ -1,10 +1,8 @@
 """A base, a pooling of its tokens' states into one vector, and a linear head on it."""
 
-import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +11,8 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from llmft.config.recipe import BaseConfig
 from llmft.errors import UserError
-from llmft.models.bases import locate_base
+from llmft.models.module_folder import read_declared_pooling
+from llmft.models.quantisation import is_quantised
 from llmft.results.run import Pooling, PoolingName
 
 logger = logging.getLogger("llmft.train")
@@ -43,20 +42,29 @@ class PooledModel(nn.Module):
         self.score = head
         self.config = base.config
         self.config.use_cache = False
+        self.name_or_path = base.name_or_path  # PEFT notes it next to an adapter
+        self.is_gradient_checkpointing = False
+        self.is_loaded_in_4bit = is_quantised(base)  # PEFT asks for it
         self._poolings = list(poolings)
-        self._num_prompt = num_prompt
-        self._num_layers = len(find_layers(base))
+        self.num_prompt = num_prompt
+        self._num_layers = int(base.config.num_hidden_layers)
+
+    @property
+    def pooling(self) -> Pooling:
+        """The only pooling of a head that reads one vector."""
+        [pooling] = self._poolings
+        return pooling
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, **inputs: Any
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **inputs: Any
     ) -> SequenceClassifierOutput:
-        """Return the head's outputs as `logits`."""
+        """Return the head's outputs as `logits`; without a mask no token is padding."""
         with self._collect() as states:
             output = self.model(input_ids=input_ids, attention_mask=attention_mask, **inputs)
         states[self._num_layers] = output.last_hidden_state
-        mask_BT = attention_mask.bool()
+        mask_BT = (torch.ones_like(input_ids) if attention_mask is None else attention_mask).bool()
         vectors = [
-            _scale(_pool_padded(states[p.num_layers], mask_BT, p.how, self._num_prompt), p)
+            _scale(_pool_padded(states[p.num_layers], mask_BT, p.how, self.num_prompt), p)
             for p in self._poolings
         ]
         return SequenceClassifierOutput(logits=self.score(torch.cat(vectors, dim=1)))
@@ -77,6 +85,10 @@ class PooledModel(nn.Module):
         logits: Tensor = self.score(torch.cat(vectors, dim=1))
         return logits
 
+    def gradient_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
+        """Recompute the base's activations in the backward pass, as in transformers' classes."""
+        self.model.gradient_checkpointing_enable(*args, **kwargs)
+
     @contextmanager
     def _collect(self) -> Iterator[dict[int, Tensor]]:
         """Collect the states below the last layer that the poolings read, within the context.
@@ -90,8 +102,8 @@ class PooledModel(nn.Module):
             hidden = output[0] if isinstance(output, tuple) else output
             states[num_layers] = norm(hidden)
 
-        layers = find_layers(self.model)
         below = {p.num_layers for p in self._poolings} - {self._num_layers}
+        layers: Any = find_layers(self.model) if below else None
         hooks = [
             layers[n - 1].register_forward_hook(lambda *args, n=n: keep(n, args[2])) for n in below
         ]
@@ -102,42 +114,59 @@ class PooledModel(nn.Module):
                 hook.remove()
 
 
+def take_base(model: Any) -> Any:
+    """Return the base of a sequence classification model, without a pooler."""
+    base = drop_pooler(model.base_model)
+    if is_quantised(model):
+        base.is_loaded_in_4bit = True  # transformers notes it in the outermost model only
+    return base
+
+
+def drop_pooler(base: Any) -> Any:
+    """Return a base after removing its pooler, which nothing reads, in place."""
+    if getattr(base, "pooler", None) is not None:
+        base.pooler = None
+    return base
+
+
+def find_pooled(model: Any) -> PooledModel | None:
+    """Return the `PooledModel` that a model is, or that has its adapters; None if it is another."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return inner if isinstance(inner, PooledModel) else None
+
+
 def make_pooled_model(
     base: Any, pooling: Pooling, *, num_outputs: int, num_prompt: int
 ) -> PooledModel:
     """Return a base, cut to the layers of a pooling, under a new linear head."""
     cut_layers(base, pooling.num_layers)
     device = next(base.parameters()).device
-    head = nn.Linear(base.config.hidden_size, num_outputs, device=device)
+    width = getattr(base.config, "word_embed_proj_dim", base.config.hidden_size)  # of OPT
+    head = nn.Linear(width, num_outputs, device=device)
     return PooledModel(base, [pooling], head, num_prompt=num_prompt)
 
 
-def find_layers(base: Any) -> nn.ModuleList:
-    """Return the layers of a base.
-
-    Raises:
-        UserError: If it has no list of them.
-    """
+def find_layers(base: Any) -> nn.ModuleList | None:
+    """Return the layers of a base; None if it has no list of them, such as ALBERT."""
     wanted = base.config.num_hidden_layers
     for module in base.modules():
         if isinstance(module, nn.ModuleList) and len(module) == wanted:
             return module
-    raise UserError(
-        f"base.model: a {type(base).__name__} has no list of {wanted} layers, so it cannot be used "
-        "with tuning: frozen"
-    )
+    return None
 
 
 @torch.inference_mode()
 def can_be_cut(base: Any, num_layers: int) -> bool:
     """Return whether the states that are collected at a layer are those of the base cut there."""
+    layers = find_layers(base)
+    if layers is None:
+        return False
     pooling = Pooling(how="mean", num_layers=num_layers, normalises=False)
     device = next(base.parameters()).device
     ids_BT = torch.arange(1, 9, device=device)[None]
     inputs = {"input_ids": ids_BT, "attention_mask": torch.ones_like(ids_BT)}
     base.eval()
     whole = PooledModel(base, [pooling], nn.Identity(), num_prompt=0)(**inputs).logits
-    layers = find_layers(base)
     above = list(layers[num_layers:])
     del layers[num_layers:]
     try:
@@ -149,7 +178,10 @@ def can_be_cut(base: Any, num_layers: int) -> bool:
 
 def cut_layers(base: Any, num_layers: int) -> None:
     """Remove all layers above the first `num_layers`, in place."""
+    if num_layers == base.config.num_hidden_layers:
+        return
     layers = find_layers(base)
+    assert layers is not None, "such a base is not cut"
     del layers[num_layers:]
     base.config.num_hidden_layers = num_layers
     if getattr(base.config, "layer_types", None):
@@ -175,45 +207,27 @@ def is_causal(model_config: Any) -> bool:
     return generates and not fills_gaps and getattr(model_config, "is_causal", True)
 
 
-def read_declared_pooling(config: BaseConfig) -> tuple[PoolingName, bool] | None:
-    """Return the pooling of a sentence-transformers folder, and whether it scales to length 1.
+def find_stock_pooling(model_config: Any) -> PoolingName | None:
+    """Return how the sequence classification class of transformers pools the tokens of a base.
 
-    None if the base declares none, or another one than those of recipes.
+    None if it does otherwise, such as EuroBERT, which averages the logits of the tokens.
     """
-    from transformers.utils.hub import cached_file
+    if is_causal(model_config):
+        return "last"
+    names: dict[str, PoolingName] = {"cls": "cls", "bos": "cls", "mean": "mean"}
+    return names.get(getattr(model_config, "classifier_pooling", "cls"))
 
-    def read(name: str) -> Any:
-        path = cached_file(
-            locate_base(config), name,
-            revision=config.revision, _raise_exceptions_for_missing_entries=False,
-        )  # fmt: skip
-        return json.loads(Path(path).read_text(encoding="utf-8")) if path is not None else []
 
-    try:
-        kinds = {m["type"].rpartition(".")[2]: m["path"] for m in read("modules.json")}
-        if not {"Pooling"} <= kinds.keys() <= {"Transformer", "Pooling", "Normalize"}:
-            return None
-        declared = read(f"{kinds['Pooling']}/config.json")
-    except OSError as error:
-        first_line = str(error).strip().splitlines()[0]
-        logger.warning("whether %s declares a pooling is not known: %s", config.model, first_line)
+def choose_pooling(config: BaseConfig, model_config: Any) -> Pooling | None:
+    """Return the pooling of a base that is trained; None if its class in transformers pools so.
+
+    Raises:
+        UserError: If the first token of a base is to be read that sees nothing but itself.
+    """
+    if config.pooling == "auto" or config.pooling == find_stock_pooling(model_config):
         return None
-    except (ValueError, KeyError, TypeError):
-        return None
-    # Older versions write a flag for each pooling, newer ones a name.
-    keys: dict[PoolingName, tuple[str, str]] = {
-        "mean": ("pooling_mode_mean_tokens", "mean"),
-        "cls": ("pooling_mode_cls_token", "cls"),
-        "last": ("pooling_mode_lasttoken", "lasttoken"),
-    }
-    chosen = [
-        how
-        for how, (flag, name) in keys.items()
-        if declared.get(flag) or declared.get("pooling_mode") == name
-    ]
-    num_flags = sum(bool(v) for key, v in declared.items() if key.startswith("pooling_mode_"))
-    is_one = len(chosen) == 1 and num_flags <= 1
-    return (chosen[0], "Normalize" in kinds) if is_one else None
+    _refuse_blind_token(config, model_config, [config.pooling])
+    return Pooling(how=config.pooling, num_layers=model_config.num_hidden_layers, normalises=False)
 
 
 def _pool_padded(hidden_BTE: Tensor, mask_BT: Tensor, how: PoolingName, num_prompt: int) -> Tensor:
@@ -268,11 +282,7 @@ def list_poolings(config: BaseConfig, model_config: Any) -> list[Pooling]:
         names, normalises = [declared[0]], declared[1]
     else:
         names = ["mean", "last" if is_causal(model_config) else "cls"]
-    if "cls" in names and is_causal(model_config):
-        raise UserError(
-            f"base.pooling: cls reads the first token, but those of {config.model} see only what "
-            "is before them; use mean or last"
-        )
+    _refuse_blind_token(config, model_config, names)
     depths = {num_layers}
     if config.layer == "auto":
         depths |= {max(1, round(num_layers * part)) for part in (0.5, 0.75)}
@@ -281,3 +291,13 @@ def list_poolings(config: BaseConfig, model_config: Any) -> list[Pooling]:
         for depth in sorted(depths, reverse=True)
         for how in names
     ]
+
+
+def _refuse_blind_token(
+    config: BaseConfig, model_config: Any, names: Sequence[PoolingName]
+) -> None:
+    if "cls" in names and is_causal(model_config):
+        raise UserError(
+            f"base.pooling: cls reads the first token, but those of {config.model} see only what "
+            "is before them; use mean or last"
+        )

@@ -50,7 +50,7 @@ class ModelSpec(ResultFile):
     share_prompt: bool = True
     """Whether the prompt may be computed once for all rows."""
     pooling: Pooling | None = None
-    """What a linear head on a frozen base reads; None for the model classes of transformers."""
+    """What the head reads; None for the model classes of transformers."""
     num_prompt_tokens: int = 0
     """Leading tokens of every input that are not pooled, with `pooling`."""
     fields: FieldsConfig
@@ -83,9 +83,10 @@ def make_spec(
 ) -> ModelSpec:
     """Return the spec of a model to be trained from a recipe, its base pinned to a commit."""
     from llmft.models.bases import hash_base, was_pretrained
+    from llmft.models.pooling import find_pooled
     from llmft.models.quantisation import count_weights
 
-    config = recipe.config
+    config, pooled = recipe.config, find_pooled(model)
     return ModelSpec(
         name=config.name,
         task=recipe.task.name,
@@ -97,6 +98,8 @@ def make_spec(
         labels=recipe.task.labels,
         prompt=prompt._asdict() if recipe.prompt_path else None,
         share_prompt=config.prompt.share,
+        pooling=pooled.pooling if pooled is not None else None,
+        num_prompt_tokens=pooled.num_prompt if pooled is not None else 0,
         fields=recipe.task.fields,
         tokens=config.tokens,
         precision=choose_precision(config.train.precision),
@@ -123,13 +126,17 @@ def save_model(model: Any, *, tokenizer: Any, spec: ModelSpec, folder: Path) -> 
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
+    from llmft.models.module_folder import save_modules
+
     building = folder.with_name(f".{folder.name}.building")
     shutil.rmtree(building, ignore_errors=True)
     try:
         building.mkdir(parents=True)
-        if spec.pooling is not None:
+        if spec.base.tuning == "frozen":
             save_file(model.score.state_dict(), building / HEAD_NAME)
             model.config.save_pretrained(building)
+        elif spec.pooling is not None:
+            save_modules(model, folder=building, max_length=spec.tokens.max_length)
         elif hasattr(model, "peft_config"):
             model.save_pretrained(building, save_embedding_layers=False)  # "auto" asks the Hub (H7)
             model.get_base_model().config.save_pretrained(building)  # PEFT leaves it out
@@ -198,34 +205,48 @@ def load_saved(folder: Path) -> SavedModel:
     return SavedModel(model.eval(), tokenizer, spec)
 
 
-def _load_pooled(folder: Path, spec: ModelSpec, tokenizer: Any) -> "nn.Module":
-    """Load a frozen base and the linear head on it."""
+def _load_pooled(folder: Path, spec: ModelSpec, tokenizer: Any) -> Any:
+    """Load a base, its pooling and its head: all of it, or an adapter or a head on the base."""
+    import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
+    from transformers import AutoModel
 
-    from llmft.models.loading import load_frozen
-    from llmft.models.pooling import make_pooled_model
+    from llmft.models.loading import load_frozen, load_model
+    from llmft.models.module_folder import load_modules, read_head
+    from llmft.models.pooling import drop_pooler, make_pooled_model
 
     assert spec.pooling is not None
-    base = load_frozen(
-        spec.base, labels=spec.label_space, pad_token_id=tokenizer.pad_token_id,
-        precision=spec.precision,
-    )  # fmt: skip
+    labels, pad_token_id = spec.label_space, tokenizer.pad_token_id
+    shape = {"num_outputs": len(labels.logit_names), "num_prompt": spec.num_prompt_tokens}
     try:
-        weights = load_file(folder / HEAD_NAME)
-        model = make_pooled_model(
-            base, spec.pooling, num_outputs=len(weights["weight"]),
-            num_prompt=spec.num_prompt_tokens,
-        )  # fmt: skip
-        model.score.load_state_dict(weights)
+        if spec.base.tuning == "frozen":
+            base = load_frozen(
+                spec.base, labels=labels, pad_token_id=pad_token_id, precision=spec.precision
+            )
+            model: Any = make_pooled_model(base, spec.pooling, **shape)
+            model.score.load_state_dict(load_file(folder / HEAD_NAME))
+            return model
+        if spec.base.tuning == "full":
+            base = AutoModel.from_pretrained(
+                folder, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
+            )
+            model = make_pooled_model(drop_pooler(base), spec.pooling, **shape)
+            model.score.load_state_dict(read_head(folder))
+            return model
+        model = load_model(
+            spec.base, labels=labels, pad_token_id=pad_token_id, seed=0,
+            precision=spec.precision, num_prompt=spec.num_prompt_tokens,
+        ).model  # fmt: skip
+        load_modules(model, folder)
     except (SafetensorError, RuntimeError, KeyError) as error:
-        raise ValueError(f"{HEAD_NAME}: {error}") from error
+        raise ValueError(str(error)) from error
     return model
 
 
 def check_saved_outputs(
     model: "nn.Module", folder: Path, *, batch: "dict[str, Tensor]", precision: Precision
-) -> None:
+) -> SavedModel:
     """Load a saved model, and check that its outputs are those of the trained one (H1).
 
     Args:
@@ -234,6 +255,9 @@ def check_saved_outputs(
         batch: Some unshared inputs.
         precision: Precision of the training.
 
+    Returns:
+        The saved model.
+
     Raises:
         RuntimeError: If they differ; the folder is kept.
     """
@@ -241,15 +265,17 @@ def check_saved_outputs(
 
     device = next(model.parameters()).device
     batch = {name: tensor.to(device) for name, tensor in batch.items()}
+    saved = load_saved(folder)
     with torch.inference_mode(), autocast(device, precision):
         expected = model.eval()(**batch).logits.float()
-        found = load_saved(folder).model.to(device)(**batch).logits.float()
+        found = saved.model.to(device)(**batch).logits.float()
     if not torch.allclose(found, expected, rtol=1e-4, atol=1e-4):
         worst = (found - expected).abs().max().item()
         raise RuntimeError(
             f"{folder}: the saved model's outputs differ by up to {worst:.3g} from those of the "
             "trained one, so it must not be used; report the base and the package versions too"
         )
+    return saved
 
 
 def read_spec(folder: Path) -> ModelSpec:
@@ -275,14 +301,14 @@ def hash_model(folder: Path) -> str:
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder, so the run has no model; train it again")
-    files = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".json"))
-    return hash_text("\n".join(f"{p.name} {hash_file(p)}" for p in files))
+    files = sorted(p for p in folder.rglob("*") if p.suffix in (".safetensors", ".json"))
+    return hash_text("\n".join(f"{p.relative_to(folder)} {hash_file(p)}" for p in files))
 
 
 def _refuse_empty_tensors(folder: Path) -> None:
     from safetensors import safe_open
 
-    for path in folder.glob("*.safetensors"):
+    for path in folder.rglob("*.safetensors"):
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 - not a mapping
                 if 0 in file.get_slice(name).get_shape():
@@ -295,14 +321,17 @@ def check_init_compatibility(config: Recipe, *, label_names: list[str]) -> None:
     Raises:
         UserError: With both values.
     """
-    from llmft.models.bases import hash_base
+    from llmft.models.bases import hash_base, read_config
+    from llmft.models.pooling import choose_pooling
 
     assert config.init_from is not None
     spec = read_spec(Path(config.init_from) / "model")
+    pooling = choose_pooling(config.base, read_config(config.base))
     pairs = {
         "base.model": (config.base.model, spec.base.model),
         "base.tuning": (config.base.tuning, spec.base.tuning),
         "base.lora": (config.base.lora, spec.base.lora),
+        "base.pooling": (pooling and pooling.how, spec.pooling and spec.pooling.how),
         "base.model (its weights)": (hash_base(config.base), spec.base_hash),
         "head.type": (config.head.type, spec.head),
         "labels": (label_names, spec.label_names),
@@ -323,10 +352,19 @@ def load_weights(model: Any, folder: Path) -> None:
         folder: Folder with an adapter, or with a full model in one or several files.
     """
     import torch
+    from safetensors.torch import load_file
 
+    from llmft.models.module_folder import has_modules, load_modules
+    from llmft.models.pooling import PooledModel
+
+    if has_modules(folder):
+        load_modules(model, folder)
+        return
+    if isinstance(model, PooledModel):
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+        return
     if hasattr(model, "peft_config"):
         import peft
-        from safetensors.torch import load_file
 
         weights = load_file(folder / "adapter_model.safetensors")
         unknown = peft.set_peft_model_state_dict(model, weights).unexpected_keys

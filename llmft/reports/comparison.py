@@ -29,6 +29,7 @@ from llmft.reports.layout import (
 from llmft.reports.rows import make_row_table
 from llmft.reports.sections import (
     ReportContext,
+    describe_probe,
     draw_sections,
     make_context,
     make_edge_cases,
@@ -173,6 +174,7 @@ def _make_content(
         "main_table": make_metric_table(
             heads, entries, caption="The variants and the baselines on the same test rows"
         ),
+        "probe_lines": describe_probe(result, context.variants),
         "explained": [*describe_ensembles(result.ensembles), *made["explained"]],
         "costs_table": make_costs_table(result, [*context.shown, *ensembles]),
         "sections": _list_sections(result, context, ensembles, made["shared"], plots),

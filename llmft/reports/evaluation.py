@@ -15,6 +15,7 @@ from llmft.reports.layout import (
     write_report,
 )
 from llmft.reports.sections import (
+    describe_probe,
     draw_sections,
     make_context,
     make_edge_cases,
@@ -67,6 +68,7 @@ def write_evaluation_report(result: EvaluationResult, *, folder: Path) -> Path:
             context.entries,
             caption="The run and the baselines on the same rows",
         ),
+        "probe_lines": describe_probe(result, context.variants),
         "edge_cases": make_edge_cases(context.variants, context.shown),
         "latency": Section(
             "Latency",

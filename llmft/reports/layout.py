@@ -58,6 +58,7 @@ MARKER_STYLES = (
 _BASELINES = {
     "constant": ("best constant", "#8b929c", "|", "┃"),
     "tfidf": ("TF-IDF", "#8b929c", "d", "◇"),
+    "probe": ("probe", "#8b929c", "p", "⬠"),
 }
 
 

@@ -4,7 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from llmft.reports.formatting import format_metric, format_percent_interval
+from llmft.reports.formatting import (
+    format_interval,
+    format_metric,
+    format_percent_interval,
+    format_seconds,
+)
 from llmft.reports.layout import (
     GAP,
     MAX_COUNTED_CLASSES,
@@ -221,6 +226,40 @@ class ReportContext(NamedTuple):
     def pick(self, found: Mapping[str, Any]) -> list[ReportEntry]:
         """Return the variants with a result."""
         return [variant for variant in self.shown if variant.name in found]
+
+
+def describe_probe(result: EvaluationBase, variants: Mapping[str, VariantResult]) -> list[str]:
+    """Return a sentence for each variant on whether fine-tuning pays, and one on the costs."""
+    probe, lines = result.probe, []
+    if probe is None:
+        return []
+    for name, found in probe.gains.items():
+        variant = variants[name]
+        seeds = " (one seed)" if len(variant.runs) == 1 else ""
+        compared = {
+            "better": f"{name}{seeds} is better than the probe",
+            "worse": f"{name}{seeds} is worse than the probe",
+            "not told apart": f"{name}{seeds} and the probe are not told apart",
+        }[found.finding]
+        if variant.record.recipe.base.model == probe.base:
+            answers = {
+                "better": "Fine-tuning pays: ",
+                "worse": "Fine-tuning does not pay: ",
+                "not told apart": "Whether fine-tuning pays is not known: ",
+            }
+            compared = answers[found.finding] + compared
+        lines.append(
+            f"{compared} (gain {format_metric(found.gain)} {result.metric}, 95 % interval "
+            f"{format_interval(found.interval)}); its training took "
+            f"{format_seconds(variant.train_seconds)}."
+        )
+    kept = probe.fit.num_rows - probe.fit.num_computed
+    from_before = f", with the states of {kept} rows kept from before" if kept else ""
+    lines.append(
+        f"The probe, a linear head on the frozen {probe.base}, took "
+        f"{format_seconds(probe.fit.seconds)}{from_before}."
+    )
+    return lines
 
 
 def make_context(result: EvaluationBase, variants: Mapping[str, VariantResult]) -> ReportContext:

@@ -8,6 +8,7 @@ from typing import Any
 from llmft.data.encoding import Encoder
 from llmft.data.fields import Row, shorten_list
 from llmft.reports.formatting import format_percent, format_threshold
+from llmft.reports.sections import describe_probe
 from llmft.results.comparison import ComparisonResult
 from llmft.results.evaluation import EvaluationResult, Finding, Metrics
 from llmft.results.manifest import Manifest, ScoreStats
@@ -55,6 +56,7 @@ def describe_evaluation(result: EvaluationResult) -> Iterator[str]:
     for name, metrics in shown.items():
         numbers = [f"{k} {v:z.3f}" for k, v in metrics.items() if v is not None]
         yield f"  {name:<9} {', '.join(numbers)}"
+    yield from (f"  {line}" for line in describe_probe(result, {result.name: result}))
     for gate in result.gates:
         yield f"  gate {gate.result}: {gate.reason}"
     yield from _describe_audit(result.audit)
@@ -88,6 +90,7 @@ def describe_comparison(result: ComparisonResult) -> Iterator[str]:
             f"  {pair.challenger} against {pair.reference}: gain {pair.gain:z.3f} "
             f"{result.metric}, 95 % interval {low:z.3f} to {high:z.3f}: {pair.finding}"
         )
+    yield from (f"  {line}" for line in describe_probe(result, result.variants))
     yield from _describe_audit(result.audit)
     yield f"verdict: {result.verdict} ({result.why})"
     of = f" for {result.winner}" if result.winner else ""

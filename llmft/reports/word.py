@@ -113,6 +113,8 @@ def _add_results(document: Document, content: dict[str, Any]) -> None:
     document.add_heading("Results", level=1)
     document.add_heading("Side by side", level=2)
     _add_text(document, content["side_intro"])
+    for line in content["probe_lines"]:
+        _add_text(document, line)
     _add_table(document, content["main_table"])
     for line in content["explained"]:
         _add_item(document, line)

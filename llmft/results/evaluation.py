@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from llmft.config.head import FitMethod
 from llmft.config.suite import WARNING_CHECKS, Check
 from llmft.results.files import HasTable, Result, ResultFile
-from llmft.results.run import Run, RunRecord
+from llmft.results.run import ProbeFit, Run, RunRecord
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -306,6 +306,30 @@ class RowResult(Result):
     """Name of a slicing -> the slice of the row."""
 
 
+class ProbeGain(Result):
+    """By how much a variant is better than the baseline `probe` in the leading metric."""
+
+    gain: float
+    """Negative if it is worse. Of the models' outputs, without calibrators and thresholds."""
+    interval: Interval
+    """95 %, two-sided, over the same rows and the variant's seeds."""
+    finding: Literal["better", "worse", "not told apart"]
+    """By the interval, better also by the p-value after Holm's correction; not told apart where
+    there are too few rows or clusters."""
+
+
+class ProbeBaseline(Result):
+    """The baseline `probe`: a linear head on the frozen base of the run, or of the reference."""
+
+    base: str
+    run: str
+    """Its folder."""
+    fit: ProbeFit
+    """How the head was fitted, and what it took."""
+    gains: dict[str, ProbeGain]
+    """Variant -> its gain; without frozen bases, which are a probe themselves."""
+
+
 class EvaluationBase(Result):
     """Fields that an evaluation and a comparison share: task, metric, rows, audit, baselines."""
 
@@ -326,7 +350,9 @@ class EvaluationBase(Result):
     """Rows excluded as near-duplicates of training rows."""
     audit: list[Finding]
     baselines: dict[str, Measurement]
-    """`constant`, `tfidf`."""
+    """`constant`, `tfidf`, and `probe` unless it was left out."""
+    probe: ProbeBaseline | None = None
+    """What fine-tuning gains over the baseline `probe`; null without it."""
     rows: list[RowResult] = Field(repr=False)
     worst_rows: list[RowResult] = Field(repr=False)
     """Those with the largest mean error over the variants."""
@@ -335,7 +361,7 @@ class EvaluationBase(Result):
 class EvaluationResult(VariantResult, EvaluationBase, ResultFile, HasTable):
     """Metrics and gates of one run, and whether it may be deployed."""
 
-    schema_version: Literal[5] = 5
+    schema_version: Literal[6] = 6
     name: str
     """Of the run's recipe."""
     data: str

@@ -83,7 +83,7 @@ class Pooling(Result):
 
 
 class ProbeFit(Result):
-    """How the linear head of a frozen base was fitted."""
+    """How a linear head was fitted to the states of a base that is not trained."""
 
     pooling: Pooling
     strength: float
@@ -92,29 +92,39 @@ class ProbeFit(Result):
     """Whether it is the strongest or the weakest that was tried, so that another may be better."""
     metric: str
     """The validation metric that chose pooling and strength."""
+    best: float
+    """Its value."""
     by_strength: dict[str, float]
     """Strength -> the metric."""
     by_pooling: dict[str, float]
     """Pooling -> the metric of ridge regression on it, which chose the pooling."""
+    num_rows: int
+    """Rows of train and val."""
     num_computed: int
-    """Rows whose states were computed; those of the other rows came from the cache."""
+    """Those whose states were computed; the states of the others were kept from before."""
     num_computed_tokens: int
     encoding_seconds: float
     fitting_seconds: float
+
+    @property
+    def seconds(self) -> float:
+        """Of encoding and fitting."""
+        return self.encoding_seconds + self.fitting_seconds
 
     def describe(self) -> str:
         """Return one line for a terminal."""
         edge = ", at the edge of what was tried: a better one may lie beyond" * self.is_at_edge
         return (
-            f"probe: {self.pooling.describe()}; strength {self.strength:g}{edge}; states in "
-            f"{self.encoding_seconds:.1f} s, head in {self.fitting_seconds:.1f} s"
+            f"probe: {self.pooling.describe()}; strength {self.strength:g}{edge}; val "
+            f"{self.metric} {self.best:.4f}; states in {self.encoding_seconds:.1f} s, head in "
+            f"{self.fitting_seconds:.1f} s"
         )
 
 
 class UnfinishedRun(ResultFile, RunIdentity):
     """`training_metadata.json` of a run that is still training, or was stopped."""
 
-    schema_version: Literal[3] = 3
+    schema_version: Literal[4] = 4
     status: Literal["unfinished"] = "unfinished"
     world_size: int
     """Number of processes."""
@@ -124,12 +134,14 @@ class UnfinishedRun(ResultFile, RunIdentity):
     """Dtype of the matrix products."""
     micro_batch_divisor: int = 1
     """Number of smaller micro-batches that each one is split into, since memory ran out before."""
+    probe: ProbeFit | None = None
+    """How the initial head was fitted, once it was."""
 
 
 class RunRecord(ResultFile, RunIdentity):
     """`training_metadata.json` of a finished run: what it depended on, its time and its memory."""
 
-    schema_version: Literal[3] = 3
+    schema_version: Literal[4] = 4
     status: Literal["finished"] = "finished"
     name: str
     """Of the recipe."""
@@ -184,7 +196,7 @@ class RunRecord(ResultFile, RunIdentity):
     num_parameters: int
     num_trainable: int
     probe: ProbeFit | None = None
-    """How the head of a frozen base was fitted; null if the base was trained."""
+    """How the head of a frozen base, or the initial head (`head.init: probe`), was fitted."""
     base_pretrained: bool
     """Whether the base is pretrained, not randomly initialised."""
     model_hash: str
@@ -197,6 +209,11 @@ class RunRecord(ResultFile, RunIdentity):
     num_threads: int
     git_revision: str | None
     """Of the working folder; null outside a repository."""
+
+    @property
+    def is_deterministic(self) -> bool:
+        """Whether another seed would give the same model, as with a frozen base."""
+        return self.recipe.base.tuning == "frozen"
 
     def describe(self) -> str:
         """Return one line for a terminal."""

@@ -223,6 +223,16 @@ def _refuse_impossible(launch: Launch, config: Recipe) -> None:
             "be sharded; use DDP or ds_configs/zero2.json, which replicate it on each GPU (the "
             "weights of 7B take about 5 GiB), or tuning: lora"
         )
+    given = {
+        "head.init": config.head.init == "probe",
+        "base.pooling": config.base.pooling != "auto",
+    }
+    for key, is_given in given.items():
+        if is_given:
+            raise UserError(
+                f"{key}: is not supported with {sharing}, which shards the weights; leave it out, "
+                "or use DDP or ds_configs/zero2.json"
+            )
     if config.train.auto_batch_size:
         raise UserError(
             f"train.auto_batch_size: is not supported with {sharing}; lower train.batch_size and "

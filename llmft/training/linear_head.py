@@ -3,6 +3,7 @@
 Shapes: N rows, E numbers of a vector, C outputs, D dimensions, L labels.
 """
 
+import copy
 import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -25,10 +26,13 @@ ROWS_PER_BLOCK = 8_192
 """Rows that are in memory in double precision at once, in three copies."""
 _MAX_ITERATIONS = 1_000
 _TOLERANCE = 1e-4  # of the mean gradient
+_ROUGH_TOLERANCE = 1e-3  # enough to compare strengths, in a third of the time
 _PATIENCE = 2  # weaker strengths without a better score
 _SHARPNESS = 10.0  # of the logits of classes that least squares predict
 _RARE = 1e-6  # probability of a class or label that no training row has
 
+_Models = dict[int, LogisticRegression]
+"""Label, or 0 for classes -> its model."""
 Score = Callable[[NDArray[np.float32]], float]
 """Takes logits [N, C] of the validation rows; the higher the better."""
 
@@ -54,6 +58,8 @@ class TrainingRows(NamedTuple):
     """Scores [N, D], classes [N], or labels [N, L]."""
     weights_NC: NDArray[np.float64]
     """Weight of each row, [N, 1], or of each of its labels, [N, L]."""
+    has_bias: bool = True
+    """Whether the head has a bias; the heads of decoders in transformers have none."""
 
 
 class Choice(NamedTuple):
@@ -79,9 +85,9 @@ class Scale(NamedTuple):
     """Root of the mean variance of the E numbers; 1 if all vectors are equal."""
 
     @classmethod
-    def fit(cls, vectors_NE: NDArray[np.float32]) -> "Scale":
-        """Fit the scale to training vectors."""
-        mean_E = vectors_NE.mean(axis=0, dtype=np.float64)
+    def fit(cls, vectors_NE: NDArray[np.float32], *, has_bias: bool = True) -> "Scale":
+        """Fit the scale to training vectors; without a bias to fold a shift into, there is none."""
+        mean_E = vectors_NE.mean(axis=0, dtype=np.float64) * has_bias
         variance = (
             sum(float(np.square(block - mean_E).sum()) for block in _list_blocks(vectors_NE))
             / vectors_NE.size
@@ -108,12 +114,14 @@ def choose_by_ridge(
         targets_NC = np.eye(num_outputs)[train.labels]
         targets_NC = targets_NC[:, 1:] if head == "binary" else targets_NC
     solve = solve_ridge(
-        train.vectors_NE, targets_NC.astype(np.float64), train.weights_NC.mean(axis=1)
-    )
+        train.vectors_NE, targets_NC.astype(np.float64), train.weights_NC.mean(axis=1),
+        has_bias=train.has_bias,
+    )  # fmt: skip
     solutions = ((strength, solve(strength)) for strength in STRENGTHS)
     if head != "regression":
         solutions = (
-            (s, Solution(_SHARPNESS * w, _SHARPNESS * (b - 0.5))) for s, (w, b) in solutions
+            (s, Solution(_SHARPNESS * w, _SHARPNESS * (b - 0.5) * train.has_bias))
+            for s, (w, b) in solutions
         )
     return _choose(solutions, val_NE, score, patience=len(STRENGTHS))
 
@@ -124,24 +132,36 @@ def choose_by_logistic(
     """Fit logistic regression to classes, or to each label on its own.
 
     Every other strength is tried, the strongest first, each beginning at the solution before, until
-    two in a row score below the best.
+    two in a row score below the best. They are solved roughly, and then the best one precisely.
     """
-    solve = partial(_solve_logistic, head, train, {}, num_outputs)
-    return _choose(map(solve, STRENGTHS[::2]), val_NE, score, patience=_PATIENCE)
+    path: dict[float, _Models] = {}
+
+    def solve(strength: float, *, tolerance: float) -> Solution:
+        before = path.get(strength) or next(reversed(path.values()), {})
+        path[strength] = models = {key: copy.deepcopy(model) for key, model in before.items()}
+        return _solve_logistic(head, train, models, num_outputs, strength, tolerance)
+
+    rough = ((s, solve(s, tolerance=_ROUGH_TOLERANCE)) for s in STRENGTHS[::2])
+    choice = _choose(rough, val_NE, score, patience=_PATIENCE)
+    solution = solve(choice.strength, tolerance=_TOLERANCE)
+    found = score(solution.apply(val_NE))
+    return Choice(solution, choice.strength, found, {**choice.scores, choice.strength: found})
 
 
 def solve_ridge(
     vectors_NE: NDArray[np.float32],
     targets_ND: NDArray[np.float64],
     weights_N: NDArray[np.float64],
+    *,
+    has_bias: bool = True,
 ) -> Callable[[float], Solution]:
     """Return the solution of weighted ridge regression as a function of its strength.
 
     The normal equations are summed over blocks of rows, and decomposed once for all strengths.
     """
     total = weights_N.sum()
-    mean_E = _sum_blocks(vectors_NE, lambda x, rows: weights_N[rows] @ x) / total
-    mean_D = weights_N @ targets_ND / total
+    mean_E = _sum_blocks(vectors_NE, lambda x, rows: weights_N[rows] @ x) / total * has_bias
+    mean_D = weights_N @ targets_ND / total * has_bias
     weighted_ND = weights_N[:, None] * (targets_ND - mean_D)
 
     def cross(block: NDArray[np.float64], rows: slice) -> NDArray[np.float64]:
@@ -165,41 +185,48 @@ def solve_ridge(
 def _solve_logistic(
     head: Head,
     train: TrainingRows,
-    models: dict[int, LogisticRegression],
+    models: _Models,
     num_outputs: int,
     strength: float,
-) -> tuple[float, Solution]:
-    """Return a strength and its solution; the models begin at their solutions before."""
+    tolerance: float,
+) -> Solution:
+    """Return the solution for a strength; the models begin at their solutions before."""
+    fit = partial(_fit, models, strength=strength, tolerance=tolerance)
     if head != "multilabel":
-        found = _fit(models, 0, train.labels, train, train.weights_NC[:, 0], strength)
-        return strength, _spread(found, train.labels, num_outputs, is_binary=head == "binary")
+        found = fit(0, train.labels, train, train.weights_NC[:, 0])
+        weight_CE, bias_C = _spread(found, train.labels, num_outputs, is_binary=head == "binary")
+        return Solution(weight_CE, bias_C * train.has_bias)
     by_label = []
     for i, column_N in enumerate(train.labels.T.astype(np.int64)):
-        found = _fit(models, i, column_N, train, train.weights_NC[:, i], strength)
+        found = fit(i, column_N, train, train.weights_NC[:, i])
         by_label.append(_spread(found, column_N, 2, is_binary=True))
-    return strength, Solution(
+    return Solution(
         np.concatenate([s.weight_CE for s in by_label]),
-        np.concatenate([s.bias_C for s in by_label]),
+        np.concatenate([s.bias_C for s in by_label]) * train.has_bias,
     )
 
 
 def _fit(
-    models: dict[int, LogisticRegression],
+    models: _Models,
     key: int,
     labels_N: NDArray[np.int64],
     train: TrainingRows,
     weights_N: NDArray[np.float64],
+    *,
     strength: float,
+    tolerance: float,
 ) -> Solution:
     """Return the logits of the classes that occur; those of two classes are one logit."""
     if len(np.unique(labels_N)) == 1:
         return Solution(np.zeros((1, train.vectors_NE.shape[1])), np.zeros(1))
     model = models.setdefault(
-        key, LogisticRegression(warm_start=True, max_iter=_MAX_ITERATIONS, tol=_TOLERANCE)
+        key,
+        LogisticRegression(warm_start=True, max_iter=_MAX_ITERATIONS, fit_intercept=train.has_bias),
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        model.set_params(C=1 / strength).fit(train.vectors_NE, labels_N, sample_weight=weights_N)
+        model.set_params(C=1 / strength, tol=tolerance)
+        model.fit(train.vectors_NE, labels_N, sample_weight=weights_N)
     if model.n_iter_.max() >= _MAX_ITERATIONS:
         logger.info("strength %g: not converged after %d iterations", strength, _MAX_ITERATIONS)
     return Solution(model.coef_.astype(np.float64), model.intercept_.astype(np.float64))

@@ -2,8 +2,11 @@
 
 import json
 import logging
+import signal
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from llmft import __version__
@@ -20,20 +23,28 @@ from llmft.config.recipe import BaseConfig, Precision, ResolvedRecipe
 from llmft.console import shows_progress
 from llmft.data.batches import Examples
 from llmft.data.encoding import EncodedRow
-from llmft.data.state_cache import STATES_FOLDER, StateCache
+from llmft.data.state_cache import STATES_FOLDER, StateCache, find_missing
 from llmft.data.token_cache import TokenisedRows
-from llmft.errors import UserError
+from llmft.errors import StoppedError, UserError
 from llmft.files import hash_text
 from llmft.metrics.definitions import compute_metric, measure
-from llmft.models.bases import hash_base, pin_base
+from llmft.models.bases import hash_base, pin_base, read_config
 from llmft.models.device import choose_device, choose_precision
 from llmft.models.forward import BatchForward
-from llmft.models.heads import LabelSpace, compute_head_in_float32, to_outputs
+from llmft.models.heads import (
+    LabelSpace,
+    compute_head_in_float32,
+    find_output_layer,
+    remove_output_layer,
+    set_output_layer,
+    to_outputs,
+)
 from llmft.models.loading import load_frozen
 from llmft.models.pooling import (
     PooledModel,
     can_be_cut,
-    find_layers,
+    find_pooled,
+    find_stock_pooling,
     list_poolings,
     make_pooled_model,
 )
@@ -50,7 +61,7 @@ from llmft.training.linear_head import (
     choose_by_ridge,
 )
 from llmft.training.losses import make_loss
-from llmft.training.train_model import TrainedModel
+from llmft.training.train_model import TrainedModel, load_recipe_model
 from llmft.training.trainer import TrainingResult
 
 logger = logging.getLogger("llmft.train")
@@ -70,43 +81,15 @@ def train_probe(recipe: ResolvedRecipe, inputs: Inputs) -> TrainedModel:
         UserError: If the base cannot be loaded, its states are not finite, or the disk is full.
     """
     started, config = time.perf_counter(), recipe.config
-    base, space = pin_base(config.base), LabelSpace(config.head.type, inputs.data.label_names)
-    precision = choose_precision(config.train.precision)
-    base_model = load_frozen(
-        base, labels=space, pad_token_id=inputs.encoder.tokenizer.pad_token_id, precision=precision
-    ).to(choose_device())
-    width = base_model.config.hidden_size
-    poolings = _list_usable(list_poolings(base, base_model.config), base_model)
-    spec = make_spec(base_model, base, recipe, inputs.data, inputs.encoder.prompt)
-    logger.info(
-        "%s: %s, frozen, %s; candidates: %s", spec.name, base.model, spec.precision,
-        "; ".join(pooling.describe() for pooling in poolings),
-    )  # fmt: skip
-    rows = [inputs.train.encoded, inputs.val.encoded]
-    cache, num_computed, num_tokens = _compute_states(
-        base_model, poolings, rows, base=base, inputs=inputs, precision=precision
-    )
-    encoding_seconds = time.perf_counter() - started
-    logger.info(
-        "states: computed %d of %d rows in %.1f s, the others were there",
-        num_computed, sum(map(len, rows)), encoding_seconds,
-    )  # fmt: skip
-    fitted = ask_main(lambda: _fit(recipe, inputs, poolings, cache, width=width))
-    fit = fitted.fit.replace(
-        num_computed=num_computed,
-        num_computed_tokens=num_tokens,
-        encoding_seconds=round(encoding_seconds, 2),
-        fitting_seconds=round(time.perf_counter() - started - encoding_seconds, 2),
-    )
-    pooling = fit.pooling
-    logger.info("%s", fit.describe())
+    space = LabelSpace(config.head.type, inputs.data.label_names)
+    base, fitted = fit_frozen(recipe, inputs)
+    fit, num_prompt = fitted.fit, len(inputs.encoder.shared_ids)
     model = make_pooled_model(
-        base_model, pooling, num_outputs=len(space.logit_names),
-        num_prompt=len(inputs.encoder.shared_ids),
-    )  # fmt: skip
+        base.model, fit.pooling, num_outputs=len(space.logit_names), num_prompt=num_prompt
+    )
     compute_head_in_float32(model)
-    weight_CE, bias_C = map(torch.from_numpy, fitted.solution)
-    model.score.load_state_dict({"weight": weight_CE, "bias": bias_C})
+    set_output_layer(model, *fitted.weights)
+    model.requires_grad_(False).score.requires_grad_(True)
     seconds = round(time.perf_counter() - started, 2)
     point = CurvePoint(
         epoch=1.0, step=1, train_loss=fitted.train_loss, learning_rate=0.0, seconds=seconds,
@@ -115,21 +98,133 @@ def train_probe(recipe: ResolvedRecipe, inputs: Inputs) -> TrainedModel:
     result = TrainingResult(
         history=[point], best=point, best_metric_name=recipe.metric,
         best_metric=point.val[recipe.metric], best_checkpoint=Path(config.output_dir, "model"),
-        num_steps=0, num_epochs=1.0,
-        train_seconds=seconds, resumed_from_step=0,
+        num_steps=0, num_epochs=1.0, train_seconds=seconds, resumed_from_step=0,
         distributed_type=_name_distribution(), probe=fit,
     )  # fmt: skip
-    spec = spec.replace(
-        pooling=pooling, num_prompt_tokens=len(inputs.encoder.shared_ids),
-        num_parameters=sum(p.numel() for p in model.parameters()),
-        num_trainable=sum(p.numel() for p in model.score.parameters()),
-    )  # fmt: skip
+    spec = make_spec(model, base.config, recipe, inputs.data, inputs.encoder.prompt)
     return TrainedModel(model, spec, result)
+
+
+class FrozenBase(NamedTuple):
+    """A base without a head."""
+
+    config: BaseConfig
+    """Its revision pinned to a commit."""
+    model: Any
+
+
+class HeadFit(NamedTuple):
+    """A head that was fitted, and its metrics."""
+
+    solution: Solution
+    fit: ProbeFit
+    train_loss: float
+    val: dict[str, float]
+
+    @property
+    def weights(self) -> tuple[Tensor, Tensor]:
+        """Weight [C, E] and bias [C] of the output layer."""
+        weight_CE, bias_C = map(torch.from_numpy, self.solution)
+        return weight_CE, bias_C
+
+
+def fit_frozen(recipe: ResolvedRecipe, inputs: Inputs) -> tuple[FrozenBase, HeadFit]:
+    """Fit the head of a recipe to the states of its frozen base, with the best of its poolings.
+
+    Raises:
+        UserError: As `train_probe`.
+    """
+    config = recipe.config
+    base = pin_base(config.base)
+    model = load_frozen(
+        base,
+        labels=LabelSpace(config.head.type, inputs.data.label_names),
+        pad_token_id=inputs.encoder.tokenizer.pad_token_id,
+        precision=choose_precision(config.train.precision),
+    ).to(choose_device())
+    poolings = _list_usable(list_poolings(base, model.config), model)
+    logger.info(
+        "%s: %s, frozen; candidates: %s", config.name, base.model,
+        "; ".join(pooling.describe() for pooling in poolings),
+    )  # fmt: skip
+    num_prompt = len(inputs.encoder.shared_ids)
+    fitted = _fit_to_states(
+        recipe, inputs, base, poolings,
+        model=PooledModel(model, poolings, nn.Identity(), num_prompt=num_prompt),
+    )  # fmt: skip
+    return FrozenBase(base, model), fitted
+
+
+def fit_initial_head(recipe: ResolvedRecipe, inputs: Inputs) -> HeadFit:
+    """Fit the output layer of a recipe's model to what it reads before the training.
+
+    Raises:
+        UserError: As `train_probe`.
+    """
+    base = pin_base(recipe.config.base)
+    model: Any = load_recipe_model(recipe, base, inputs, adapters=False)
+    has_bias = find_output_layer(model).bias is not None
+    remove_output_layer(model)
+    pooled = find_pooled(model)
+    pooling = pooled.pooling if pooled is not None else Pooling(
+        how=find_stock_pooling(model.config) or "mean", num_layers=model.config.num_hidden_layers,
+        normalises=False,
+    )  # fmt: skip
+    # Classes of encoders have layers in between, which may be new.
+    is_plain = pooled is not None or pooling.how == "last"
+    reads = None if is_plain else f"{type(model).__name__} {recipe.config.train.seed}"
+    return _fit_to_states(
+        recipe, inputs, base, [pooling], model=model, reads=reads, has_bias=has_bias
+    )
+
+
+def _fit_to_states(
+    recipe: ResolvedRecipe,
+    inputs: Inputs,
+    base: BaseConfig,
+    poolings: Sequence[Pooling],
+    *,
+    model: nn.Module,
+    reads: str | None = None,
+    has_bias: bool = True,
+) -> HeadFit:
+    """Compute the vectors of train and val, unless they are there, and fit a head to them.
+
+    Args:
+        recipe: The recipe.
+        inputs: The encoded rows of its task.
+        base: Its base, pinned to a commit.
+        poolings: What to choose from.
+        model: Returns their vectors as logits, one after another [B, V * E].
+        reads: What the vectors depend on in addition to base and pooling.
+        has_bias: Whether the head has a bias.
+    """
+    started = time.perf_counter()
+    splits = [inputs.train.encoded, inputs.val.encoded]
+    states = compute_states(
+        model, poolings, splits,
+        base=base, inputs=inputs, precision=choose_precision(recipe.config.train.precision),
+        reads=reads,
+    )  # fmt: skip
+    encoding_seconds = time.perf_counter() - started
+    logger.info(
+        "states: computed %d of %d rows in %.1f s, the others were there",
+        states.num_computed, sum(map(len, splits)), encoding_seconds,
+    )  # fmt: skip
+    fitted = ask_main(lambda: _fit(recipe, inputs, states.caches, has_bias=has_bias))
+    fit = fitted.fit.replace(
+        num_computed=states.num_computed,
+        num_computed_tokens=states.num_tokens,
+        encoding_seconds=round(encoding_seconds, 2),
+        fitting_seconds=round(time.perf_counter() - started - encoding_seconds, 2),
+    )
+    logger.info("%s", fit.describe())
+    return fitted._replace(fit=fit)
 
 
 def _list_usable(poolings: list[Pooling], base_model: Any) -> list[Pooling]:
     """Return the poolings at which the base can be cut."""
-    num_layers = len(find_layers(base_model))
+    num_layers = base_model.config.num_hidden_layers
     below = {pooling.num_layers for pooling in poolings} - {num_layers}
     refused = {depth for depth in below if not can_be_cut(base_model, depth)}
     if refused:
@@ -147,92 +242,138 @@ def _name_distribution() -> str:
     return "MULTI_GPU" if torch.cuda.is_available() else "MULTI_CPU"
 
 
-class HeadFit(NamedTuple):
-    """The head that was fitted, and its metrics."""
+class States(NamedTuple):
+    """The vectors of rows, and what computing them took."""
 
-    solution: Solution
-    fit: ProbeFit
-    train_loss: float
-    val: dict[str, float]
+    caches: dict[Pooling, StateCache]
+    num_computed: int
+    """Rows that were not there yet."""
+    num_tokens: int
+    """Of these rows."""
 
 
-def _compute_states(
-    base_model: Any,
+def compute_states(
+    model: nn.Module,
     poolings: Sequence[Pooling],
     splits: Sequence[TokenisedRows],
     *,
     base: BaseConfig,
     inputs: Inputs,
     precision: Precision,
-) -> tuple[StateCache, int, int]:
-    """Compute the vectors of rows that are not in the cache, each process its part of them.
+    reads: str | None = None,
+) -> States:
+    """Compute the vectors of rows that are not kept yet, each process its part of them.
 
-    Returns:
-        The cache, and the numbers of rows and of tokens that were computed.
+    Args:
+        model: Returns the vectors of all poolings as logits, one after another [B, V * E].
+        poolings: How the vectors are made.
+        splits: The rows.
+        base: The base, pinned to a commit.
+        inputs: Encoder and folder of the task.
+        precision: Dtype of the matrix products.
+        reads: What the vectors depend on in addition to base and pooling.
     """
     identity = [
-        base.model, base.revision, hash_base(base), precision, inputs.encoder.shared_ids,
-        inputs.unshared_reason is None, base_model.config.to_dict(),
-        [pooling.model_dump() for pooling in poolings],
-        __version__, version("torch"), version("transformers"),
+        base.model, base.revision, hash_base(base), base.tuning == "qlora", precision,
+        inputs.encoder.shared_ids, inputs.unshared_reason is None, read_config(base).to_dict(),
+        reads, __version__, version("torch"), version("transformers"),
     ]  # fmt: skip
     folder = Path(inputs.data.task.output) / STATES_FOLDER
-    width = base_model.config.hidden_size * len(poolings)
-    cache = StateCache(folder / hash_text(json.dumps(identity, default=str))[:16], width=width)
+    caches = {
+        pooling: StateCache(
+            folder / hash_text(json.dumps([*identity, pooling.model_dump()], default=str))[:16]
+        )
+        for pooling in poolings
+    }
     lengths = [rows.lengths for rows in splits]
     # The main process decides, since another run may write states meanwhile.
     missing: list[tuple[int, int]] = ask_main(
-        lambda: [(i, k) for i, rows in enumerate(splits) for k in cache.find_missing(rows)]
+        lambda: [
+            (i, k) for i, rows in enumerate(splits) for k in find_missing(caches.values(), rows)
+        ]
     )
     missing.sort(key=lambda place: -int(lengths[place[0]][place[1]]))
     own = missing[get_rank() :: get_world_size()]
     if own:
         forward = BatchForward(
-            PooledModel(
-                base_model, poolings, nn.Identity(), num_prompt=len(inputs.encoder.shared_ids)
-            ),
+            model,
             precision=precision,
             pad_token_id=inputs.encoder.tokenizer.pad_token_id,
             shared_ids=inputs.encoder.shared_ids if inputs.unshared_reason is None else None,
         )
-        with tqdm(total=len(own), unit="row", desc="encoding", disable=not shows_progress()) as bar:
+        bar = tqdm(total=len(own), unit="row", desc="encoding", disable=not shows_progress())
+        with bar, _stopping_on_sigterm():
             for start in range(0, len(own), ROWS_PER_FILE):
                 rows = [splits[i][k] for i, k in own[start : start + ROWS_PER_FILE]]
-                _write_states(cache, rows, forward, bar)
+                _write_states(list(caches.values()), rows, forward, bar)
         if forward.shared is not None:
             forward.shared.detach()
     wait_for_all()
-    cache.read()
-    return cache, len(missing), sum(int(lengths[i][k]) for i, k in missing)
+    for cache in caches.values():
+        cache.read()
+    return States(caches, len(missing), sum(int(lengths[i][k]) for i, k in missing))
 
 
 def _write_states(
-    cache: StateCache, rows: Sequence[EncodedRow], forward: BatchForward, bar: "tqdm[Any]"
+    caches: Sequence[StateCache],
+    rows: Sequence[EncodedRow],
+    forward: BatchForward,
+    bar: "tqdm[Any]",
 ) -> None:
-    """Compute rows and write their vectors, at least once in a minute."""
+    """Compute rows and write their vectors, at least once in a minute, and when interrupted."""
     done: list[int] = []
-    vectors: list[NDArray[np.float32]] = []
-    num_left, written = len(rows), time.monotonic()
-    for batch, vectors_BW in forward.compute(rows):
-        done += batch
-        vectors.append(vectors_BW.cpu().numpy())
-        num_left -= len(batch)
-        bar.update(len(batch))
-        if num_left == 0 or time.monotonic() - written > _SECONDS_PER_FILE:
-            cache.write([rows[i] for i in done], np.concatenate(vectors))
-            done, vectors, written = [], [], time.monotonic()
+    found: list[NDArray[np.float32]] = []
+
+    def write() -> None:
+        vectors = np.split(np.concatenate(found), len(caches), axis=1)
+        for cache, vectors_NE in zip(caches, vectors, strict=True):
+            cache.write([rows[i] for i in done], vectors_NE)
+        done.clear()
+        found.clear()
+
+    written = time.monotonic()
+    try:
+        for batch, vectors_BW in forward.compute(rows):
+            found.append(vectors_BW.cpu().numpy())
+            done += batch
+            bar.update(len(batch))
+            if time.monotonic() - written > _SECONDS_PER_FILE:
+                write()
+                written = time.monotonic()
+    finally:
+        if done:
+            write()
+
+
+@contextmanager
+def _stopping_on_sigterm() -> Iterator[None]:
+    """Raise `StoppedError` on SIGTERM within the context, if this is the main thread."""
+
+    def stop(*_: object) -> None:
+        raise StoppedError(
+            "stopped while the states of the base were computed, with those so far saved; run the "
+            "same command to go on"
+        )
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _fit(
     recipe: ResolvedRecipe,
     inputs: Inputs,
-    poolings: Sequence[Pooling],
-    cache: StateCache,
+    caches: Mapping[Pooling, StateCache],
     *,
-    width: int,
+    has_bias: bool,
 ) -> HeadFit:
     """Choose the pooling by ridge regression, and fit the head to its vectors."""
-    config, labels = recipe.config.head, inputs.data.task.labels
+    config, labels = recipe.config.head.convex, inputs.data.task.labels
     head, metric, names = config.type, recipe.metric, inputs.data.label_names
     loss = make_loss(config, targets=inputs.train.targets, label_names=names)
     weights_NC = loss.weigh(inputs.train.targets, inputs.train.weights).numpy()
@@ -250,24 +391,26 @@ def _fit(
             )
         return found if METRICS[metric].higher_is_better else -found
 
-    def read(pooling: Pooling) -> tuple[TrainingRows, NDArray[np.float32], Scale]:
-        start = poolings.index(pooling) * width
-        columns = slice(start, start + width)
-        train_NE = _read_finite(cache, inputs.train, columns)
-        val_NE = _read_finite(cache, inputs.val, columns)
-        scale = Scale.fit(train_NE)
+    best: tuple[Pooling, TrainingRows, NDArray[np.float32], Scale, Choice | None] | None = None
+    tried: dict[Pooling, float] = {}
+    for pooling, cache in caches.items():
+        train_NE, val_NE = (_read_finite(cache, rows) for rows in (inputs.train, inputs.val))
+        scale = Scale.fit(train_NE, has_bias=has_bias)
         scale.apply(train_NE)
         scale.apply(val_NE)
-        return TrainingRows(train_NE, inputs.train.targets.numpy(), weights_NC), val_NE, scale
-
-    def choose(train: TrainingRows, val_NE: NDArray[np.float32], *, by_ridge: bool) -> Choice:
-        fit = choose_by_ridge if by_ridge else choose_by_logistic
-        return fit(head, train, val_NE, score=score, num_outputs=len(names))
-
-    tried = {pooling: choose(*read(pooling)[:2], by_ridge=True).score for pooling in poolings}
-    pooling = max(poolings, key=tried.__getitem__)
-    train, val_NE, scale = read(pooling)
-    choice = choose(train, val_NE, by_ridge=head == "regression")
+        train = TrainingRows(train_NE, inputs.train.targets.numpy(), weights_NC, has_bias)
+        choice = None
+        if head == "regression" or len(caches) > 1:  # else ridge regression decides nothing
+            choice = choose_by_ridge(head, train, val_NE, score=score, num_outputs=len(names))
+        if choice is None or choice.score > max(tried.values(), default=-np.inf):
+            best = pooling, train, val_NE, scale, choice
+        if choice is not None:
+            tried[pooling] = choice.score
+        del train, train_NE, val_NE
+    assert best is not None
+    pooling, train, val_NE, scale, choice = best
+    if choice is None or head != "regression":
+        choice = choose_by_logistic(head, train, val_NE, score=score, num_outputs=len(names))
     logits_NC = torch.from_numpy(choice.solution.apply(val_NE))
     found = measure(
         val_labels, to_outputs(logits_NC, head).numpy(), names=names, config=labels
@@ -283,8 +426,10 @@ def _fit(
             strength=choice.strength,
             is_at_edge=choice.is_at_edge,
             metric=metric,
+            best=sign * choice.score,
             by_strength={f"{s:g}": sign * found for s, found in choice.scores.items()},
             by_pooling={p.describe(): sign * found for p, found in tried.items()},
+            num_rows=len(inputs.train) + len(inputs.val),
             num_computed=0,
             num_computed_tokens=0,
             encoding_seconds=0.0,
@@ -295,13 +440,13 @@ def _fit(
     )
 
 
-def _read_finite(cache: StateCache, examples: Examples, columns: slice) -> NDArray[np.float32]:
-    """Return the vectors of rows.
+def _read_finite(cache: StateCache, examples: Examples) -> NDArray[np.float32]:
+    """Return the vectors of rows, [N, E].
 
     Raises:
         UserError: If one is not finite, with its row.
     """
-    vectors_NE = cache.gather(examples.encoded, columns)
+    vectors_NE = cache.gather(examples.encoded)
     broken = np.flatnonzero(~np.isfinite(vectors_NE).all(axis=1))
     if len(broken):
         raise UserError(

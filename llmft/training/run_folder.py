@@ -28,6 +28,7 @@ from llmft.results.files import read_result, write_result
 from llmft.results.run import (
     CurvePoint,
     LearningCurve,
+    ProbeFit,
     Run,
     RunIdentity,
     RunRecord,
@@ -198,8 +199,10 @@ def claim_run_folder(
         )
     remove_other_checkpoints(checkpoints, last=last)
     continues = not differing and resume != "never"
-    divisor = found.micro_batch_divisor if continues and isinstance(found, UnfinishedRun) else 1
-    return _write_unfinished(run_dir, identity, launch, divisor)
+    return _write_unfinished(
+        run_dir, identity, launch,
+        before=found if continues and isinstance(found, UnfinishedRun) else None,
+    )  # fmt: skip
 
 
 def check_init_from(config: Recipe, *, label_names: list[str]) -> None:
@@ -225,6 +228,13 @@ def record_divisor(run_dir: Path, run: UnfinishedRun, micro_batch_divisor: int) 
     return changed
 
 
+def record_initial_head(run_dir: Path, run: UnfinishedRun, probe: ProbeFit) -> UnfinishedRun:
+    """Record how the initial head was fitted; call it in the main process only."""
+    changed = run.replace(probe=probe)
+    write_result(run_dir / METADATA_NAME, changed)
+    return changed
+
+
 def write_run(
     run_dir: Path, record: RunRecord, history: Sequence[CurvePoint], *, metric: str
 ) -> None:
@@ -234,14 +244,16 @@ def write_run(
 
 
 def _write_unfinished(
-    run_dir: Path, identity: RunIdentity, launch: Launch, micro_batch_divisor: int = 1
+    run_dir: Path, identity: RunIdentity, launch: Launch, *, before: UnfinishedRun | None = None
 ) -> UnfinishedRun:
+    """Record a run as unfinished, with what an attempt before learned."""
     record = UnfinishedRun(
         **dict(identity),
         world_size=launch.world_size,
         parallelism=launch.parallelism,
         precision=_choose_precision(identity),
-        micro_batch_divisor=micro_batch_divisor,
+        micro_batch_divisor=before.micro_batch_divisor if before else 1,
+        probe=before.probe if before else None,
     )
     write_result(run_dir / METADATA_NAME, record)
     return record
@@ -340,9 +352,12 @@ def make_record(
     # A shared prompt counts once per row; padding does not count.
     num_train_tokens = round(int(inputs.train.lengths.sum()) * result.num_epochs)
     seconds = result.train_seconds
+    probe, train_seconds = result.probe or run.probe, result.train_seconds
     if result.probe is not None:
         num_train_tokens = result.probe.num_computed_tokens
         seconds = result.probe.encoding_seconds
+    elif run.probe is not None:
+        train_seconds += run.probe.seconds
     return RunRecord(
         **{name: getattr(run, name) for name in RunIdentity.model_fields},
         name=config.name,
@@ -359,9 +374,9 @@ def make_record(
             if plan is not None
             else len(inputs.train)
         ),
-        train_seconds=round(result.train_seconds, 2),
+        train_seconds=round(train_seconds, 2),
         num_train_tokens=num_train_tokens,
-        tokens_per_second=round(num_train_tokens / seconds, 1),
+        tokens_per_second=round(num_train_tokens / max(seconds, 0.01), 1),
         peak_memory_gib=round(peak_memory_gib, 3),
         prompt_shared=included and inputs.unshared_reason is None,
         num_steps=result.num_steps,
@@ -376,7 +391,7 @@ def make_record(
         precision=spec.precision,
         num_parameters=spec.num_parameters,
         num_trainable=spec.num_trainable,
-        probe=result.probe,
+        probe=probe,
         base_pretrained=spec.base_pretrained,
         model_hash=model_hash,
         python=platform.python_version(),

@@ -26,6 +26,7 @@ from llmft.models.heads import (
     fit_target_scale,
     fold_scale,
     is_far_from_zero,
+    set_output_layer,
     to_outputs,
     unfold_scale,
 )
@@ -58,6 +59,7 @@ def train_model(
     *,
     plan: BatchPlan,
     launch: Launch,
+    initial_head: tuple[Tensor, Tensor] | None = None,
     resume_from: Path | None = None,
 ) -> TrainedModel:
     """Load the model of a recipe and train it.
@@ -67,6 +69,7 @@ def train_model(
         inputs: The encoded rows of its task.
         plan: The batches.
         launch: How the processes share the work.
+        initial_head: Initial weight [C, E] and bias [C] of the output layer, in the labels' units.
         resume_from: The checkpoint to resume from.
 
     Raises:
@@ -79,7 +82,7 @@ def train_model(
         config, plan=plan, metric=recipe.metric, run_dir=folder, launch=launch
     )
     base = pin_base(recipe.config.base)
-    load = partial(_load, recipe, base, inputs)
+    load = partial(load_recipe_model, recipe, base, inputs)
     transformers.set_seed(config.seed)
     model = load()
     spec = make_spec(model, base, recipe, inputs.data, inputs.encoder.prompt)
@@ -87,6 +90,8 @@ def train_model(
     if recipe.config.init_from is not None and resume_from is None:
         load_weights(model, Path(recipe.config.init_from) / "model")
         logger.info("initial weights: those of %s", recipe.config.init_from)
+    if initial_head is not None and resume_from is None:
+        set_output_layer(model, *initial_head)
     if spec.precision == "bfloat16" and launch.has_replicated_weights:
         cast_frozen_weights(model)
 
@@ -95,7 +100,7 @@ def train_model(
         scale = _fit_scale(model, train.targets, base)
         train = train.with_targets(scale.to_targets(train.targets))
         val = val.with_targets(scale.to_targets(val.targets))
-        if recipe.config.init_from is not None:
+        if recipe.config.init_from is not None or initial_head is not None:
             unfold_scale(model, scale)
     collator = Collator(pad_token_id=inputs.encoder.tokenizer.pad_token_id, targets=train.targets)
     loss = make_loss(head, targets=inputs.train.targets, label_names=spec.label_names)
@@ -132,13 +137,18 @@ def train_model(
     return TrainedModel(model, spec, result)
 
 
-def _load(recipe: ResolvedRecipe, base: BaseConfig, inputs: Inputs) -> nn.Module:
+def load_recipe_model(
+    recipe: ResolvedRecipe, base: BaseConfig, inputs: Inputs, *, adapters: bool = True
+) -> nn.Module:
+    """Load the model of a recipe before its training, with or without its adapters."""
     return load_model(
         base,
         labels=LabelSpace(recipe.config.head.type, inputs.data.label_names),
         pad_token_id=inputs.encoder.tokenizer.pad_token_id,
         seed=recipe.config.train.seed,
         precision=choose_precision(recipe.config.train.precision),
+        num_prompt=len(inputs.encoder.shared_ids),
+        adapters=adapters,
     ).model
 
 

@@ -90,6 +90,45 @@ def test_two_processes_fit_the_head_that_one_fits(recipes: None) -> None:
         assert two[key].numpy() == pytest.approx(weights.numpy(), rel=1e-3, abs=1e-4)
 
 
+@pytest.mark.parametrize("way", ["ddp", "zero2"])
+def test_two_processes_begin_at_the_probe_and_measure_it(recipes: None, way: str) -> None:
+    changes = ["head.init=probe", "base.pooling=mean", "train.epochs=4", "train.steps=null"]
+    for run, more in {"one": [], f"two-{way}": WAYS[way]}.items():
+        shutil.rmtree("prepared/states", ignore_errors=True)
+        sets = [*changes, *more, f"output_dir=runs/begun-{run}"]
+        arguments = ["qwen.yaml", *(x for value in sets for x in ("--set", value))]
+        if not more:
+            assert main(["train", *arguments]) == 0
+            continue
+        script = ["-m", "llmft.train"] if way == "ddp" else [DEEPSPEED]
+        done = launch(*script, *arguments, launcher=TORCHRUN)
+        assert done.returncode == 0, done.stderr[-4000:]
+    for expected, found in zip(
+        read_epochs("runs/begun-one"), read_epochs(f"runs/begun-two-{way}"), strict=True
+    ):
+        assert found == pytest.approx(expected, rel=1e-3)
+    done = launch("-m", "llmft.evaluate", f"runs/begun-two-{way}", launcher=TORCHRUN)
+    assert done.returncode == 0, done.stderr[-4000:]
+    result = json.loads(Path(f"runs/begun-two-{way}/evaluation/test.json").read_text())
+    assert result["baselines"]["probe"]["metrics"]["mae"] is not None
+    assert main(["evaluate", "runs/begun-one"]) == 0
+    alone = json.loads(Path("runs/begun-one/evaluation/test.json").read_text())
+    assert result["probe"]["gains"].values() is not None
+    assert result["baselines"]["probe"]["metrics"]["mae"] == pytest.approx(
+        alone["baselines"]["probe"]["metrics"]["mae"], rel=1e-3
+    )
+
+
+@pytest.mark.parametrize("change", ["head.init=probe", "base.pooling=mean"])
+def test_sharded_weights_refuse_what_they_cannot_have(recipes: None, change: str) -> None:
+    sets = [*WAYS["zero3"], change, "output_dir=runs/refused"]
+    arguments = [x for value in sets for x in ("--set", value)]
+    done = launch(DEEPSPEED, "qwen.yaml", *arguments, launcher=TORCHRUN)
+    assert done.returncode != 0
+    assert f"{change.partition('=')[0]}: is not supported with DeepSpeed ZeRO-3" in done.stderr
+    assert not Path("runs/refused/model").exists()
+
+
 def test_h2_deepspeed_computes_in_bfloat16_with_a_float32_head(alone: None) -> None:
     overrides = [*WAYS["zero2"], "train.precision=bfloat16", "output_dir=runs/bfloat16"]
     sets = [x for value in overrides for x in ("--set", value)]

@@ -30,6 +30,7 @@ from llmft.models.pooling import (
     find_layers,
     is_causal,
     list_poolings,
+    make_pooled_model,
     read_declared_pooling,
 )
 from llmft.results.run import Pooling
@@ -91,15 +92,17 @@ def test_a_norm_of_an_unknown_name_is_found_out(tmp_path: Path) -> None:
     assert not can_be_cut(model, 1)
 
 
-def test_a_base_without_a_list_of_layers_is_refused() -> None:
+def test_a_base_without_a_list_of_layers_is_not_cut() -> None:
     model = AlbertModel(
         AlbertConfig(
             vocab_size=60, embedding_size=16, hidden_size=32, num_hidden_layers=2,
             num_attention_heads=4, intermediate_size=48,
         )
     )  # fmt: skip
-    with pytest.raises(UserError, match="AlbertModel has no list of 2 layers, so it cannot be"):
-        find_layers(model)
+    assert not can_be_cut(model, 1)
+    pooling = Pooling(how="mean", num_layers=2, normalises=False)
+    pooled = make_pooled_model(model.eval(), pooling, num_outputs=3, num_prompt=0)
+    assert pooled(input_ids=torch.tensor([[2, 5, 3]])).logits.shape == (1, 3)
 
 
 @pytest.mark.parametrize("family", DECODERS)

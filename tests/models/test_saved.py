@@ -106,7 +106,7 @@ def test_r1_an_empty_tensor_is_refused_and_nothing_is_left(tiny_bert: Path, tmp_
     tokenizer = load_tokenizer(base)
     model = load_model(base, labels=labels, pad_token_id=0, seed=0).model
     find_output_layer(model).weight.data = torch.empty(0, 32)
-    spec = ModelSpec.model_construct(name="variant")
+    spec = ModelSpec.model_construct(name="variant", base=base)
     with pytest.raises(UserError, match=r"classifier\.weight would be saved empty"):
         save_model(model, tokenizer=tokenizer, spec=spec, folder=tmp_path / "model")
     assert list(tmp_path.iterdir()) == []

@@ -1,6 +1,7 @@
 """A frozen base with a linear head: the whole way, kept states, and the same head however made."""
 
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -51,7 +52,7 @@ def make_recipe(model: Path, *, head: str = "regression", **changes: Any) -> llm
     )  # fmt: skip
     if not Path("data").exists():
         llmft.prepare(task)
-    made = {
+    made: dict[str, Any] = {
         "name": "probe", "task": task, "base": {"model": model, "tuning": "frozen"},
         "head": {"type": head}, "tokens": {"max_length": 96, "min_article": 16},
         "train": {"precision": "float32"}, "output_dir": "runs/probe",
@@ -115,7 +116,7 @@ def test_states_are_computed_once_for_all_recipes(workspace: Path, tiny_qwen: Pa
     changed = {"output_dir": "runs/changed", "base.model": "changed"}
     assert llmft.train(recipe, overrides=changed).record.probe.num_computed == 297
     other = llmft.train(recipe, overrides={"output_dir": "runs/other", "base.layer": "last"})
-    assert other.record.probe.num_computed == 297
+    assert other.record.probe.num_computed == 0
     prompted = make_recipe(tiny_qwen, prompt=write_prompt(), output_dir="runs/prompted")
     assert llmft.train(prompted).record.probe.num_computed == 297
 
@@ -130,7 +131,7 @@ def test_a_pass_that_was_killed_goes_on(
     write = StateCache.write
 
     def stop(self: StateCache, *args: Any) -> None:
-        if len(list_states()) == 2:
+        if len(list_states()) == 8:  # two files of each of four poolings
             raise KeyboardInterrupt
         write(self, *args)
 
@@ -199,7 +200,6 @@ def test_row_weights_count(workspace: Path, lively_bert: Path) -> None:
             {"head": {"type": "regression", "loss": {"dimension_weights": {"risk": 2}}}},
             "head.loss.dimension_weights: has no effect with tuning: frozen",
         ),
-        ({"base": {"model": "m", "pooling": "mean"}}, "base.pooling: has no effect with tuning: f"),
         ({"base": {"model": "m", "tuning": "frozen", "lora": {}}}, "lora settings have no effect"),
         ({"init_from": "runs/a"}, "init_from: has no effect with tuning: frozen"),
     ],
@@ -306,3 +306,35 @@ def test_the_record_says_how_the_head_was_chosen(workspace: Path, lively_bert: P
     assert found["by_strength"][f"{found['strength']:g}"] == run.record.best_metric
     assert len(found["by_pooling"]) == 4, "mean and cls, in one and two layers"
     assert found["encoding_seconds"] > 0
+
+
+@pytest.mark.launched
+def test_sigterm_saves_the_states_so_far(workspace: Path, lively_bert: Path) -> None:
+    script = Path("train.py")
+    script.write_text(
+        "import os, signal, sys, time, llmft\n"
+        "from llmft.models.forward import BatchForward\n"
+        "from tests.training.test_probe import make_recipe\n"
+        "compute = BatchForward.compute\n"
+        "def slow(self, rows):\n"
+        "    for i, found in enumerate(compute(self, rows)):\n"
+        "        yield found\n"
+        "        if i == 2: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "BatchForward.compute = slow\n"
+        "from llmft.training import probe\n"
+        "probe.ROWS_PER_FILE = 300\n"
+        "sort = BatchForward.__init__\n"
+        "def few(self, *args, **more): sort(self, *args, **more, max_tokens_per_batch=200)\n"
+        "BatchForward.__init__ = few\n"
+        "from llmft.errors import StoppedError\n"
+        "try: llmft.train(make_recipe(sys.argv[1]))\n"
+        "except StoppedError as error: print(error); sys.exit(143)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script), str(lively_bert)],
+        capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )  # fmt: skip
+    assert done.returncode == 143, done.stderr
+    assert "with those so far saved" in done.stdout
+    assert 0 < llmft.train(make_recipe(lively_bert)).record.probe.num_computed < 297

@@ -30,6 +30,7 @@ from llmft.models.acceleration.shared_prompt import PackedRows
 from llmft.models.device import autocast
 from llmft.models.heads import LabelSpace, compute_head_in_float32, find_head
 from llmft.models.loading import add_adapters
+from llmft.models.pooling import choose_pooling, make_pooled_model, take_base
 
 _ATTENTION = {False: "llmft_traced_cpu", True: "llmft_traced_gpu"}
 """Names of the attention functions, for which no mask is registered: transformers makes none."""
@@ -418,11 +419,18 @@ def _build_without_weights(model_config: Any, base: BaseConfig, *, labels: Label
         model_config.pad_token_id = 0
     with torch.device("meta"):
         model = AutoModelForSequenceClassification.from_config(model_config)
+        pooling = choose_pooling(base, model_config)
+        if base.tuning != "frozen" and pooling is not None:
+            num_outputs = len(labels.logit_names)
+            model = make_pooled_model(
+                take_base(model), pooling, num_outputs=num_outputs, num_prompt=0
+            )
     if base.tuning in ("lora", "qlora"):
+        inside = getattr(model, "base_model_prefix", "model")
         new = [
             name
             for name, child in model.named_children()
-            if name != model.base_model_prefix and any(True for _ in child.parameters())
+            if name != inside and any(True for _ in child.parameters())
         ]
         model = add_adapters(model, base, new)
     compute_head_in_float32(model)

@@ -1,0 +1,188 @@
+"""The baseline `probe`: the base of a run, frozen, on the same rows, tokens and prompt."""
+
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from llmft.config.recipe import BaseConfig, LaunchConfig, PromptConfig, Recipe, TrainConfig
+from llmft.config.task import name_task
+from llmft.data.fields import Row
+from llmft.errors import UserError
+from llmft.evaluation.rows import LabelledRows
+from llmft.evaluation.verdict import Rules, compare_with_reference
+from llmft.files import write_text
+from llmft.metrics.definitions import Floats
+from llmft.models.bases import hash_base, pin_base
+from llmft.models.saved import ModelSpec
+from llmft.prediction.stored import load_or_predict, name_source
+from llmft.results.evaluation import Measurement, ProbeBaseline, ProbeGain
+from llmft.results.run import Run, RunIdentity, RunRecord
+from llmft.training.run_folder import is_finished, list_differences, read_record
+
+logger = logging.getLogger(__name__)
+
+LARGEST_PROBE_COST = 0.2
+"""Relative to the training, unless the baseline is asked for."""
+_PROBE = ""  # a key that no variant has
+
+
+def estimate_probe_cost(config: Recipe, *, num_rows: Mapping[str, int], epochs: float) -> float:
+    """Return the cost of a frozen base's pass over all rows, relative to the training of a recipe.
+
+    A step costs as much as 3 forward passes over its rows, with adapters 2, and 1 more with
+    gradient checkpointing; validation is left out.
+
+    Args:
+        config: The recipe.
+        num_rows: Split -> number of rows.
+        epochs: Of the training.
+    """
+    per_row = (3 if config.base.tuning == "full" else 2) + config.train.gradient_checkpointing
+    return sum(num_rows.values()) / (num_rows["train"] * epochs * per_row)
+
+
+def is_probe_cheap(config: Recipe, *, num_rows: Mapping[str, int], epochs: float) -> bool:
+    """Return whether the baseline is fitted without being asked for.
+
+    Not for a base in 4 bit, which might not fit into memory otherwise.
+    """
+    cost = estimate_probe_cost(config, num_rows=num_rows, epochs=epochs)
+    return cost <= LARGEST_PROBE_COST and config.base.tuning != "qlora"
+
+
+def plan_probe(
+    run: Run, spec: ModelSpec, *, wanted: bool | Literal["auto"], folder: Path
+) -> Recipe | None:
+    """Return the recipe of the baseline; None if there is none.
+
+    Another run in the folder, of other rows or of another recipe, is removed.
+
+    Args:
+        run: The run that it is compared with.
+        spec: Of its model.
+        wanted: auto: where it is cheap, and the base is there.
+        folder: Where its run is to be.
+
+    Raises:
+        UserError: If it is wanted, and the base is not there or is another one now.
+    """
+    record = run.record
+    epochs = run.curve.epochs[-1].epoch
+    is_cheap = is_probe_cheap(record.recipe, num_rows=record.num_rows, epochs=epochs)
+    if record.is_deterministic or wanted is False or (wanted == "auto" and not is_cheap):
+        return None
+    recipe = _make_recipe(record, spec, folder)
+    try:
+        pin_base(recipe.base)
+        if hash_base(recipe.base) != spec.base_hash:
+            raise UserError(
+                f"the base {recipe.base.model} is not the one that {run.path} was trained on: its "
+                "weights changed"
+            )
+    except UserError as error:
+        if wanted is True:
+            raise
+        logger.warning("the baseline probe is left out: %s", error)
+        return None
+    if not _is_current(folder, recipe, record):
+        shutil.rmtree(folder, ignore_errors=True)
+    return recipe
+
+
+def _is_current(folder: Path, recipe: Recipe, record: RunRecord) -> bool:
+    """Return whether a folder has no finished run, or that of a recipe on the rows of a run."""
+    identity = RunIdentity(
+        recipe=recipe.model_copy(update={"task": name_task(recipe.task)}), task=record.task,
+        data_fingerprint=record.data_fingerprint, prompt_sha256=record.prompt_sha256,
+        init_hash=None,
+    )  # fmt: skip
+    try:
+        return not is_finished(folder) or not list_differences(read_record(folder), identity)
+    except UserError:
+        return False
+
+
+def _make_recipe(record: RunRecord, spec: ModelSpec, folder: Path) -> Recipe:
+    """Return the recipe; the prompt is that of the run, whatever became of its file."""
+    ours = record.recipe
+    prompt = PromptConfig()
+    if spec.prompt is not None:
+        path = folder.with_name(f"{folder.name}-prompt.md")
+        write_text(path, "".join(spec.make_prompt()))
+        prompt = PromptConfig(mode="include", file=str(path), share=ours.prompt.share)
+    train = TrainConfig(
+        metric=ours.train.metric, limit_rows=ours.train.limit_rows, precision=ours.train.precision
+    )
+    base = BaseConfig(model=ours.base.model, revision=spec.base.revision, tuning="frozen")
+    return ours.model_copy(
+        update={
+            "name": "probe", "task": record.task, "base": base, "head": ours.head.convex,
+            "prompt": prompt, "train": train, "launch": LaunchConfig(), "init_from": None,
+            "output_dir": str(folder),
+        }
+    )  # fmt: skip
+
+
+def predict_probe(
+    folder: Path, rows: list[Row], *, chosen: list[Row], name: str, data: str
+) -> Floats:
+    """Return the outputs of the baseline for chosen rows, shape [N, C].
+
+    Args:
+        folder: Its finished run.
+        rows: All rows, whose predictions are stored.
+        chosen: Those that are measured.
+        name: Of the rows, for the file of the predictions.
+        data: Fingerprint of the prepared data, or hash of the file that the rows are from.
+    """
+    ids = [row["id"] for row in rows]
+    stored = load_or_predict(
+        folder, rows,
+        path=folder / "predictions" / f"{name}.parquet",
+        source=name_source(read_record(folder).model_hash, data),
+    ).align(ids)  # fmt: skip
+    place = {row_id: i for i, row_id in enumerate(ids)}
+    return stored.outputs[[place[row["id"]] for row in chosen]]
+
+
+def measure_probe(
+    folder: Path,
+    outputs_NC: Floats,
+    rows: LabelledRows,
+    *,
+    variants: Mapping[str, Sequence[Floats]],
+    metric: str,
+) -> tuple[ProbeBaseline, Measurement]:
+    """Return by how much variants are better than the baseline, and its metrics.
+
+    Args:
+        folder: Its finished run.
+        outputs_NC: Its outputs for the rows.
+        rows: The rows.
+        variants: Variant -> outputs [N, C] of each of its runs, before calibrators and thresholds;
+            without frozen bases, which are a probe themselves.
+        metric: The leading metric.
+    """
+    record = read_record(folder)
+    pairs = compare_with_reference(
+        {_PROBE: [outputs_NC], **{name: list(runs) for name, runs in variants.items()}},
+        rows.labels,
+        rules=Rules(metric, _PROBE, margin=0.0, min_difference=0.0),
+        groups=rows.groups,
+        config=rows.config,
+    )
+    gains = {}
+    for name, pair in pairs.items():
+        finding: Literal["better", "worse", "not told apart"] = "not told apart"
+        if pair.finding == "better" and pair.interval.low > 0:
+            finding = "better"
+        elif pair.interval.high < 0 and not pair.is_small:
+            finding = "worse"
+        gains[name] = ProbeGain(gain=pair.gain, interval=pair.interval, finding=finding)
+    assert record.probe is not None
+    found = ProbeBaseline(
+        base=record.recipe.base.model, run=str(folder), fit=record.probe, gains=gains
+    )
+    return found, rows.measure([outputs_NC])[0]

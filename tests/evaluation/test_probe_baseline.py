@@ -1,0 +1,207 @@
+"""The baseline `probe`: whether fine-tuning pays, in evaluations and comparisons."""
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import llmft
+from llmft.config.suite import GateConfig
+from llmft.evaluation.gates import GateFacts, apply_gates
+from llmft.results.evaluation import Interval, ProbeGain
+from tests.training.test_initial_head import TRAIN, make_trained
+from tests.training.test_probe import LABELS, make_frame, make_recipe, write_prompt
+
+CHEAP = {**TRAIN, "steps": None, "epochs": 3}
+
+
+def make_suite(recipe: llmft.Recipe, **changes: Any) -> llmft.Suite:
+    values = {
+        "task": recipe.task, "metric": "mae", "margin": 0.0, "reference": "a",
+        "variants": {"a": "runs/probe", "b": "runs/b"}, "output_dir": "reports",
+    }  # fmt: skip
+    return llmft.Suite(**{**values, **changes})
+
+
+@pytest.mark.parametrize("head", LABELS)
+def test_an_evaluation_says_whether_fine_tuning_pays(
+    head: str, workspace: Path, lively_bert: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = llmft.train(make_trained(lively_bert, head=head, train={**CHEAP, "epochs": 2.5}))
+    with caplog.at_level(logging.INFO, logger="llmft"):
+        result = llmft.evaluate(run)
+    assert result.probe is not None
+    [gain] = result.probe.gains.values()
+    difference = result.metrics[result.metric] - result.baselines["probe"].metrics[result.metric]
+    sign = -1 if result.metric == "mae" else 1
+    assert gain.gain == pytest.approx(sign * difference, abs=1e-6)
+    assert gain.interval.low <= gain.gain <= gain.interval.high
+    expected = "better" if gain.interval.low > 0 else "worse" if gain.interval.high < 0 else None
+    assert gain.finding == (expected or "not told apart")
+    assert "a linear head on the frozen" in caplog.text
+    for name in ("report.html", "report.md"):
+        assert "a linear head on the frozen" in Path("runs/probe/evaluation", name).read_text()
+    again = llmft.evaluate(run)
+    assert again.baselines == result.baselines
+    assert again.probe == result.probe, "it is not fitted again"
+    assert run.record.schema_version == 4
+
+
+def test_it_is_left_out_where_it_costs_too_much(
+    workspace: Path, lively_bert: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = make_trained(lively_bert, train={**TRAIN, "epochs": 1, "steps": None})
+    with caplog.at_level(logging.INFO, logger="llmft"):
+        llmft.check(recipe)
+    assert "about 42% of the training's computation; only with baselines" in caplog.text
+    run = llmft.train(recipe)
+    assert llmft.evaluate(run).probe is None
+    suite = {"variants": {"a": run.path, "b": "runs/b"}}
+    wanted = llmft.evaluate(run, suite=make_suite(recipe, **suite, baselines={"probe": True}))
+    assert wanted.probe is not None
+    assert "beats_probe" not in {gate.name for gate in wanted.gates}
+    gates = {"beats_probe": {"deploy": 0.0, "review": -50.0}}
+    gated = llmft.evaluate(run, suite=make_suite(recipe, **suite, gates=gates))
+    [gate] = [gate for gate in gated.gates if gate.name == "beats_probe"]
+    assert gated.probe is not None
+    [gain] = gated.probe.gains.values()
+    assert (gate.value, gate.bound) == (gain.gain, gain.interval.low)
+    assert gate.result == ("DEPLOY" if gain.interval.low >= 0 else "REVIEW")
+    off = make_suite(recipe, **suite, baselines={"probe": False})
+    assert llmft.evaluate(run, suite=off).probe is None
+
+
+def test_a_comparison_has_that_of_the_reference(
+    workspace: Path, lively_bert: Path, tiny_bert: Path
+) -> None:
+    recipe = make_trained(lively_bert, pooling="auto", train={**CHEAP, "learning_rate": 3e-3})
+    llmft.train(recipe)
+    llmft.train(recipe, overrides={"base.model": str(tiny_bert), "output_dir": "runs/b"})
+    result = llmft.compare(make_suite(recipe))
+    assert result.probe is not None
+    assert result.probe.base == str(lively_bert)
+    assert set(result.probe.gains) == {"a", "b"}
+    assert "probe" in result.baselines
+    assert "probe" in result.to_frame().index
+    alone = llmft.evaluate("runs/probe")
+    assert alone.baselines["probe"].metrics["mae"] == pytest.approx(
+        result.baselines["probe"].metrics["mae"], rel=1e-5
+    )
+    for name in ("report.html", "report.md"):
+        assert "a linear head on the frozen" in Path("reports", name).read_text()
+
+
+def test_it_has_the_prompt_and_the_rows_of_the_run(workspace: Path, tiny_qwen: Path) -> None:
+    recipe = make_trained(tiny_qwen, "lora", prompt=write_prompt(), train={**CHEAP, "epochs": 4})
+    run = llmft.train(recipe)
+    Path("prompt.md").unlink()
+    result = llmft.evaluate(run)
+    assert result.probe is not None
+    probe = llmft.evaluate(result.probe.run)
+    assert probe.probe is None, "it is its own probe"
+    assert probe.record.prompt_sha256 == run.record.prompt_sha256
+    assert probe.record.data_fingerprint == run.record.data_fingerprint
+    assert probe.metrics["mae"] == pytest.approx(result.baselines["probe"].metrics["mae"], rel=1e-5)
+    rows = make_frame().tail(40)
+    rows.to_csv("new.csv", index=False)
+    of_file = llmft.evaluate(run, data="new.csv")
+    assert of_file.probe is not None
+
+
+def test_a_frozen_reference_is_the_probe_itself(workspace: Path, lively_bert: Path) -> None:
+    recipe = make_trained(lively_bert, pooling="auto", train={**CHEAP, "learning_rate": 3e-3})
+    llmft.train(recipe)
+    llmft.train(make_recipe(lively_bert, output_dir="runs/b"))
+    gates = {"beats_probe": {"deploy": 0.0}}
+    result = llmft.compare(make_suite(recipe, reference="b", gates=gates))
+    assert result.probe is not None
+    assert result.probe.run == "runs/b"
+    assert set(result.probe.gains) == {"a"}, "b is not compared with itself"
+    [pair] = result.pairs
+    assert result.probe.gains["a"].gain == pytest.approx(pair.gain)
+    named = {name: [g.name for g in variant.gates] for name, variant in result.variants.items()}
+    assert "beats_probe" in named["a"]
+    assert "beats_probe" not in named["b"]
+
+
+def test_a_gate_without_a_probe_is_a_review(workspace: Path, lively_bert: Path) -> None:
+    shutil.copytree(lively_bert, "base")
+    run = llmft.train(make_trained(Path("base"), train=CHEAP))
+    suite = make_suite(make_trained(Path("base")), gates={"beats_probe": {"deploy": 0.0}})
+    config = Path("base/config.json")
+    config.rename("hidden")
+    with pytest.raises(llmft.UserError, match=r"base\.model: base"):
+        llmft.evaluate(run, suite=suite)
+    Path("hidden").rename(config)
+    weights = Path("base/model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\1")
+    with pytest.raises(llmft.UserError, match="its weights changed"):
+        llmft.evaluate(run, suite=suite)
+    assert llmft.evaluate(run).probe is None, "without being asked for"
+
+
+def test_rows_in_few_clusters_are_no_evidence() -> None:
+    gate = GateConfig(deploy=0.0)
+    gain = ProbeGain(gain=0.5, interval=Interval(0.4, 0.6), finding="not told apart")
+    facts = GateFacts(
+        num_rows=60, metric="mae", metrics={}, intervals={}, parts={}, splits={}, histories=[],
+        probe_gain=gain,
+    )  # fmt: skip
+    [result] = apply_gates({"beats_probe": gate}, facts)
+    assert result.result == "REVIEW"
+    assert "not told apart" in result.reason
+    [result] = apply_gates({"beats_probe": gate}, facts._replace(probe_gain=None))
+    assert result.result == "REVIEW"
+    assert "no probe to compare with" in result.reason
+    better = facts._replace(probe_gain=gain.replace(finding="better"))
+    assert apply_gates({"beats_probe": gate}, better)[0].result == "DEPLOY"
+    assert apply_gates({"beats_probe": GateConfig(deploy=0.5)}, better)[0].result == "REVIEW"
+
+
+def test_a_base_that_is_gone_is_no_reason_to_fail(
+    workspace: Path, lively_bert: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(lively_bert, "base")
+    recipe = make_trained(Path("base"), train=CHEAP)
+    run = llmft.train(recipe)
+    shutil.rmtree("base")
+    assert llmft.evaluate(run).probe is None
+    assert "the baseline probe is left out: base.model: base" in caplog.text
+    with pytest.raises(llmft.UserError, match=r"base\.model: base"):
+        llmft.evaluate(run, suite=make_suite(recipe, baselines={"probe": True}))
+
+
+def test_an_old_baseline_is_fitted_again(workspace: Path, lively_bert: Path) -> None:
+    first = llmft.train(make_trained(lively_bert, train=CHEAP))
+    before = llmft.evaluate(first)
+    shutil.copytree("runs/probe/evaluation/baselines/probe", "kept")
+    shutil.rmtree("runs/probe")
+    recipe = make_trained(lively_bert, train={**CHEAP, "limit_rows": 60, "epochs": 6})
+    run = llmft.train(recipe)
+    shutil.copytree("kept", "runs/probe/evaluation/baselines/probe")
+    after = llmft.evaluate(run)
+    assert after.probe is not None
+    assert before.probe is not None
+    assert after.probe.fit != before.probe.fit
+    assert llmft.evaluate(after.probe.run).record.recipe.train.limit_rows == 60
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"variants": {"a": "r", "probe": "s"}}, "'probe' is the name of a baseline"),
+        (
+            {"gates": {"beats_probe": {"deploy": 0}}, "baselines": {"probe": False}},
+            "gates.beats_probe: needs the baseline",
+        ),
+        ({"baselines": {"probe": "sometimes"}}, "baselines.probe"),
+    ],
+)
+def test_faults_in_a_suite_are_named(
+    changes: dict[str, Any], message: str, workspace: Path, lively_bert: Path
+) -> None:
+    with pytest.raises(llmft.UserError) as caught:
+        make_suite(make_recipe(lively_bert), **changes)
+    assert message in str(caught.value)

@@ -1,0 +1,159 @@
+"""Fine-tuning with another pooling, and from the head of a probe."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import llmft
+from tests.families import CONFIGS, build_base
+from tests.training.test_probe import LABELS, make_frame, make_recipe, write_prompt
+
+TRAIN = {"steps": 6, "batch_size": 8, "precision": "float32", "learning_rate": 1e-4,
+         "warmup_ratio": 0.0}  # fmt: skip
+
+
+def make_trained(
+    model: Path, tuning: str = "full", *, head: str = "regression", pooling: str = "mean",
+    **changes: Any,
+) -> llmft.Recipe:  # fmt: skip
+    """Return a recipe of a trained base that begins at the probe."""
+    recipe = make_recipe(model, head=head)
+    made = {
+        "base": {"model": model, "tuning": tuning, "pooling": pooling},
+        "head": {"type": head, "init": "probe"}, "train": TRAIN,
+    }  # fmt: skip
+    values = {name: getattr(recipe, name) for name in ("name", "task", "tokens", "output_dir")}
+    return llmft.Recipe(**{**values, **made, **changes})
+
+
+@pytest.mark.parametrize("head", LABELS)
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+@pytest.mark.parametrize("name", ["lively_bert", "tiny_qwen"])
+def test_a_pooled_model_goes_the_whole_way(
+    name: str, tuning: str, head: str, workspace: Path, request: pytest.FixtureRequest
+) -> None:
+    prompt = write_prompt() if name == "tiny_qwen" else {}
+    recipe = make_trained(request.getfixturevalue(name), tuning, head=head, prompt=prompt)
+    assert llmft.check(recipe).memory_gib is not None
+    run = llmft.train(recipe)
+    assert run.record.probe is not None
+    assert run.record.probe.pooling.how == "mean"
+    assert run.record.prompt_shared is (name == "tiny_qwen")
+    assert run.record.train_seconds > run.record.probe.seconds
+    result = llmft.evaluate(run)
+    assert result.metrics[result.metric] is not None
+    assert len(llmft.load(run).predict(make_frame().tail(5))) == 5
+    again = llmft.train(recipe, overrides={"init_from": run.path, "head.init": "auto",
+        "output_dir": "runs/again", "train.learning_rate": 1e-12, "train.steps": 1})  # fmt: skip
+    before, after = (llmft.load(one).predict(make_frame().tail(9)) for one in (run, again))
+    numbers = [c for c in before.columns if c.startswith(("score_", "prob_"))]
+    assert after[numbers].to_numpy() == pytest.approx(before[numbers].to_numpy(), abs=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("tuning", ["full", "lora", "qlora"])
+def test_a_pooled_model_takes_every_tuning_and_precision(
+    tuning: str, precision: str, workspace: Path, tiny_qwen: Path
+) -> None:
+    train = {**TRAIN, "precision": precision, "gradient_checkpointing": tuning != "full"}
+    recipe = make_trained(tiny_qwen, tuning, prompt=write_prompt(), train=train)
+    run = llmft.train(recipe)
+    assert run.record.probe is not None
+    assert run.record.best_metric < 1.05 * run.record.probe.best
+    assert len(llmft.load(run).predict(make_frame().tail(5))) == 5
+
+
+@pytest.mark.parametrize(("pooling", "tuning"), [("auto", "full"), ("mean", "lora")])
+@pytest.mark.parametrize("family", CONFIGS)
+def test_training_begins_at_the_probe(
+    family: str, pooling: str, tuning: str, workspace: Path
+) -> None:
+    model = build_base(family, workspace / "base")
+    train = {**TRAIN, "steps": 1, "learning_rate": 1e-12}
+    recipe = make_trained(model, tuning, pooling=pooling, train=train)
+    run = llmft.train(recipe)
+    assert run.record.probe is not None
+    assert run.record.best_metric == pytest.approx(run.record.probe.best, abs=1e-3)
+    random = llmft.train(recipe, overrides={"head.init": "random", "output_dir": "runs/random"})
+    assert random.record.probe is None
+    assert random.record.best_metric > run.record.best_metric
+    is_stock = pooling == "auto" or family == "modernbert"
+    assert (Path(run.path, "model", "modules.json").is_file()) is not is_stock
+
+
+def test_a_killed_run_resumes_with_the_probe_in_its_record(
+    workspace: Path, lively_bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from llmft.training.checkpoints import Checkpointing
+
+    recipe = make_trained(lively_bert, train={**TRAIN, "save_steps": 2, "eval_steps": 2})
+    seal = Checkpointing.on_save
+
+    def stop(self: Checkpointing, *args: Any, **more: Any) -> None:
+        seal(self, *args, **more)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpointing, "on_save", stop)
+        with pytest.raises(KeyboardInterrupt):
+            llmft.train(recipe)
+    resumed = llmft.train(recipe)
+    assert resumed.record.resumed_from_step == 2
+    whole = llmft.train(recipe, overrides={"output_dir": "runs/whole"})
+    assert resumed.record.probe is not None
+    assert resumed.record.probe.best == whole.record.probe.best
+    assert resumed.record.best_metric == pytest.approx(whole.record.best_metric, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"init_from": "runs/a"}, "head.init: has no effect with init_from"),
+        ({"base": {"model": "m", "tuning": "frozen"}}, "head.init: has no effect with tuning: f"),
+        ({"base": {"model": "m", "layer": "last"}}, "base.layer: has no effect with tuning: full"),
+    ],
+)
+def test_what_contradicts_an_initial_head_is_refused(changes: dict[str, Any], message: str) -> None:
+    keys = {
+        "name": "pooled", "task": "task.yaml", "base": {"model": "m"},
+        "head": {"type": "regression", "init": "probe"}, "output_dir": "runs/pooled",
+    }  # fmt: skip
+    with pytest.raises(llmft.UserError) as caught:
+        llmft.Recipe(**{**keys, **changes})
+    assert message in str(caught.value)
+
+
+def test_the_first_token_of_a_decoder_is_refused(workspace: Path, tiny_qwen: Path) -> None:
+    for call in (llmft.check, llmft.train):
+        with pytest.raises(llmft.UserError, match=r"base\.pooling: cls reads the first token"):
+            call(make_trained(tiny_qwen, pooling="cls"))
+    assert not Path("runs/probe/model").exists()
+
+
+@pytest.mark.launched
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+@pytest.mark.parametrize("name", ["lively_bert", "tiny_qwen"])
+def test_other_programs_read_a_pooled_model(
+    name: str, tuning: str, workspace: Path, request: pytest.FixtureRequest
+) -> None:
+    pytest.importorskip("sentence_transformers")
+    run = llmft.train(make_trained(request.getfixturevalue(name), tuning))
+    texts = make_frame()["text"].tolist()[:7]
+    expected = llmft.load(run).predict(texts)[["score_risk", "score_calm"]].to_numpy()
+    script = Path("read.py")
+    script.write_text(
+        "import sys, numpy as np\n"
+        "from sentence_transformers import SentenceTransformer\n"
+        "found = SentenceTransformer(sys.argv[1], device='cpu').encode(sys.argv[2:])\n"
+        "np.save('found.npy', found)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script), f"{run.path}/model", *texts],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert np.load("found.npy") == pytest.approx(expected, abs=1e-4)
