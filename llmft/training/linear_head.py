@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 
 from llmft.config.head import Head
 
@@ -27,6 +28,7 @@ ROWS_PER_BLOCK = 8_192
 _MAX_ITERATIONS = 1_000
 _TOLERANCE = 1e-4  # of the mean gradient
 _ROUGH_TOLERANCE = 1e-3  # enough to compare strengths, in a third of the time
+_FEW_NUMBERS = 20_000_000  # with fewer, one thread is as fast, and threads that wait cost others
 _PATIENCE = 2  # weaker strengths without a better score
 _SHARPNESS = 10.0  # of the logits of classes that least squares predict
 _RARE = 1e-6  # probability of a class or label that no training row has
@@ -141,9 +143,10 @@ def choose_by_logistic(
         path[strength] = models = {key: copy.deepcopy(model) for key, model in before.items()}
         return _solve_logistic(head, train, models, num_outputs, strength, tolerance)
 
-    rough = ((s, solve(s, tolerance=_ROUGH_TOLERANCE)) for s in STRENGTHS[::2])
-    choice = _choose(rough, val_NE, score, patience=_PATIENCE)
-    solution = solve(choice.strength, tolerance=_TOLERANCE)
+    with threadpool_limits(1 if train.vectors_NE.size < _FEW_NUMBERS else None):
+        rough = ((s, solve(s, tolerance=_ROUGH_TOLERANCE)) for s in STRENGTHS[::2])
+        choice = _choose(rough, val_NE, score, patience=_PATIENCE)
+        solution = solve(choice.strength, tolerance=_TOLERANCE)
     found = score(solution.apply(val_NE))
     return Choice(solution, choice.strength, found, {**choice.scores, choice.strength: found})
 
