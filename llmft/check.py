@@ -233,18 +233,18 @@ def _check_inputs(
 
 
 def _report_probe(recipe: ResolvedRecipe, inputs: "Inputs", *, epochs: float) -> None:
-    """Log what the baseline `probe` costs in `evaluate` and `compare`."""
-    from llmft.evaluation.probe_baseline import estimate_probe_cost, is_probe_cheap
+    """Log whether `evaluate` and `compare` fit the baseline `probe`, and what it costs."""
+    from llmft.evaluation.probe_baseline import HOW_TO_ASK, explain_no_probe
 
     num_rows = {split: len(rows) for split, rows in inputs.rows.items()}
-    cost = estimate_probe_cost(recipe.config, num_rows=num_rows, epochs=epochs)
-    is_cheap = is_probe_cheap(recipe.config, num_rows=num_rows, epochs=epochs)
-    logger.info(
-        "baseline probe: one pass of the frozen base over %d rows, about %.0f%% of the training's "
-        "computation%s",
-        sum(num_rows.values()), 100 * cost,
-        "" if is_cheap else "; only with baselines: {probe: true} in the suite",
-    )  # fmt: skip
+    reason = explain_no_probe(recipe.config, num_rows=num_rows, epochs=epochs)
+    if reason is None:
+        logger.info(
+            "baseline probe: one pass of the frozen base over %d rows, at most a fifth of the "
+            "training's computation", sum(num_rows.values()),
+        )  # fmt: skip
+    else:
+        logger.info("no baseline probe: %s; %s", reason, HOW_TO_ASK)
 
 
 def _report_frozen(recipe: ResolvedRecipe, inputs: "Inputs") -> float:

@@ -73,12 +73,10 @@ def _compare(suite: ResolvedSuite, *, train_first: bool) -> ComparisonResult:
     comparison = open_comparison(suite, plan)
     folder, probe = Path(suite.config.output_dir), None
     if suite.config.reference in comparison.valid:
-        reference, wanted = comparison.variants[suite.config.reference][0], suite.config.wants_probe
-        if reference.record.is_deterministic:  # it is a probe itself
-            probe = None if wanted is False else reference.path
-        else:
-            of_probe = folder / "baselines" / "probe"
-            probe = train_baseline(reference.path, wanted=wanted, folder=of_probe)
+        probe = train_baseline(
+            comparison.variants[suite.config.reference][0].path,
+            wanted=suite.config.wants_probe, folder=folder / "baselines" / "probe",
+        )  # fmt: skip
     result = compare_variants(comparison, probe=probe)
     if result.verdict != "INVALID":
         result = complete_result(comparison, result)

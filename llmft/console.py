@@ -8,7 +8,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from llmft.errors import StoppedError, UserError
 from llmft.processes import get_world_size, is_main, leave_group
@@ -111,6 +111,18 @@ class _ConsoleHandler(logging.Handler):
                 tqdm.write(line)
             else:  # there is no bar; importing tqdm takes longer than all the rest of `--help`
                 sys.stdout.write(f"{line}\n")
+
+
+@contextlib.contextmanager
+def shown_from(level: int) -> Iterator[None]:
+    """Show only log lines from a level on within the context; log files of runs still have all."""
+    logger = logging.getLogger("llmft")
+    before = logger.level
+    logger.setLevel(max(level, before))
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def shows_progress() -> bool:

@@ -60,6 +60,8 @@ def evaluate(
 ) -> EvaluationResult:
     """Measure a run, decide whether to deploy it, and write results and report.
 
+    Fits the baseline `probe` first, if that is cheap or the suite asks for it.
+
     Args:
         run: Run folder, or the run that `llmft.train` returned.
         split: The split to measure it on.
@@ -73,7 +75,8 @@ def evaluate(
         The result, as written to the run's `evaluation/`.
 
     Raises:
-        UserError: If the run is not finished, fitting fails, or the rows cannot be read.
+        UserError: If the run is not finished, fitting fails, the rows cannot be read, or the base
+            of a baseline that the suite asks for is not there.
     """
     folder, resolved = Path(run), None if suite is None else load_suite(suite)
     if data is not None and split != "test":
@@ -83,16 +86,16 @@ def evaluate(
 
     with isolated():
         from llmft.evaluation.post_hoc_fitting import change_fit
-        from llmft.evaluation.single_run import evaluate_run
+        from llmft.evaluation.single_run import evaluate_run, open_evaluation
         from llmft.train import train_baseline
 
         change_fit(folder, fit, min_recall=min_recall, split=split)
-        wanted: bool | Literal["auto"] = "auto" if resolved is None else resolved.config.wants_probe
-        of_probe = folder / "evaluation" / "baselines" / "probe"
-        result = evaluate_run(
-            folder, split=split, source=data, suite=resolved,
-            fit_probe=lambda: train_baseline(folder, wanted=wanted, folder=of_probe),
+        evaluation = open_evaluation(folder, split=split, source=data, suite=resolved)
+        probe = train_baseline(
+            folder, wanted="auto" if resolved is None else resolved.config.wants_probe,
+            folder=folder / "evaluation" / "baselines" / "probe",
         )  # fmt: skip
+        result = evaluate_run(evaluation, probe=probe)
         return ask_main(lambda: _write(folder, result))
 
 

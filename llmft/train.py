@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from llmft.config.loading import Overrides, dump_yaml, parse_overrides
 from llmft.config.recipe import Recipe, ResolvedRecipe, load_recipe
 from llmft.config.task import ScoresConfig
-from llmft.console import run_verb
+from llmft.console import run_verb, shown_from
 from llmft.errors import UserError
 from llmft.files import StrPath, write_text
 from llmft.processes import ask_main, get_world_size, is_main, main_first
@@ -89,7 +89,7 @@ def train_baseline(run: Path, *, wanted: bool | Literal["auto"], folder: Path) -
     """Fit the baseline `probe` of a finished run, unless that is done; return its folder.
 
     Args:
-        run: Folder of the run that it is compared with.
+        run: Folder of the run that it is compared with; one with a frozen base is its own probe.
         wanted: Whether to fit it; auto: where it is cheap and the base is there.
         folder: Where its run is to be.
 
@@ -101,26 +101,26 @@ def train_baseline(run: Path, *, wanted: bool | Literal["auto"], folder: Path) -
     """
     import torch
 
-    from llmft.evaluation.probe_baseline import plan_probe
+    from llmft.evaluation.probe_baseline import prepare_probe
     from llmft.models.saved import read_spec
     from llmft.training.run_folder import open_run
 
     with main_first():
-        recipe = plan_probe(open_run(run), read_spec(run / "model"), wanted=wanted, folder=folder)
+        found = open_run(run)
+        if found.record.is_frozen:
+            return None if wanted is False else run
+        recipe = prepare_probe(found, read_spec(run / "model"), wanted=wanted, folder=folder)
     if recipe is None:
         return None
-    logger.info("baseline probe: %s, frozen, in %s", recipe.base.model, folder)
-    level = logger.level
-    logger.setLevel(logging.WARNING)
+    logger.info("baseline probe: %s, frozen; its log is in %s", recipe.base.model, folder / "logs")
     try:
-        _train(load_recipe(recipe), resume="auto")
+        with shown_from(logging.WARNING):
+            _train(load_recipe(recipe), resume="auto")
     except (UserError, torch.OutOfMemoryError) as error:
         if wanted is True or get_world_size() > 1:  # other processes wait for this one
             raise
         logger.warning("the baseline probe is left out: %s", error)
         return None
-    finally:
-        logger.setLevel(level)
     return folder
 
 
@@ -165,7 +165,8 @@ def _train(recipe: ResolvedRecipe, *, resume: str) -> Path:
         if is_frozen:
             from llmft.training.probe import train_probe
 
-            trained, plan = train_probe(recipe, inputs), None
+            trained, head_fit = train_probe(recipe, inputs)
+            run, plan = run.replace(head_fit=head_fit), None
         else:
             run, trained, plan = _train_in_batches(recipe, inputs, run, launch)
         peak_memory_gib = measure_peak_memory()
@@ -194,14 +195,14 @@ def _train_in_batches(
     from llmft.training.checkpoints import find_last_checkpoint
     from llmft.training.inputs import plan_batches
     from llmft.training.probe import fit_initial_head
-    from llmft.training.run_folder import record_initial_head
+    from llmft.training.run_folder import update_run
     from llmft.training.train_model import train_model
 
     folder, initial_head = Path(recipe.config.output_dir), None
     checkpoint = ask_main(lambda: find_last_checkpoint(folder / "checkpoints"))
     if recipe.config.head.init == "probe" and checkpoint is None:
         fitted = fit_initial_head(recipe, inputs)
-        run = ask_main(lambda: record_initial_head(folder, run, fitted.fit))
+        run = ask_main(lambda: update_run(folder, run, head_fit=fitted.fit))
         initial_head = fitted.weights
     while True:
         plan = plan_batches(
@@ -236,7 +237,7 @@ def _halve_micro_batches(
     """
     import torch
 
-    from llmft.training.run_folder import record_divisor
+    from llmft.training.run_folder import update_run
 
     config, folder = run.recipe, Path(run.recipe.output_dir)
     rows = "1 row" if shape.num_rows == 1 else f"{shape.num_rows} rows"
@@ -249,7 +250,7 @@ def _halve_micro_batches(
             f"train.batch_size: {found}; lower it and raise train.gradient_accumulation_steps by "
             f"the same factor, or set train.auto_batch_size: true, which does so; or {smaller}"
         )
-    changed = record_divisor(folder, run, 2 * run.micro_batch_divisor)
+    changed = update_run(folder, run, micro_batch_divisor=2 * run.micro_batch_divisor)
     if launch.world_size > 1:  # the other processes wait for this one's part of the step
         raise UserError(
             f"train.auto_batch_size: {found}; run it again; it continues with half of "

@@ -130,7 +130,7 @@ def check_seeds(runs: Sequence[RunFacts]) -> list[Finding]:
                 named = ", ".join(_format_difference(key, found, expected) for key in differing)
                 message = f"{other.path} differs from {own[0].path} in {named}"
                 findings.append(make_finding("seed_replicates", status, message, variant))
-    if any(len(own) == 1 and not own[0].record.is_deterministic for own in by_variant.values()):
+    if any(len(own) == 1 and not own[0].record.is_frozen for own in by_variant.values()):
         message = (
             "a variant was trained with one seed only: the intervals cover the sampling of rows, "
             "not the variance between seeds"
@@ -163,7 +163,7 @@ def _list_settings(run: RunFacts) -> dict[str, object]:
     settings["prompt.sha256"] = record.prompt_sha256
     settings["fit"] = run.fit
     settings["base.weights"] = run.base_weights
-    if record.is_deterministic:
+    if record.is_frozen:
         settings = {key: v for key, v in settings.items() if not _is_of_optimisation(key)}
     return settings | {f"run.{key}": getattr(record, key) for key in _ENVIRONMENT}
 

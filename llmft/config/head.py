@@ -84,8 +84,8 @@ class HeadConfig(ConfigSection):
     """One number per dimension, one of two classes, one class, or any number of labels."""
     init: Literal["auto", "random", "probe"] = "auto"
     """Initial weights of the output layer. probe: those of a linear head that is first fitted to
-    the states of the untrained base (Kumar et al. 2022, arXiv:2202.10054); random: small random
-    numbers; auto: random."""
+    what the layer reads, with the base as pretrained (Kumar et al. 2022, arXiv:2202.10054); random:
+    small random numbers; auto: random."""
     loss: LossConfig = LossConfig()
     """The loss function and its weights."""
 
@@ -110,7 +110,7 @@ class HeadConfig(ConfigSection):
 
     @property
     def convex(self) -> "HeadConfig":
-        """The head with the loss that a linear head on fixed states is fitted with."""
+        """The same head with the loss of ridge or logistic regression, and the recipe's weights."""
         names = ("class_weights", "positive_weights", "row_weights")
         kept = {name: getattr(self.loss, name) for name in names}
         return HeadConfig(type=self.type, loss=LossConfig(**kept))

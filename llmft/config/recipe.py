@@ -58,10 +58,10 @@ class BaseConfig(ConfigSection):
     """Adapter settings, for `tuning: lora` and `qlora`."""
     pooling: Literal["auto", "cls", "mean", "last"] = "auto"
     """How the states of the tokens become the vector that the head reads: that of the first token,
-    of the last, or the mean over all tokens after the shared prompt. auto: as the base's class in
-    transformers does, or with `tuning: frozen` as a sentence-transformers folder says, else mean or
-    the first token (of decoders the last), whichever is better on validation. With `tuning:
-    frozen` the last layer's vector is scaled to length 1 if such a folder says so."""
+    of the last, or the mean over all tokens after the shared prompt. auto: of a trained base, what
+    its class in transformers does; of a frozen one, what a sentence-transformers folder declares,
+    and where none does, mean or the first token (of decoders the last), by validation. The last
+    layer's vector of a frozen base is scaled to length 1 if such a folder says so."""
     layer: Literal["auto", "last"] = "auto"
     """Layer whose states the head reads, for `tuning: frozen`. auto: the last, or the one at three
     quarters or half of the depth, whichever is best on validation; layers above it are not

@@ -21,7 +21,7 @@ from llmft.evaluation.gates import Outcome, measure_train_and_val, predict_train
 from llmft.evaluation.latency import measure_latencies
 from llmft.evaluation.noise import SecondLabels, measure_noise, read_second_labels
 from llmft.evaluation.post_hoc_fitting import check_fit
-from llmft.evaluation.probe_baseline import measure_probe, predict_probe
+from llmft.evaluation.probe_baseline import measure_probe
 from llmft.evaluation.rare_events import measure_rare
 from llmft.evaluation.rows import (
     LabelledRows,
@@ -241,19 +241,6 @@ def compare_variants(comparison: Comparison, *, probe: Path | None = None) -> Co
     baselines = measure_baselines(
         data.read_split("train"), rows.rows, names=rows.names, task=data.task
     )
-    against_probe = None
-    if probe is not None:
-        raw = {
-            name: [run.raw_outputs for run in comparison.variants[name]]
-            for name in valid
-            if not comparison.variants[name][0].record.is_deterministic
-        }
-        outputs_NC = predict_probe(
-            probe, data.read_split("test"), chosen=rows.rows, name="test", data=data.fingerprint
-        )
-        against_probe, baselines["probe"] = measure_probe(
-            probe, outputs_NC, rows, variants=raw, metric=config.metric
-        )
     variants = {
         variant: measure_variant(runs, rows, valid=variant in valid)
         for variant, runs in comparison.variants.items()
@@ -273,14 +260,21 @@ def compare_variants(comparison: Comparison, *, probe: Path | None = None) -> Co
         *check_baselines(
             config.metric,
             {variant: variants[variant].metrics.get(config.metric) for variant in valid},
-            {
-                name: found.metrics.get(config.metric)
-                for name, found in baselines.items()
-                if name != "probe"  # the report says how the variants compare with it
-            },
+            {name: found.metrics.get(config.metric) for name, found in baselines.items()},
         ),
         *(f for name in valid for f in check_fit(name, variants[name], config.metric)),
     ]
+    against_probe = None
+    if probe is not None:
+        raw = {
+            name: [run.raw_outputs for run in comparison.variants[name]]
+            for name in valid
+            if not comparison.variants[name][0].record.is_frozen
+        }
+        against_probe, baselines["probe"] = measure_probe(
+            probe, rows, variants=raw, metric=config.metric,
+            name="test", all_rows=data.read_split("test"), data=data.fingerprint,
+        )  # fmt: skip
     described = describe_rows(
         rows.rows,
         rows.labels,
@@ -421,7 +415,7 @@ def _list_provisional(comparison: Comparison, verdict: Verdict) -> list[str]:
 
 def _is_provisional(runs: Sequence[Run]) -> bool:
     """Return whether other seeds may give other results than those of these runs."""
-    return not runs[0].record.is_deterministic and is_provisional(len(runs))
+    return not runs[0].record.is_frozen and is_provisional(len(runs))
 
 
 def record_test_reads(comparison: Comparison, *, report: Path) -> None:

@@ -468,16 +468,15 @@ def _apply_edge_cases(name: str, gate: GateConfig, facts: GateFacts) -> GateResu
 def _apply_probe(name: str, gate: GateConfig, facts: GateFacts) -> GateResult | None:
     found = facts.probe_gain
     if found is None:
-        what = "there is no probe to compare with"
+        what = f"the gain over the probe in {facts.metric} is not defined on these rows"
         return _make_result(name, gate, what=what, value=None, bound=None)
     direction = "better" if found.gain >= 0 else "worse"
-    doubt = None
-    if gate.deploy >= 0 and found.finding != "better":
-        doubt = "not told apart from the probe" if found.finding != "worse" else None
+    is_unsure = gate.deploy >= 0 and found.finding == "not told apart"
     return _make_result(
         name, gate,
         what=f"{facts.metric} is {_show(abs(found.gain))} {direction} than the probe's",
-        value=found.gain, bound=found.interval.low, interval=found.interval, doubt=doubt,
+        value=found.gain, bound=found.interval.low, interval=found.interval,
+        doubt="not told apart from the probe" if is_unsure else None,
     )  # fmt: skip
 
 

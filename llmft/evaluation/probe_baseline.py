@@ -23,39 +23,35 @@ from llmft.training.run_folder import is_finished, list_differences, read_record
 
 logger = logging.getLogger(__name__)
 
-LARGEST_PROBE_COST = 0.2
-"""Relative to the training, unless the baseline is asked for."""
+_LARGEST_COST = 0.2  # relative to the training
+HOW_TO_ASK = "a suite with baselines: {probe: true} asks for it"
 _PROBE = ""  # a key that no variant has
 
 
-def estimate_probe_cost(config: Recipe, *, num_rows: Mapping[str, int], epochs: float) -> float:
-    """Return the cost of a frozen base's pass over all rows, relative to the training of a recipe.
+def explain_no_probe(config: Recipe, *, num_rows: Mapping[str, int], epochs: float) -> str | None:
+    """Return why the baseline is not fitted unless a suite asks for it; None if it is.
 
-    A step costs as much as 3 forward passes over its rows, with adapters 2, and 1 more with
-    gradient checkpointing; validation is left out.
+    A step of the training costs as much as 3 forward passes over its rows, with adapters 2, and 1
+    more with gradient checkpointing; validation is left out.
 
     Args:
         config: The recipe.
         num_rows: Split -> number of rows.
         epochs: Of the training.
     """
+    if config.base.tuning == "qlora":
+        return "its base in full may not fit where one in 4 bit does"
     per_row = (3 if config.base.tuning == "full" else 2) + config.train.gradient_checkpointing
-    return sum(num_rows.values()) / (num_rows["train"] * epochs * per_row)
+    cost = sum(num_rows.values()) / (num_rows["train"] * epochs * per_row)
+    if cost <= _LARGEST_COST:
+        return None
+    return f"its pass over the rows costs {cost:.0%} of the training, more than a fifth"
 
 
-def is_probe_cheap(config: Recipe, *, num_rows: Mapping[str, int], epochs: float) -> bool:
-    """Return whether the baseline is fitted without being asked for.
-
-    Not for a base in 4 bit, which might not fit into memory otherwise.
-    """
-    cost = estimate_probe_cost(config, num_rows=num_rows, epochs=epochs)
-    return cost <= LARGEST_PROBE_COST and config.base.tuning != "qlora"
-
-
-def plan_probe(
+def prepare_probe(
     run: Run, spec: ModelSpec, *, wanted: bool | Literal["auto"], folder: Path
 ) -> Recipe | None:
-    """Return the recipe of the baseline; None if there is none.
+    """Return the recipe of the baseline, its folder made ready; None if there is none.
 
     Another run in the folder, of other rows or of another recipe, is removed.
 
@@ -70,8 +66,11 @@ def plan_probe(
     """
     record = run.record
     epochs = run.curve.epochs[-1].epoch
-    is_cheap = is_probe_cheap(record.recipe, num_rows=record.num_rows, epochs=epochs)
-    if record.is_deterministic or wanted is False or (wanted == "auto" and not is_cheap):
+    if wanted is False:
+        return None
+    reason = explain_no_probe(record.recipe, num_rows=record.num_rows, epochs=epochs)
+    if wanted == "auto" and reason is not None:
+        logger.info("no baseline probe: %s; %s", reason, HOW_TO_ASK)
         return None
     recipe = _make_recipe(record, spec, folder)
     try:
@@ -92,7 +91,7 @@ def plan_probe(
 
 
 def _is_current(folder: Path, recipe: Recipe, record: RunRecord) -> bool:
-    """Return whether a folder has no finished run, or that of a recipe on the rows of a run."""
+    """Return False if a folder has a finished run of another recipe or rows, or a broken one."""
     identity = RunIdentity(
         recipe=recipe.model_copy(update={"task": name_task(recipe.task)}), task=record.task,
         data_fingerprint=record.data_fingerprint, prompt_sha256=record.prompt_sha256,
@@ -125,47 +124,31 @@ def _make_recipe(record: RunRecord, spec: ModelSpec, folder: Path) -> Recipe:
     )  # fmt: skip
 
 
-def predict_probe(
-    folder: Path, rows: list[Row], *, chosen: list[Row], name: str, data: str
-) -> Floats:
-    """Return the outputs of the baseline for chosen rows, shape [N, C].
-
-    Args:
-        folder: Its finished run.
-        rows: All rows, whose predictions are stored.
-        chosen: Those that are measured.
-        name: Of the rows, for the file of the predictions.
-        data: Fingerprint of the prepared data, or hash of the file that the rows are from.
-    """
-    ids = [row["id"] for row in rows]
-    stored = load_or_predict(
-        folder, rows,
-        path=folder / "predictions" / f"{name}.parquet",
-        source=name_source(read_record(folder).model_hash, data),
-    ).align(ids)  # fmt: skip
-    place = {row_id: i for i, row_id in enumerate(ids)}
-    return stored.outputs[[place[row["id"]] for row in chosen]]
-
-
 def measure_probe(
-    folder: Path,
-    outputs_NC: Floats,
-    rows: LabelledRows,
-    *,
-    variants: Mapping[str, Sequence[Floats]],
-    metric: str,
-) -> tuple[ProbeBaseline, Measurement]:
+    folder: Path, rows: LabelledRows, *, variants: Mapping[str, Sequence[Floats]], metric: str,
+    name: str, all_rows: list[Row], data: str,
+) -> tuple[ProbeBaseline, Measurement]:  # fmt: skip
     """Return by how much variants are better than the baseline, and its metrics.
 
     Args:
         folder: Its finished run.
-        outputs_NC: Its outputs for the rows.
-        rows: The rows.
+        rows: The rows to measure.
         variants: Variant -> outputs [N, C] of each of its runs, before calibrators and thresholds;
             without frozen bases, which are a probe themselves.
         metric: The leading metric.
+        name: Of all rows, for the file of the baseline's predictions.
+        all_rows: The rows, and those that are not measured.
+        data: Fingerprint of the prepared data, or hash of the file that the rows are from.
     """
     record = read_record(folder)
+    ids = [row["id"] for row in all_rows]
+    place = {row_id: i for i, row_id in enumerate(ids)}
+    stored = load_or_predict(
+        folder, all_rows,
+        path=folder / "predictions" / f"{name}.parquet",
+        source=name_source(record.model_hash, data),
+    ).align(ids)  # fmt: skip
+    outputs_NC = stored.outputs[[place[row["id"]] for row in rows.rows]]
     pairs = compare_with_reference(
         {_PROBE: [outputs_NC], **{name: list(runs) for name, runs in variants.items()}},
         rows.labels,
@@ -174,15 +157,16 @@ def measure_probe(
         config=rows.config,
     )
     gains = {}
-    for name, pair in pairs.items():
+    for variant, pair in pairs.items():
         finding: Literal["better", "worse", "not told apart"] = "not told apart"
         if pair.finding == "better" and pair.interval.low > 0:
             finding = "better"
         elif pair.interval.high < 0 and not pair.is_small:
             finding = "worse"
-        gains[name] = ProbeGain(gain=pair.gain, interval=pair.interval, finding=finding)
-    assert record.probe is not None
+        gains[variant] = ProbeGain(gain=pair.gain, interval=pair.interval, finding=finding)
+    assert record.head_fit is not None
     found = ProbeBaseline(
-        base=record.recipe.base.model, run=str(folder), fit=record.probe, gains=gains
-    )
+        base=record.recipe.base.model, run=str(folder), prompt_sha256=record.prompt_sha256,
+        tokens=record.recipe.tokens, head_fit=record.head_fit, gains=gains,
+    )  # fmt: skip
     return found, rows.measure([outputs_NC])[0]

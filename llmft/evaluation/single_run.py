@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -31,7 +31,7 @@ from llmft.evaluation.edge_cases import EdgeCase, read_suite_cases, run_cases
 from llmft.evaluation.gates import measure_train_and_val, predict_train_and_val
 from llmft.evaluation.latency import measure_latencies
 from llmft.evaluation.post_hoc_fitting import check_fit, choose_fit, name_fit, open_trained_data
-from llmft.evaluation.probe_baseline import measure_probe, predict_probe
+from llmft.evaluation.probe_baseline import measure_probe
 from llmft.evaluation.rows import describe_rows, measure_baselines, open_rows, pick_worst
 from llmft.evaluation.variants import (
     Criteria,
@@ -133,37 +133,55 @@ class _EvaluationSettings(NamedTuple):
     """Those of the suite that are for all variants."""
 
 
-def evaluate_run(
+class Evaluation(NamedTuple):
+    """A run, the rows to evaluate it on, and the settings."""
+
+    run: Run
+    rows: EvaluationRows
+    settings: _EvaluationSettings
+
+
+def open_evaluation(
     folder: Path,
     *,
     split: Split = "test",
     source: "PathOrFrame | None" = None,
     suite: ResolvedSuite | None = None,
-    fit_probe: Callable[[], Path | None] = lambda: None,
-) -> EvaluationResult | None:
-    """Predict, audit and measure a run, and decide whether to deploy it.
-
-    Prediction is distributed over all processes of a launch; the main one does the rest.
+) -> Evaluation:
+    """Open a run and the rows to evaluate it on.
 
     Args:
         folder: Its folder.
         split: The split to measure it on.
         source: Labelled rows to use instead of the split.
         suite: Gates, edge cases and waivers.
-        fit_probe: Fits the baseline `probe` and returns its run; all processes call it.
-
-    Returns:
-        The result; None in the other processes.
 
     Raises:
         UserError: If the run is not finished or the rows cannot be read.
     """
     with main_first():  # so that one process reports an error, not all
         run = Run.open(folder)
-        record = run.record
-        subject = open_evaluation_rows(record, split=split, source=source)
-        settings = _open_settings(suite, subject, folder)
-    probe = fit_probe()
+        rows = open_evaluation_rows(run.record, split=split, source=source)
+        return Evaluation(run, rows, _open_settings(suite, rows, folder))
+
+
+def evaluate_run(evaluation: Evaluation, *, probe: Path | None) -> EvaluationResult | None:
+    """Predict, audit and measure a run, and decide whether to deploy it.
+
+    Prediction is distributed over all processes of a launch; the main one does the rest.
+
+    Args:
+        evaluation: The run, the rows and the settings.
+        probe: The finished run of the baseline `probe`; None to leave it out.
+
+    Returns:
+        The result; None in the other processes.
+
+    Raises:
+        UserError: If the model changed since, or a row cannot be predicted.
+    """
+    run, subject, settings = evaluation
+    record, folder = run.record, run.path
     open_predictor = functools.cache(lambda: Predictor.open(folder))
     across = get_world_size() > 1
     predictions = load_or_predict(
@@ -280,13 +298,11 @@ def _measure(
     values = {key: found.metrics.get(metric) for key, found in baselines.items()}
     audit += check_baselines(metric, {name: variant.metrics.get(metric)}, values)
     against_probe = None
-    if probe is not None:
-        outputs_NC = predict_probe(
-            probe, subject.rows, chosen=rows.rows, name=subject.name, data=subject.fingerprint
-        )
+    if probe is not None and not record.is_frozen:
         against_probe, baselines["probe"] = measure_probe(
-            probe, outputs_NC, rows, variants={name: [run.raw_outputs]}, metric=metric
-        )
+            probe, rows, variants={name: [run.raw_outputs]}, metric=metric,
+            name=subject.name, all_rows=subject.rows, data=subject.fingerprint,
+        )  # fmt: skip
     audit += check_fit(name, variant, metric)
     splits: Mapping[Split, MetricValue] = {}
     if train_val_predictions:

@@ -344,13 +344,13 @@ def decide_variant(
             groups=groups,
         ),
         splits=on_splits,
-        histories=[run.curve for run in variant.runs if not run.record.is_deterministic],
+        histories=[run.curve for run in variant.runs if not run.record.is_frozen],
         latency=variant.latency,
         edge_cases=variant.edge_cases,
         probe_gain=criteria.probe.gains.get(name) if criteria.probe is not None else None,
     )
     wanted = dict(criteria.gates)
-    if variant.record.is_deterministic:
+    if variant.record.is_frozen:
         wanted.pop("beats_probe", None)  # it is a probe itself
     gates = apply_gates(wanted, facts)
     outcome = decide(

@@ -331,7 +331,10 @@ def check_init_compatibility(config: Recipe, *, label_names: list[str]) -> None:
         "base.model": (config.base.model, spec.base.model),
         "base.tuning": (config.base.tuning, spec.base.tuning),
         "base.lora": (config.base.lora, spec.base.lora),
-        "base.pooling": (pooling and pooling.how, spec.pooling and spec.pooling.how),
+        "base.pooling": (
+            pooling.how if pooling else "auto",
+            spec.pooling.how if spec.pooling else "auto",
+        ),
         "base.model (its weights)": (hash_base(config.base), spec.base_hash),
         "head.type": (config.head.type, spec.head),
         "labels": (label_names, spec.label_names),

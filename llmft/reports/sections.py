@@ -229,35 +229,38 @@ class ReportContext(NamedTuple):
 
 
 def describe_probe(result: EvaluationBase, variants: Mapping[str, VariantResult]) -> list[str]:
-    """Return a sentence for each variant on whether fine-tuning pays, and one on the costs."""
+    """Return a sentence for each variant on whether fine-tuning pays, and one on the probe."""
     probe, lines = result.probe, []
     if probe is None:
         return []
     for name, found in probe.gains.items():
         variant = variants[name]
-        seeds = " (one seed)" if len(variant.runs) == 1 else ""
-        compared = {
-            "better": f"{name}{seeds} is better than the probe",
-            "worse": f"{name}{seeds} is worse than the probe",
-            "not told apart": f"{name}{seeds} and the probe are not told apart",
+        record, seeds = variant.record, " (one seed)" if len(variant.runs) == 1 else ""
+        answer, compared = {
+            "better": ("Fine-tuning pays", f"{name}{seeds} is better than the probe"),
+            "worse": ("Fine-tuning does not pay", f"{name}{seeds} is worse than the probe"),
+            "not told apart": (
+                "Whether fine-tuning pays is not known",
+                f"{name}{seeds} and the probe are not told apart",
+            ),
         }[found.finding]
-        if variant.record.recipe.base.model == probe.base:
-            answers = {
-                "better": "Fine-tuning pays: ",
-                "worse": "Fine-tuning does not pay: ",
-                "not told apart": "Whether fine-tuning pays is not known: ",
-            }
-            compared = answers[found.finding] + compared
+        alike = (record.recipe.base.model, record.prompt_sha256, record.recipe.tokens)
+        if alike == (probe.base, probe.prompt_sha256, probe.tokens):
+            compared = f"{answer}: {compared}"
+        else:
+            compared += ", whose base, prompt or token limits are others"
         lines.append(
             f"{compared} (gain {format_metric(found.gain)} {result.metric}, 95 % interval "
             f"{format_interval(found.interval)}); its training took "
             f"{format_seconds(variant.train_seconds)}."
         )
-    kept = probe.fit.num_rows - probe.fit.num_computed
+    fit = probe.head_fit
+    kept = fit.num_rows - fit.num_computed
     from_before = f", with the states of {kept} rows kept from before" if kept else ""
+    at_edge = " Its penalty is at the edge of what was tried, so a better probe may exist."
     lines.append(
         f"The probe, a linear head on the frozen {probe.base}, took "
-        f"{format_seconds(probe.fit.seconds)}{from_before}."
+        f"{format_seconds(fit.seconds)}{from_before}.{at_edge * fit.is_at_edge}"
     )
     return lines
 

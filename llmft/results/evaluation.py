@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 from pydantic import Field, model_validator
 
 from llmft.config.head import FitMethod
+from llmft.config.recipe import TokensConfig
 from llmft.config.suite import WARNING_CHECKS, Check
 from llmft.results.files import HasTable, Result, ResultFile
-from llmft.results.run import ProbeFit, Run, RunRecord
+from llmft.results.run import HeadFit, Run, RunRecord
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -314,8 +315,8 @@ class ProbeGain(Result):
     interval: Interval
     """95 %, two-sided, over the same rows and the variant's seeds."""
     finding: Literal["better", "worse", "not told apart"]
-    """By the interval, better also by the p-value after Holm's correction; not told apart where
-    there are too few rows or clusters."""
+    """better: the interval is above 0, and p after Holm's correction below 0.05; worse: the
+    interval is below 0; not told apart: all else, and always below 20 rows or 10 clusters."""
 
 
 class ProbeBaseline(Result):
@@ -324,7 +325,10 @@ class ProbeBaseline(Result):
     base: str
     run: str
     """Its folder."""
-    fit: ProbeFit
+    prompt_sha256: str | None
+    """Of the text of its prompt; null without one."""
+    tokens: TokensConfig
+    head_fit: HeadFit
     """How the head was fitted, and what it took."""
     gains: dict[str, ProbeGain]
     """Variant -> its gain; without frozen bases, which are a probe themselves."""
@@ -352,7 +356,7 @@ class EvaluationBase(Result):
     baselines: dict[str, Measurement]
     """`constant`, `tfidf`, and `probe` unless it was left out."""
     probe: ProbeBaseline | None = None
-    """What fine-tuning gains over the baseline `probe`; null without it."""
+    """The baseline `probe`, and by how much each variant is better than it; null without it."""
     rows: list[RowResult] = Field(repr=False)
     worst_rows: list[RowResult] = Field(repr=False)
     """Those with the largest mean error over the variants."""

@@ -82,10 +82,12 @@ class Pooling(Result):
         return f"{self.how} of layer {self.num_layers}{scaled}"
 
 
-class ProbeFit(Result):
+class HeadFit(Result):
     """How a linear head was fitted to the states of a base that is not trained."""
 
     pooling: Pooling
+    """Of an initial head in a class of transformers: that of the class, whose other layers stand
+    between."""
     strength: float
     """Of the penalty on the squared weights, for vectors of mean variance 1."""
     is_at_edge: bool
@@ -134,7 +136,7 @@ class UnfinishedRun(ResultFile, RunIdentity):
     """Dtype of the matrix products."""
     micro_batch_divisor: int = 1
     """Number of smaller micro-batches that each one is split into, since memory ran out before."""
-    probe: ProbeFit | None = None
+    head_fit: HeadFit | None = None
     """How the initial head was fitted, once it was."""
 
 
@@ -165,7 +167,8 @@ class RunRecord(ResultFile, RunIdentity):
     """Rows of an optimizer step, over all processes; the mean if it varies."""
 
     train_seconds: float
-    """Wall time of training, validation included, over all attempts."""
+    """Wall time of training, validation included, over all attempts, and of fitting the initial
+    head, which `tokens_per_second` and the learning curve leave out."""
     num_train_tokens: int
     """A shared prompt counts once per row, padding does not count."""
     tokens_per_second: float
@@ -195,7 +198,7 @@ class RunRecord(ResultFile, RunIdentity):
     """Dtype of the matrix products."""
     num_parameters: int
     num_trainable: int
-    probe: ProbeFit | None = None
+    head_fit: HeadFit | None = None
     """How the head of a frozen base, or the initial head (`head.init: probe`), was fitted."""
     base_pretrained: bool
     """Whether the base is pretrained, not randomly initialised."""
@@ -211,8 +214,8 @@ class RunRecord(ResultFile, RunIdentity):
     """Of the working folder; null outside a repository."""
 
     @property
-    def is_deterministic(self) -> bool:
-        """Whether another seed would give the same model, as with a frozen base."""
+    def is_frozen(self) -> bool:
+        """Whether the base was frozen, so that no seed and no setting of the optimizer counts."""
         return self.recipe.base.tuning == "frozen"
 
     def describe(self) -> str:

@@ -24,7 +24,6 @@ from llmft.console import shows_progress
 from llmft.data.batches import Examples
 from llmft.data.encoding import EncodedRow
 from llmft.data.state_cache import STATES_FOLDER, StateCache, find_missing
-from llmft.data.token_cache import TokenisedRows
 from llmft.errors import StoppedError, UserError
 from llmft.files import hash_text
 from llmft.metrics.definitions import compute_metric, measure
@@ -50,7 +49,7 @@ from llmft.models.pooling import (
 )
 from llmft.models.saved import make_spec
 from llmft.processes import ask_main, get_rank, get_world_size, wait_for_all
-from llmft.results.run import CurvePoint, Pooling, ProbeFit
+from llmft.results.run import CurvePoint, HeadFit, Pooling
 from llmft.training.inputs import Inputs
 from llmft.training.linear_head import (
     Choice,
@@ -71,91 +70,55 @@ ROWS_PER_FILE = 4_096
 """Rows of a file, and most rows whose states are lost if a pass is killed."""
 
 
-def train_probe(recipe: ResolvedRecipe, inputs: Inputs) -> TrainedModel:
+def train_probe(recipe: ResolvedRecipe, inputs: Inputs) -> tuple[TrainedModel, HeadFit]:
     """Compute the states of train and val, unless they are there, and fit the head of a recipe.
 
     Returns:
-        The model, with outputs in the labels' units.
+        The model, with outputs in the labels' units, and how its head was fitted.
 
     Raises:
         UserError: If the base cannot be loaded, its states are not finite, or the disk is full.
     """
     started, config = time.perf_counter(), recipe.config
     space = LabelSpace(config.head.type, inputs.data.label_names)
-    base, fitted = fit_frozen(recipe, inputs)
-    fit, num_prompt = fitted.fit, len(inputs.encoder.shared_ids)
+    pinned, num_prompt = pin_base(config.base), len(inputs.encoder.shared_ids)
+    base = load_frozen(
+        pinned,
+        labels=space,
+        pad_token_id=inputs.encoder.tokenizer.pad_token_id,
+        precision=choose_precision(config.train.precision),
+    ).to(choose_device())
+    poolings = _list_usable(list_poolings(pinned, base.config), base)
+    logger.info(
+        "%s: %s, frozen; candidates: %s", config.name, pinned.model,
+        "; ".join(pooling.describe() for pooling in poolings),
+    )  # fmt: skip
+    reader = StateReader(
+        PooledModel(base, poolings, nn.Identity(), num_prompt=num_prompt), poolings, pinned
+    )
+    head = _fit_to_states(recipe, inputs, reader)
     model = make_pooled_model(
-        base.model, fit.pooling, num_outputs=len(space.logit_names), num_prompt=num_prompt
+        base, head.fit.pooling, num_outputs=len(space.logit_names), num_prompt=num_prompt
     )
     compute_head_in_float32(model)
-    set_output_layer(model, *fitted.weights)
+    set_output_layer(model, *head.weights)
     model.requires_grad_(False).score.requires_grad_(True)
     seconds = round(time.perf_counter() - started, 2)
     point = CurvePoint(
-        epoch=1.0, step=1, train_loss=fitted.train_loss, learning_rate=0.0, seconds=seconds,
-        val=fitted.val,
+        epoch=1.0, step=1, train_loss=head.train_loss, learning_rate=0.0, seconds=seconds,
+        val=head.val,
     )  # fmt: skip
     result = TrainingResult(
         history=[point], best=point, best_metric_name=recipe.metric,
         best_metric=point.val[recipe.metric], best_checkpoint=Path(config.output_dir, "model"),
         num_steps=0, num_epochs=1.0, train_seconds=seconds, resumed_from_step=0,
-        distributed_type=_name_distribution(), probe=fit,
+        distributed_type=_name_distribution(),
     )  # fmt: skip
-    spec = make_spec(model, base.config, recipe, inputs.data, inputs.encoder.prompt)
-    return TrainedModel(model, spec, result)
+    spec = make_spec(model, pinned, recipe, inputs.data, inputs.encoder.prompt)
+    return TrainedModel(model, spec, result), head.fit
 
 
-class FrozenBase(NamedTuple):
-    """A base without a head."""
-
-    config: BaseConfig
-    """Its revision pinned to a commit."""
-    model: Any
-
-
-class HeadFit(NamedTuple):
-    """A head that was fitted, and its metrics."""
-
-    solution: Solution
-    fit: ProbeFit
-    train_loss: float
-    val: dict[str, float]
-
-    @property
-    def weights(self) -> tuple[Tensor, Tensor]:
-        """Weight [C, E] and bias [C] of the output layer."""
-        weight_CE, bias_C = map(torch.from_numpy, self.solution)
-        return weight_CE, bias_C
-
-
-def fit_frozen(recipe: ResolvedRecipe, inputs: Inputs) -> tuple[FrozenBase, HeadFit]:
-    """Fit the head of a recipe to the states of its frozen base, with the best of its poolings.
-
-    Raises:
-        UserError: As `train_probe`.
-    """
-    config = recipe.config
-    base = pin_base(config.base)
-    model = load_frozen(
-        base,
-        labels=LabelSpace(config.head.type, inputs.data.label_names),
-        pad_token_id=inputs.encoder.tokenizer.pad_token_id,
-        precision=choose_precision(config.train.precision),
-    ).to(choose_device())
-    poolings = _list_usable(list_poolings(base, model.config), model)
-    logger.info(
-        "%s: %s, frozen; candidates: %s", config.name, base.model,
-        "; ".join(pooling.describe() for pooling in poolings),
-    )  # fmt: skip
-    num_prompt = len(inputs.encoder.shared_ids)
-    fitted = _fit_to_states(
-        recipe, inputs, base, poolings,
-        model=PooledModel(model, poolings, nn.Identity(), num_prompt=num_prompt),
-    )  # fmt: skip
-    return FrozenBase(base, model), fitted
-
-
-def fit_initial_head(recipe: ResolvedRecipe, inputs: Inputs) -> HeadFit:
+def fit_initial_head(recipe: ResolvedRecipe, inputs: Inputs) -> "LinearHead":
     """Fit the output layer of a recipe's model to what it reads before the training.
 
     Raises:
@@ -172,54 +135,61 @@ def fit_initial_head(recipe: ResolvedRecipe, inputs: Inputs) -> HeadFit:
     )  # fmt: skip
     # Classes of encoders have layers in between, which may be new.
     is_plain = pooled is not None or pooling.how == "last"
-    reads = None if is_plain else f"{type(model).__name__} {recipe.config.train.seed}"
-    return _fit_to_states(
-        recipe, inputs, base, [pooling], model=model, reads=reads, has_bias=has_bias
-    )
+    between = None if is_plain else f"{type(model).__name__} {recipe.config.train.seed}"
+    reader = StateReader(model, [pooling], base, between=between, has_bias=has_bias)
+    return _fit_to_states(recipe, inputs, reader)
 
 
-def _fit_to_states(
-    recipe: ResolvedRecipe,
-    inputs: Inputs,
-    base: BaseConfig,
-    poolings: Sequence[Pooling],
-    *,
-    model: nn.Module,
-    reads: str | None = None,
-    has_bias: bool = True,
-) -> HeadFit:
-    """Compute the vectors of train and val, unless they are there, and fit a head to them.
+class StateReader(NamedTuple):
+    """A model without its head, whose outputs a head is fitted to."""
 
-    Args:
-        recipe: The recipe.
-        inputs: The encoded rows of its task.
-        base: Its base, pinned to a commit.
-        poolings: What to choose from.
-        model: Returns their vectors as logits, one after another [B, V * E].
-        reads: What the vectors depend on in addition to base and pooling.
-        has_bias: Whether the head has a bias.
-    """
+    model: nn.Module
+    """Returns the vectors of all poolings as logits, one after another [B, V * E]."""
+    poolings: Sequence[Pooling]
+    """How the vectors are made."""
+    base: BaseConfig
+    """Pinned to a commit."""
+    between: str | None = None
+    """What stands between base and head besides the pooling; None if nothing does."""
+    has_bias: bool = True
+    """Whether the head has a bias."""
+
+
+class LinearHead(NamedTuple):
+    """A head that was fitted, and its metrics."""
+
+    solution: Solution
+    fit: HeadFit
+    train_loss: float
+    val: dict[str, float]
+
+    @property
+    def weights(self) -> tuple[Tensor, Tensor]:
+        """Weight [C, E] and bias [C] of the output layer."""
+        weight_CE, bias_C = map(torch.from_numpy, self.solution)
+        return weight_CE, bias_C
+
+
+def _fit_to_states(recipe: ResolvedRecipe, inputs: Inputs, reader: StateReader) -> LinearHead:
+    """Compute the vectors of train and val, unless they are there, and fit a head to them."""
     started = time.perf_counter()
-    splits = [inputs.train.encoded, inputs.val.encoded]
     states = compute_states(
-        model, poolings, splits,
-        base=base, inputs=inputs, precision=choose_precision(recipe.config.train.precision),
-        reads=reads,
-    )  # fmt: skip
+        reader, inputs, precision=choose_precision(recipe.config.train.precision)
+    )
     encoding_seconds = time.perf_counter() - started
     logger.info(
         "states: computed %d of %d rows in %.1f s, the others were there",
-        states.num_computed, sum(map(len, splits)), encoding_seconds,
+        states.num_computed, len(inputs.train) + len(inputs.val), encoding_seconds,
     )  # fmt: skip
-    fitted = ask_main(lambda: _fit(recipe, inputs, states.caches, has_bias=has_bias))
-    fit = fitted.fit.replace(
+    head = ask_main(lambda: _fit(recipe, inputs, states.caches, has_bias=reader.has_bias))
+    fit = head.fit.replace(
         num_computed=states.num_computed,
         num_computed_tokens=states.num_tokens,
         encoding_seconds=round(encoding_seconds, 2),
         fitting_seconds=round(time.perf_counter() - started - encoding_seconds, 2),
     )
     logger.info("%s", fit.describe())
-    return fitted._replace(fit=fit)
+    return head._replace(fit=fit)
 
 
 def _list_usable(poolings: list[Pooling], base_model: Any) -> list[Pooling]:
@@ -252,31 +222,14 @@ class States(NamedTuple):
     """Of these rows."""
 
 
-def compute_states(
-    model: nn.Module,
-    poolings: Sequence[Pooling],
-    splits: Sequence[TokenisedRows],
-    *,
-    base: BaseConfig,
-    inputs: Inputs,
-    precision: Precision,
-    reads: str | None = None,
-) -> States:
-    """Compute the vectors of rows that are not kept yet, each process its part of them.
-
-    Args:
-        model: Returns the vectors of all poolings as logits, one after another [B, V * E].
-        poolings: How the vectors are made.
-        splits: The rows.
-        base: The base, pinned to a commit.
-        inputs: Encoder and folder of the task.
-        precision: Dtype of the matrix products.
-        reads: What the vectors depend on in addition to base and pooling.
-    """
+def compute_states(reader: StateReader, inputs: Inputs, *, precision: Precision) -> States:
+    """Compute the vectors of train and val that are not kept yet, each process its part of them."""
+    base, poolings = reader.base, reader.poolings
+    splits = [inputs.train.encoded, inputs.val.encoded]
     identity = [
         base.model, base.revision, hash_base(base), base.tuning == "qlora", precision,
         inputs.encoder.shared_ids, inputs.unshared_reason is None, read_config(base).to_dict(),
-        reads, __version__, version("torch"), version("transformers"),
+        reader.between, __version__, version("torch"), version("transformers"),
     ]  # fmt: skip
     folder = Path(inputs.data.task.output) / STATES_FOLDER
     caches = {
@@ -296,7 +249,7 @@ def compute_states(
     own = missing[get_rank() :: get_world_size()]
     if own:
         forward = BatchForward(
-            model,
+            reader.model,
             precision=precision,
             pad_token_id=inputs.encoder.tokenizer.pad_token_id,
             shared_ids=inputs.encoder.shared_ids if inputs.unshared_reason is None else None,
@@ -365,13 +318,24 @@ def _stopping_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+class _Candidate(NamedTuple):
+    """The best pooling so far, with its scaled vectors."""
+
+    pooling: Pooling
+    train: TrainingRows
+    val_NE: NDArray[np.float32]
+    scale: Scale
+    choice: Choice | None
+    """Of ridge regression; None where it decides nothing."""
+
+
 def _fit(
     recipe: ResolvedRecipe,
     inputs: Inputs,
     caches: Mapping[Pooling, StateCache],
     *,
     has_bias: bool,
-) -> HeadFit:
+) -> LinearHead:
     """Choose the pooling by ridge regression, and fit the head to its vectors."""
     config, labels = recipe.config.head.convex, inputs.data.task.labels
     head, metric, names = config.type, recipe.metric, inputs.data.label_names
@@ -391,7 +355,7 @@ def _fit(
             )
         return found if METRICS[metric].higher_is_better else -found
 
-    best: tuple[Pooling, TrainingRows, NDArray[np.float32], Scale, Choice | None] | None = None
+    best: _Candidate | None = None
     tried: dict[Pooling, float] = {}
     for pooling, cache in caches.items():
         train_NE, val_NE = (_read_finite(cache, rows) for rows in (inputs.train, inputs.val))
@@ -403,7 +367,7 @@ def _fit(
         if head == "regression" or len(caches) > 1:  # else ridge regression decides nothing
             choice = choose_by_ridge(head, train, val_NE, score=score, num_outputs=len(names))
         if choice is None or choice.score > max(tried.values(), default=-np.inf):
-            best = pooling, train, val_NE, scale, choice
+            best = _Candidate(pooling, train, val_NE, scale, choice)
         if choice is not None:
             tried[pooling] = choice.score
         del train, train_NE, val_NE
@@ -419,9 +383,9 @@ def _fit(
     val["loss"] = float(loss(logits_NC, inputs.val.targets, row_weights_B=inputs.val.weights))
     train_logits_NC = torch.from_numpy(choice.solution.apply(train.vectors_NE))
     sign = -1 if metric == "loss" or not METRICS[metric].higher_is_better else 1
-    return HeadFit(
+    return LinearHead(
         scale.fold(choice.solution),
-        ProbeFit(
+        HeadFit(
             pooling=pooling,
             strength=choice.strength,
             is_at_edge=choice.is_at_edge,

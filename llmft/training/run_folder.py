@@ -28,7 +28,6 @@ from llmft.results.files import read_result, write_result
 from llmft.results.run import (
     CurvePoint,
     LearningCurve,
-    ProbeFit,
     Run,
     RunIdentity,
     RunRecord,
@@ -221,16 +220,9 @@ def check_init_from(config: Recipe, *, label_names: list[str]) -> None:
     check_init_compatibility(config, label_names=label_names)
 
 
-def record_divisor(run_dir: Path, run: UnfinishedRun, micro_batch_divisor: int) -> UnfinishedRun:
-    """Record into how many parts micro-batches are split from now on; any process may do it."""
-    changed = run.replace(micro_batch_divisor=micro_batch_divisor)
-    write_result(run_dir / METADATA_NAME, changed)
-    return changed
-
-
-def record_initial_head(run_dir: Path, run: UnfinishedRun, probe: ProbeFit) -> UnfinishedRun:
-    """Record how the initial head was fitted; call it in the main process only."""
-    changed = run.replace(probe=probe)
+def update_run(run_dir: Path, run: UnfinishedRun, **changes: Any) -> UnfinishedRun:
+    """Record a change of an unfinished run; any process may do it."""
+    changed = run.replace(**changes)
     write_result(run_dir / METADATA_NAME, changed)
     return changed
 
@@ -253,7 +245,7 @@ def _write_unfinished(
         parallelism=launch.parallelism,
         precision=_choose_precision(identity),
         micro_batch_divisor=before.micro_batch_divisor if before else 1,
-        probe=before.probe if before else None,
+        head_fit=before.head_fit if before else None,
     )
     write_result(run_dir / METADATA_NAME, record)
     return record
@@ -352,12 +344,11 @@ def make_record(
     # A shared prompt counts once per row; padding does not count.
     num_train_tokens = round(int(inputs.train.lengths.sum()) * result.num_epochs)
     seconds = result.train_seconds
-    probe, train_seconds = result.probe or run.probe, result.train_seconds
-    if result.probe is not None:
-        num_train_tokens = result.probe.num_computed_tokens
-        seconds = result.probe.encoding_seconds
-    elif run.probe is not None:
-        train_seconds += run.probe.seconds
+    head_fit, train_seconds = run.head_fit, result.train_seconds
+    if head_fit is not None and config.base.tuning == "frozen":
+        num_train_tokens, seconds = head_fit.num_computed_tokens, head_fit.encoding_seconds
+    elif head_fit is not None:
+        train_seconds += head_fit.seconds
     return RunRecord(
         **{name: getattr(run, name) for name in RunIdentity.model_fields},
         name=config.name,
@@ -391,7 +382,7 @@ def make_record(
         precision=spec.precision,
         num_parameters=spec.num_parameters,
         num_trainable=spec.num_trainable,
-        probe=probe,
+        head_fit=head_fit,
         base_pretrained=spec.base_pretrained,
         model_hash=model_hash,
         python=platform.python_version(),

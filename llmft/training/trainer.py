@@ -47,7 +47,7 @@ from llmft.models.acceleration.private_apis import use_one_gpu
 from llmft.models.device import autocast, choose_max_tokens, choose_precision
 from llmft.models.saved import load_weights
 from llmft.processes import get_rank, get_world_size, is_main
-from llmft.results.run import CurvePoint, ProbeFit
+from llmft.results.run import CurvePoint
 from llmft.training.checkpoints import Checkpointing, keep_best_by, read_step
 from llmft.training.inputs import count_steps
 from llmft.training.launch import ONE_PROCESS, Launch
@@ -242,8 +242,6 @@ class TrainingResult(NamedTuple):
     resumed_from_step: int
     distributed_type: str
     """As accelerate names it."""
-    probe: ProbeFit | None = None
-    """How the head was fitted, if the base is frozen."""
 
 
 def run_trainer(  # noqa: PLR0913 - as many as `Trainer` takes

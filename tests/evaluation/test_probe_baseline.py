@@ -5,11 +5,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
+import torch
 
 import llmft
+from llmft.config.recipe import TokensConfig
 from llmft.config.suite import GateConfig
 from llmft.evaluation.gates import GateFacts, apply_gates
+from llmft.evaluation.probe_baseline import explain_no_probe
+from llmft.reports.sections import describe_probe
 from llmft.results.evaluation import Interval, ProbeGain
 from tests.training.test_initial_head import TRAIN, make_trained
 from tests.training.test_probe import LABELS, make_frame, make_recipe, write_prompt
@@ -55,9 +60,12 @@ def test_it_is_left_out_where_it_costs_too_much(
     recipe = make_trained(lively_bert, train={**TRAIN, "epochs": 1, "steps": None})
     with caplog.at_level(logging.INFO, logger="llmft"):
         llmft.check(recipe)
-    assert "about 42% of the training's computation; only with baselines" in caplog.text
+    assert "no baseline probe: its pass over the rows costs 42% of the training" in caplog.text
+    caplog.clear()
     run = llmft.train(recipe)
-    assert llmft.evaluate(run).probe is None
+    with caplog.at_level(logging.INFO, logger="llmft"):
+        assert llmft.evaluate(run).probe is None
+    assert "a suite with baselines: {probe: true} asks for it" in caplog.text
     suite = {"variants": {"a": run.path, "b": "runs/b"}}
     wanted = llmft.evaluate(run, suite=make_suite(recipe, **suite, baselines={"probe": True}))
     assert wanted.probe is not None
@@ -108,6 +116,8 @@ def test_it_has_the_prompt_and_the_rows_of_the_run(workspace: Path, tiny_qwen: P
     rows.to_csv("new.csv", index=False)
     of_file = llmft.evaluate(run, data="new.csv")
     assert of_file.probe is not None
+    stored = pq.read_table(f"{of_file.probe.run}/predictions/data-new.parquet")
+    assert stored["id"].to_pylist() == rows["id"].tolist()
 
 
 def test_a_frozen_reference_is_the_probe_itself(workspace: Path, lively_bert: Path) -> None:
@@ -126,20 +136,92 @@ def test_a_frozen_reference_is_the_probe_itself(workspace: Path, lively_bert: Pa
     assert "beats_probe" not in named["b"]
 
 
-def test_a_gate_without_a_probe_is_a_review(workspace: Path, lively_bert: Path) -> None:
+def test_a_probe_needs_the_base_of_the_run(
+    workspace: Path, lively_bert: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     shutil.copytree(lively_bert, "base")
     run = llmft.train(make_trained(Path("base"), train=CHEAP))
-    suite = make_suite(make_trained(Path("base")), gates={"beats_probe": {"deploy": 0.0}})
-    config = Path("base/config.json")
-    config.rename("hidden")
-    with pytest.raises(llmft.UserError, match=r"base\.model: base"):
-        llmft.evaluate(run, suite=suite)
-    Path("hidden").rename(config)
     weights = Path("base/model.safetensors")
     weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\1")
+    assert llmft.evaluate(run).probe is None, "without being asked for"
+    assert "the baseline probe is left out: the base base is not the one" in caplog.text
+    suite = make_suite(make_trained(Path("base")), gates={"beats_probe": {"deploy": 0.0}})
     with pytest.raises(llmft.UserError, match="its weights changed"):
         llmft.evaluate(run, suite=suite)
-    assert llmft.evaluate(run).probe is None, "without being asked for"
+
+
+@pytest.mark.parametrize("error", [llmft.UserError, torch.OutOfMemoryError])
+def test_a_fit_that_fails_fails_only_what_asked_for_it(
+    error: type[Exception], workspace: Path, lively_bert: Path, caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    from llmft.training import probe
+
+    recipe = make_trained(lively_bert, train=CHEAP)
+    run = llmft.train(recipe)
+
+    def fail(*_: object) -> None:
+        raise error("no room")
+
+    monkeypatch.setattr(probe, "train_probe", fail)
+    assert llmft.evaluate(run).probe is None
+    assert "the baseline probe is left out: no room" in caplog.text
+    with pytest.raises(error):
+        llmft.evaluate(run, suite=make_suite(recipe, baselines={"probe": True}))
+
+
+def test_a_base_in_4_bit_is_never_cheap() -> None:
+    recipe = llmft.Recipe(
+        name="a", task="task.yaml", base={"model": "m", "tuning": "qlora"},
+        head={"type": "regression"}, output_dir="runs/a",
+    )  # fmt: skip
+    num_rows = {"train": 80, "val": 10, "test": 10}
+    reason = explain_no_probe(recipe, num_rows=num_rows, epochs=100)
+    assert reason is not None
+    assert "4 bit" in reason
+
+
+@pytest.mark.parametrize(
+    ("finding", "sentence"),
+    [
+        ("better", "Fine-tuning pays: tuned (one seed) is better than the probe (gain"),
+        ("worse", "Fine-tuning does not pay: tuned (one seed) is worse than the probe (gain"),
+        ("not told apart", "Whether fine-tuning pays is not known: tuned (one seed) and the probe"),
+    ],
+)
+def test_the_answer_is_one_sentence(
+    finding: Any, sentence: str, evaluated: llmft.EvaluationResult
+) -> None:
+    assert evaluated.probe is not None
+    gains = {"tuned": evaluated.probe.gains["tuned"].replace(finding=finding)}
+    result = evaluated.replace(probe=evaluated.probe.replace(gains=gains))
+    assert describe_probe(result, {"tuned": result})[0].startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    "change", [{"base": "another"}, {"prompt_sha256": "another"}, {"tokens": {"max_length": 8}}]
+)
+def test_where_more_differs_fine_tuning_is_not_the_reason(
+    change: dict[str, Any], evaluated: llmft.EvaluationResult
+) -> None:
+    assert evaluated.probe is not None
+    if "tokens" in change:
+        change = {"tokens": TokensConfig(**change["tokens"])}
+    result = evaluated.replace(probe=evaluated.probe.replace(**change))
+    first = describe_probe(result, {"tuned": result})[0]
+    assert first.startswith("tuned (one seed)")
+    assert "whose base, prompt or token limits are others" in first
+    edge = evaluated.probe.head_fit.replace(is_at_edge=True, num_computed=3)
+    result = evaluated.replace(probe=evaluated.probe.replace(head_fit=edge))
+    assert (
+        "kept from before. Its penalty is at the edge"
+        in describe_probe(result, {"tuned": result})[-1]
+    )
+
+
+@pytest.fixture
+def evaluated(workspace: Path, lively_bert: Path) -> llmft.EvaluationResult:
+    return llmft.evaluate(llmft.train(make_trained(lively_bert, train=CHEAP)))
 
 
 def test_rows_in_few_clusters_are_no_evidence() -> None:
@@ -154,7 +236,10 @@ def test_rows_in_few_clusters_are_no_evidence() -> None:
     assert "not told apart" in result.reason
     [result] = apply_gates({"beats_probe": gate}, facts._replace(probe_gain=None))
     assert result.result == "REVIEW"
-    assert "no probe to compare with" in result.reason
+    assert "is not defined on these rows" in result.reason
+    worse = facts._replace(probe_gain=gain.replace(gain=-0.5, interval=Interval(-0.6, -0.4)))
+    [result] = apply_gates({"beats_probe": GateConfig(deploy=0.0, review=-0.2)}, worse)
+    assert result.result == "FAIL"
     better = facts._replace(probe_gain=gain.replace(finding="better"))
     assert apply_gates({"beats_probe": gate}, better)[0].result == "DEPLOY"
     assert apply_gates({"beats_probe": GateConfig(deploy=0.5)}, better)[0].result == "REVIEW"
@@ -184,7 +269,7 @@ def test_an_old_baseline_is_fitted_again(workspace: Path, lively_bert: Path) -> 
     after = llmft.evaluate(run)
     assert after.probe is not None
     assert before.probe is not None
-    assert after.probe.fit != before.probe.fit
+    assert after.probe.head_fit != before.probe.head_fit
     assert llmft.evaluate(after.probe.run).record.recipe.train.limit_rows == 60
 
 

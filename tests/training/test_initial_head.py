@@ -23,10 +23,10 @@ def make_trained(
     """Return a recipe of a trained base that begins at the probe."""
     recipe = make_recipe(model, head=head)
     made = {
-        "base": {"model": model, "tuning": tuning, "pooling": pooling},
+        "name": "tuned", "base": {"model": model, "tuning": tuning, "pooling": pooling},
         "head": {"type": head, "init": "probe"}, "train": TRAIN,
     }  # fmt: skip
-    values = {name: getattr(recipe, name) for name in ("name", "task", "tokens", "output_dir")}
+    values = {name: getattr(recipe, name) for name in ("task", "tokens", "output_dir")}
     return llmft.Recipe(**{**values, **made, **changes})
 
 
@@ -40,10 +40,11 @@ def test_a_pooled_model_goes_the_whole_way(
     recipe = make_trained(request.getfixturevalue(name), tuning, head=head, prompt=prompt)
     assert llmft.check(recipe).memory_gib is not None
     run = llmft.train(recipe)
-    assert run.record.probe is not None
-    assert run.record.probe.pooling.how == "mean"
+    assert run.record.head_fit is not None
+    assert run.record.head_fit.pooling.how == "mean"
     assert run.record.prompt_shared is (name == "tiny_qwen")
-    assert run.record.train_seconds > run.record.probe.seconds
+    seconds = run.curve.epochs[-1].seconds + run.record.head_fit.seconds
+    assert run.record.train_seconds >= seconds - 0.02
     result = llmft.evaluate(run)
     assert result.metrics[result.metric] is not None
     assert len(llmft.load(run).predict(make_frame().tail(5))) == 5
@@ -62,8 +63,8 @@ def test_a_pooled_model_takes_every_tuning_and_precision(
     train = {**TRAIN, "precision": precision, "gradient_checkpointing": tuning != "full"}
     recipe = make_trained(tiny_qwen, tuning, prompt=write_prompt(), train=train)
     run = llmft.train(recipe)
-    assert run.record.probe is not None
-    assert run.record.best_metric < 1.05 * run.record.probe.best
+    assert run.record.head_fit is not None
+    assert run.record.best_metric < 1.05 * run.record.head_fit.best
     assert len(llmft.load(run).predict(make_frame().tail(5))) == 5
 
 
@@ -76,10 +77,10 @@ def test_training_begins_at_the_probe(
     train = {**TRAIN, "steps": 1, "learning_rate": 1e-12}
     recipe = make_trained(model, tuning, pooling=pooling, train=train)
     run = llmft.train(recipe)
-    assert run.record.probe is not None
-    assert run.record.best_metric == pytest.approx(run.record.probe.best, abs=1e-3)
+    assert run.record.head_fit is not None
+    assert run.record.best_metric == pytest.approx(run.record.head_fit.best, abs=1e-3)
     random = llmft.train(recipe, overrides={"head.init": "random", "output_dir": "runs/random"})
-    assert random.record.probe is None
+    assert random.record.head_fit is None
     assert random.record.best_metric > run.record.best_metric
     is_stock = pooling == "auto" or family == "modernbert"
     assert (Path(run.path, "model", "modules.json").is_file()) is not is_stock
@@ -104,8 +105,8 @@ def test_a_killed_run_resumes_with_the_probe_in_its_record(
     resumed = llmft.train(recipe)
     assert resumed.record.resumed_from_step == 2
     whole = llmft.train(recipe, overrides={"output_dir": "runs/whole"})
-    assert resumed.record.probe is not None
-    assert resumed.record.probe.best == whole.record.probe.best
+    assert resumed.record.head_fit is not None
+    assert resumed.record.head_fit.best == whole.record.head_fit.best
     assert resumed.record.best_metric == pytest.approx(whole.record.best_metric, rel=1e-5)
 
 
@@ -125,6 +126,25 @@ def test_what_contradicts_an_initial_head_is_refused(changes: dict[str, Any], me
     with pytest.raises(llmft.UserError) as caught:
         llmft.Recipe(**{**keys, **changes})
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "message"),
+    [
+        ("mean", "auto", "another base.pooling: mean, but the recipe has auto"),
+        ("auto", "mean", "another base.pooling: auto, but the recipe has mean"),
+    ],
+)
+def test_weights_of_another_pooling_are_refused(
+    then: str, now: str, message: str, workspace: Path, lively_bert: Path
+) -> None:
+    run = llmft.train(make_trained(lively_bert, pooling=then))
+    changes = {"init_from": run.path, "head.init": "auto", "base.pooling": now}
+    with pytest.raises(llmft.UserError) as caught:
+        llmft.train(make_trained(lively_bert), overrides={**changes, "output_dir": "runs/b"})
+    assert message in str(caught.value)
+    same = {**changes, "base.pooling": "mean" if then == "mean" else "cls"}
+    llmft.train(make_trained(lively_bert), overrides={**same, "output_dir": "runs/c"})
 
 
 def test_the_first_token_of_a_decoder_is_refused(workspace: Path, tiny_qwen: Path) -> None:

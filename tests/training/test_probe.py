@@ -85,10 +85,10 @@ def test_a_head_goes_the_whole_way(
     assert checked.memory_gib is not None
     run = llmft.train(recipe)
     record = run.record
-    assert record.probe is not None
+    assert record.head_fit is not None
     assert record.num_trainable == sum(weights.size for weights in read_head().values())
     assert record.prompt_shared is (name == "tiny_qwen")
-    assert record.probe.num_computed == record.num_rows["train"] + record.num_rows["val"]
+    assert record.head_fit.num_computed == record.num_rows["train"] + record.num_rows["val"]
     assert record.best_metric == run.curve.epochs[0].val[record.best_metric_name[4:]]
     result = llmft.evaluate(run)
     metric = result.metric
@@ -105,8 +105,8 @@ def test_states_are_computed_once_for_all_recipes(workspace: Path, tiny_qwen: Pa
     recipe = make_recipe(tiny_qwen)
     first = llmft.train(recipe)
     again = llmft.train(recipe, overrides={"output_dir": "runs/again", "train.seed": 7})
-    assert again.record.probe is not None
-    assert (again.record.probe.num_computed, first.record.probe.num_computed) == (0, 297)
+    assert again.record.head_fit is not None
+    assert (again.record.head_fit.num_computed, first.record.head_fit.num_computed) == (0, 297)
     assert read_head("runs/again").keys() == {"weight", "bias"}
     for key, weights in read_head().items():
         assert (read_head("runs/again")[key] == weights).all(), "no seed changes it"
@@ -114,11 +114,11 @@ def test_states_are_computed_once_for_all_recipes(workspace: Path, tiny_qwen: Pa
     shutil.copytree(tiny_qwen, "changed")
     Path("changed/config.json").write_text(json.dumps({**config, "hidden_act": "relu"}))
     changed = {"output_dir": "runs/changed", "base.model": "changed"}
-    assert llmft.train(recipe, overrides=changed).record.probe.num_computed == 297
+    assert llmft.train(recipe, overrides=changed).record.head_fit.num_computed == 297
     other = llmft.train(recipe, overrides={"output_dir": "runs/other", "base.layer": "last"})
-    assert other.record.probe.num_computed == 0
+    assert other.record.head_fit.num_computed == 0
     prompted = make_recipe(tiny_qwen, prompt=write_prompt(), output_dir="runs/prompted")
-    assert llmft.train(prompted).record.probe.num_computed == 297
+    assert llmft.train(prompted).record.head_fit.num_computed == 297
 
 
 def test_a_pass_that_was_killed_goes_on(
@@ -142,9 +142,9 @@ def test_a_pass_that_was_killed_goes_on(
     broken = list_states()[0]
     broken.write_bytes(broken.read_bytes()[:-1] + b"x")
     resumed = llmft.train(recipe)
-    assert 80 < resumed.record.probe.num_computed < 240
+    assert 80 < resumed.record.head_fit.num_computed < 240
     whole = llmft.train(recipe, overrides={"output_dir": "runs/whole"})
-    assert whole.record.probe.num_computed == 0
+    assert whole.record.head_fit.num_computed == 0
     for path in list_states():
         path.unlink()
     llmft.train(recipe, overrides={"output_dir": "runs/anew"})
@@ -301,7 +301,7 @@ def test_other_programs_read_it_as_a_sentence_transformer(
 
 def test_the_record_says_how_the_head_was_chosen(workspace: Path, lively_bert: Path) -> None:
     run = llmft.train(make_recipe(lively_bert, head="multiclass"))
-    found = json.loads(Path("runs/probe/training_metadata.json").read_text())["probe"]
+    found = json.loads(Path("runs/probe/training_metadata.json").read_text())["head_fit"]
     assert found["strength"] > 0
     assert found["by_strength"][f"{found['strength']:g}"] == run.record.best_metric
     assert len(found["by_pooling"]) == 4, "mean and cls, in one and two layers"
@@ -337,4 +337,4 @@ def test_sigterm_saves_the_states_so_far(workspace: Path, lively_bert: Path) -> 
     )  # fmt: skip
     assert done.returncode == 143, done.stderr
     assert "with those so far saved" in done.stdout
-    assert 0 < llmft.train(make_recipe(lively_bert)).record.probe.num_computed < 297
+    assert 0 < llmft.train(make_recipe(lively_bert)).record.head_fit.num_computed < 297

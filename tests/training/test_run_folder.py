@@ -19,7 +19,7 @@ from llmft.training.run_folder import (
     is_finished,
     log_to_file,
     read_record,
-    record_divisor,
+    update_run,
 )
 from tests.results.made_up import make_identity, make_recipe, make_record
 
@@ -172,7 +172,7 @@ def test_smaller_micro_batches_are_remembered_as_long_as_the_run_goes_on(tmp_pat
     run = tmp_path / "run"
     first = claim(run)
     assert first is not None
-    record_divisor(run, first, 4)
+    update_run(run, first, micro_batch_divisor=4)
     after, anew = claim(run), claim(run, resume="never")
     assert after is not None
     assert after.micro_batch_divisor == 4
