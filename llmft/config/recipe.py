@@ -61,7 +61,7 @@ class BaseConfig(ConfigSection):
     of the last, or the mean over all tokens after the shared prompt. auto: of a trained base, what
     its class in transformers does; of a frozen one, what a sentence-transformers folder declares,
     and where none does, mean or the first token (of decoders the last), by validation. The last
-    layer's vector of a frozen base is scaled to length 1 if such a folder says so."""
+    layer's vector is scaled to length 1 if such a folder declares this pooling with it."""
     layer: Literal["auto", "last"] = "auto"
     """Layer whose states the head reads, for `tuning: frozen`. auto: the last, or the one at three
     quarters or half of the depth, whichever is best on validation; layers above it are not

@@ -25,7 +25,9 @@ _KEYS: dict[PoolingName, tuple[str, str]] = {
     "last": ("pooling_mode_lasttoken", "lasttoken"),
 }
 """Pooling -> its flag in older files, and its name in newer ones."""
-_PATHS = {"Transformer": "", "Pooling": "1_Pooling", "Dense": "2_Dense"}
+_PATHS = {
+    "Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Normalize", "Dense": "3_Dense",
+}  # fmt: skip
 """Module -> its folder."""
 _ADAPTED = "base_model.model."  # what PEFT puts in front of the names of an adapted model's weights
 _BASE, _HEAD = f"{_ADAPTED}model.", f"{_ADAPTED}score."
@@ -107,6 +109,7 @@ def save_modules(model: Any, *, folder: Path, max_length: int) -> None:
     modules = [
         {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
         for i, (kind, path) in enumerate(_PATHS.items())
+        if kind != "Normalize" or pooled.pooling.normalises
     ]
     write_json(folder / "modules.json", modules)
     tensors = {f"linear.{key}": found.detach().cpu().contiguous() for key, found in head.items()}

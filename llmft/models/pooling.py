@@ -221,13 +221,19 @@ def find_stock_pooling(model_config: Any) -> PoolingName | None:
 def choose_pooling(config: BaseConfig, model_config: Any) -> Pooling | None:
     """Return the pooling of a base that is trained; None if its class in transformers pools so.
 
+    The vectors are scaled to length 1 if the base declares this pooling with it.
+
     Raises:
         UserError: If the first token of a base is to be read that sees nothing but itself.
     """
     if config.pooling == "auto" or config.pooling == find_stock_pooling(model_config):
         return None
     _refuse_blind_token(config, model_config, [config.pooling])
-    return Pooling(how=config.pooling, num_layers=model_config.num_hidden_layers, normalises=False)
+    return Pooling(
+        how=config.pooling,
+        num_layers=model_config.num_hidden_layers,
+        normalises=read_declared_pooling(config) == (config.pooling, True),
+    )
 
 
 def _pool_padded(hidden_BTE: Tensor, mask_BT: Tensor, how: PoolingName, num_prompt: int) -> Tensor:

@@ -1,5 +1,7 @@
 """Fine-tuning with another pooling, and from the head of a probe."""
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -154,14 +156,47 @@ def test_the_first_token_of_a_decoder_is_refused(workspace: Path, tiny_qwen: Pat
     assert not Path("runs/probe/model").exists()
 
 
+def declare_pooling(base: Path, folder: Path) -> Path:
+    """Copy a base as a sentence-transformers folder: mean pooling, scaled to length 1."""
+    shutil.copytree(base, folder)
+    paths = {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (kind, path) in enumerate(paths.items())
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": "mean"}))
+    return folder
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_a_declared_scaling_to_length_1_is_kept(
+    tuning: str, workspace: Path, lively_bert: Path
+) -> None:
+    base = declare_pooling(lively_bert, workspace / "declared")
+    run = llmft.train(make_trained(base, tuning))
+    assert run.record.head_fit is not None
+    assert run.record.head_fit.pooling.normalises
+    model = llmft.load(run)
+    assert model.spec.pooling == run.record.head_fit.pooling
+    other = llmft.train(make_trained(base, tuning, pooling="last", output_dir="runs/last"))
+    assert other.record.head_fit is not None
+    assert not other.record.head_fit.pooling.normalises, "it declares another pooling"
+
+
 @pytest.mark.launched
 @pytest.mark.parametrize("tuning", ["full", "lora"])
-@pytest.mark.parametrize("name", ["lively_bert", "tiny_qwen"])
+@pytest.mark.parametrize("name", ["lively_bert", "tiny_qwen", "declared"])
 def test_other_programs_read_a_pooled_model(
     name: str, tuning: str, workspace: Path, request: pytest.FixtureRequest
 ) -> None:
     pytest.importorskip("sentence_transformers")
-    run = llmft.train(make_trained(request.getfixturevalue(name), tuning))
+    if name == "declared":
+        base = declare_pooling(request.getfixturevalue("lively_bert"), workspace / name)
+    else:
+        base = request.getfixturevalue(name)
+    run = llmft.train(make_trained(base, tuning))
     texts = make_frame()["text"].tolist()[:7]
     expected = llmft.load(run).predict(texts)[["score_risk", "score_calm"]].to_numpy()
     script = Path("read.py")
