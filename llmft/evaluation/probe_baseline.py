@@ -23,7 +23,8 @@ from llmft.training.run_folder import is_finished, list_differences, read_record
 
 logger = logging.getLogger(__name__)
 
-_LARGEST_COST = 0.2  # relative to the training
+LARGEST_COST = 0.2
+"""Of the baseline's pass, relative to the training, unless it is asked for."""
 HOW_TO_ASK = "a suite with baselines: {probe: true} asks for it"
 _PROBE = ""  # a key that no variant has
 
@@ -43,7 +44,7 @@ def explain_no_probe(config: Recipe, *, num_rows: Mapping[str, int], epochs: flo
         return "its base in full may not fit where one in 4 bit does"
     per_row = (3 if config.base.tuning == "full" else 2) + config.train.gradient_checkpointing
     cost = sum(num_rows.values()) / (num_rows["train"] * epochs * per_row)
-    if cost <= _LARGEST_COST:
+    if cost <= LARGEST_COST:
         return None
     return f"its pass over the rows costs {cost:.0%} of the training, more than a fifth"
 

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 import llmft
 from llmft.config.recipe import TokensConfig
 from llmft.config.suite import GateConfig
+from llmft.evaluation import probe_baseline
 from llmft.evaluation.gates import GateFacts, apply_gates
 from llmft.evaluation.probe_baseline import explain_no_probe
 from llmft.reports.sections import describe_probe
@@ -20,6 +22,14 @@ from tests.training.test_initial_head import TRAIN, make_trained
 from tests.training.test_probe import LABELS, make_frame, make_recipe, write_prompt
 
 CHEAP = {**TRAIN, "steps": None, "epochs": 3}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cheap_probe() -> Iterator[None]:
+    """Undo that of all tests: the limit that users get."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(probe_baseline, "LARGEST_COST", 0.2)
+        yield
 
 
 def make_suite(recipe: llmft.Recipe, **changes: Any) -> llmft.Suite:

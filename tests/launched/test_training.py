@@ -113,11 +113,12 @@ def test_two_processes_begin_at_the_probe_and_measure_it(recipes: None, way: str
     assert result["baselines"]["probe"]["metrics"]["mae"] is not None
     shutil.rmtree("prepared/states")
     shutil.rmtree("runs/begun-one/evaluation", ignore_errors=True)
-    assert main(["evaluate", "runs/begun-one"]) == 0
-    alone = json.loads(Path("runs/begun-one/evaluation/test.json").read_text())
+    alone = launch("-m", "llmft.evaluate", "runs/begun-one")
+    assert alone.returncode == 0, alone.stderr[-4000:]
+    expected = json.loads(Path("runs/begun-one/evaluation/test.json").read_text())
     assert set(result["probe"]["gains"]) == {"qwen"}
     assert result["baselines"]["probe"]["metrics"]["mae"] == pytest.approx(
-        alone["baselines"]["probe"]["metrics"]["mae"], rel=1e-3
+        expected["baselines"]["probe"]["metrics"]["mae"], rel=1e-3
     )
 
 

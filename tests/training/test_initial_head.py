@@ -33,8 +33,7 @@ def make_trained(
 
 
 @pytest.mark.parametrize("head", LABELS)
-@pytest.mark.parametrize("tuning", ["full", "lora"])
-@pytest.mark.parametrize("name", ["lively_bert", "tiny_qwen"])
+@pytest.mark.parametrize(("name", "tuning"), [("lively_bert", "full"), ("tiny_qwen", "lora")])
 def test_a_pooled_model_goes_the_whole_way(
     name: str, tuning: str, head: str, workspace: Path, request: pytest.FixtureRequest
 ) -> None:
