@@ -1,10 +1,12 @@
-"""The processes of a launch: rank, world size, and barriers.
+"""The processes of a launch: rank, world size, barriers, and the signal that stops them.
 
 `torchrun` and `accelerate launch` set the rank of each process in its environment.
 """
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -90,6 +92,19 @@ def ask_main(compute: Callable[[], T]) -> T:
     wait_for_all()
     answer: T = broadcast_object_list(found)[0]
     return answer
+
+
+@contextmanager
+def on_sigterm(stop: Callable[[], None]) -> Iterator[None]:
+    """Call a function on SIGTERM within the context, if this is the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: stop())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def leave_group() -> None:

@@ -56,7 +56,7 @@ from llmft.results.comparison import (
     ComparisonResult,
     Pair,
 )
-from llmft.results.evaluation import Finding, VariantResult
+from llmft.results.evaluation import Finding, Measurement, ProbeBaseline, VariantResult
 from llmft.statistics.paired_tests import compute_mcnemar
 from llmft.training.run_folder import identify_run, is_finished, list_differences, read_record
 
@@ -266,15 +266,7 @@ def compare_variants(comparison: Comparison, *, probe: Path | None = None) -> Co
     ]
     against_probe = None
     if probe is not None:
-        raw = {
-            name: [run.raw_outputs for run in comparison.variants[name]]
-            for name in valid
-            if not comparison.variants[name][0].record.is_frozen
-        }
-        against_probe, baselines["probe"] = measure_probe(
-            probe, rows, variants=raw, metric=config.metric,
-            name="test", all_rows=data.read_split("test"), data=data.fingerprint,
-        )  # fmt: skip
+        against_probe, baselines["probe"] = _measure_probe(comparison, probe)
     described = describe_rows(
         rows.rows,
         rows.labels,
@@ -317,6 +309,20 @@ def compare_variants(comparison: Comparison, *, probe: Path | None = None) -> Co
         rows=described,
         worst_rows=pick_worst(described),
     )
+
+
+def _measure_probe(comparison: Comparison, probe: Path) -> tuple[ProbeBaseline, Measurement]:
+    """Measure the baseline `probe`, and by how much the valid variants are better."""
+    raw = {
+        name: [run.raw_outputs for run in comparison.variants[name]]
+        for name in comparison.valid
+        if not comparison.variants[name][0].record.is_frozen
+    }
+    data = comparison.data
+    return measure_probe(
+        probe, comparison.rows, variants=raw, metric=comparison.suite.config.metric,
+        name="test", all_rows=data.read_split("test"), data=data.fingerprint,
+    )  # fmt: skip
 
 
 def complete_result(comparison: Comparison, result: ComparisonResult) -> ComparisonResult:

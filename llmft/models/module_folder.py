@@ -69,6 +69,11 @@ def read_declared_pooling(config: BaseConfig) -> tuple[PoolingName, bool] | None
     return (chosen[0], "Normalize" in kinds) if is_one else None
 
 
+def save_head(model: Any, folder: Path) -> None:
+    """Write the linear head of a pooled model without adapters."""
+    _write_head(model.score.state_dict(), folder)
+
+
 def save_modules(model: Any, *, folder: Path, max_length: int) -> None:
     """Write a pooled model as modules: the base or its adapter, the pooling, the head.
 
@@ -89,7 +94,7 @@ def save_modules(model: Any, *, folder: Path, max_length: int) -> None:
         head = pooled.score.state_dict()
         pooled.model.save_pretrained(folder)
     flag, name = _KEYS[pooled.pooling.how]
-    num_outputs, width = head["weight"].shape
+    width = head["weight"].shape[1]
     contents: dict[str, dict[str, Any]] = {
         "Transformer": {"max_seq_length": max_length, "do_lower_case": False},
         "Pooling": {
@@ -98,11 +103,7 @@ def save_modules(model: Any, *, folder: Path, max_length: int) -> None:
             "pooling_mode": name,
             "include_prompt": pooled.num_prompt == 0,
         },
-        "Dense": {
-            "in_features": width, "out_features": num_outputs, "bias": True,
-            "activation_function": "torch.nn.modules.linear.Identity",
-        },
-    }  # fmt: skip
+    }
     for kind, values in contents.items():
         path = folder / _PATHS[kind]
         write_json(path / ("config.json" if _PATHS[kind] else "sentence_bert_config.json"), values)
@@ -112,6 +113,17 @@ def save_modules(model: Any, *, folder: Path, max_length: int) -> None:
         if kind != "Normalize" or pooled.pooling.normalises
     ]
     write_json(folder / "modules.json", modules)
+    _write_head(head, folder)
+
+
+def _write_head(head: dict[str, Tensor], folder: Path) -> None:
+    """Write a linear head as the module Dense."""
+    num_outputs, width = head["weight"].shape
+    config = {
+        "in_features": width, "out_features": num_outputs, "bias": True,
+        "activation_function": "torch.nn.modules.linear.Identity",
+    }  # fmt: skip
+    write_json(folder / _PATHS["Dense"] / "config.json", config)
     tensors = {f"linear.{key}": found.detach().cpu().contiguous() for key, found in head.items()}
     save_file(tensors, _find_head(folder), metadata={"format": "pt"})
 
@@ -137,7 +149,7 @@ def load_modules(model: Any, folder: Path) -> None:
 
 
 def read_head(folder: Path) -> dict[str, Tensor]:
-    """Return the weights of the linear head in a folder that `save_modules` wrote."""
+    """Return the weights of the linear head that `save_head` or `save_modules` wrote."""
     return {k.removeprefix("linear."): v for k, v in load_file(_find_head(folder)).items()}
 
 

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from llmft.models.heads import LabelSpace
 SPEC_NAME = "llmft.json"
-HEAD_NAME = "head.safetensors"
-"""The linear head of a frozen base."""
 
 
 class ModelSpec(ResultFile):
@@ -124,16 +122,15 @@ def save_model(model: Any, *, tokenizer: Any, spec: ModelSpec, folder: Path) -> 
         UserError: If a tensor would be saved empty (R1) or the disk is full.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import save_file
 
-    from llmft.models.module_folder import save_modules
+    from llmft.models.module_folder import save_head, save_modules
 
     building = folder.with_name(f".{folder.name}.building")
     shutil.rmtree(building, ignore_errors=True)
     try:
         building.mkdir(parents=True)
         if spec.base.tuning == "frozen":
-            save_file(model.score.state_dict(), building / HEAD_NAME)
+            save_head(model, building)
             model.config.save_pretrained(building)
         elif spec.pooling is not None:
             save_modules(model, folder=building, max_length=spec.tokens.max_length)
@@ -209,7 +206,6 @@ def _load_pooled(folder: Path, spec: ModelSpec, tokenizer: Any) -> Any:
     """Load a base, its pooling and its head: all of it, or an adapter or a head on the base."""
     import torch
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
     from transformers import AutoModel
 
     from llmft.models.loading import load_frozen, load_model
@@ -217,28 +213,27 @@ def _load_pooled(folder: Path, spec: ModelSpec, tokenizer: Any) -> Any:
     from llmft.models.pooling import drop_pooler, make_pooled_model
 
     assert spec.pooling is not None
-    labels, pad_token_id = spec.label_space, tokenizer.pad_token_id
-    shape = {"num_outputs": len(labels.logit_names), "num_prompt": spec.num_prompt_tokens}
+    labels, num_prompt = spec.label_space, spec.num_prompt_tokens
+    options: dict[str, Any] = {
+        "labels": labels, "pad_token_id": tokenizer.pad_token_id, "precision": spec.precision,
+    }  # fmt: skip
     try:
+        if spec.base.tuning in ("lora", "qlora"):
+            model: Any = load_model(spec.base, seed=0, num_prompt=num_prompt, **options).model
+            load_modules(model, folder)
+            return model
         if spec.base.tuning == "frozen":
-            base = load_frozen(
-                spec.base, labels=labels, pad_token_id=pad_token_id, precision=spec.precision
+            base = load_frozen(spec.base, **options)
+        else:
+            base = drop_pooler(
+                AutoModel.from_pretrained(
+                    folder, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
+                )
             )
-            model: Any = make_pooled_model(base, spec.pooling, **shape)
-            model.score.load_state_dict(load_file(folder / HEAD_NAME))
-            return model
-        if spec.base.tuning == "full":
-            base = AutoModel.from_pretrained(
-                folder, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
-            )
-            model = make_pooled_model(drop_pooler(base), spec.pooling, **shape)
-            model.score.load_state_dict(read_head(folder))
-            return model
-        model = load_model(
-            spec.base, labels=labels, pad_token_id=pad_token_id, seed=0,
-            precision=spec.precision, num_prompt=spec.num_prompt_tokens,
-        ).model  # fmt: skip
-        load_modules(model, folder)
+        model = make_pooled_model(
+            base, spec.pooling, num_outputs=len(labels.logit_names), num_prompt=num_prompt
+        )
+        model.score.load_state_dict(read_head(folder))
     except (SafetensorError, RuntimeError, KeyError) as error:
         raise ValueError(str(error)) from error
     return model

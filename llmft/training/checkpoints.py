@@ -4,12 +4,7 @@ import logging
 import os
 import re
 import shutil
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -104,7 +99,7 @@ class Checkpointing(TrainerCallback):  # type: ignore[misc]
     """
 
     def __init__(self, config: TrainConfig, *, steps_per_epoch: int) -> None:
-        """Prepare saving on schedule; `handling_sigterm` adds saving on SIGTERM.
+        """Prepare saving on schedule; `stop` makes it save and stop at the next step.
 
         Args:
             config: When to save, and how many checkpoints to keep.
@@ -115,19 +110,8 @@ class Checkpointing(TrainerCallback):  # type: ignore[misc]
         self._got_sigterm = False
         self._is_stopping = False
 
-    @contextmanager
-    def handling_sigterm(self) -> Iterator[None]:
-        """Save and stop on SIGTERM within the context, if this is the main thread."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = signal.signal(signal.SIGTERM, self._on_sigterm)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, before)
-
-    def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
+    def stop(self) -> None:
+        """Save and stop after the current step; a handler of SIGTERM."""
         self._got_sigterm = True
 
     def on_train_begin(

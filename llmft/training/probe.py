@@ -2,11 +2,8 @@
 
 import json
 import logging
-import signal
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,7 +45,7 @@ from llmft.models.pooling import (
     make_pooled_model,
 )
 from llmft.models.saved import make_spec
-from llmft.processes import ask_main, get_rank, get_world_size, wait_for_all
+from llmft.processes import ask_main, get_rank, get_world_size, on_sigterm, wait_for_all
 from llmft.results.run import CurvePoint, HeadFit, Pooling
 from llmft.training.inputs import Inputs
 from llmft.training.linear_head import (
@@ -172,24 +169,16 @@ class LinearHead(NamedTuple):
 
 def _fit_to_states(recipe: ResolvedRecipe, inputs: Inputs, reader: StateReader) -> LinearHead:
     """Compute the vectors of train and val, unless they are there, and fit a head to them."""
-    started = time.perf_counter()
     states = compute_states(
         reader, inputs, precision=choose_precision(recipe.config.train.precision)
     )
-    encoding_seconds = time.perf_counter() - started
     logger.info(
         "states: computed %d of %d rows in %.1f s, the others were there",
-        states.num_computed, len(inputs.train) + len(inputs.val), encoding_seconds,
+        states.num_computed, len(inputs.train) + len(inputs.val), states.seconds,
     )  # fmt: skip
-    head = ask_main(lambda: _fit(recipe, inputs, states.caches, has_bias=reader.has_bias))
-    fit = head.fit.replace(
-        num_computed=states.num_computed,
-        num_computed_tokens=states.num_tokens,
-        encoding_seconds=round(encoding_seconds, 2),
-        fitting_seconds=round(time.perf_counter() - started - encoding_seconds, 2),
-    )
-    logger.info("%s", fit.describe())
-    return head._replace(fit=fit)
+    head = ask_main(lambda: _fit(recipe, inputs, states, has_bias=reader.has_bias))
+    logger.info("%s", head.fit.describe())
+    return head
 
 
 def _list_usable(poolings: list[Pooling], base_model: Any) -> list[Pooling]:
@@ -220,11 +209,12 @@ class States(NamedTuple):
     """Rows that were not there yet."""
     num_tokens: int
     """Of these rows."""
+    seconds: float
 
 
 def compute_states(reader: StateReader, inputs: Inputs, *, precision: Precision) -> States:
     """Compute the vectors of train and val that are not kept yet, each process its part of them."""
-    base, poolings = reader.base, reader.poolings
+    started, base, poolings = time.perf_counter(), reader.base, reader.poolings
     splits = [inputs.train.encoded, inputs.val.encoded]
     identity = [
         base.model, base.revision, hash_base(base), base.tuning == "qlora", precision,
@@ -255,7 +245,7 @@ def compute_states(reader: StateReader, inputs: Inputs, *, precision: Precision)
             shared_ids=inputs.encoder.shared_ids if inputs.unshared_reason is None else None,
         )
         bar = tqdm(total=len(own), unit="row", desc="encoding", disable=not shows_progress())
-        with bar, _stopping_on_sigterm():
+        with bar, on_sigterm(_stop):
             for start in range(0, len(own), ROWS_PER_FILE):
                 rows = [splits[i][k] for i, k in own[start : start + ROWS_PER_FILE]]
                 _write_states(list(caches.values()), rows, forward, bar)
@@ -264,7 +254,11 @@ def compute_states(reader: StateReader, inputs: Inputs, *, precision: Precision)
     wait_for_all()
     for cache in caches.values():
         cache.read()
-    return States(caches, len(missing), sum(int(lengths[i][k]) for i, k in missing))
+    return States(
+        caches, len(missing),
+        num_tokens=sum(int(lengths[i][k]) for i, k in missing),
+        seconds=time.perf_counter() - started,
+    )  # fmt: skip
 
 
 def _write_states(
@@ -298,24 +292,11 @@ def _write_states(
             write()
 
 
-@contextmanager
-def _stopping_on_sigterm() -> Iterator[None]:
-    """Raise `StoppedError` on SIGTERM within the context, if this is the main thread."""
-
-    def stop(*_: object) -> None:
-        raise StoppedError(
-            "stopped while the states of the base were computed, with those so far saved; run the "
-            "same command to go on"
-        )
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _stop() -> None:
+    raise StoppedError(
+        "stopped while the states of the base were computed, with those so far saved; run the "
+        "same command to go on"
+    )
 
 
 class _Candidate(NamedTuple):
@@ -329,14 +310,9 @@ class _Candidate(NamedTuple):
     """Of ridge regression; None where it decides nothing."""
 
 
-def _fit(
-    recipe: ResolvedRecipe,
-    inputs: Inputs,
-    caches: Mapping[Pooling, StateCache],
-    *,
-    has_bias: bool,
-) -> LinearHead:
+def _fit(recipe: ResolvedRecipe, inputs: Inputs, states: States, *, has_bias: bool) -> LinearHead:
     """Choose the pooling by ridge regression, and fit the head to its vectors."""
+    started, caches = time.perf_counter(), states.caches
     config, labels = recipe.config.head.convex, inputs.data.task.labels
     head, metric, names = config.type, recipe.metric, inputs.data.label_names
     loss = make_loss(config, targets=inputs.train.targets, label_names=names)
@@ -394,10 +370,10 @@ def _fit(
             by_strength={f"{s:g}": sign * found for s, found in choice.scores.items()},
             by_pooling={p.describe(): sign * found for p, found in tried.items()},
             num_rows=len(inputs.train) + len(inputs.val),
-            num_computed=0,
-            num_computed_tokens=0,
-            encoding_seconds=0.0,
-            fitting_seconds=0.0,
+            num_computed=states.num_computed,
+            num_computed_tokens=states.num_tokens,
+            encoding_seconds=round(states.seconds, 2),
+            fitting_seconds=round(time.perf_counter() - started, 2),
         ),
         float(loss(train_logits_NC, inputs.train.targets, row_weights_B=inputs.train.weights)),
         val,

@@ -46,7 +46,7 @@ from llmft.models.acceleration.dropout import fast_dropout
 from llmft.models.acceleration.private_apis import use_one_gpu
 from llmft.models.device import autocast, choose_max_tokens, choose_precision
 from llmft.models.saved import load_weights
-from llmft.processes import get_rank, get_world_size, is_main
+from llmft.processes import get_rank, get_world_size, is_main, on_sigterm
 from llmft.results.run import CurvePoint
 from llmft.training.checkpoints import Checkpointing, keep_best_by, read_step
 from llmft.training.inputs import count_steps
@@ -303,7 +303,7 @@ def run_trainer(  # noqa: PLR0913 - as many as `Trainer` takes
     if launch.deepspeed is not None:
         in_precision = _autocast(model, arguments.device, choose_precision(config.precision))
     try:
-        with fast_dropout(model), in_precision, checkpointing.handling_sigterm():
+        with fast_dropout(model), in_precision, on_sigterm(checkpointing.stop):
             trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     except (OSError, RuntimeError, SafetensorError) as error:
         disk = explain_disk(error)

@@ -229,9 +229,13 @@ def test_where_more_differs_fine_tuning_is_not_the_reason(
     )
 
 
-@pytest.fixture
-def evaluated(workspace: Path, lively_bert: Path) -> llmft.EvaluationResult:
-    return llmft.evaluate(llmft.train(make_trained(lively_bert, train=CHEAP)))
+@pytest.fixture(scope="module")
+def evaluated(
+    lively_bert: Path, cheap_probe: None, tmp_path_factory: pytest.TempPathFactory
+) -> llmft.EvaluationResult:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("evaluated"))
+        return llmft.evaluate(llmft.train(make_trained(lively_bert, train=CHEAP)))
 
 
 def test_rows_in_few_clusters_are_no_evidence() -> None:

@@ -85,7 +85,9 @@ def test_two_processes_fit_the_head_that_one_fits(recipes: None) -> None:
     assert read_metadata("runs/frozen-two")["world_size"] == 2
     shutil.rmtree("prepared/states")
     assert main(["train", "qwen.yaml", *frozen, "--set", "output_dir=runs/frozen-one"]) == 0
-    one, two = (load_file(f"runs/frozen-{name}/model/head.safetensors") for name in ("one", "two"))
+    one, two = (
+        load_file(f"runs/frozen-{name}/model/3_Dense/model.safetensors") for name in ("one", "two")
+    )
     for key, weights in one.items():
         assert two[key].numpy() == pytest.approx(weights.numpy(), rel=1e-3, abs=1e-4)
 

@@ -32,8 +32,14 @@ def make_trained(
     return llmft.Recipe(**{**values, **made, **changes})
 
 
-@pytest.mark.parametrize("head", LABELS)
-@pytest.mark.parametrize(("name", "tuning"), [("lively_bert", "full"), ("tiny_qwen", "lora")])
+@pytest.mark.parametrize(
+    ("name", "tuning", "head"),
+    [
+        *(("lively_bert", "full", head) for head in LABELS),
+        ("tiny_qwen", "lora", "regression"),
+        ("tiny_qwen", "lora", "multiclass"),
+    ],
+)
 def test_a_pooled_model_goes_the_whole_way(
     name: str, tuning: str, head: str, workspace: Path, request: pytest.FixtureRequest
 ) -> None:

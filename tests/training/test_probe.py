@@ -66,7 +66,8 @@ def write_prompt() -> dict[str, Any]:
 
 
 def read_head(run: str = "runs/probe") -> dict[str, np.ndarray]:
-    return load_file(f"{run}/model/head.safetensors")
+    found = load_file(f"{run}/model/3_Dense/model.safetensors")
+    return {name.removeprefix("linear."): weights for name, weights in found.items()}
 
 
 def list_states() -> list[Path]:
@@ -278,20 +279,16 @@ def test_other_programs_read_it_as_a_sentence_transformer(
     expected = llmft.load(run).predict(texts)[["score_risk", "score_calm"]].to_numpy()
     script = Path("read.py")
     script.write_text(
-        "import sys, numpy as np, torch\n"
-        "from safetensors.torch import load_file\n"
+        "import sys, numpy as np\n"
         "from sentence_transformers import SentenceTransformer, models\n"
-        "base, head, texts = sys.argv[1], load_file(sys.argv[2]), sys.argv[3:]\n"
-        "body = models.Transformer(base, max_seq_length=96)\n"
-        "width, num_outputs = head['weight'].shape[1], len(head['weight'])\n"
-        "dense = models.Dense(width, num_outputs, activation_function=torch.nn.Identity())\n"
-        "dense.linear.load_state_dict(head)\n"
-        "pooling = models.Pooling(width, pooling_mode='mean')\n"
+        "base, head, texts = sys.argv[1], sys.argv[2], sys.argv[3:]\n"
+        "body, dense = models.Transformer(base, max_seq_length=96), models.Dense.load(head)\n"
+        "pooling = models.Pooling(body.get_embedding_dimension(), pooling_mode='mean')\n"
         "SentenceTransformer(modules=[body, pooling, dense], device='cpu').save('folder')\n"
         "found = SentenceTransformer('folder', device='cpu').encode(texts)\n"
         "np.save('found.npy', found)\n"
     )
-    arguments = [str(lively_bert), "runs/probe/model/head.safetensors", *texts]
+    arguments = [str(lively_bert), "runs/probe/model/3_Dense", *texts]
     done = subprocess.run(
         [sys.executable, str(script), *arguments], capture_output=True, text=True, check=False
     )
