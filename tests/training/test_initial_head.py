@@ -62,8 +62,10 @@ def test_a_pooled_model_goes_the_whole_way(
     assert after[numbers].to_numpy() == pytest.approx(before[numbers].to_numpy(), abs=1e-3)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("tuning", ["full", "lora", "qlora"])
+@pytest.mark.parametrize(
+    ("tuning", "precision"),
+    [("full", "bfloat16"), ("lora", "bfloat16"), ("qlora", "bfloat16"), ("qlora", "float32")],
+)
 def test_a_pooled_model_takes_every_tuning_and_precision(
     tuning: str, precision: str, workspace: Path, tiny_qwen: Path
 ) -> None:
@@ -75,8 +77,13 @@ def test_a_pooled_model_takes_every_tuning_and_precision(
     assert len(llmft.load(run).predict(make_frame().tail(5))) == 5
 
 
-@pytest.mark.parametrize(("pooling", "tuning"), [("auto", "full"), ("mean", "lora")])
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize(
+    ("family", "pooling", "tuning"),
+    [
+        *((family, "auto", "full") for family in CONFIGS),
+        *((family, "mean", "lora") for family in ("bert", "modernbert", "qwen2")),
+    ],
+)
 def test_training_begins_at_the_probe(
     family: str, pooling: str, tuning: str, workspace: Path
 ) -> None:
