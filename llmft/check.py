@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmft.config.loading import Overrides, parse_overrides, suggest
+from llmft.config.loading import Overrides, parse_overrides
 from llmft.config.recipe import Recipe, ResolvedRecipe, load_recipe
 from llmft.config.task import ClassConfig
 from llmft.data.fields import Row, shorten_list
-from llmft.data.prompts import find_unknown_placeholders, list_placeholders, read_prompt
+from llmft.data.prompts import read_recipe_prompt
 from llmft.errors import UserError
 from llmft.files import StrPath
 from llmft.results.files import HasTable, Result
@@ -113,7 +113,7 @@ def check(
     if config.launch.deepspeed is not None:
         read_deepspeed(Path(config.launch.deepspeed), key="launch.deepspeed")
     has_base = _report_recipe(resolved)
-    _report_placeholders(resolved)
+    read_recipe_prompt(resolved)
     if read_data:
         from llmft.isolation import isolated
 
@@ -147,19 +147,6 @@ def _report_recipe(recipe: ResolvedRecipe) -> bool:
             config.base.model, config.base.model, config.base.revision,
         )  # fmt: skip
     return found is not None
-
-
-def _report_placeholders(recipe: ResolvedRecipe) -> None:
-    if recipe.prompt_path is None:
-        return
-    fields = recipe.task.fields
-    prompt = read_prompt(recipe.prompt_path, fields=fields)
-    for name in find_unknown_placeholders("".join(prompt), fields=fields):
-        hint = suggest(name, allowed=list_placeholders(fields))
-        logger.warning(
-            "%s: {%s} names no field and stays as it is.%s",
-            recipe.prompt_path, name, hint,
-        )  # fmt: skip
 
 
 def _check_token_budget(recipe: ResolvedRecipe, *, has_base: bool) -> None:
@@ -224,7 +211,7 @@ def _check_inputs(
         "train.steps" if config.train.steps else f"{config.train.epochs:g} epochs",
     )  # fmt: skip
     if config.prompt.mode == "include":
-        logger.info("prompt: %s", inputs.describe_sharing())
+        logger.info("prompt: %s", inputs.describe_sharing(plan.largest.num_rows))
     _report_probe(recipe, inputs, epochs=num_steps / len(plan))
     memory_gib = _report_memory(recipe, inputs, plan, gpu_gib=gpu_gib)
     return CheckResult(

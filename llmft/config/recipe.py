@@ -90,6 +90,9 @@ class PromptConfig(ConfigSection):
     """include = instruction tuning; exclude = distillation."""
     file: Annotated[str | None, TAKES_PATHS] = None
     """Prompt file; `{field}` marks where fields of the row go."""
+    article: Literal["in_place", "last"] = "last"
+    """last = the lines with fields of the row go to the end, so that all before them can be
+    computed once; in_place = as in the file."""
     share: bool = True
     """Compute the prompt once for all rows of a batch, if the base supports it; loss and gradients
     are those of the unshared forward. Without a prompt, such bases compute a batch without

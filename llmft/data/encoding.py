@@ -19,7 +19,7 @@ from llmft import __version__
 from llmft.config.recipe import TokensConfig
 from llmft.config.task import FieldsConfig
 from llmft.data.fields import Row
-from llmft.data.prompts import Prompt, RowText, fill_prompt, strip_fields
+from llmft.data.prompts import Prompt, RowText, fill_prompt, move_article_last, strip_fields
 from llmft.errors import UserError
 from llmft.files import hash_text
 from llmft.results.run import TokenBudget
@@ -105,7 +105,7 @@ class Encoder:
         self.tokenizer = tokenizer
         self._lock = threading.Lock()
         self.prompt = prompt
-        self._fields = fields
+        self._fields, self._tokens = fields, tokens
         self._keeps_tail = tokens.article == "head_tail"
         self._has_segments = has_segments
         frame = _find_frame(tokenizer)
@@ -127,6 +127,16 @@ class Encoder:
         self.num_between_tokens = len(self._tokenize([strip_fields(prompt, fields=fields)])[0])
         """Tokens of the prompt between its first and last placeholder, which count as article."""
         self.max_length = tokens.max_length
+
+    def with_article_last(self) -> "Encoder":
+        """Return an encoder that differs in this only: the article comes after the prompt."""
+        return Encoder(
+            self.tokenizer,
+            prompt=move_article_last(self.prompt, fields=self._fields),
+            fields=self._fields,
+            tokens=self._tokens,
+            has_segments=self._has_segments,
+        )
 
     @property
     def has_prompt(self) -> bool:

@@ -3,13 +3,15 @@
 import re
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+from llmft.config.loading import suggest
+from llmft.config.recipe import ResolvedRecipe
 from llmft.config.task import FieldsConfig
 from llmft.data.fields import Row, RowFaultError, as_text, assemble_text
 from llmft.errors import UserError
 
-_BRACED_NAME = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_BRACED_NAME = re.compile(r"(?<!\{)\{([A-Za-z_][A-Za-z0-9_]*)\}(?!\})")
 
 
 class Prompt(NamedTuple):
@@ -40,11 +42,30 @@ class RowText(NamedTuple):
     after: str
 
 
-def read_prompt(path: Path | None, *, fields: FieldsConfig) -> Prompt:
-    """Read a prompt file; without a path return the empty prompt.
+def read_recipe_prompt(recipe: ResolvedRecipe) -> Prompt:
+    """Read the prompt of a recipe, its article where the recipe wants it.
 
     Raises:
-        UserError: If the file cannot be read, is empty, or leaves out a field of the article.
+        UserError: As `read_prompt`.
+    """
+    return read_prompt(
+        recipe.prompt_path, fields=recipe.task.fields, article=recipe.config.prompt.article
+    )
+
+
+def read_prompt(
+    path: Path | None, *, fields: FieldsConfig, article: Literal["in_place", "last"] = "in_place"
+) -> Prompt:
+    """Read a prompt file; without a path return the empty prompt.
+
+    Args:
+        path: The file.
+        fields: Of the task.
+        article: Where the article is to be: as in the file, or after all else.
+
+    Raises:
+        UserError: If the file cannot be read, is empty, names a field that is not there, or leaves
+            out a field of the article.
     """
     if path is None:
         return NO_PROMPT
@@ -54,6 +75,7 @@ def read_prompt(path: Path | None, *, fields: FieldsConfig) -> Prompt:
         raise UserError(f"{path}: cannot be read as UTF-8 text: {error}") from error
     if not text.strip():
         raise UserError(f"{path}: the prompt is empty; write one or set prompt.mode: exclude")
+    _refuse_unknown_placeholders(text, path=path, fields=fields)
     named = set(_match_placeholders(fields).findall(text))
     left_out = [name for name in fields.text if name not in named]
     if named and left_out and "text" not in named:
@@ -62,7 +84,21 @@ def read_prompt(path: Path | None, *, fields: FieldsConfig) -> Prompt:
             f"{{{'}, {'.join(left_out)}}}, so the model would not get the complete article; add "
             "it, or use {text} for all of it"
         )
-    return split_prompt(text, fields=fields)
+    prompt = split_prompt(text, fields=fields)
+    return move_article_last(prompt, fields=fields) if article == "last" else prompt
+
+
+def _refuse_unknown_placeholders(text: str, *, path: Path, fields: FieldsConfig) -> None:
+    names = list_placeholders(fields)
+    for number, line in enumerate(text.splitlines(), start=1):
+        for name in _BRACED_NAME.findall(line):
+            if name not in names:
+                raise UserError(
+                    f"{path}: line {number}: {{{name}}} names no field of the task, whose fields "
+                    f"are {', '.join(names)}.{suggest(name, allowed=names)} Name the column in "
+                    f"fields.keep and prepare again, or write {{{{{name}}}}} if it is no field: "
+                    "double braces stay as they are"
+                )
 
 
 def split_prompt(text: str, *, fields: FieldsConfig) -> Prompt:
@@ -84,10 +120,21 @@ def list_placeholders(fields: FieldsConfig) -> list[str]:
     return list(dict.fromkeys(name for name in named if name is not None))
 
 
-def find_unknown_placeholders(text: str, *, fields: FieldsConfig) -> list[str]:
-    """Return braced names that look like placeholders, but name no field."""
-    names = list_placeholders(fields)
-    return sorted({m for m in _BRACED_NAME.findall(text) if m not in names})
+def move_article_last(prompt: Prompt, *, fields: FieldsConfig) -> Prompt:
+    """Return a prompt after moving its lines with placeholders to the end.
+
+    All else then comes before the article, has the same tokens in every row, and can be computed
+    once. A prompt whose article is last already is returned as it is.
+    """
+    # Each line with the blank ones before it.
+    blocks = re.findall(r"(?:[^\S\n]*\n)*[^\n]+", "".join(prompt).rstrip())
+    placeholders = _match_placeholders(fields)
+    moved = [block for block in blocks if placeholders.search(block)]
+    rest = [block for block in blocks if not placeholders.search(block)]
+    if not rest or blocks[-len(moved) :] == moved:
+        return prompt
+    text = "".join(rest).strip() + "\n\n" + "".join(moved).strip()
+    return split_prompt(text, fields=fields)
 
 
 def fill_prompt(prompt: Prompt, row: Row, *, fields: FieldsConfig) -> RowText:

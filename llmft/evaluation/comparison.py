@@ -13,7 +13,7 @@ from llmft.config.suite import NoiseKind, ResolvedSuite, merge_with_defaults
 from llmft.config.task import name_task
 from llmft.data.fields import Row
 from llmft.data.prepared import PreparedData, open_prepared
-from llmft.data.prompts import read_prompt
+from llmft.data.prompts import read_recipe_prompt
 from llmft.errors import UserError
 from llmft.evaluation.edge_cases import EdgeCase, read_suite_cases, run_cases
 from llmft.evaluation.ensembles import find_cost, measure_ensembles
@@ -146,8 +146,7 @@ def check_run_recipes(plan: RunsByVariant, data: PreparedData) -> None:
                 f"{run.path}: contains no finished run; train it with "
                 "`llmft compare SUITE --train`, or name a finished run in the suite"
             )
-        prompt = read_prompt(run.recipe.prompt_path, fields=run.recipe.task.fields)
-        identity = identify_run(run.recipe, data, prompt)
+        identity = identify_run(run.recipe, data, read_recipe_prompt(run.recipe))
         found = read_record(run.path)
         # Differences in the data are reported by the audit.
         same_data = {"data_fingerprint": found.data_fingerprint, "task": found.task}

@@ -111,7 +111,7 @@ def _make_recipe(record: RunRecord, spec: ModelSpec, folder: Path) -> Recipe:
     if spec.prompt is not None:
         path = folder.with_name(f"{folder.name}-prompt.md")
         write_text(path, "".join(spec.make_prompt()))
-        prompt = PromptConfig(mode="include", file=str(path), share=ours.prompt.share)
+        prompt = ours.prompt.model_copy(update={"file": str(path)})
     train = TrainConfig(
         metric=ours.train.metric, limit_rows=ours.train.limit_rows, precision=ours.train.precision
     )

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from llmft.config.recipe import BaseConfig, ResolvedRecipe
 from llmft.data.encoding import Encoder
-from llmft.data.prompts import read_prompt
+from llmft.data.prompts import read_recipe_prompt
 from llmft.errors import UserError
 from llmft.files import hash_file, hash_text
 
@@ -153,7 +153,7 @@ def open_encoder(recipe: ResolvedRecipe) -> Encoder:
         UserError: If prompt or base cannot be read, or the base takes shorter inputs only.
     """
     config = recipe.config
-    prompt = read_prompt(recipe.prompt_path, fields=recipe.task.fields)
+    prompt = read_recipe_prompt(recipe)
     positions, has_segments = read_limits(config.base)
     if positions is not None and config.tokens.max_length > positions:
         raise UserError(

@@ -34,12 +34,29 @@ class Inputs(NamedTuple):
     unshared_reason: str | None
     """Why the prompt is not computed once for all rows of a batch; None if it is."""
 
-    def describe_sharing(self) -> str:
-        """Return one line on how the prompt is computed."""
-        if self.unshared_reason is None:
-            num_shared = len(self.encoder.shared_ids)
-            return f"the {num_shared} tokens that all rows begin with are computed once a batch"
-        return f"the prompt is computed in every row: {self.unshared_reason}"
+    def describe_sharing(self, num_rows: int = 16) -> str:
+        """Return one line on how the prompt is computed in batches of so many rows.
+
+        If more of it could be computed once with the article last, the line says what that saves.
+        """
+        if self.unshared_reason is not None:
+            return f"the prompt is computed in every row: {self.unshared_reason}"
+        encoder, last = self.encoder, self.encoder.with_article_last()
+        num_shared, num_prompt = len(encoder.shared_ids), encoder.num_prompt_tokens
+        line = f"{num_shared:,} of its {num_prompt:,} tokens are computed once a batch"
+        if num_shared + 1 < num_prompt:
+            line += f", the other {num_prompt - num_shared:,} in every row"
+        if len(last.shared_ids) > num_shared:
+            num_article = float(self.train.lengths.mean()) - num_prompt
+            in_place, if_last = (
+                len(e.shared_ids) + num_rows * (num_prompt - len(e.shared_ids) + num_article)
+                for e in (encoder, last)
+            )
+            line += (
+                f"; with prompt.article: last {len(last.shared_ids):,} would be, and a batch of "
+                f"{num_rows} rows would have {in_place / if_last:.1f} times fewer tokens"
+            )
+        return line
 
 
 def open_inputs(recipe: ResolvedRecipe, *, keep_tokens: bool = True) -> Inputs:

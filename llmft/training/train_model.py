@@ -86,7 +86,7 @@ def train_model(
     transformers.set_seed(config.seed)
     model = load()
     spec = make_spec(model, base, recipe, inputs.data, inputs.encoder.prompt)
-    _log_model(spec, inputs, launch)
+    _log_model(spec, inputs, launch, num_rows=plan.largest.num_rows)
     if recipe.config.init_from is not None and resume_from is None:
         load_weights(model, Path(recipe.config.init_from) / "model")
         logger.info("initial weights: those of %s", recipe.config.init_from)
@@ -152,7 +152,7 @@ def load_recipe_model(
     ).model
 
 
-def _log_model(spec: ModelSpec, inputs: Inputs, launch: Launch) -> None:
+def _log_model(spec: ModelSpec, inputs: Inputs, launch: Launch, *, num_rows: int) -> None:
     logger.info(
         "%s: %s with %s tuning, %s of %s parameters trained, %s, %d %s",
         spec.name, spec.base.model, spec.base.tuning, f"{spec.num_trainable:,}",
@@ -160,7 +160,7 @@ def _log_model(spec: ModelSpec, inputs: Inputs, launch: Launch) -> None:
         "process" if launch.world_size == 1 else "processes",
     )  # fmt: skip
     if spec.prompt is not None:
-        logger.info("%s", inputs.describe_sharing())
+        logger.info("prompt: %s", inputs.describe_sharing(num_rows))
 
 
 def _reload_whole(load: Callable[[], nn.Module], checkpoint: Path) -> nn.Module:

@@ -11,8 +11,8 @@ from llmft.data.prompts import (
     NO_PROMPT,
     Prompt,
     fill_prompt,
-    find_unknown_placeholders,
     list_placeholders,
+    move_article_last,
     read_prompt,
     split_prompt,
 )
@@ -87,20 +87,66 @@ def test_placeholders_are_the_fields_of_the_task() -> None:
     assert list_placeholders(fields) == ["text", "title", "body", "url", "uid", "act"]
 
 
-def test_a_misspelt_placeholder_is_strange_and_a_json_key_is_not() -> None:
-    template = 'Rate {titel} by {source}: {"risk": 7} {text}'
-    assert find_unknown_placeholders(template, fields=FIELDS) == ["titel"]
+def test_a_placeholder_without_a_field_is_an_error_and_a_json_key_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "p.md"
+    for name, hint in (("titel", "Did you mean `title`?"), ("published", "Name the column in")):
+        path.write_text(f'Rate by {{source}}: {{"risk": 7}}\n{{{name}}} {{text}}')
+        with pytest.raises(UserError) as caught:
+            read_prompt(path, fields=FIELDS)
+        assert f"{path}: line 2: {{{name}}} names no field of the task" in str(caught.value)
+        assert "text, title, body, source" in str(caught.value)
+        assert hint in str(caught.value)
+    path.write_text('Answer {{"a": {{"b": 1}}}} with {{risk}} and { b } and {"c"}: {text}')
+    assert read_prompt(path, fields=FIELDS).before.endswith('with {{risk}} and { b } and {"c"}: ')
 
 
-def test_check_warns_of_a_misspelt_placeholder(
-    write_scores_task, write_recipe, tiny_bert: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_scores_task()
+@pytest.mark.parametrize("options", [["--no-data"], []])
+def test_check_names_a_misspelt_placeholder(
+    options: list[str], write_scores_task, write_recipe, tiny_bert: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    task = write_scores_task()
+    assert main(["prepare", str(task)]) == 0
     recipe = write_recipe(tiny_bert, prompt="rate {titel} {text}")
-    assert main(["check", str(recipe), "--no-data"]) == 0
-    assert "{titel} names no field and stays as it is. Did you mean `title`?" in str(
-        capsys.readouterr()
-    )
+    assert main(["check", str(recipe), *options]) == 2
+    assert "line 1: {titel} names no field of the task" in str(capsys.readouterr())
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        (
+            "Rate.\n\nTitle: {title}\nFrom: {source}\n{body}\n\nAnswer with JSON.\n",
+            ("Rate.\n\nAnswer with JSON.\n\nTitle: ", "{title}\nFrom: {source}\n{body}", ""),
+        ),
+        ("{title}\nA rule.\n{body} (end)\nB\n", ("A rule.\nB\n\n", "{title}\n{body}", " (end)")),
+        ("Rate {text} now.\nThen stop.", ("Then stop.\n\nRate ", "{text}", " now.")),
+    ],
+)
+def test_lines_with_placeholders_go_to_the_end(
+    template: str, expected: tuple[str, str, str], tmp_path: Path
+) -> None:
+    moved = move_article_last(split_prompt(template, fields=FIELDS), fields=FIELDS)
+    assert moved == Prompt(*expected)
+    assert move_article_last(moved, fields=FIELDS) == moved
+    (tmp_path / "p.md").write_text(template)
+    assert read_prompt(tmp_path / "p.md", fields=FIELDS, article="last") == moved
+    assert read_prompt(tmp_path / "p.md", fields=FIELDS) == split_prompt(template, fields=FIELDS)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "Rate.\n\nTitle: {title}\n\n{body}\n",
+        "Rate it.",
+        "Only {text} on one line",
+        "\n\n{title}\n\n{body}\n\n",
+        "Rate.\n<{text}> and stop",
+    ],
+)
+def test_an_article_that_is_last_stays_as_it_is(template: str) -> None:
+    prompt = split_prompt(template, fields=FIELDS)
+    assert move_article_last(prompt, fields=FIELDS) == prompt
 
 
 @pytest.mark.parametrize(
