@@ -1,9 +1,11 @@
 """Find a base: on this machine or on the Hub, its tokenizer and its configuration."""
 
 import contextlib
+import copy
 import functools
 import importlib.util
 import json
+import logging
 import os
 import tempfile
 from importlib.metadata import version
@@ -16,7 +18,11 @@ from llmft.data.prompts import read_recipe_prompt
 from llmft.errors import UserError
 from llmft.files import hash_file, hash_text
 
+logger = logging.getLogger(__name__)
+
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+_MOST_UNUSED = 32
+"""Most rows of a table of positions that are looked for before and after those that are used."""
 _MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 """Of the weights of sentence-transformers/all-MiniLM-L6-v2; their package names no revision."""
 _TOKENIZERS = {"bert": "BertTokenizer", "qwen2": "Qwen2Tokenizer"}
@@ -135,10 +141,47 @@ def read_limits(config: BaseConfig) -> InputLimits:
     if numbers and all(isinstance(n, int) for n in numbers) and not _is_quantised(written):
         return InputLimits(numbers[0], (written.get("type_vocab_size") or 0) > 1)
     found = read_config(config)
-    positions = getattr(found, "max_position_embeddings", None)
-    if positions is not None and found.model_type in ("roberta", "xlm-roberta", "camembert"):
-        positions -= found.pad_token_id + 1  # their positions start behind the pad id
-    return InputLimits(positions, has_segments(found))
+    return InputLimits(_find_longest(found), has_segments(found))
+
+
+def _find_longest(model_config: Any) -> int | None:
+    """Return the longest input in tokens; None if the configuration names no limit.
+
+    Where positions are looked up in a table, `max_position_embeddings` may count rows that are
+    never used: those of RoBERTa, MPNet and others begin behind the pad id. So such a model tries
+    it, in one layer with random weights.
+    """
+    import torch
+    from transformers import AutoModel
+
+    declared: int | None = getattr(model_config, "max_position_embeddings", None)
+    if not declared or declared < 0:
+        return None
+    pad_token_id = getattr(model_config, "pad_token_id", None) or 0
+    small = copy.deepcopy(model_config)
+    small.num_hidden_layers, small.vocab_size = 1, pad_token_id + 2
+    if getattr(small, "layer_types", None):
+        small.layer_types = small.layer_types[:1]
+    try:
+        with torch.device("meta"):
+            sizes = {len(weights) for weights in AutoModel.from_config(small).parameters()}
+        if sizes.isdisjoint(range(declared, declared + _MOST_UNUSED)):
+            return declared
+        model = AutoModel.from_config(small).eval()
+    except (AttributeError, RuntimeError, TypeError, ValueError):  # such a model is not made small
+        return declared
+
+    def takes(length: int) -> bool:
+        ids_1T = torch.full((1, length), pad_token_id + 1)
+        try:
+            model(input_ids=ids_1T, attention_mask=torch.ones_like(ids_1T))
+        except (IndexError, RuntimeError, ValueError):
+            return False
+        return True
+
+    with torch.inference_mode():
+        lengths = range(declared, max(0, declared - _MOST_UNUSED), -1)
+        return next((length for length in lengths if takes(length)), declared)
 
 
 def has_segments(model_config: Any) -> bool:
@@ -161,6 +204,12 @@ def open_encoder(recipe: ResolvedRecipe) -> Encoder:
             f"at most {positions} tokens; lower it or choose a base for longer inputs"
         )
     tokenizer = load_tokenizer(config.base)
+    if tokenizer.model_max_length < config.tokens.max_length:
+        logger.warning(
+            "tokens.max_length: found %d, but the tokenizer of %s declares inputs of at most %d "
+            "tokens; the model takes longer ones, but may not have been trained on them",
+            config.tokens.max_length, config.base.model, tokenizer.model_max_length,
+        )  # fmt: skip
     if has_segments and recipe.task.fields.text_pair is not None:
         # So that other tools that open the saved tokenizer give the segments to the model too (H5).
         names = list(dict.fromkeys([*tokenizer.model_input_names, "token_type_ids"]))

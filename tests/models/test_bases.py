@@ -14,8 +14,21 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoTokenizer, Qwen2Config
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    DebertaV2Config,
+    GPT2Config,
+    GPTNeoXConfig,
+    LongformerConfig,
+    MPNetConfig,
+    OPTConfig,
+    Qwen2Config,
+    T5Config,
+    XLMRobertaConfig,
+)
 
+from llmft.cli import main
 from llmft.config.recipe import BaseConfig, LoraConfig, TokensConfig
 from llmft.config.task import FieldsConfig
 from llmft.data.encoding import Encoder
@@ -32,7 +45,7 @@ from llmft.models.bases import (
 from llmft.models.heads import LabelSpace
 from llmft.models.loading import load_base_for_adapter, load_model
 from tests.conftest import WORDS
-from tests.families import CONFIGS
+from tests.families import CONFIGS, build_base
 
 SCORES = LabelSpace("regression", ["risk", "calm", "proof"])
 
@@ -94,6 +107,54 @@ def test_limits_are_those_that_transformers_reads(family: str, tmp_path: Path) -
     found = AutoConfig.from_pretrained(tmp_path)
     positions = found.max_position_embeddings - (1 if family == "roberta" else 0)  # pad id 0
     assert read_limits(base) == (positions, getattr(found, "type_vocab_size", 0) > 1)
+
+
+_SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+          "intermediate_size": 48, "vocab_size": 99}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("config", "longest"),
+    [
+        (MPNetConfig(**_SMALL, max_position_embeddings=66), 64),
+        (XLMRobertaConfig(**_SMALL, max_position_embeddings=66, pad_token_id=4), 61),
+        (LongformerConfig(**_SMALL, max_position_embeddings=66, attention_window=8), 64),
+        (OPTConfig(hidden_size=32, ffn_dim=48, num_attention_heads=4, vocab_size=99,
+                   word_embed_proj_dim=32, max_position_embeddings=64), 64),
+        (GPT2Config(n_embd=32, n_head=4, n_layer=2, vocab_size=99, n_positions=64), 64),
+        (DebertaV2Config(**_SMALL, max_position_embeddings=64, relative_attention=True,
+                         position_biased_input=False), 64),
+        (GPTNeoXConfig(**_SMALL, max_position_embeddings=64), 64),
+        (T5Config(d_model=32, d_ff=48, vocab_size=99), None),
+    ],
+    ids=lambda value: getattr(value, "model_type", None),
+)  # fmt: skip
+def test_the_longest_input_is_what_the_model_takes(
+    config: Any, longest: int | None, tmp_path: Path
+) -> None:
+    config.save_pretrained(tmp_path)
+    assert read_limits(BaseConfig(model=str(tmp_path))).max_positions == longest
+
+
+def test_a_base_is_trained_at_its_longest_input_and_not_beyond(
+    write_scores_task: Any, write_recipe: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = build_base("xlm-roberta", tmp_path / "base")
+    written = json.loads((base / "config.json").read_text())
+    tokenizer = json.loads((base / "tokenizer_config.json").read_text())
+    (base / "tokenizer_config.json").write_text(json.dumps({**tokenizer, "model_max_length": 64}))
+    longest = written["max_position_embeddings"] - written["pad_token_id"] - 1
+    task = write_scores_task()
+    rows = [json.loads(line) for line in Path("rows.jsonl").read_text().splitlines()]
+    long = [json.dumps({**row, "content": row["content"] * 20}) for row in rows]
+    Path("rows.jsonl").write_text("\n".join(long))
+    assert main(["prepare", str(task)]) == 0
+    train = ["--set", "train.steps=2", "--set", "tokens.min_article=8", "--set"]
+    recipe = str(write_recipe(base))
+    assert main(["train", recipe, *train, f"tokens.max_length={longest}"]) == 0
+    assert "declares inputs of at most 64 tokens" in str(capsys.readouterr())
+    assert main(["train", recipe, *train, f"tokens.max_length={longest + 1}"]) == 2
+    assert f"takes at most {longest} tokens" in str(capsys.readouterr())
 
 
 @pytest.mark.parametrize(
