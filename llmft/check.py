@@ -256,10 +256,10 @@ def _report_frozen(recipe: ResolvedRecipe, inputs: "Inputs") -> float:
     if recipe.config.prompt.mode == "include":
         logger.info("prompt: %s", inputs.describe_sharing())
     space = LabelSpace(recipe.config.head.type, inputs.data.label_names)
-    found = estimate_frozen(model_config, base, labels=space, num_rows=num_rows)
+    found = estimate_frozen(model_config, base, labels=space, rows=inputs.rows)
     logger.info(
         "memory: about %.2f GiB, and half a GiB for the libraries: weights %.2f, vectors %.2f, "
-        "fitting %.2f; on disk %.2f GiB of states",
+        "fitting %.2f, rows %.2f; on disk %.2f GiB of states",
         sum(found), *found, found.vectors_gib * len(poolings),
     )  # fmt: skip
     return sum(found)

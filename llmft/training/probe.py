@@ -387,7 +387,8 @@ def _read_finite(cache: StateCache, examples: Examples) -> NDArray[np.float32]:
         UserError: If one is not finite, with its row.
     """
     vectors_NE = cache.gather(examples.encoded)
-    broken = np.flatnonzero(~np.isfinite(vectors_NE).all(axis=1))
+    extremes = (vectors_NE.min(axis=1), vectors_NE.max(axis=1))  # without a copy of the vectors
+    broken = np.flatnonzero(~np.isfinite(extremes).all(axis=0))
     if len(broken):
         raise UserError(
             f"the base's states of {len(broken)} rows are not finite, the first of them "

@@ -5,8 +5,9 @@ attention is replaced by a stub that saves what the fast kernels save for the ba
 is computed and no memory is used, so that a large base can be traced on a small machine.
 """
 
+import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal, NamedTuple, cast, get_args
@@ -17,6 +18,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from llmft.config.recipe import BaseConfig, Precision
 from llmft.data.batches import BatchShape
+from llmft.data.fields import Row
 from llmft.models.acceleration.dropout import fast_dropout
 from llmft.models.acceleration.precision import cast_frozen_weights
 from llmft.models.acceleration.private_apis import (
@@ -37,6 +39,7 @@ _ATTENTION = {False: "llmft_traced_cpu", True: "llmft_traced_gpu"}
 Layout = Literal["one device", "DDP", "ZeRO-2", "ZeRO-3", "ZeRO-3 with offload", "FSDP2"]
 """How a training is distributed over devices."""
 _COPIES_OF_LOGITS = 4  # in a step of L-BFGS
+_ROWS_MEASURED = 1_000
 ESTIMATE_ERROR = 0.10
 """Largest relative error against measured peaks: small models, on a CPU, in one process."""
 GPU_LIBRARIES_GIB = 1.0
@@ -346,10 +349,12 @@ class FrozenMemory(NamedTuple):
     """One vector of each row of train and val."""
     logits_gib: float
     """What fitting the head needs in addition."""
+    rows_gib: float
+    """The prepared rows of all splits."""
 
 
 def estimate_frozen(
-    model_config: Any, base: BaseConfig, *, labels: LabelSpace, num_rows: int
+    model_config: Any, base: BaseConfig, *, labels: LabelSpace, rows: Mapping[str, Sequence[Row]]
 ) -> FrozenMemory:
     """Estimate the memory of a frozen base and its head, the batches aside.
 
@@ -357,12 +362,21 @@ def estimate_frozen(
         model_config: Configuration of the base; changed in place.
         base: The base.
         labels: The outputs of the head.
-        num_rows: Rows of train and val.
+        rows: Split -> prepared rows.
     """
+    num_rows = len(rows["train"]) + len(rows["val"])
     num_weights = _count(_build_without_weights(model_config, base, labels=labels))
     vectors = 4 * num_rows * model_config.hidden_size
     logits = 4 * num_rows * len(labels.logit_names) * _COPIES_OF_LOGITS
-    return FrozenMemory(4 * num_weights / _GIB, vectors / _GIB, logits / _GIB)
+    prepared = sum(map(_measure_rows, rows.values()))
+    return FrozenMemory(*(n / _GIB for n in (4 * num_weights, vectors, logits, prepared)))
+
+
+def _measure_rows(rows: Sequence[Row]) -> float:
+    """Return the size of rows in bytes, from some of them."""
+    some = rows[:: max(1, len(rows) // _ROWS_MEASURED)]
+    each = [sys.getsizeof(row) + sum(map(sys.getsizeof, row.values())) for row in some]
+    return len(rows) * sum(each) / max(1, len(each))
 
 
 def list_layouts(base: BaseConfig) -> list[Layout]:
