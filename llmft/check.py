@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from llmft.data.batches import BatchPlan
-    from llmft.models.memory.estimates import Footprint, Step
+    from llmft.models.memory.estimates import Footprint
     from llmft.training.inputs import Inputs
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--gpu-memory", type=_read_memory, metavar="SIZE",
         help="report which of ddp, zero2, zero3 and so on fit into the memory of a GPU, such as "
-        "24GiB",
+        "24GiB, instead of what is free on this machine",
     )  # fmt: skip
     args = parser.parse_args(arguments)
     check(
@@ -237,9 +237,8 @@ def _report_probe(recipe: ResolvedRecipe, inputs: "Inputs", *, epochs: float) ->
 def _report_frozen(recipe: ResolvedRecipe, inputs: "Inputs") -> float:
     """Log what a frozen base computes, and return its memory in GiB."""
     from llmft.models.bases import read_config
-    from llmft.models.heads import LabelSpace
-    from llmft.models.memory.estimates import estimate_frozen
     from llmft.models.pooling import list_poolings
+    from llmft.training.memory import measure_frozen
 
     base, model_config = recipe.config.base, read_config(recipe.config.base)
     poolings = list_poolings(base, model_config)
@@ -255,14 +254,13 @@ def _report_frozen(recipe: ResolvedRecipe, inputs: "Inputs") -> float:
         )  # fmt: skip
     if recipe.config.prompt.mode == "include":
         logger.info("prompt: %s", inputs.describe_sharing())
-    space = LabelSpace(recipe.config.head.type, inputs.data.label_names)
-    found = estimate_frozen(model_config, base, labels=space, rows=inputs.rows)
+    found = measure_frozen(recipe, inputs)
     logger.info(
         "memory: about %.2f GiB, and half a GiB for the libraries: weights %.2f, vectors %.2f, "
         "fitting %.2f, rows %.2f; on disk %.2f GiB of states",
-        sum(found), *found, found.vectors_gib * len(poolings),
+        found.peak_gib, *found, found.vectors_gib * len(poolings),
     )  # fmt: skip
-    return sum(found)
+    return found.peak_gib
 
 
 def _report_data(inputs: "Inputs") -> None:
@@ -297,60 +295,47 @@ def _report_memory(
     *,
     gpu_gib: float | None,
 ) -> float | None:
-    """Log the memory of a step, and return it in GiB; None if it is unknown."""
-    import torch
+    """Log the memory of a training, and return it in GiB; None if it is unknown.
 
-    from llmft.models.device import choose_precision
-    from llmft.models.memory.estimates import Step, estimate_memory
-
-    config = recipe.config
-    step = Step(
-        batch=plan.largest,
-        num_shared=len(inputs.encoder.shared_ids) if inputs.unshared_reason is None else None,
-        precision=choose_precision(config.train.precision),
-        gradient_checkpointing=config.train.gradient_checkpointing,
-        accumulates=config.train.gradient_accumulation_steps > 1,
-        on_gpu=torch.cuda.is_available(),
+    Raises:
+        UserError: If it does not fit into the memory that is free.
+    """
+    from llmft.training.launch import ONE_PROCESS
+    from llmft.training.memory import (
+        choose_micro_batches,
+        make_step,
+        refuse_checkpointing,
+        trace,
     )
-    footprint = _measure(recipe, inputs, step)
-    if footprint is None:
-        logger.warning("the memory that %s needs is unknown", config.base.model)
-        return None
-    found = estimate_memory(footprint)
-    logger.info(
-        "memory: about %.2f GiB, and half a GiB for the libraries, for a batch of %d x %d tokens"
-        "%s: weights %.2f, gradients and optimiser %.2f, activations %.2f; "
-        "%s of %s parameters are trained",
-        found.total_gib, *step.batch,
-        f" and {step.num_shared} shared" if step.num_shared else "", found.weights_gib,
-        found.optimiser_gib, found.activations_gib, f"{footprint.trainable:,}",
-        f"{footprint.total:,}",
-    )  # fmt: skip
+
+    refuse_checkpointing(recipe)
+    config = recipe.config
     if gpu_gib is not None:
         wanted = config.train.precision
+        step = make_step(
+            recipe, inputs, plan.largest,
+            gradient_checkpointing=config.train.gradient_checkpointing,
+            accumulates=plan.num_accumulated > 1,
+        )  # fmt: skip
         on_gpu = step._replace(on_gpu=True, precision="bfloat16" if wanted == "auto" else wanted)
-        _report_layouts(recipe, _measure(recipe, inputs, on_gpu), gpu_gib=gpu_gib)
-    return found.total_gib
-
-
-def _measure(recipe: ResolvedRecipe, inputs: "Inputs", step: "Step") -> "Footprint | None":
-    """Return the memory of a step; None if the base cannot be traced."""
-    from llmft.models.bases import read_config
-    from llmft.models.heads import LabelSpace
-    from llmft.models.memory.estimates import measure_footprint
-
-    base = recipe.config.base
-    space = LabelSpace(recipe.config.head.type, inputs.data.label_names)
-    try:
-        return measure_footprint(read_config(base), base, labels=space, step=step)
-    except RuntimeError as error:
-        logger.debug("%s: %s", base.model, error)
+        footprint = trace(recipe, inputs, on_gpu)
+        if footprint is not None:
+            _report_layouts(recipe, footprint, gpu_gib=gpu_gib)
+    found = choose_micro_batches(recipe, inputs, ONE_PROCESS, is_elsewhere=gpu_gib is not None)
+    if found is None:
+        logger.warning("the memory that %s needs is unknown", config.base.model)
         return None
+    need, footprint = found.estimate, found.footprint
+    logger.info(
+        "memory: about %.2f GiB, and half a GiB for the libraries, for %s: weights %.2f, gradients "
+        "and optimiser %.2f, activations %.2f; %s of %s parameters are trained",
+        need.peak_gib, found.describe(), need.weights_gib, need.optimiser_gib,
+        need.activations_gib, f"{footprint.trainable:,}", f"{footprint.total:,}",
+    )  # fmt: skip
+    return need.peak_gib
 
 
-def _report_layouts(
-    recipe: ResolvedRecipe, footprint: "Footprint | None", *, gpu_gib: float
-) -> None:
+def _report_layouts(recipe: ResolvedRecipe, footprint: "Footprint", *, gpu_gib: float) -> None:
     """Report the memory per GPU with replicated and with sharded parameters."""
     from llmft.models.memory.estimates import (
         ESTIMATE_ERROR,
@@ -359,7 +344,6 @@ def _report_layouts(
         list_layouts,
     )
 
-    assert footprint is not None, "differs from the traced step in the attention only"
     logger.info(
         "memory per GPU, of %.1f GiB, with %.0f GiB for the libraries (estimates: within %.0f%% of "
         "measured peaks of small models on a CPU, never compared on a GPU):",
@@ -369,7 +353,7 @@ def _report_layouts(
         num_gpus = 1 if layout == "one device" else _NUM_GPUS
         name = "one GPU" if layout == "one device" else f"{layout}, {num_gpus} GPUs"
         found = estimate_memory(footprint, layout=layout, num_devices=num_gpus)
-        total_gib = found.total_gib + GPU_LIBRARIES_GIB
+        total_gib = found.peak_gib + GPU_LIBRARIES_GIB
         least, most = total_gib * (1 - ESTIMATE_ERROR), total_gib * (1 + ESTIMATE_ERROR)
         verdict = "fits" if most <= gpu_gib else "may fit" if least <= gpu_gib else "does not fit"
         logger.info("  %-27s %7.1f GiB  %s", name, total_gib, verdict)

@@ -133,6 +133,7 @@ def _train(recipe: ResolvedRecipe, *, resume: str) -> Path:
     from llmft.training.run_folder import (
         check_init_from,
         claim_run_folder,
+        explain_silent_end,
         identify_run,
         log_to_file,
         make_record,
@@ -154,6 +155,8 @@ def _train(recipe: ResolvedRecipe, *, resume: str) -> Path:
 
     identity = identify_run(recipe, inputs.data, inputs.encoder.prompt)
     run = ask_main(lambda: claim_run_folder(folder, identity, launch=launch, resume=resume))
+    if run is not None and is_main() and (words := explain_silent_end(folder, run)):
+        logger.warning("%s: %s", folder, words)
     if run is None:
         logger.info("%s: already trained, nothing to do", folder)
         return folder
@@ -199,6 +202,10 @@ def _train_in_batches(
     from llmft.training.train_model import train_model
 
     folder, initial_head = Path(recipe.config.output_dir), None
+    run = ask_main(lambda: _fit_into_memory(recipe, inputs, run, launch))
+    if run.gradient_checkpointing:
+        train = recipe.config.train.model_copy(update={"gradient_checkpointing": True})
+        recipe = recipe._replace(config=recipe.config.model_copy(update={"train": train}))
     checkpoint = ask_main(lambda: find_last_checkpoint(folder / "checkpoints"))
     if recipe.config.head.init == "probe" and checkpoint is None:
         fitted = fit_initial_head(recipe, inputs)
@@ -220,6 +227,48 @@ def _train_in_batches(
             return run, trained, plan
         run = _halve_micro_batches(run, plan.largest, launch)
         reset_peak_memory()
+
+
+def _fit_into_memory(
+    recipe: ResolvedRecipe, inputs: "Inputs", run: "UnfinishedRun", launch: "Launch"
+) -> "UnfinishedRun":
+    """Record the run with micro-batches that fit into the free memory, and return it.
+
+    Raises:
+        UserError: If there are none, with what would fit.
+    """
+    from llmft.models.memory.peak import limit_fragmentation
+    from llmft.training.inputs import plan_batches
+    from llmft.training.memory import choose_micro_batches, refuse_checkpointing, surely_fits
+    from llmft.training.run_folder import update_run
+
+    refuse_checkpointing(recipe)
+    divisor, is_on = run.micro_batch_divisor, run.gradient_checkpointing
+    plan = plan_batches(recipe, inputs, world_size=launch.world_size, micro_batch_divisor=divisor)
+    if surely_fits(recipe, inputs, plan):
+        return run
+    limit_fragmentation()
+    found = choose_micro_batches(
+        recipe, inputs, launch, divisor=divisor, gradient_checkpointing=is_on
+    )
+    if found is None:
+        return run
+    is_smaller = (found.divisor, found.gradient_checkpointing) != (
+        divisor, is_on or recipe.config.train.gradient_checkpointing
+    )  # fmt: skip
+    logger.log(
+        logging.WARNING if is_smaller else logging.INFO,
+        "memory: about %.1f GiB of %.1f GiB that are free, for %s%s",
+        found.estimate.peak_gib, found.free_gib, found.describe(),
+        ", since the recipe's micro-batches do not fit; its optimizer steps stay the same"
+        if is_smaller else "",
+    )  # fmt: skip
+    return update_run(
+        Path(recipe.config.output_dir), run,
+        micro_batch_divisor=found.divisor,
+        gradient_checkpointing=found.gradient_checkpointing,
+        memory_gib=round(found.estimate.peak_gib, 2), free_gib=round(found.free_gib, 2),
+    )  # fmt: skip
 
 
 def _halve_micro_batches(

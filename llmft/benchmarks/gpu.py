@@ -171,7 +171,7 @@ def measure_trial(folder: str, trial: Trial) -> Figures:
 def _estimate(base: BaseConfig, step: Step) -> float:
     """Return the estimate of `llmft check`, in GiB."""
     footprint = measure_footprint(read_config(base), base, labels=_LABELS, step=step)
-    return estimate_memory(footprint).total_gib + GPU_LIBRARIES_GIB * step.on_gpu
+    return estimate_memory(footprint).peak_gib + GPU_LIBRARIES_GIB * step.on_gpu
 
 
 class _StepCost(NamedTuple):

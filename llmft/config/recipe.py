@@ -166,9 +166,10 @@ class TrainConfig(ConfigSection):
     """Checkpoints that are kept, in addition to the best one."""
     save_steps: int | None = Field(default=None, ge=1)
     """Also save every so many steps, for long epochs on machines that may be preempted."""
-    auto_batch_size: bool = False
-    """If a GPU runs out of memory, continue with half the batch and twice the accumulation, so that
-    each optimizer step has the same rows as before."""
+    auto_batch_size: bool = True
+    """Split micro-batches that do not fit into the free memory, with more accumulation, so that
+    each optimizer step has the same rows as before; turn gradient checkpointing on if a single row
+    does not fit, or if that is faster."""
     world_size: int | None = Field(default=None, ge=1)
     """Number of processes; a training with any other number is refused."""
     limit_rows: int | None = Field(default=None, ge=2)

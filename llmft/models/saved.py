@@ -245,7 +245,8 @@ def check_saved_outputs(
     """Load a saved model, and check that its outputs are those of the trained one (H1).
 
     Args:
-        model: The trained model.
+        model: The trained model; its weights are removed before the saved ones are loaded, so that
+            memory holds one model at a time.
         folder: Folder of the saved model.
         batch: Some unshared inputs.
         precision: Precision of the training.
@@ -260,9 +261,12 @@ def check_saved_outputs(
 
     device = next(model.parameters()).device
     batch = {name: tensor.to(device) for name, tensor in batch.items()}
-    saved = load_saved(folder)
     with torch.inference_mode(), autocast(device, precision):
         expected = model.eval()(**batch).logits.float()
+    for weights in (*model.parameters(), *model.buffers()):
+        weights.grad, weights.data = None, weights.data.new_empty(0)
+    saved = load_saved(folder)
+    with torch.inference_mode(), autocast(device, precision):
         found = saved.model.to(device)(**batch).logits.float()
     if not torch.allclose(found, expected, rtol=1e-4, atol=1e-4):
         worst = (found - expected).abs().max().item()

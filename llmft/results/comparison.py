@@ -205,7 +205,7 @@ class NoiseResult(Result):
 class ComparisonResult(EvaluationBase, ResultFile, HasTable):
     """Variants, pairs of them, and a verdict."""
 
-    schema_version: Literal[6] = 6
+    schema_version: Literal[7] = 7
     suite: str
     """Its file; `suite` if it was made in Python."""
     data: Manifest

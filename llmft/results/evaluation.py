@@ -365,7 +365,7 @@ class EvaluationBase(Result):
 class EvaluationResult(VariantResult, EvaluationBase, ResultFile, HasTable):
     """Metrics and gates of one run, and whether it may be deployed."""
 
-    schema_version: Literal[6] = 6
+    schema_version: Literal[7] = 7
     name: str
     """Of the run's recipe."""
     data: str

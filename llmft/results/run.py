@@ -126,7 +126,7 @@ class HeadFit(Result):
 class UnfinishedRun(ResultFile, RunIdentity):
     """`training_metadata.json` of a run that is still training, or was stopped."""
 
-    schema_version: Literal[4] = 4
+    schema_version: Literal[5] = 5
     status: Literal["unfinished"] = "unfinished"
     world_size: int
     """Number of processes."""
@@ -135,7 +135,13 @@ class UnfinishedRun(ResultFile, RunIdentity):
     precision: Precision
     """Dtype of the matrix products."""
     micro_batch_divisor: int = 1
-    """Number of smaller micro-batches that each one is split into, since memory ran out before."""
+    """Number of smaller micro-batches that each one is split into, so that they fit into memory."""
+    gradient_checkpointing: bool = False
+    """Whether gradient checkpointing is on, in the recipe or so that a micro-batch fits."""
+    memory_gib: float | None = None
+    """Estimate of the memory that it takes; None if that is unknown, or surely little."""
+    free_gib: float | None = None
+    """Memory that was free when it started."""
     head_fit: HeadFit | None = None
     """How the initial head was fitted, once it was."""
 
@@ -143,7 +149,7 @@ class UnfinishedRun(ResultFile, RunIdentity):
 class RunRecord(ResultFile, RunIdentity):
     """`training_metadata.json` of a finished run: what it depended on, its time and its memory."""
 
-    schema_version: Literal[4] = 4
+    schema_version: Literal[5] = 5
     status: Literal["finished"] = "finished"
     name: str
     """Of the recipe."""
@@ -163,6 +169,8 @@ class RunRecord(ResultFile, RunIdentity):
     per_device_batch_size: int
     """Rows of the micro-batch with the most tokens."""
     gradient_accumulation_steps: int
+    gradient_checkpointing: bool
+    """Whether it was on, in the recipe or so that a micro-batch fits into memory."""
     global_batch_size: float
     """Rows of an optimizer step, over all processes; the mean if it varies."""
 

@@ -57,6 +57,7 @@ from llmft.training.linear_head import (
     choose_by_ridge,
 )
 from llmft.training.losses import make_loss
+from llmft.training.memory import measure_frozen
 from llmft.training.train_model import TrainedModel, load_recipe_model
 from llmft.training.trainer import TrainingResult
 
@@ -74,9 +75,11 @@ def train_probe(recipe: ResolvedRecipe, inputs: Inputs) -> tuple[TrainedModel, H
         The model, with outputs in the labels' units, and how its head was fitted.
 
     Raises:
-        UserError: If the base cannot be loaded, its states are not finite, or the disk is full.
+        UserError: If it does not fit into memory, the base cannot be loaded, its states are not
+            finite, or the disk is full.
     """
     started, config = time.perf_counter(), recipe.config
+    measure_frozen(recipe, inputs)
     space = LabelSpace(config.head.type, inputs.data.label_names)
     pinned, num_prompt = pin_base(config.base), len(inputs.encoder.shared_ids)
     base = load_frozen(

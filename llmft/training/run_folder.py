@@ -2,6 +2,7 @@
 
 import logging
 import platform
+import re
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -59,6 +60,9 @@ _IN_WORDS = {
     "init_hash": "the weights of init_from",
 }
 _WORDS = ("auto", "never")
+_ENDED = "ended early"
+_NEAR = 0.8
+"""Of the free memory; a training whose estimate is above it may have been killed for it."""
 _FIX = "restore the file, or remove the folder of the run and train again"
 _PACKAGES = ("llmft", "torch", "transformers", "peft", "accelerate", "tokenizers", "numpy",
              "bitsandbytes", "deepspeed")  # fmt: skip
@@ -109,7 +113,7 @@ def log_to_file(path: Path) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        handler.handle(_note(f"ended early: {str(error) or type(error).__name__}"))
+        handler.handle(_note(f"{_ENDED}: {str(error) or type(error).__name__}"))
         raise
     finally:
         for one in handlers:
@@ -204,6 +208,33 @@ def claim_run_folder(
     )  # fmt: skip
 
 
+def explain_silent_end(run_dir: Path, run: UnfinishedRun) -> str | None:
+    """Return why the last start of a run may have ended, if its log does not say it.
+
+    Args:
+        run_dir: Folder of the run.
+        run: What was recorded then.
+    """
+    path = run_dir / "logs" / "training.log"
+    if not path.is_file():
+        return None
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    if not lines or _ENDED in lines[-1]:
+        return None
+    steps = re.findall(r"step (\d+) of \d+", "\n".join(lines))
+    when = f"after step {steps[-1]}" if steps else "before it logged a step"
+    words = f"the last start ended {when} without a word, as a process does that is killed"
+    if run.memory_gib is None or run.free_gib is None:
+        return words
+    if run.memory_gib < _NEAR * run.free_gib:
+        return words
+    return (
+        f"{words}; by estimate it needed {run.memory_gib:.1f} of {run.free_gib:.1f} GiB, so memory "
+        "is the likely cause: lower train.batch_size, and raise train.gradient_accumulation_steps "
+        "by the same factor"
+    )
+
+
 def check_init_from(config: Recipe, *, label_names: list[str]) -> None:
     """Check that `init_from` is a finished run, and that its weights fit the recipe's model.
 
@@ -245,6 +276,9 @@ def _write_unfinished(
         parallelism=launch.parallelism,
         precision=_choose_precision(identity),
         micro_batch_divisor=before.micro_batch_divisor if before else 1,
+        gradient_checkpointing=before.gradient_checkpointing if before else False,
+        memory_gib=before.memory_gib if before else None,
+        free_gib=before.free_gib if before else None,
         head_fit=before.head_fit if before else None,
     )
     write_result(run_dir / METADATA_NAME, record)
@@ -360,6 +394,7 @@ def make_record(
         deepspeed=launch.deepspeed,
         per_device_batch_size=plan.largest.num_rows if plan is not None else len(inputs.train),
         gradient_accumulation_steps=plan.num_accumulated if plan is not None else 1,
+        gradient_checkpointing=run.gradient_checkpointing or config.train.gradient_checkpointing,
         global_batch_size=(
             _find_global_batch_size(launch, plan, config.train)
             if plan is not None

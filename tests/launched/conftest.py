@@ -24,7 +24,7 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-PROMPT = "Judge the risk of this article, and how calm it is.\n\n{article}\n"
+PROMPT = "Judge the risk of this article, and how calm it is.\n\n{text}\n"
 
 
 def launch(

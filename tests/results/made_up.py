@@ -89,6 +89,7 @@ def make_record(identity: RunIdentity | None = None, **changes: Any) -> RunRecor
         "deepspeed": None,
         "per_device_batch_size": 8,
         "gradient_accumulation_steps": 1,
+        "gradient_checkpointing": False,
         "global_batch_size": 16,
         "train_seconds": 26.62,
         "num_train_tokens": 11_087,

@@ -14,14 +14,15 @@ from llmft.files import read_json, write_json
 from llmft.results.run import UnfinishedRun
 from llmft.training.trainer import FiniteLoss
 
-PROMPT = "Judge the risk.\n\n{article}\n"
+PROMPT = "Judge the risk.\n\n{text}\n"
 
 
 def unfinish(path: Path) -> None:
     """Put back what the run said of itself while it was learning."""
     found = read_json(path)
     kept = {key: found[key] for key in UnfinishedRun.model_fields if key in found}
-    write_json(path, {**kept, "status": "unfinished", "micro_batch_divisor": 1})
+    new = {"status": "unfinished", "micro_batch_divisor": 1, "memory_gib": None, "free_gib": None}
+    write_json(path, {**kept, **new})
 
 
 @pytest.fixture
@@ -198,19 +199,19 @@ def test_out_of_memory_says_what_was_too_much_and_what_to_change(
     recipe: str, small_memory: Callable[[int], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     small_memory(4)
-    assert train(recipe, "runs/a") == 2
+    assert train(recipe, "runs/a", "train.auto_batch_size=false") == 2
     told = capsys.readouterr().err
     for part in ("8 rows of up to 4", "train.gradient_accumulation_steps", "train.auto_batch_size"):
         assert part in told
     small_memory(0)
-    assert train(recipe, "runs/b", "train.auto_batch_size=true") == 2
+    assert train(recipe, "runs/b") == 2
     assert "a micro-batch of 1 row of up to" in capsys.readouterr().err
 
 
 def test_auto_batch_size_halves_the_batch_and_changes_the_weights_for_the_same_rows(
     recipe: str, small_memory: Callable[[int], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = ["base.lora.dropout=0.0", "train.auto_batch_size=true", "train.save_steps=2"]
+    settings = ["base.lora.dropout=0.0", "train.save_steps=2"]
     assert train(recipe, "runs/whole", *settings) == 0
     small_memory(2)
     capsys.readouterr()

@@ -39,6 +39,7 @@ _ATTENTION = {False: "llmft_traced_cpu", True: "llmft_traced_gpu"}
 Layout = Literal["one device", "DDP", "ZeRO-2", "ZeRO-3", "ZeRO-3 with offload", "FSDP2"]
 """How a training is distributed over devices."""
 _COPIES_OF_LOGITS = 4  # in a step of L-BFGS
+_BLOCK_ROWS, _COPIES_OF_BLOCKS = 8_192, 3  # in double precision, in ridge regression
 _ROWS_MEASURED = 1_000
 ESTIMATE_ERROR = 0.10
 """Largest relative error against measured peaks: small models, on a CPU, in one process."""
@@ -277,10 +278,12 @@ class Footprint(NamedTuple):
     """Peak of gradients and activations in a training step."""
     activation_bytes: int
     """Peak of activations alone."""
+    loading_bytes: float = 0.0
+    """Size of the weights when they are loaded, before some are rounded; on a CPU."""
 
 
 class MemoryEstimate(NamedTuple):
-    """Memory of a training step on one device, in GiB."""
+    """Memory of a training on one device, in GiB."""
 
     weights_gib: float
     """Weights on the device, and those gathered from other devices during a step."""
@@ -288,11 +291,14 @@ class MemoryEstimate(NamedTuple):
     """Gradients and the two moments of AdamW, of the trainable parameters, in float32."""
     activations_gib: float
     """What the forward pass saves for the backward pass, the prompt included."""
+    loading_gib: float = 0.0
+    """Most memory while the weights are loaded, before the first step."""
 
     @property
-    def total_gib(self) -> float:
-        """Sum of the above, without the memory of the libraries."""
-        return sum(self)
+    def peak_gib(self) -> float:
+        """Most memory of loading and training, without that of the libraries."""
+        step_gib = self.weights_gib + self.optimiser_gib + self.activations_gib
+        return max(step_gib, self.loading_gib)
 
 
 def measure_footprint(
@@ -338,6 +344,7 @@ def measure_footprint(
         frozen_bytes=bytes_per_linear * num_linear + 4 * (total - trainable - num_linear),
         step_bytes=peak.num_bytes + dequantised,
         activation_bytes=peak.num_activation_bytes + dequantised,
+        loading_bytes=0.0 if step.on_gpu or is_quantised else 4 * total,
     )
 
 
@@ -347,10 +354,15 @@ class FrozenMemory(NamedTuple):
     weights_gib: float
     vectors_gib: float
     """One vector of each row of train and val."""
-    logits_gib: float
-    """What fitting the head needs in addition."""
+    fitting_gib: float
+    """What fitting the head needs in addition: logits, and some vectors in double precision."""
     rows_gib: float
     """The prepared rows of all splits."""
+
+    @property
+    def peak_gib(self) -> float:
+        """Most memory, without that of the libraries."""
+        return sum(self)
 
 
 def estimate_frozen(
@@ -368,6 +380,7 @@ def estimate_frozen(
     num_weights = _count(_build_without_weights(model_config, base, labels=labels))
     vectors = 4 * num_rows * model_config.hidden_size
     logits = 4 * num_rows * len(labels.logit_names) * _COPIES_OF_LOGITS
+    logits += 8 * min(num_rows, _BLOCK_ROWS) * _COPIES_OF_BLOCKS * model_config.hidden_size
     prepared = sum(map(_measure_rows, rows.values()))
     return FrozenMemory(*(n / _GIB for n in (4 * num_weights, vectors, logits, prepared)))
 
@@ -377,6 +390,14 @@ def _measure_rows(rows: Sequence[Row]) -> float:
     some = rows[:: max(1, len(rows) // _ROWS_MEASURED)]
     each = [sys.getsizeof(row) + sum(map(sys.getsizeof, row.values())) for row in some]
     return len(rows) * sum(each) / max(1, len(each))
+
+
+def can_recompute(model_config: Any) -> bool:
+    """Return whether the classes of transformers for a base have gradient checkpointing."""
+    from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+
+    kind = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(model_config), None)
+    return kind is not None and bool(kind.supports_gradient_checkpointing)
 
 
 def list_layouts(base: BaseConfig) -> list[Layout]:
@@ -418,7 +439,8 @@ def estimate_memory(
         case "FSDP2":  # one layer is prefetched; modules outside the layers stay gathered
             weights = split + 4 * (footprint.in_module + 2 * footprint.in_layer)
             optimiser = 3 * trained * own
-    return MemoryEstimate(weights / _GIB, optimiser / _GIB, activations / _GIB)
+    loading = footprint.loading_bytes if layout in ("one device", "DDP") else 0
+    return MemoryEstimate(*(n / _GIB for n in (weights, optimiser, activations, loading)))
 
 
 def _build_without_weights(model_config: Any, base: BaseConfig, *, labels: LabelSpace) -> Any:

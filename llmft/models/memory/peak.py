@@ -7,9 +7,19 @@ import os
 import platform
 import re
 import resource
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+
+_CGROUPS = Path("/sys/fs/cgroup")
+_M_MMAP_THRESHOLD = -3
+_LARGE_BLOCK = 2 * 2**20
+_OWN_CGROUPS = Path("/proc/self/cgroup")
+_CGROUP_FILES = (
+    ("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+)  # fmt: skip
+"""Limit and use of a control group, of version 2 and 1."""
 
 
 def reset_peak_memory() -> None:
@@ -21,6 +31,18 @@ def reset_peak_memory() -> None:
     with contextlib.suppress(OSError, AttributeError):  # not Linux, or not glibc
         ctypes.CDLL("libc.so.6").malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
+
+
+def limit_fragmentation() -> None:
+    """Make glibc return every large block at once: less memory, up to a fifth more time.
+
+    Otherwise its threshold rises with the blocks that are freed, and what lies between smaller ones
+    is kept: 1.8 GiB in a step of a Qwen2.5 1.5B with gradient checkpointing.
+
+    Source: `man mallopt`, M_MMAP_THRESHOLD.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # not glibc
+        ctypes.CDLL("libc.so.6").mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
 
 
 def measure_peak_memory() -> float:
@@ -40,7 +62,8 @@ def measure_peak_memory() -> float:
 def measure_free_memory(device: torch.device) -> float:
     """Return the free memory of a device for this process, in GiB; infinity if it is unknown.
 
-    Processes of one machine are taken to share its memory evenly.
+    That of a machine or, in a container, what its limit leaves. Processes of one machine are taken
+    to share it evenly.
     """
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -49,6 +72,37 @@ def measure_free_memory(device: torch.device) -> float:
         found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
     except OSError:
         found = None
-    if found is None:
-        return float("inf")
-    return int(found.group(1)) / 2**20 / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    available = int(found.group(1)) / 2**20 if found else float("inf")
+    shared = min(available, _measure_free_in_cgroup())
+    return shared / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def _measure_free_in_cgroup() -> float:
+    """Return what the control group of this process, such as its container, leaves it, in GiB.
+
+    Source: the files of version 2 and 1 in the kernel's documentation of control groups.
+    """
+    free = float("inf")
+    for folder in _list_cgroups():
+        for limit, used in _CGROUP_FILES:
+            with contextlib.suppress(OSError, ValueError):  # "max" is no number
+                most, taken = (int((folder / name).read_text()) for name in (limit, used))
+                stat = (folder / "memory.stat").read_text()
+                cached = re.search(r"^(?:total_)?inactive_file (\d+)", stat, re.MULTILINE)
+                taken -= int(cached.group(1)) if cached else 0  # is given back when it is needed
+                free = min(free, max(0, most - taken) / 2**30)
+    return free
+
+
+def _list_cgroups() -> Iterator[Path]:
+    """Yield the folders of this process's control group and of all groups that it is in."""
+    try:
+        lines = _OWN_CGROUPS.read_text().splitlines()
+    except OSError:
+        return
+    for _, controllers, path in (line.split(":", 2) for line in lines):
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        root = _CGROUPS / ("memory" if controllers else "")
+        inner = root / path.lstrip("/")
+        yield from (folder for folder in (inner, *inner.parents) if folder.is_relative_to(root))

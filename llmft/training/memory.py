@@ -1,0 +1,282 @@
+"""Whether a training fits into the memory that is free, and in which micro-batches."""
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from llmft.config.recipe import BaseConfig, ResolvedRecipe
+from llmft.data.batches import BatchPlan, BatchShape
+from llmft.errors import UserError
+from llmft.models.bases import locate_base, read_config
+from llmft.models.device import choose_device, choose_precision
+from llmft.models.heads import LabelSpace
+from llmft.models.memory.estimates import (
+    Footprint,
+    FrozenMemory,
+    Layout,
+    MemoryEstimate,
+    Step,
+    can_recompute,
+    estimate_frozen,
+    estimate_memory,
+    measure_footprint,
+)
+from llmft.models.memory.peak import measure_free_memory
+from llmft.results.run import Parallelism
+from llmft.training.inputs import Inputs, plan_batches
+from llmft.training.launch import Launch
+
+logger = logging.getLogger("llmft.train")
+
+_COST_OF_CHECKPOINTING = 4 / 3  # one more forward pass
+_LAYOUTS: dict[Parallelism, Layout] = {
+    "none": "one device", "ddp": "DDP", "zero": "ZeRO-2", "zero3": "ZeRO-3", "fsdp": "FSDP2",
+}  # fmt: skip
+_SMALLER = {"full": ("lora", "qlora"), "lora": ("qlora",), "qlora": ()}
+
+
+class MicroBatches(NamedTuple):
+    """One way to compute the micro-batches of a recipe, and the memory that it takes."""
+
+    divisor: int
+    """Into how many each one is split."""
+    cost: float
+    """Tokens that are computed, once more where activations are recomputed."""
+    gradient_checkpointing: bool
+    largest: BatchShape
+    """After the split."""
+    footprint: Footprint
+    estimate: MemoryEstimate
+    free_gib: float
+    """Memory that is free now."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether the free memory suffices."""
+        return self.estimate.peak_gib <= self.free_gib
+
+    def describe(self) -> str:
+        """Return the settings and their memory, in words."""
+        rows = "1 row" if self.largest.num_rows == 1 else f"{self.largest.num_rows} rows"
+        how = " with gradient checkpointing" if self.gradient_checkpointing else ""
+        return f"{rows} of up to {self.largest.longest} tokens at once{how}"
+
+
+def trace(recipe: ResolvedRecipe, inputs: Inputs, step: Step) -> Footprint | None:
+    """Return what a step of a training takes; None if the base cannot be traced."""
+    base = recipe.config.base
+    space = LabelSpace(recipe.config.head.type, inputs.data.label_names)
+    try:
+        return measure_footprint(read_config(base), base, labels=space, step=step)
+    except RuntimeError as error:
+        logger.debug("%s: %s", base.model, error)
+        return None
+
+
+def make_step(
+    recipe: ResolvedRecipe, inputs: Inputs, largest: BatchShape, *,
+    gradient_checkpointing: bool, accumulates: bool,
+) -> Step:  # fmt: skip
+    """Return the largest step of a training on this machine."""
+    return Step(
+        batch=largest,
+        num_shared=len(inputs.encoder.shared_ids) if inputs.unshared_reason is None else None,
+        precision=choose_precision(recipe.config.train.precision),
+        gradient_checkpointing=gradient_checkpointing,
+        accumulates=accumulates,
+        on_gpu=torch.cuda.is_available(),
+    )
+
+
+def refuse_checkpointing(recipe: ResolvedRecipe) -> None:
+    """Stop if a recipe asks for gradient checkpointing of a base that has none.
+
+    Raises:
+        UserError: With the family of the base.
+    """
+    model_config = read_config(recipe.config.base)
+    if recipe.config.train.gradient_checkpointing and not can_recompute(model_config):
+        raise UserError(
+            f"train.gradient_checkpointing: a {model_config.model_type} base has no gradient "
+            "checkpointing in transformers; set it to false, and lower train.batch_size if memory "
+            "does not suffice"
+        )
+
+
+def surely_fits(recipe: ResolvedRecipe, inputs: Inputs, plan: BatchPlan) -> bool:
+    """Return whether a training needs far less memory than is free, without tracing it.
+
+    A bound by the size of the weights' files and of the largest batch is compared with half of the
+    free memory: tracing takes seconds, most trainings on a laptop are smaller than that.
+    """
+    folder = Path(locate_base(recipe.config.base))
+    if not folder.is_dir():
+        return False
+    weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    config = read_config(recipe.config.base)
+    width = config.hidden_size
+    longest = plan.largest.longest + len(inputs.encoder.shared_ids)
+    # Several times what a layer keeps, scores of eager attention included.
+    per_layer = 32 * width + 8 * getattr(config, "intermediate_size", 4 * width)
+    per_layer += 4 * config.num_attention_heads * longest
+    per_token = 4 * config.num_hidden_layers * per_layer
+    num_tokens = len(inputs.encoder.shared_ids) + plan.largest.num_tokens
+    # From bfloat16 on disk: weights, gradients and two moments in float32.
+    most_gib: float = (8 * weights + num_tokens * per_token) / 2**30
+    return most_gib <= measure_free_memory(choose_device()) / 2
+
+
+def choose_micro_batches(
+    recipe: ResolvedRecipe, inputs: Inputs, launch: Launch, *,
+    divisor: int = 1, gradient_checkpointing: bool = False, is_elsewhere: bool = False,
+) -> MicroBatches | None:  # fmt: skip
+    """Return the fastest way to compute the micro-batches of a recipe that fits into free memory.
+
+    Args:
+        recipe: The recipe; without `train.auto_batch_size` only its own way is taken.
+        inputs: Its rows.
+        launch: How the processes share the work.
+        divisor: The least number that each one is split into, as an attempt before found.
+        gradient_checkpointing: Whether an attempt before turned it on.
+        is_elsewhere: Whether it is to run on another machine, whose free memory is not known.
+
+    Returns:
+        None if the memory is unknown, since the base cannot be traced.
+
+    Raises:
+        UserError: If it does not fit, with what would fit.
+    """
+    config = recipe.config
+    is_on = config.train.gradient_checkpointing or gradient_checkpointing
+    estimate = partial(_estimate, recipe, inputs, launch)
+    wanted = estimate(divisor, gradient_checkpointing=is_on)
+    if wanted is None or not launch.has_replicated_weights:  # never compared with measured peaks
+        return wanted
+    if wanted.fits or is_elsewhere:
+        return wanted
+    found, least = None, wanted
+    for checkpoints in dict.fromkeys([is_on, can_recompute(read_config(config.base))]):
+        first = wanted if checkpoints is is_on else estimate(divisor, gradient_checkpointing=True)
+        last = estimate(divisor * wanted.largest.num_rows, gradient_checkpointing=checkpoints)
+        if first is None or last is None:
+            return None
+        least = min(least, last, key=lambda ways: ways.estimate.peak_gib)
+        if not last.fits or (found is not None and found.cost <= first.cost):
+            continue
+        ways = _halve_until_it_fits(first, last, estimate)
+        if found is None or ways.cost < found.cost:
+            found = ways
+    if found is None:
+        raise UserError(_explain(least, _list_smaller(recipe, inputs, least)))
+    if not config.train.auto_batch_size:
+        fits = f"{found.describe()}, {found.estimate.peak_gib:.1f} GiB"
+        raise UserError(_explain(wanted, [f"train.auto_batch_size: true ({fits})"]))
+    return found
+
+
+def _halve_until_it_fits(
+    first: MicroBatches, last: MicroBatches, estimate: Callable[..., MicroBatches | None]
+) -> MicroBatches:
+    """Return the largest micro-batches between two that fit; `last` does.
+
+    Memory grows with the tokens, so that most sizes need not be traced.
+    """
+    divisor = first.divisor
+    while divisor < last.divisor:
+        part = (first.divisor / divisor - first.divisor / last.divisor) / (
+            1 - first.divisor / last.divisor
+        )
+        expected_gib = last.estimate.peak_gib + part * (
+            first.estimate.peak_gib - last.estimate.peak_gib
+        )
+        if expected_gib <= first.free_gib:
+            found = estimate(divisor, gradient_checkpointing=first.gradient_checkpointing)
+            if found is not None and found.fits:
+                return found
+        divisor *= 2
+    return last
+
+
+def _estimate(
+    recipe: ResolvedRecipe, inputs: Inputs, launch: Launch, divisor: int, *,
+    gradient_checkpointing: bool,
+) -> MicroBatches | None:  # fmt: skip
+    plan = plan_batches(recipe, inputs, world_size=launch.world_size, micro_batch_divisor=divisor)
+    step = make_step(
+        recipe, inputs, plan.largest,
+        gradient_checkpointing=gradient_checkpointing, accumulates=plan.num_accumulated > 1,
+    )  # fmt: skip
+    footprint = trace(recipe, inputs, step)
+    if footprint is None:
+        return None
+    estimate = estimate_memory(
+        footprint, layout=_LAYOUTS[launch.parallelism], num_devices=launch.world_size
+    )
+    free_gib = measure_free_memory(choose_device())
+    num_tokens = divisor * (step.num_shared or 0) + divisor * plan.largest.num_tokens
+    cost = num_tokens * (_COST_OF_CHECKPOINTING if gradient_checkpointing else 1)
+    return MicroBatches(
+        divisor, cost, gradient_checkpointing, plan.largest, footprint, estimate, free_gib
+    )
+
+
+def measure_frozen(recipe: ResolvedRecipe, inputs: Inputs) -> FrozenMemory:
+    """Return the memory that a frozen base and its head take, the batches aside.
+
+    Raises:
+        UserError: If it does not fit into the memory that is free.
+    """
+    base = recipe.config.base
+    space = LabelSpace(recipe.config.head.type, inputs.data.label_names)
+    found = estimate_frozen(read_config(base), base, labels=space, rows=inputs.rows)
+    free_gib = measure_free_memory(torch.device("cpu"))
+    if found.peak_gib > free_gib:
+        raise UserError(
+            f"memory: {free_gib:.1f} GiB are free, but a frozen base with its states needs about "
+            f"{found.peak_gib:.1f} GiB (weights {found.weights_gib:.1f}, vectors "
+            f"{found.vectors_gib:.1f}, fitting {found.fitting_gib:.1f}, rows "
+            f"{found.rows_gib:.1f}); set train.limit_rows, or take a smaller base"
+        )
+    return found
+
+
+def _explain(wanted: MicroBatches, fits: list[str]) -> str:
+    found = wanted.estimate
+    return (
+        f"memory: {wanted.free_gib:.1f} GiB are free, but training with {wanted.describe()} needs "
+        f"about {found.peak_gib:.1f} GiB (weights {found.weights_gib:.1f}, gradients and optimiser "
+        f"{found.optimiser_gib:.1f}, activations {found.activations_gib:.1f}). "
+        + (f"What would fit: {'; or '.join(fits)}" if fits else "Take a smaller base")
+    )
+
+
+def _list_smaller(recipe: ResolvedRecipe, inputs: Inputs, least: MicroBatches) -> list[str]:
+    """Return changes with which one row at a time fits, since no micro-batches are small enough."""
+    step = make_step(
+        recipe, inputs, least.largest,
+        gradient_checkpointing=least.gradient_checkpointing, accumulates=True,
+    )  # fmt: skip
+    half = least.largest.longest // 2
+    ways: list[tuple[str, BaseConfig, Step]] = [
+        (
+            f"tokens.max_length: {half}", recipe.config.base,
+            step._replace(batch=BatchShape(1, half)),
+        )
+    ]  # fmt: skip
+    for tuning in _SMALLER[recipe.config.base.tuning]:
+        base = recipe.config.base.model_copy(update={"tuning": tuning})
+        ways.append((f"base.tuning: {tuning}", base, step))
+    found = []
+    for name, base, smaller in ways:
+        changed = recipe._replace(config=recipe.config.model_copy(update={"base": base}))
+        footprint = trace(changed, inputs, smaller)
+        if footprint is None:
+            continue
+        need = estimate_memory(footprint).peak_gib
+        if need <= least.free_gib:
+            found.append(f"{name} ({need:.1f} GiB)")
+    return found

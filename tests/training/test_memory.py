@@ -1,0 +1,229 @@
+"""A training fits into the memory that is free, or is refused before anything is loaded."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModel, MPNetConfig
+
+from llmft.cli import main
+from llmft.config.recipe import load_recipe
+from llmft.errors import UserError
+from llmft.models.memory import peak
+from llmft.training import memory
+from llmft.training.inputs import open_inputs, plan_batches
+from llmft.training.launch import ONE_PROCESS
+from llmft.training.memory import choose_micro_batches, surely_fits
+from tests.families import build_base
+
+
+@pytest.fixture
+def recipe(write_scores_task, write_recipe, tiny_qwen: Path) -> str:
+    """LoRA in micro-batches of 8 rows."""
+    assert main(["prepare", str(write_scores_task())]) == 0
+    return str(write_recipe(tiny_qwen, tuning="lora", prompt="Rate.\n{text}"))
+
+
+@pytest.fixture
+def leave(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Leave so many GiB free."""
+
+    def leave(gib: float) -> None:
+        monkeypatch.setattr(memory, "measure_free_memory", lambda device: gib)
+
+    return leave
+
+
+def choose(recipe: str, **options) -> memory.MicroBatches:
+    resolved = load_recipe(Path(recipe))
+    found = choose_micro_batches(resolved, open_inputs(resolved), ONE_PROCESS, **options)
+    assert found is not None
+    return found
+
+
+def test_the_fastest_way_that_fits_is_taken(recipe: str, leave: Callable[[float], None]) -> None:
+    leave(100)
+    whole = choose(recipe)
+    assert (whole.divisor, whole.gradient_checkpointing, whole.largest.num_rows) == (1, False, 8)
+    leave(0.9 * whole.estimate.peak_gib)
+    halved = choose(recipe)
+    assert (halved.divisor, halved.gradient_checkpointing) == (2, False)
+    assert halved.estimate.peak_gib < whole.estimate.peak_gib
+
+
+@pytest.mark.launched
+def test_where_one_row_does_not_fit_activations_are_recomputed(
+    recipe: str, leave: Callable[[float], None]
+) -> None:
+    leave(100)
+    least = choose(recipe, divisor=8, gradient_checkpointing=True)
+    leave(least.estimate.peak_gib)
+    assert choose(recipe).gradient_checkpointing
+
+
+@pytest.mark.launched
+def test_a_training_is_made_to_fit_with_the_same_steps(
+    recipe: str, leave: Callable[[float], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ["--set", "base.lora.dropout=0.0", "--set"]
+    assert main(["train", recipe, *settings, "output_dir=runs/whole"]) == 0
+    leave(100)
+    leave(0.5 * choose(recipe).estimate.peak_gib)
+    capsys.readouterr()
+    assert main(["train", recipe, *settings, "output_dir=runs/small"]) == 0
+    assert "its optimizer steps stay the same" in capsys.readouterr().out
+    whole, small = (
+        json.loads(Path(f"runs/{name}/training_metadata.json").read_text())
+        for name in ("whole", "small")
+    )
+    assert small["per_device_batch_size"] < whole["per_device_batch_size"]
+    assert small["global_batch_size"] == whole["global_batch_size"]
+    assert small["best_metric"] == pytest.approx(whole["best_metric"], rel=1e-4)
+
+
+@pytest.mark.parametrize("command", ["check", pytest.param("train", marks=pytest.mark.launched)])
+def test_what_does_not_fit_is_refused_with_what_would(
+    command: str, recipe: str, leave: Callable[[float], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    leave(100)
+    leave(0.9 * choose(recipe).estimate.peak_gib)
+    assert main([command, recipe, "--set", "train.auto_batch_size=false"]) == 2
+    told = capsys.readouterr().err
+    assert "GiB are free, but training with 8 rows of up to" in told
+    assert "What would fit: train.auto_batch_size: true (4 rows of up to" in told
+    assert not Path("runs/variant/model").exists()
+
+
+@pytest.mark.launched
+def test_what_nothing_makes_fit_needs_a_smaller_base(
+    recipe: str, leave: Callable[[float], None]
+) -> None:
+    leave(1e-5)
+    with pytest.raises(UserError, match="Take a smaller base"):
+        choose(recipe)
+
+
+def test_what_a_gpu_is_asked_about_is_not_refused_for_this_machine(
+    recipe: str, leave: Callable[[float], None]
+) -> None:
+    leave(1e-5)
+    assert main(["check", recipe, "--gpu-memory", "24GiB"]) == 0
+
+
+@pytest.mark.launched
+def test_a_full_training_that_does_not_fit_may_fit_with_adapters(
+    recipe: str, leave: Callable[[float], None]
+) -> None:
+    leave(100)
+    resolved = load_recipe(Path(recipe), overrides={"base.tuning": "full"})
+    inputs = open_inputs(resolved)
+    adapted = choose(recipe, divisor=8, gradient_checkpointing=True).estimate.peak_gib
+    whole = choose_micro_batches(
+        resolved, inputs, ONE_PROCESS, divisor=8, gradient_checkpointing=True
+    )
+    assert whole is not None
+    leave((adapted + whole.estimate.peak_gib) / 2)
+    with pytest.raises(UserError, match=r"What would fit: .*base\.tuning: lora \("):
+        choose_micro_batches(resolved, inputs, ONE_PROCESS)
+
+
+@pytest.mark.parametrize("command", ["check", "train"])
+def test_a_base_without_gradient_checkpointing_says_so(
+    command: str, write_scores_task, write_recipe, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    base = build_base("bert", tmp_path / "base")
+    AutoModel.from_config(
+        MPNetConfig(
+            vocab_size=60, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+            intermediate_size=48, max_position_embeddings=130, pad_token_id=0,
+        )
+    ).save_pretrained(base)  # fmt: skip
+    assert main(["prepare", str(write_scores_task())]) == 0
+    recipe = str(write_recipe(base, train=", gradient_checkpointing: true"))
+    assert main([command, recipe]) == 2
+    assert "a mpnet base has no gradient checkpointing" in capsys.readouterr().err
+    assert main([command, recipe, "--set", "train.gradient_checkpointing=false"]) == 0
+
+
+def test_a_frozen_base_that_does_not_fit_is_refused(
+    recipe: str, leave: Callable[[float], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    frozen = ["--set", "base.tuning=frozen"]
+    leave(1e-5)
+    for command in ("check", "train"):
+        assert main([command, recipe, *frozen]) == 2
+        assert "a frozen base with its states needs about" in capsys.readouterr().err
+    leave(100)
+    assert main(["train", recipe, *frozen]) == 0
+
+
+def test_what_is_small_is_not_traced(recipe: str, leave: Callable[[float], None]) -> None:
+    resolved = load_recipe(Path(recipe))
+    inputs = open_inputs(resolved)
+    plan = plan_batches(resolved, inputs)
+    leave(100)
+    need = choose(recipe).estimate.peak_gib
+    assert surely_fits(resolved, inputs, plan)
+    leave(need)
+    assert not surely_fits(resolved, inputs, plan)
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "expected"),
+    [
+        ("0::/job/inner\n", {"job/memory.max": 8, "job/memory.current": 3}, 6),
+        ("0::/\n", {"memory.max": 8, "memory.current": 7}, 2),
+        ("0::/\n", {"memory.max": "max", "memory.current": 7}, None),
+        (
+            "5:cpu:/\n4:memory:/of/the/host\n",
+            {"memory/memory.limit_in_bytes": 8, "memory/memory.usage_in_bytes": 3},
+            6,
+        ),
+    ],
+)
+def test_a_container_has_what_its_limit_leaves(
+    own: str, files: dict[str, object], expected: float | None, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    (tmp_path / "own").write_text(own)
+    for name, gib in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(str(gib if isinstance(gib, str) else gib * 2**30))
+        (path.parent / "memory.stat").write_text(f"anon 5\ninactive_file {2**30}\nx 3\n")
+    monkeypatch.setattr(peak, "_CGROUPS", tmp_path)
+    monkeypatch.setattr(peak, "_OWN_CGROUPS", tmp_path / "own")
+    found = peak._measure_free_in_cgroup()
+    assert found == (float("inf") if expected is None else pytest.approx(expected))
+    assert peak.measure_free_memory(torch.device("cpu")) <= found
+
+
+def test_a_killed_run_is_explained_at_its_next_start(
+    recipe: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from llmft.training import train_model as module
+
+    path, log = Path("runs/variant/training_metadata.json"), Path("runs/variant/logs/training.log")
+    assert main(["train", recipe]) == 0
+    assert "without a word" not in capsys.readouterr().out
+
+    def kill(*_: object, **__: object) -> None:
+        raise SystemExit(137)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "run_trainer", kill)
+        with pytest.raises(SystemExit):
+            main(["train", recipe, "--resume", "never"])
+    lines = log.read_text().splitlines()
+    assert "ended early" in lines[-1]
+    log.write_text("\n".join(lines[:-1]) + "\n")
+    begun = json.loads(path.read_text())
+    path.write_text(json.dumps({**begun, "memory_gib": 9.0, "free_gib": 10.0}))
+    capsys.readouterr()
+    assert main(["train", recipe]) == 0
+    told = capsys.readouterr().out
+    assert "the last start ended after step 12 without a word" in told
+    assert "by estimate it needed 9.0 of 10.0 GiB, so memory is the likely cause" in told
