@@ -10,7 +10,7 @@ from llmft.config.loading import Overrides, parse_overrides
 from llmft.config.recipe import Recipe, ResolvedRecipe, load_recipe
 from llmft.config.task import ClassConfig
 from llmft.data.fields import Row, shorten_list
-from llmft.data.prompts import read_recipe_prompt
+from llmft.data.prompts import read_prompt, read_recipe_prompt
 from llmft.errors import UserError
 from llmft.files import StrPath
 from llmft.results.files import HasTable, Result
@@ -113,7 +113,12 @@ def check(
     if config.launch.deepspeed is not None:
         read_deepspeed(Path(config.launch.deepspeed), key="launch.deepspeed")
     has_base = _report_recipe(resolved)
-    read_recipe_prompt(resolved)
+    prompt = read_recipe_prompt(resolved)
+    if prompt != read_prompt(resolved.prompt_path, fields=resolved.task.fields):
+        logger.info(
+            "prompt: the lines with fields are moved to the end; --show 0 shows the result, and "
+            "prompt.article: in_place leaves them where they are"
+        )
     if read_data:
         from llmft.isolation import isolated
 
@@ -195,7 +200,7 @@ def _check_inputs(
     if config.base.tuning == "frozen":
         make_loss(config.head, targets=inputs.train.targets, label_names=label_names)
         return CheckResult(
-            name=config.name, num_steps=0, memory_gib=_report_frozen(recipe, inputs),
+            name=config.name, num_steps=0, memory_gib=_report_frozen(recipe, inputs, gpu_gib),
             budgets=inputs.budgets,
         )  # fmt: skip
     num_devices = config.train.world_size or 1
@@ -234,7 +239,7 @@ def _report_probe(recipe: ResolvedRecipe, inputs: "Inputs", *, epochs: float) ->
         logger.info("no baseline probe: %s; %s", reason, HOW_TO_ASK)
 
 
-def _report_frozen(recipe: ResolvedRecipe, inputs: "Inputs") -> float:
+def _report_frozen(recipe: ResolvedRecipe, inputs: "Inputs", gpu_gib: float | None) -> float:
     """Log what a frozen base computes, and return its memory in GiB."""
     from llmft.models.bases import read_config
     from llmft.models.pooling import list_poolings
@@ -254,11 +259,12 @@ def _report_frozen(recipe: ResolvedRecipe, inputs: "Inputs") -> float:
         )  # fmt: skip
     if recipe.config.prompt.mode == "include":
         logger.info("prompt: %s", inputs.describe_sharing())
-    found = measure_frozen(recipe, inputs)
+    is_elsewhere = _runs_elsewhere(recipe.config, gpu_gib)
+    found = measure_frozen(recipe, inputs, is_elsewhere=is_elsewhere)
     logger.info(
         "memory: about %.2f GiB, and half a GiB for the libraries: weights %.2f, vectors %.2f, "
         "fitting %.2f, rows %.2f; on disk %.2f GiB of states",
-        found.peak_gib, *found, found.vectors_gib * len(poolings),
+        found.peak_gib, *found, found.vectors_gib * max(1, len(poolings) / 2),
     )  # fmt: skip
     return found.peak_gib
 
@@ -321,18 +327,26 @@ def _report_memory(
         footprint = trace(recipe, inputs, on_gpu)
         if footprint is not None:
             _report_layouts(recipe, footprint, gpu_gib=gpu_gib)
-    found = choose_micro_batches(recipe, inputs, ONE_PROCESS, is_elsewhere=gpu_gib is not None)
+    found = choose_micro_batches(
+        recipe, inputs, ONE_PROCESS, is_elsewhere=_runs_elsewhere(config, gpu_gib)
+    )
     if found is None:
         logger.warning("the memory that %s needs is unknown", config.base.model)
         return None
     need, footprint = found.estimate, found.footprint
     logger.info(
-        "memory: about %.2f GiB, and half a GiB for the libraries, for %s: weights %.2f, gradients "
-        "and optimiser %.2f, activations %.2f; %s of %s parameters are trained",
-        need.peak_gib, found.describe(), need.weights_gib, need.optimiser_gib,
-        need.activations_gib, f"{footprint.trainable:,}", f"{footprint.total:,}",
+        "memory: about %.2f GiB, and half a GiB for the libraries, for %s: %s; %s of %s parameters "
+        "are trained",
+        need.peak_gib, found.describe(), need.describe(), f"{footprint.trainable:,}",
+        f"{footprint.total:,}",
     )  # fmt: skip
     return need.peak_gib
+
+
+def _runs_elsewhere(config: Recipe, gpu_gib: float | None) -> bool:
+    """Return whether a training is to run on other devices than that of this process."""
+    is_shared = config.launch.deepspeed is not None or (config.train.world_size or 1) > 1
+    return gpu_gib is not None or is_shared
 
 
 def _report_layouts(recipe: ResolvedRecipe, footprint: "Footprint", *, gpu_gib: float) -> None:

@@ -24,7 +24,7 @@ from llmft.results.run import Run
 
 if TYPE_CHECKING:
     from llmft.data.batches import BatchPlan, BatchShape
-    from llmft.results.run import UnfinishedRun
+    from llmft.results.run import RunIdentity, UnfinishedRun
     from llmft.training.inputs import Inputs
     from llmft.training.launch import Launch
     from llmft.training.train_model import TrainedModel
@@ -132,8 +132,6 @@ def _train(recipe: ResolvedRecipe, *, resume: str) -> Path:
     from llmft.training.launch import read_launch, require_packages
     from llmft.training.run_folder import (
         check_init_from,
-        claim_run_folder,
-        explain_silent_end,
         identify_run,
         log_to_file,
         make_record,
@@ -154,9 +152,7 @@ def _train(recipe: ResolvedRecipe, *, resume: str) -> Path:
     check_init_from(config, label_names=inputs.data.label_names)
 
     identity = identify_run(recipe, inputs.data, inputs.encoder.prompt)
-    run = ask_main(lambda: claim_run_folder(folder, identity, launch=launch, resume=resume))
-    if run is not None and is_main() and (words := explain_silent_end(folder, run)):
-        logger.warning("%s: %s", folder, words)
+    run = ask_main(lambda: _claim(folder, identity, launch, resume=resume))
     if run is None:
         logger.info("%s: already trained, nothing to do", folder)
         return folder
@@ -184,6 +180,27 @@ def _train(recipe: ResolvedRecipe, *, resume: str) -> Path:
     return folder
 
 
+def _claim(
+    folder: Path, identity: "RunIdentity", launch: "Launch", *, resume: str
+) -> "UnfinishedRun | None":
+    """Claim the folder of a run; None if it is finished.
+
+    If the last start was probably killed for its memory, micro-batches are halved.
+    """
+    from llmft.training.run_folder import claim_run_folder, find_silent_end, update_run
+
+    silent = find_silent_end(folder)
+    run = claim_run_folder(folder, identity, launch=launch, resume=resume)
+    if run is None or silent is None:
+        return run
+    is_halved = silent.by_memory and run.recipe.train.auto_batch_size
+    remedy = "; continuing with half of each micro-batch and twice the accumulation"
+    logger.warning("%s: %s%s", folder, silent.words, remedy if is_halved else "")
+    if is_halved:
+        run = update_run(folder, run, micro_batch_divisor=2 * run.micro_batch_divisor)
+    return run
+
+
 def _train_in_batches(
     recipe: ResolvedRecipe, inputs: "Inputs", run: "UnfinishedRun", launch: "Launch"
 ) -> "tuple[UnfinishedRun, TrainedModel, BatchPlan]":
@@ -194,7 +211,7 @@ def _train_in_batches(
     """
     import torch
 
-    from llmft.models.memory.peak import reset_peak_memory
+    from llmft.models.memory.peak import limit_fragmentation, reset_peak_memory
     from llmft.training.checkpoints import find_last_checkpoint
     from llmft.training.inputs import plan_batches
     from llmft.training.probe import fit_initial_head
@@ -203,6 +220,8 @@ def _train_in_batches(
 
     folder, initial_head = Path(recipe.config.output_dir), None
     run = ask_main(lambda: _fit_into_memory(recipe, inputs, run, launch))
+    if run.memory_gib is not None and not torch.cuda.is_available():
+        limit_fragmentation()
     if run.gradient_checkpointing:
         train = recipe.config.train.model_copy(update={"gradient_checkpointing": True})
         recipe = recipe._replace(config=recipe.config.model_copy(update={"train": train}))
@@ -237,7 +256,6 @@ def _fit_into_memory(
     Raises:
         UserError: If there are none, with what would fit.
     """
-    from llmft.models.memory.peak import limit_fragmentation
     from llmft.training.inputs import plan_batches
     from llmft.training.memory import choose_micro_batches, refuse_checkpointing, surely_fits
     from llmft.training.run_folder import update_run
@@ -245,9 +263,11 @@ def _fit_into_memory(
     refuse_checkpointing(recipe)
     divisor, is_on = run.micro_batch_divisor, run.gradient_checkpointing
     plan = plan_batches(recipe, inputs, world_size=launch.world_size, micro_batch_divisor=divisor)
+    folder = Path(recipe.config.output_dir)
     if surely_fits(recipe, inputs, plan):
-        return run
-    limit_fragmentation()
+        if run.memory_gib is None:
+            return run
+        return update_run(folder, run, memory_gib=None, free_gib=None)
     found = choose_micro_batches(
         recipe, inputs, launch, divisor=divisor, gradient_checkpointing=is_on
     )
@@ -264,7 +284,7 @@ def _fit_into_memory(
         if is_smaller else "",
     )  # fmt: skip
     return update_run(
-        Path(recipe.config.output_dir), run,
+        folder, run,
         micro_batch_divisor=found.divisor,
         gradient_checkpointing=found.gradient_checkpointing,
         memory_gib=round(found.estimate.peak_gib, 2), free_gib=round(found.free_gib, 2),
@@ -294,7 +314,7 @@ def _halve_micro_batches(
     smaller = "set train.gradient_checkpointing: true, or lower tokens.max_length"
     if shape.num_rows == 1:
         raise UserError(f"{found}; {smaller}")
-    if not config.train.auto_batch_size:
+    if not config.train.auto_batch_size or not launch.has_replicated_weights:
         raise UserError(
             f"train.batch_size: {found}; lower it and raise train.gradient_accumulation_steps by "
             f"the same factor, or set train.auto_batch_size: true, which does so; or {smaller}"

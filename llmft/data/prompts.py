@@ -11,6 +11,7 @@ from llmft.config.task import FieldsConfig
 from llmft.data.fields import Row, RowFaultError, as_text, assemble_text
 from llmft.errors import UserError
 
+_DELIMITER = re.compile(r"</?[\w-]+>|`{3,}\w*|\"{3}|'{3}|[-=*#~]{3,}")
 _BRACED_NAME = re.compile(r"(?<!\{)\{([A-Za-z_][A-Za-z0-9_]*)\}(?!\})")
 
 
@@ -114,6 +115,33 @@ def split_prompt(text: str, *, fields: FieldsConfig) -> Prompt:
     return Prompt(before=text[:start], article=text[start:end], after=text[end:].rstrip())
 
 
+def _find_article(blocks: list[str], *, placeholders: re.Pattern[str]) -> set[int]:
+    """Return the positions of lines with placeholders, and of what belongs to them.
+
+    That is a pair of delimiters around them, such as tags or fences, and a line directly before
+    that ends with a colon.
+    """
+    places = {i for i, block in enumerate(blocks) if placeholders.search(block)}
+    for place in sorted(places):
+        if place - 1 in places:
+            continue
+        first = last = place
+        while last + 1 in places:
+            last += 1
+        around = [blocks[i].strip() for i in (first - 1, last + 1) if 0 <= i < len(blocks)]
+        if len(around) == 2 and all(map(_DELIMITER.fullmatch, around)):
+            first, last = first - 1, last + 1
+            places |= {first, last}
+        if first > 0 and _is_label(blocks[first - 1], before=blocks[first]):
+            places.add(first - 1)
+    return places
+
+
+def _is_label(line: str, *, before: str) -> bool:
+    """Return whether a line ends with a colon, and another one follows without a blank line."""
+    return line.rstrip().endswith(":") and not before.startswith("\n\n")
+
+
 def list_placeholders(fields: FieldsConfig) -> list[str]:
     """Return the names that are placeholders when a prompt has them in braces."""
     named = ["text", *fields.text, *fields.keep, fields.id, fields.group]
@@ -124,13 +152,14 @@ def move_article_last(prompt: Prompt, *, fields: FieldsConfig) -> Prompt:
     """Return a prompt after moving its lines with placeholders to the end.
 
     All else then comes before the article, has the same tokens in every row, and can be computed
-    once. A prompt whose article is last already is returned as it is.
+    once. Delimiters around these lines and a label before them go with them. A prompt whose article
+    is last already is returned as it is.
     """
     # Each line with the blank ones before it.
     blocks = re.findall(r"(?:[^\S\n]*\n)*[^\n]+", "".join(prompt).rstrip())
-    placeholders = _match_placeholders(fields)
-    moved = [block for block in blocks if placeholders.search(block)]
-    rest = [block for block in blocks if not placeholders.search(block)]
+    places = _find_article(blocks, placeholders=_match_placeholders(fields))
+    moved = [block for i, block in enumerate(blocks) if i in places]
+    rest = [block for i, block in enumerate(blocks) if i not in places]
     if not rest or blocks[-len(moved) :] == moved:
         return prompt
     text = "".join(rest).strip() + "\n\n" + "".join(moved).strip()

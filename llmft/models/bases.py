@@ -158,17 +158,20 @@ def _find_longest(model_config: Any) -> int | None:
     if not declared or declared < 0:
         return None
     pad_token_id = getattr(model_config, "pad_token_id", None) or 0
-    small = copy.deepcopy(model_config)
-    small.num_hidden_layers, small.vocab_size = 1, pad_token_id + 2
-    if getattr(small, "layer_types", None):
-        small.layer_types = small.layer_types[:1]
+    num_layers = getattr(model_config, "num_hidden_layers", None)
     try:
+        small = copy.deepcopy(model_config)
+        small.num_hidden_layers, small.vocab_size = 1, pad_token_id + 2
+        for name, value in vars(small).items():  # such as layer_types, with one item for each layer
+            if isinstance(value, list) and len(value) == num_layers:
+                setattr(small, name, value[:1])
         with torch.device("meta"):
-            sizes = {len(weights) for weights in AutoModel.from_config(small).parameters()}
+            modules = list(AutoModel.from_config(small).modules())
+        sizes = {m.num_embeddings for m in modules if isinstance(m, torch.nn.Embedding)}
         if sizes.isdisjoint(range(declared, declared + _MOST_UNUSED)):
             return declared
         model = AutoModel.from_config(small).eval()
-    except (AttributeError, RuntimeError, TypeError, ValueError):  # such a model is not made small
+    except Exception:  # noqa: BLE001 - of a class that cannot be made this small
         return declared
 
     def takes(length: int) -> bool:
@@ -276,6 +279,19 @@ def hash_base(config: BaseConfig) -> str | None:
     if not folder.is_dir():
         return None
     return hash_text(" ".join(hash_file(path) for path in sorted(folder.glob("*.safetensors"))))
+
+
+def measure_weights(config: BaseConfig) -> int | None:
+    """Return the size of a base's weights on this machine in bytes; None if they are not there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    folder = Path(locate_base(config))
+    if not folder.is_dir():
+        found = try_to_load_from_cache(config.model, "config.json", revision=config.revision)
+        if not isinstance(found, str):
+            return None
+        folder = Path(found).parent
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors")) or None
 
 
 def read_config(config: BaseConfig) -> Any:

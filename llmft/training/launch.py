@@ -233,11 +233,6 @@ def _refuse_impossible(launch: Launch, config: Recipe) -> None:
                 f"{key}: is not supported with {sharing}, which shards the weights; leave it out, "
                 "or use DDP or ds_configs/zero2.json"
             )
-    if config.train.auto_batch_size and "auto_batch_size" in config.train.model_fields_set:
-        raise UserError(
-            f"train.auto_batch_size: is not supported with {sharing}; lower train.batch_size and "
-            "raise train.gradient_accumulation_steps instead"
-        )
     if config.init_from is not None:
         raise UserError(
             f"init_from: is not supported with {sharing}; use DDP or ds_configs/zero2.json"

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
@@ -11,10 +11,11 @@ import torch
 from llmft.config.recipe import BaseConfig, ResolvedRecipe
 from llmft.data.batches import BatchPlan, BatchShape
 from llmft.errors import UserError
-from llmft.models.bases import locate_base, read_config
+from llmft.models.bases import measure_weights, read_config
 from llmft.models.device import choose_device, choose_precision
 from llmft.models.heads import LabelSpace
 from llmft.models.memory.estimates import (
+    ESTIMATE_ERROR,
     Footprint,
     FrozenMemory,
     Layout,
@@ -26,6 +27,7 @@ from llmft.models.memory.estimates import (
     measure_footprint,
 )
 from llmft.models.memory.peak import measure_free_memory
+from llmft.models.pooling import list_poolings
 from llmft.results.run import Parallelism
 from llmft.training.inputs import Inputs, plan_batches
 from llmft.training.launch import Launch
@@ -48,7 +50,9 @@ class MicroBatches(NamedTuple):
     """Tokens that are computed, once more where activations are recomputed."""
     gradient_checkpointing: bool
     largest: BatchShape
-    """After the split."""
+    """After the split, without a shared prompt."""
+    num_shared: int
+    """Tokens of a shared prompt."""
     footprint: Footprint
     estimate: MemoryEstimate
     free_gib: float
@@ -56,14 +60,19 @@ class MicroBatches(NamedTuple):
 
     @property
     def fits(self) -> bool:
-        """Whether the free memory suffices."""
-        return self.estimate.peak_gib <= self.free_gib
+        """Whether the free memory suffices, even if the estimate is somewhat too low."""
+        return _fits(self.estimate, self.free_gib)
 
     def describe(self) -> str:
-        """Return the settings and their memory, in words."""
+        """Return the settings in words."""
         rows = "1 row" if self.largest.num_rows == 1 else f"{self.largest.num_rows} rows"
         how = " with gradient checkpointing" if self.gradient_checkpointing else ""
-        return f"{rows} of up to {self.largest.longest} tokens at once{how}"
+        shared = f" behind {self.num_shared} shared ones" if self.num_shared else ""
+        return f"{rows} of up to {self.largest.longest} tokens{shared} at once{how}"
+
+
+def _fits(estimate: MemoryEstimate, free_gib: float) -> bool:
+    return estimate.peak_gib * (1 + ESTIMATE_ERROR) <= free_gib
 
 
 def trace(recipe: ResolvedRecipe, inputs: Inputs, step: Step) -> Footprint | None:
@@ -113,10 +122,9 @@ def surely_fits(recipe: ResolvedRecipe, inputs: Inputs, plan: BatchPlan) -> bool
     A bound by the size of the weights' files and of the largest batch is compared with half of the
     free memory: tracing takes seconds, most trainings on a laptop are smaller than that.
     """
-    folder = Path(locate_base(recipe.config.base))
-    if not folder.is_dir():
+    weights = measure_weights(recipe.config.base)
+    if weights is None:
         return False
-    weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     config = read_config(recipe.config.base)
     width = config.hidden_size
     longest = plan.largest.longest + len(inputs.encoder.shared_ids)
@@ -171,7 +179,7 @@ def choose_micro_batches(
         if found is None or ways.cost < found.cost:
             found = ways
     if found is None:
-        raise UserError(_explain(least, _list_smaller(recipe, inputs, least)))
+        raise UserError(_explain(least, _list_smaller(recipe, inputs, launch, least)))
     if not config.train.auto_batch_size:
         fits = f"{found.describe()}, {found.estimate.peak_gib:.1f} GiB"
         raise UserError(_explain(wanted, [f"train.auto_batch_size: true ({fits})"]))
@@ -181,24 +189,11 @@ def choose_micro_batches(
 def _halve_until_it_fits(
     first: MicroBatches, last: MicroBatches, estimate: Callable[..., MicroBatches | None]
 ) -> MicroBatches:
-    """Return the largest micro-batches between two that fit; `last` does.
-
-    Memory grows with the tokens, so that most sizes need not be traced.
-    """
-    divisor = first.divisor
-    while divisor < last.divisor:
-        part = (first.divisor / divisor - first.divisor / last.divisor) / (
-            1 - first.divisor / last.divisor
-        )
-        expected_gib = last.estimate.peak_gib + part * (
-            first.estimate.peak_gib - last.estimate.peak_gib
-        )
-        if expected_gib <= first.free_gib:
-            found = estimate(divisor, gradient_checkpointing=first.gradient_checkpointing)
-            if found is not None and found.fits:
-                return found
-        divisor *= 2
-    return last
+    """Return the largest micro-batches between two that fit; `last` does."""
+    found: MicroBatches | None = first
+    while found is not None and not found.fits and 2 * found.divisor < last.divisor:
+        found = estimate(2 * found.divisor, gradient_checkpointing=first.gradient_checkpointing)
+    return found if found is not None and found.fits else last
 
 
 def _estimate(
@@ -220,21 +215,32 @@ def _estimate(
     num_tokens = divisor * (step.num_shared or 0) + divisor * plan.largest.num_tokens
     cost = num_tokens * (_COST_OF_CHECKPOINTING if gradient_checkpointing else 1)
     return MicroBatches(
-        divisor, cost, gradient_checkpointing, plan.largest, footprint, estimate, free_gib
-    )
+        divisor, cost, gradient_checkpointing, plan.largest, step.num_shared or 0,
+        footprint, estimate, free_gib,
+    )  # fmt: skip
 
 
-def measure_frozen(recipe: ResolvedRecipe, inputs: Inputs) -> FrozenMemory:
+def measure_frozen(
+    recipe: ResolvedRecipe, inputs: Inputs, *, is_elsewhere: bool = False
+) -> FrozenMemory:
     """Return the memory that a frozen base and its head take, the batches aside.
+
+    Args:
+        recipe: The recipe.
+        inputs: Its rows.
+        is_elsewhere: Whether it is to run on another machine, whose free memory is not known.
 
     Raises:
         UserError: If it does not fit into the memory that is free.
     """
     base = recipe.config.base
     space = LabelSpace(recipe.config.head.type, inputs.data.label_names)
-    found = estimate_frozen(read_config(base), base, labels=space, rows=inputs.rows)
+    num_poolings = len(list_poolings(base, read_config(base)))
+    found = estimate_frozen(
+        read_config(base), base, labels=space, rows=inputs.rows, num_poolings=num_poolings
+    )
     free_gib = measure_free_memory(torch.device("cpu"))
-    if found.peak_gib > free_gib:
+    if found.peak_gib - found.rows_gib > free_gib and not is_elsewhere:  # the rows are there now
         raise UserError(
             f"memory: {free_gib:.1f} GiB are free, but a frozen base with its states needs about "
             f"{found.peak_gib:.1f} GiB (weights {found.weights_gib:.1f}, vectors "
@@ -248,35 +254,37 @@ def _explain(wanted: MicroBatches, fits: list[str]) -> str:
     found = wanted.estimate
     return (
         f"memory: {wanted.free_gib:.1f} GiB are free, but training with {wanted.describe()} needs "
-        f"about {found.peak_gib:.1f} GiB (weights {found.weights_gib:.1f}, gradients and optimiser "
-        f"{found.optimiser_gib:.1f}, activations {found.activations_gib:.1f}). "
+        f"about {found.peak_gib:.1f} GiB ({found.describe()}). "
         + (f"What would fit: {'; or '.join(fits)}" if fits else "Take a smaller base")
     )
 
 
-def _list_smaller(recipe: ResolvedRecipe, inputs: Inputs, least: MicroBatches) -> list[str]:
+def _list_smaller(
+    recipe: ResolvedRecipe, inputs: Inputs, launch: Launch, least: MicroBatches
+) -> list[str]:
     """Return changes with which one row at a time fits, since no micro-batches are small enough."""
     step = make_step(
         recipe, inputs, least.largest,
         gradient_checkpointing=least.gradient_checkpointing, accumulates=True,
     )  # fmt: skip
-    half = least.largest.longest // 2
-    ways: list[tuple[str, BaseConfig, Step]] = [
-        (
-            f"tokens.max_length: {half}", recipe.config.base,
-            step._replace(batch=BatchShape(1, half)),
-        )
-    ]  # fmt: skip
+    half, base = least.largest.longest // 2, recipe.config.base
+    ways: list[tuple[str, BaseConfig, Step]] = []
+    if half >= recipe.config.tokens.min_article:
+        shorter = step._replace(batch=BatchShape(1, half))
+        ways.append((f"tokens.max_length: {least.num_shared + half}", base, shorter))
     for tuning in _SMALLER[recipe.config.base.tuning]:
+        if tuning == "qlora" and find_spec("bitsandbytes") is None:
+            continue
         base = recipe.config.base.model_copy(update={"tuning": tuning})
         ways.append((f"base.tuning: {tuning}", base, step))
-    found = []
+    found, layout = [], _LAYOUTS[launch.parallelism]
     for name, base, smaller in ways:
         changed = recipe._replace(config=recipe.config.model_copy(update={"base": base}))
         footprint = trace(changed, inputs, smaller)
         if footprint is None:
             continue
-        need = estimate_memory(footprint).peak_gib
-        if need <= least.free_gib:
+        estimate = estimate_memory(footprint, layout=layout, num_devices=launch.world_size)
+        need = estimate.peak_gib
+        if _fits(estimate, least.free_gib):
             found.append(f"{name} ({need:.1f} GiB)")
     return found

@@ -79,7 +79,7 @@ def train_probe(recipe: ResolvedRecipe, inputs: Inputs) -> tuple[TrainedModel, H
             finite, or the disk is full.
     """
     started, config = time.perf_counter(), recipe.config
-    measure_frozen(recipe, inputs)
+    ask_main(lambda: measure_frozen(recipe, inputs))
     space = LabelSpace(config.head.type, inputs.data.label_names)
     pinned, num_prompt = pin_base(config.base), len(inputs.encoder.shared_ids)
     base = load_frozen(

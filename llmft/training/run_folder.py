@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -60,7 +60,7 @@ _IN_WORDS = {
     "init_hash": "the weights of init_from",
 }
 _WORDS = ("auto", "never")
-_ENDED = "ended early"
+_STARTED, _ENDED = "started", "ended early"
 _NEAR = 0.8
 """Of the free memory; a training whose estimate is above it may have been killed for it."""
 _FIX = "restore the file, or remove the folder of the run and train again"
@@ -110,6 +110,7 @@ def log_to_file(path: Path) -> Iterator[None]:
         one.addFilter(is_shown)
     for one in handlers:
         logger.addHandler(one)
+    handler.handle(_note(_STARTED))
     try:
         yield
     except BaseException as error:
@@ -208,30 +209,37 @@ def claim_run_folder(
     )  # fmt: skip
 
 
-def explain_silent_end(run_dir: Path, run: UnfinishedRun) -> str | None:
-    """Return why the last start of a run may have ended, if its log does not say it.
+class SilentEnd(NamedTuple):
+    """The last start of a run, which probably was killed."""
 
-    Args:
-        run_dir: Folder of the run.
-        run: What was recorded then.
+    words: str
+    by_memory: bool
+    """Whether it needed nearly all of the memory that was free."""
+
+
+def find_silent_end(run_dir: Path) -> SilentEnd | None:
+    """Return how the last start of an unfinished run ended, if its log has no error.
+
+    Call it before the run is claimed again.
     """
     path = run_dir / "logs" / "training.log"
-    if not path.is_file():
+    if not path.is_file() or not (run_dir / METADATA_NAME).is_file():
         return None
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    if not lines or _ENDED in lines[-1]:
+    run = _read_metadata(run_dir)
+    if isinstance(run, RunRecord):
         return None
-    steps = re.findall(r"step (\d+) of \d+", "\n".join(lines))
-    when = f"after step {steps[-1]}" if steps else "before it logged a step"
-    words = f"the last start ended {when} without a word, as a process does that is killed"
-    if run.memory_gib is None or run.free_gib is None:
-        return words
-    if run.memory_gib < _NEAR * run.free_gib:
-        return words
-    return (
-        f"{words}; by estimate it needed {run.memory_gib:.1f} of {run.free_gib:.1f} GiB, so memory "
-        "is the likely cause: lower train.batch_size, and raise train.gradient_accumulation_steps "
-        "by the same factor"
+    log = path.read_text(encoding="utf-8", errors="replace").rpartition(_STARTED)[2]
+    if _ENDED in log:
+        return None
+    steps = re.findall(r"step (\d+) of \d+", log)
+    when = f"after step {steps[-1]}" if steps else "before a step was logged"
+    words = f"the last start was probably killed {when}: its log ends without an error"
+    if run.memory_gib is None or run.free_gib is None or run.memory_gib < _NEAR * run.free_gib:
+        return SilentEnd(words, by_memory=False)
+    return SilentEnd(
+        f"{words}; by estimate it needed {run.memory_gib:.1f} of the {run.free_gib:.1f} GiB that "
+        "were free, so memory is the likely cause",
+        by_memory=True,
     )
 
 

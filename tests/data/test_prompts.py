@@ -120,6 +120,15 @@ def test_check_names_a_misspelt_placeholder(
             ("Rate.\n\nAnswer with JSON.\n\nTitle: ", "{title}\nFrom: {source}\n{body}", ""),
         ),
         ("{title}\nA rule.\n{body} (end)\nB\n", ("A rule.\nB\n\n", "{title}\n{body}", " (end)")),
+        (
+            "A.\nThe article:\n<article>\n{title}\n\n{body}\n</article>\nB.",
+            ("A.\nB.\n\nThe article:\n<article>\n", "{title}\n\n{body}", "\n</article>"),
+        ),
+        (
+            'ARTICLE:\nText: {text}\n\nRate it.\n"""',
+            ('Rate it.\n"""\n\nARTICLE:\nText: ', "{text}", ""),
+        ),
+        ("Rules:\n\n{text}\nB", ("Rules:\nB\n\n", "{text}", "")),
         ("Rate {text} now.\nThen stop.", ("Then stop.\n\nRate ", "{text}", " now.")),
     ],
 )

@@ -108,8 +108,6 @@ def test_r2_what_cannot_be_divided_is_refused_before_a_weight_is_loaded(
     deepspeed = "zero3.json" if sharing == "zero3" else None
     with pytest.raises(UserError, match=r"qlora and .* do not work together.*zero2\.json"):
         read_launch(make_config(deepspeed=deepspeed, tuning="qlora"))
-    with pytest.raises(UserError, match="auto_batch_size: is not supported with"):
-        read_launch(make_config(deepspeed=deepspeed, auto_batch_size=True))
     config = make_config(deepspeed=deepspeed).model_copy(update={"init_from": "runs/first"})
     with pytest.raises(UserError, match="init_from: is not supported with"):
         read_launch(config)

@@ -297,8 +297,20 @@ class MemoryEstimate(NamedTuple):
     @property
     def peak_gib(self) -> float:
         """Most memory of loading and training, without that of the libraries."""
-        step_gib = self.weights_gib + self.optimiser_gib + self.activations_gib
-        return max(step_gib, self.loading_gib)
+        return max(self._step_gib, self.loading_gib)
+
+    @property
+    def _step_gib(self) -> float:
+        return self.weights_gib + self.optimiser_gib + self.activations_gib
+
+    def describe(self) -> str:
+        """Return what takes most of it, in words."""
+        if self.loading_gib > self._step_gib:
+            return f"while the weights are loaded, {self._step_gib:.2f} in a step"
+        return (
+            f"weights {self.weights_gib:.2f}, gradients and optimiser {self.optimiser_gib:.2f}, "
+            f"activations {self.activations_gib:.2f}"
+        )
 
 
 def measure_footprint(
@@ -353,7 +365,7 @@ class FrozenMemory(NamedTuple):
 
     weights_gib: float
     vectors_gib: float
-    """One vector of each row of train and val."""
+    """One vector of each row of train and val, two where a pooling is chosen."""
     fitting_gib: float
     """What fitting the head needs in addition: logits, and some vectors in double precision."""
     rows_gib: float
@@ -366,8 +378,9 @@ class FrozenMemory(NamedTuple):
 
 
 def estimate_frozen(
-    model_config: Any, base: BaseConfig, *, labels: LabelSpace, rows: Mapping[str, Sequence[Row]]
-) -> FrozenMemory:
+    model_config: Any, base: BaseConfig, *, labels: LabelSpace, rows: Mapping[str, Sequence[Row]],
+    num_poolings: int,
+) -> FrozenMemory:  # fmt: skip
     """Estimate the memory of a frozen base and its head, the batches aside.
 
     Args:
@@ -375,10 +388,11 @@ def estimate_frozen(
         base: The base.
         labels: The outputs of the head.
         rows: Split -> prepared rows.
+        num_poolings: How many are chosen from; the best one and another are in memory.
     """
     num_rows = len(rows["train"]) + len(rows["val"])
     num_weights = _count(_build_without_weights(model_config, base, labels=labels))
-    vectors = 4 * num_rows * model_config.hidden_size
+    vectors = 4 * num_rows * model_config.hidden_size * min(2, num_poolings)
     logits = 4 * num_rows * len(labels.logit_names) * _COPIES_OF_LOGITS
     logits += 8 * min(num_rows, _BLOCK_ROWS) * _COPIES_OF_BLOCKS * model_config.hidden_size
     prepared = sum(map(_measure_rows, rows.values()))

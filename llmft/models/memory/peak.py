@@ -88,8 +88,10 @@ def _measure_free_in_cgroup() -> float:
             with contextlib.suppress(OSError, ValueError):  # "max" is no number
                 most, taken = (int((folder / name).read_text()) for name in (limit, used))
                 stat = (folder / "memory.stat").read_text()
-                cached = re.search(r"^(?:total_)?inactive_file (\d+)", stat, re.MULTILINE)
-                taken -= int(cached.group(1)) if cached else 0  # is given back when it is needed
+                # Pages of files are given back when memory is needed; version 1 has the sum of all
+                # groups inside as total_*.
+                cached = dict(re.findall(r"^(?:total_)?((?:in)?active_file) (\d+)", stat, re.M))
+                taken -= sum(map(int, cached.values()))
                 free = min(free, max(0, most - taken) / 2**30)
     return free
 
