@@ -106,12 +106,11 @@ def check(
     resolved = load_recipe(recipe, overrides=overrides)
     # Imported where needed, here and below: most imports take seconds, and without the data few
     # are needed.
-    from llmft.training.launch import read_deepspeed, require_packages
+    from llmft.training.launch import plan_launch, require_packages
 
     config = resolved.config
     require_packages(config)
-    if config.launch.deepspeed is not None:
-        read_deepspeed(Path(config.launch.deepspeed), key="launch.deepspeed")
+    plan_launch(config)  # reads its DeepSpeed file
     has_base = _report_recipe(resolved)
     prompt = read_recipe_prompt(resolved)
     if prompt != read_prompt(resolved.prompt_path, fields=resolved.task.fields):
@@ -178,8 +177,12 @@ def _check_inputs(
     from llmft.data.encoding import refuse_budget
     from llmft.reports.terminal import show_row
     from llmft.training.inputs import check_warmup, count_steps, open_inputs, plan_batches
+    from llmft.training.launch import plan_launch
     from llmft.training.losses import make_loss
+    from llmft.training.train_model import resolve_defaults
 
+    launch = plan_launch(recipe.config)
+    recipe = resolve_defaults(recipe, launch)
     config = recipe.config
     inputs = open_inputs(recipe, keep_tokens=False)
     if show is not None:
@@ -203,7 +206,7 @@ def _check_inputs(
             name=config.name, num_steps=0, memory_gib=_report_frozen(recipe, inputs, gpu_gib),
             budgets=inputs.budgets,
         )  # fmt: skip
-    num_devices = config.train.world_size or 1
+    num_devices = launch.world_size
     plan = plan_batches(recipe, inputs, world_size=num_devices)
     check_warmup(config.train, plan)
     make_loss(config.head, targets=inputs.train.targets, label_names=label_names)
@@ -214,6 +217,14 @@ def _check_inputs(
         "one device" if num_devices == 1 else f"{num_devices} devices", len(inputs.train),
         len(plan), max(plan.global_sizes),
         "train.steps" if config.train.steps else f"{config.train.epochs:g} epochs",
+    )  # fmt: skip
+    is_own = config.base.pooling == "transformers"
+    logger.info(
+        "head: %s; %s; learning rate %g",
+        "as its class in transformers" if is_own else f"on the {config.base.pooling} pooling",
+        "begins at a linear head that is fitted to the frozen base first"
+        if config.head.init == "probe" else "begins at random",
+        config.train.learning_rate,
     )  # fmt: skip
     if config.prompt.mode == "include":
         logger.info("prompt: %s", inputs.describe_sharing(plan.largest.num_rows))

@@ -127,16 +127,15 @@ def train_baseline(run: Path, *, wanted: bool | Literal["auto"], folder: Path) -
 def _train(recipe: ResolvedRecipe, *, resume: str) -> Path:
     """Train a recipe, unless that is done; return the folder of the run."""
     from llmft.data.encoding import refuse_budget
-    from llmft.models.memory.peak import measure_peak_memory, reset_peak_memory
     from llmft.training.inputs import check_warmup, open_inputs, plan_batches
     from llmft.training.launch import read_launch, require_packages
     from llmft.training.run_folder import (
         check_init_from,
         identify_run,
+        lock_run,
         log_to_file,
-        make_record,
-        write_run,
     )
+    from llmft.training.train_model import resolve_defaults
 
     config, folder = recipe.config, Path(recipe.config.output_dir)
     launch = read_launch(config)
@@ -146,38 +145,49 @@ def _train(recipe: ResolvedRecipe, *, resume: str) -> Path:
     for split, budget in inputs.budgets.items():
         logger.info("%s: %s", split, budget.describe())
     refuse_budget(inputs.budget_findings.refusals, waive=config.tokens.waive)
-    is_frozen = config.base.tuning == "frozen"
-    if not is_frozen:
+    if config.base.tuning != "frozen":
         check_warmup(config.train, plan_batches(recipe, inputs, world_size=launch.world_size))
     check_init_from(config, label_names=inputs.data.label_names)
 
     identity = identify_run(recipe, inputs.data, inputs.encoder.prompt)
-    run = ask_main(lambda: _claim(folder, identity, launch, resume=resume))
-    if run is None:
-        logger.info("%s: already trained, nothing to do", folder)
-        return folder
-    with log_to_file(folder / "logs" / "training.log"):
-        if is_main():
-            write_text(folder / "recipe.resolved.yaml", dump_yaml(config))
-        started = time.time()
-        reset_peak_memory()
-        if is_frozen:
-            from llmft.training.probe import train_probe
-
-            trained, head_fit = train_probe(recipe, inputs)
-            run, plan = run.replace(head_fit=head_fit), None
-        else:
-            run, trained, plan = _train_in_batches(recipe, inputs, run, launch)
-        peak_memory_gib = measure_peak_memory()
-        if is_main():
-            model_hash = _save_model(trained, inputs, config)
-            record = make_record(
-                run, inputs, trained, plan=plan, launch=launch, started=started,
-                peak_memory_gib=peak_memory_gib, model_hash=model_hash,
-            )  # fmt: skip
-            write_run(folder, record, trained.result.history, metric=recipe.metric)
-            logger.info("%s; wrote %s", record.describe(), folder / "model")
+    with lock_run(folder):
+        run = ask_main(lambda: _claim(folder, identity, launch, resume=resume))
+        if run is None:
+            logger.info("%s: already trained, nothing to do", folder)
+            return folder
+        with log_to_file(folder / "logs" / "training.log"):
+            _train_run(resolve_defaults(recipe, launch), inputs, run, launch)
     return folder
+
+
+def _train_run(
+    recipe: ResolvedRecipe, inputs: "Inputs", run: "UnfinishedRun", launch: "Launch"
+) -> None:
+    """Train the model of a run, and save it with its record."""
+    from llmft.models.memory.peak import measure_peak_memory, reset_peak_memory
+    from llmft.training.probe import train_probe
+    from llmft.training.run_folder import make_record, write_run
+
+    config, folder = recipe.config, Path(recipe.config.output_dir)
+    if is_main():
+        write_text(folder / "recipe.resolved.yaml", dump_yaml(config))
+    started = time.time()
+    reset_peak_memory()
+    if config.base.tuning == "frozen":
+        trained, head_fit = train_probe(recipe, inputs)
+        run, plan = run.replace(head_fit=head_fit), None
+    else:
+        run, trained, plan = _train_in_batches(recipe, inputs, run, launch)
+    peak_memory_gib = measure_peak_memory()
+    if not is_main():
+        return
+    model_hash = _save_model(trained, inputs, config)
+    record = make_record(
+        run, inputs, trained, plan=plan, launch=launch, started=started,
+        peak_memory_gib=peak_memory_gib, model_hash=model_hash,
+    )  # fmt: skip
+    write_run(folder, record, trained.result.history, metric=recipe.metric)
+    logger.info("%s; wrote %s", record.describe(), folder / "model")
 
 
 def _claim(

@@ -56,12 +56,13 @@ class BaseConfig(ConfigSection):
     weights; lora: low-rank adapters and the head; qlora: the same on a base in 4 bit."""
     lora: LoraConfig | None = None
     """Adapter settings, for `tuning: lora` and `qlora`."""
-    pooling: Literal["auto", "cls", "mean", "last"] = "auto"
+    pooling: Literal["auto", "transformers", "cls", "mean", "last"] = "auto"
     """How the states of the tokens become the vector that the head reads: that of the first token,
-    of the last, or the mean over all tokens after the shared prompt. auto: of a trained base, what
-    its class in transformers does; of a frozen one, what a sentence-transformers folder declares,
-    and where none does, mean or the first token (of decoders the last), by validation. The last
-    layer's vector is scaled to length 1 if such a folder declares this pooling with it."""
+    of the last, or the mean over all tokens after the shared prompt; transformers: whatever its
+    sequence classification class does. auto: what a sentence-transformers folder declares; where
+    none does, transformers, or of a frozen base mean or the first token (of decoders the last), by
+    validation. The last layer's vector is scaled to length 1 if such a folder declares this
+    pooling with it."""
     layer: Literal["auto", "last"] = "auto"
     """Layer whose states the head reads, for `tuning: frozen`. auto: the last, or the one at three
     quarters or half of the depth, whichever is best on validation; layers above it are not
@@ -80,6 +81,15 @@ class BaseConfig(ConfigSection):
             raise ValueError(f"lora settings have no effect with tuning: {self.tuning}")
         if self.tuning != "frozen" and self.layer != "auto":
             refuse_values([(("layer",), f"has no effect with tuning: {self.tuning}")])
+        if self.tuning == "frozen" and self.pooling == "transformers":
+            refuse_values(
+                [
+                    (
+                        ("pooling",),
+                        "found transformers, but a frozen base takes auto, cls, mean, last",
+                    )
+                ]
+            )
         return self
 
 
@@ -133,8 +143,9 @@ class TrainConfig(ConfigSection):
     The tokens of a shared prompt do not count."""
     gradient_accumulation_steps: int = Field(default=1, ge=1)
     """Micro-batches whose gradients are accumulated before an optimizer step."""
-    learning_rate: float = Field(default=5e-5, gt=0)
-    """Peak learning rate of AdamW."""
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """Peak learning rate of AdamW; by default 2e-4 in full and 1e-3 with adapters for a base of 384
+    hidden units, as MiniLM, and less in proportion for wider ones."""
     lr_scheduler: Literal[
         "linear",
         "cosine",

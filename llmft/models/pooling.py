@@ -219,21 +219,27 @@ def find_stock_pooling(model_config: Any) -> PoolingName | None:
 
 
 def choose_pooling(config: BaseConfig, model_config: Any) -> Pooling | None:
-    """Return the pooling of a base that is trained; None if its class in transformers pools so.
+    """Return the pooling of a base that is trained; None if its class in transformers is taken.
 
     The vectors are scaled to length 1 if the base declares this pooling with it.
 
     Raises:
         UserError: If the first token of a base is to be read that sees nothing but itself.
     """
-    if config.pooling == "auto" or config.pooling == find_stock_pooling(model_config):
+    if config.pooling == "transformers":
         return None
-    _refuse_blind_token(config, model_config, [config.pooling])
-    return Pooling(
-        how=config.pooling,
-        num_layers=model_config.num_hidden_layers,
-        normalises=read_declared_pooling(config) == (config.pooling, True),
-    )
+    declared = read_declared_pooling(config)
+    if config.pooling != "auto":
+        how = config.pooling
+    elif declared is not None:
+        how = declared[0]
+    else:
+        return None
+    normalises = declared == (how, True)
+    if how == find_stock_pooling(model_config) and not normalises:
+        return None
+    _refuse_blind_token(config, model_config, [how])
+    return Pooling(how=how, num_layers=model_config.num_hidden_layers, normalises=normalises)
 
 
 def _pool_padded(hidden_BTE: Tensor, mask_BT: Tensor, how: PoolingName, num_prompt: int) -> Tensor:
@@ -281,6 +287,7 @@ def list_poolings(config: BaseConfig, model_config: Any) -> list[Pooling]:
     num_layers = model_config.num_hidden_layers
     declared = read_declared_pooling(config)
     normalises = False
+    assert config.pooling != "transformers", "the recipe of a frozen base has another one"
     if config.pooling != "auto":
         names: list[PoolingName] = [config.pooling]
         normalises = declared is not None and declared == (config.pooling, True)

@@ -126,7 +126,7 @@ class HeadFit(Result):
 class UnfinishedRun(ResultFile, RunIdentity):
     """`training_metadata.json` of a run that is still training, or was stopped."""
 
-    schema_version: Literal[5] = 5
+    schema_version: Literal[6] = 6
     status: Literal["unfinished"] = "unfinished"
     world_size: int
     """Number of processes."""
@@ -149,7 +149,7 @@ class UnfinishedRun(ResultFile, RunIdentity):
 class RunRecord(ResultFile, RunIdentity):
     """`training_metadata.json` of a finished run: what it depended on, its time and its memory."""
 
-    schema_version: Literal[5] = 5
+    schema_version: Literal[6] = 6
     status: Literal["finished"] = "finished"
     name: str
     """Of the recipe."""
@@ -184,6 +184,8 @@ class RunRecord(ResultFile, RunIdentity):
     """On the main process's device."""
     prompt_shared: bool
     """Whether the prompt was computed once for all rows of a batch."""
+    learning_rate: float | None
+    """At its peak; null for a frozen base."""
     num_steps: int
     """Optimizer steps."""
     resumed_from_step: int

@@ -83,6 +83,20 @@ def read_launch(config: Recipe) -> Launch:
     return launch
 
 
+def plan_launch(config: Recipe) -> Launch:
+    """Return the launch that a recipe asks for, whatever launcher there is now.
+
+    Raises:
+        UserError: If its DeepSpeed file cannot be read.
+    """
+    world_size, deepspeed = config.train.world_size or 1, None
+    parallelism: Parallelism = "none" if world_size == 1 else "ddp"
+    if config.launch.deepspeed is not None:
+        deepspeed = read_deepspeed(Path(config.launch.deepspeed), key="launch.deepspeed")
+        parallelism = "zero3" if _stage(deepspeed) == 3 else "zero"
+    return Launch(world_size, parallelism, deepspeed)
+
+
 def _find_deepspeed(config: Recipe) -> dict[str, Any] | None:
     """Return the DeepSpeed configuration of recipe or launcher, if one of them has any."""
     named = config.launch.deepspeed
@@ -225,7 +239,7 @@ def _refuse_impossible(launch: Launch, config: Recipe) -> None:
         )
     given = {
         "head.init": config.head.init == "probe",
-        "base.pooling": config.base.pooling != "auto",
+        "base.pooling": config.base.pooling not in ("auto", "transformers"),
     }
     for key, is_given in given.items():
         if is_given:

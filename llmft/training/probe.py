@@ -111,7 +111,8 @@ def train_probe(recipe: ResolvedRecipe, inputs: Inputs) -> tuple[TrainedModel, H
     result = TrainingResult(
         history=[point], best=point, best_metric_name=recipe.metric,
         best_metric=point.val[recipe.metric], best_checkpoint=Path(config.output_dir, "model"),
-        num_steps=0, num_epochs=1.0, train_seconds=seconds, resumed_from_step=0,
+        learning_rate=None, num_steps=0, num_epochs=1.0, train_seconds=seconds,
+        resumed_from_step=0,
         distributed_type=_name_distribution(),
     )  # fmt: skip
     spec = make_spec(model, pinned, recipe, inputs.data, inputs.encoder.prompt)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from filelock import FileLock, Timeout
 
 from llmft.config.recipe import Precision, Recipe, ResolvedRecipe, TrainConfig
 from llmft.config.task import name_task
@@ -24,7 +25,7 @@ from llmft.errors import UserError
 from llmft.files import hash_text, read_json
 from llmft.models.device import choose_precision, name_device
 from llmft.models.saved import check_init_compatibility, hash_model
-from llmft.processes import is_main
+from llmft.processes import ask_main, is_main
 from llmft.results.files import read_result, write_result
 from llmft.results.run import (
     CurvePoint,
@@ -44,8 +45,12 @@ from llmft.training.launch import Launch
 if TYPE_CHECKING:
     from llmft.training.inputs import Inputs
     from llmft.training.train_model import TrainedModel
+
+logger = logging.getLogger("llmft.train")
+
 METADATA_NAME = "training_metadata.json"
 HISTORY_NAME = "training_history.json"
+LOCK_NAME = ".lock"
 _NOT_COMPARED = (
     # Names and paths: the contents behind them are compared.
     "recipe.name", "recipe.task", "recipe.output_dir", "recipe.prompt.file", "recipe.init_from",
@@ -60,7 +65,8 @@ _IN_WORDS = {
     "init_hash": "the weights of init_from",
 }
 _WORDS = ("auto", "never")
-_STARTED, _ENDED = "started", "ended early"
+_STARTED, _ENDED = "started", "ended early: "
+_START_OF_LINE = r"^\d{4}-\d\d-\d\d [\d:,]+ "
 _NEAR = 0.8
 """Of the free memory; a training whose estimate is above it may have been killed for it."""
 _FIX = "restore the file, or remove the folder of the run and train again"
@@ -114,7 +120,7 @@ def log_to_file(path: Path) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        handler.handle(_note(f"{_ENDED}: {str(error) or type(error).__name__}"))
+        handler.handle(_note(f"{_ENDED}{str(error) or type(error).__name__}"))
         raise
     finally:
         for one in handlers:
@@ -209,6 +215,36 @@ def claim_run_folder(
     )  # fmt: skip
 
 
+@contextmanager
+def lock_run(run_dir: Path) -> Iterator[None]:
+    """Keep other trainings out of a run folder, within the context; in all processes.
+
+    Raises:
+        UserError: If one is under way there.
+    """
+    lock = FileLock(run_dir / LOCK_NAME)
+
+    def acquire() -> None:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(
+                f"{run_dir}: another process is training it; wait for its end, or choose another "
+                "output_dir"
+            ) from None
+        except (OSError, NotImplementedError) as error:  # some network file systems have no locks
+            logger.debug("%s cannot be locked: %s", run_dir, error)
+
+    ask_main(acquire)
+    try:
+        yield
+    finally:
+        lock.release()
+        if is_main() and not (run_dir / METADATA_NAME).is_file():  # the folder was refused
+            (run_dir / LOCK_NAME).unlink(missing_ok=True)
+
+
 class SilentEnd(NamedTuple):
     """The last start of a run, which probably was killed."""
 
@@ -220,7 +256,7 @@ class SilentEnd(NamedTuple):
 def find_silent_end(run_dir: Path) -> SilentEnd | None:
     """Return how the last start of an unfinished run ended, if its log has no error.
 
-    Call it before the run is claimed again.
+    Call it before the run is claimed again, under its lock: else it may still be training.
     """
     path = run_dir / "logs" / "training.log"
     if not path.is_file() or not (run_dir / METADATA_NAME).is_file():
@@ -228,10 +264,10 @@ def find_silent_end(run_dir: Path) -> SilentEnd | None:
     run = _read_metadata(run_dir)
     if isinstance(run, RunRecord):
         return None
-    log = path.read_text(encoding="utf-8", errors="replace").rpartition(_STARTED)[2]
-    if _ENDED in log:
+    log = re.split(_START_OF_LINE + _STARTED + "$", path.read_text("utf-8", "replace"), flags=re.M)
+    if re.search(_START_OF_LINE + _ENDED, log[-1], flags=re.M):
         return None
-    steps = re.findall(r"step (\d+) of \d+", log)
+    steps = re.findall(r"step (\d+) of \d+: ", log[-1])
     when = f"after step {steps[-1]}" if steps else "before a step was logged"
     words = f"the last start was probably killed {when}: its log ends without an error"
     if run.memory_gib is None or run.free_gib is None or run.memory_gib < _NEAR * run.free_gib:
@@ -413,6 +449,7 @@ def make_record(
         tokens_per_second=round(num_train_tokens / max(seconds, 0.01), 1),
         peak_memory_gib=round(peak_memory_gib, 3),
         prompt_shared=included and inputs.unshared_reason is None,
+        learning_rate=result.learning_rate,
         num_steps=result.num_steps,
         resumed_from_step=result.resumed_from_step,
         num_rows={name: len(rows) for name, rows in inputs.rows.items()},

@@ -17,7 +17,7 @@ from llmft.errors import UserError
 from llmft.metrics.definitions import measure
 from llmft.models.acceleration.precision import cast_frozen_weights
 from llmft.models.acceleration.shared_prompt import SharedPrompt
-from llmft.models.bases import pin_base
+from llmft.models.bases import pin_base, read_config
 from llmft.models.device import choose_precision
 from llmft.models.heads import (
     LabelSpace,
@@ -31,6 +31,7 @@ from llmft.models.heads import (
     unfold_scale,
 )
 from llmft.models.loading import load_model
+from llmft.models.pooling import choose_pooling
 from llmft.models.saved import ModelSpec, load_weights, make_spec
 from llmft.processes import is_main
 from llmft.training.inputs import Inputs
@@ -40,6 +41,44 @@ from llmft.training.sharing_check import SharingCheck, choose_rows
 from llmft.training.trainer import TrainingResult, make_arguments, run_trainer
 
 logger = logging.getLogger("llmft.train")
+
+
+_RATES = {"full": 2e-4, "lora": 1e-3, "qlora": 1e-3}
+_RATES_WIDTH = 384
+"""Default learning rates of a base of this width: measured on a MiniLM (docs/results.md). They
+shrink in proportion to the width, as those of hidden layers under Adam (Yang et al. 2022,
+arXiv:2203.03466)."""
+
+
+def resolve_defaults(recipe: ResolvedRecipe, launch: Launch) -> ResolvedRecipe:
+    """Return a recipe with what its defaults stand for on its base.
+
+    These are `base.pooling`, `head.init` and `train.learning_rate`. With sharded weights they are
+    what such a training can do: the base's class in transformers, from a random head. Of a frozen
+    base they are chosen on validation, or have no effect.
+
+    Raises:
+        UserError: If the base is not there, or its pooling reads a token that sees only itself.
+    """
+    config = recipe.config
+    base, head, train = config.base, config.head, config.train
+    if base.tuning == "frozen":
+        return recipe
+    model_config = read_config(base)
+    if not launch.has_replicated_weights:
+        base = base.model_copy(update={"pooling": "transformers"})
+    pooling = choose_pooling(base, model_config)
+    base = base.model_copy(update={"pooling": pooling.how if pooling else "transformers"})
+    if head.init == "auto":
+        is_probe = pooling is not None and config.init_from is None
+        head = head.model_copy(update={"init": "probe" if is_probe else "random"})
+    if train.learning_rate is None:
+        width = model_config.get_text_config().hidden_size
+        rate = _RATES[base.tuning] * min(1, _RATES_WIDTH / width)
+        train = train.model_copy(update={"learning_rate": float(f"{rate:.2g}")})
+    return recipe._replace(
+        config=config.model_copy(update={"base": base, "head": head, "train": train})
+    )
 
 
 class TrainedModel(NamedTuple):
@@ -65,7 +104,7 @@ def train_model(
     """Load the model of a recipe and train it.
 
     Args:
-        recipe: The recipe.
+        recipe: The recipe, after `resolve_defaults`.
         inputs: The encoded rows of its task.
         plan: The batches.
         launch: How the processes share the work.

@@ -180,6 +180,7 @@ def make_arguments(
         run_dir: Folder of the run.
         launch: How the processes share the work.
     """
+    assert config.learning_rate is not None, "a default depends on the base"
     is_bfloat16 = choose_precision(config.precision) == "bfloat16"
     uses_autocast = is_bfloat16 and launch.deepspeed is None  # else `run_trainer` casts
     warmup = config.warmup_ratio if config.warmup_steps is None else config.warmup_steps
@@ -234,6 +235,8 @@ class TrainingResult(NamedTuple):
     best_metric_name: str
     best_metric: float
     best_checkpoint: Path
+    learning_rate: float | None
+    """At its peak; None for a frozen base."""
     num_steps: int
     num_epochs: float
     """Epochs, possibly a fraction."""
@@ -354,6 +357,7 @@ def _summarise(
         best_metric_name=key,
         best_metric=best.val[key],
         best_checkpoint=checkpoint,
+        learning_rate=arguments.learning_rate,
         num_steps=state.global_step,
         num_epochs=float(state.epoch or 0),
         train_seconds=state.log_history[-1]["seconds"],

@@ -9,24 +9,29 @@ from typing import Any
 
 import numpy as np
 import pytest
+from transformers import BertConfig
 
 import llmft
+from llmft.config.recipe import load_recipe
+from llmft.training.launch import ONE_PROCESS, Launch
+from llmft.training.train_model import resolve_defaults
 from tests.families import CONFIGS, build_base
 from tests.training.test_probe import LABELS, make_frame, make_recipe, write_prompt
 
+ZERO3 = Launch(2, "zero3", {})
 TRAIN = {"steps": 6, "batch_size": 8, "precision": "float32", "learning_rate": 1e-4,
          "warmup_ratio": 0.0}  # fmt: skip
 
 
 def make_trained(
     model: Path, tuning: str = "full", *, head: str = "regression", pooling: str = "mean",
-    **changes: Any,
+    init: str = "probe", **changes: Any,
 ) -> llmft.Recipe:  # fmt: skip
     """Return a recipe of a trained base that begins at the probe."""
     recipe = make_recipe(model, head=head)
     made = {
         "name": "tuned", "base": {"model": model, "tuning": tuning, "pooling": pooling},
-        "head": {"type": head, "init": "probe"}, "train": TRAIN,
+        "head": {"type": head, "init": init}, "train": TRAIN,
     }  # fmt: skip
     values = {name: getattr(recipe, name) for name in ("task", "tokens", "output_dir")}
     return llmft.Recipe(**{**values, **made, **changes})
@@ -130,6 +135,10 @@ def test_a_killed_run_resumes_with_the_probe_in_its_record(
         ({"init_from": "runs/a"}, "head.init: has no effect with init_from"),
         ({"base": {"model": "m", "tuning": "frozen"}}, "head.init: has no effect with tuning: f"),
         ({"base": {"model": "m", "layer": "last"}}, "base.layer: has no effect with tuning: full"),
+        (
+            {"base": {"model": "m", "tuning": "frozen", "pooling": "transformers"}},
+            "base.pooling: found transformers, but a frozen base takes",
+        ),
     ],
 )
 def test_what_contradicts_an_initial_head_is_refused(changes: dict[str, Any], message: str) -> None:
@@ -145,8 +154,8 @@ def test_what_contradicts_an_initial_head_is_refused(changes: dict[str, Any], me
 @pytest.mark.parametrize(
     ("then", "now", "message"),
     [
-        ("mean", "auto", "another base.pooling: mean, but the recipe has auto"),
-        ("auto", "mean", "another base.pooling: auto, but the recipe has mean"),
+        ("mean", "auto", "another base.pooling: mean, but the recipe has transformers"),
+        ("auto", "mean", "another base.pooling: transformers, but the recipe has mean"),
     ],
 )
 def test_weights_of_another_pooling_are_refused(
@@ -168,8 +177,8 @@ def test_the_first_token_of_a_decoder_is_refused(workspace: Path, tiny_qwen: Pat
     assert not Path("runs/probe/model").exists()
 
 
-def declare_pooling(base: Path, folder: Path) -> Path:
-    """Copy a base as a sentence-transformers folder: mean pooling, scaled to length 1."""
+def declare_pooling(base: Path, folder: Path, *, how: str = "mean") -> Path:
+    """Copy a base as a sentence-transformers folder: a pooling, scaled to length 1."""
     shutil.copytree(base, folder)
     paths = {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
     modules = [
@@ -178,7 +187,7 @@ def declare_pooling(base: Path, folder: Path) -> Path:
     ]
     (folder / "modules.json").write_text(json.dumps(modules))
     (folder / "1_Pooling").mkdir()
-    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": "mean"}))
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": how}))
     return folder
 
 
@@ -195,6 +204,77 @@ def test_a_declared_scaling_to_length_1_is_kept(
     other = llmft.train(make_trained(base, tuning, pooling="last", output_dir="runs/last"))
     assert other.record.head_fit is not None
     assert not other.record.head_fit.pooling.normalises, "it declares another pooling"
+
+
+@pytest.mark.parametrize(
+    ("how", "changes", "pooling", "init"),
+    [
+        (None, {}, "transformers", "random"),
+        (None, {"base.pooling": "mean"}, "mean", "probe"),
+        (None, {"head.init": "probe"}, "transformers", "probe"),
+        ("mean", {}, "mean", "probe"),
+        ("cls", {}, "cls", "probe"),
+        ("mean", {"base.tuning": "lora"}, "mean", "probe"),
+        ("mean", {"head.init": "random"}, "mean", "random"),
+        ("mean", {"base.pooling": "transformers"}, "transformers", "random"),
+        ("mean", {"base.pooling": "last"}, "last", "probe"),
+        ("mean", {"init_from": "runs/a"}, "mean", "random"),
+        ("mean", {"launch": ZERO3}, "transformers", "random"),
+    ],
+)
+def test_defaults_follow_what_the_base_declares(
+    how: str | None, changes: dict[str, Any], pooling: str, init: str, workspace: Path,
+    lively_bert: Path,
+) -> None:  # fmt: skip
+    base = declare_pooling(lively_bert, workspace / "base", how=how) if how else lively_bert
+    recipe = make_trained(base, pooling="auto", init="auto")
+    overrides = {key: value for key, value in changes.items() if key != "launch"}
+    launch = changes.get("launch", ONE_PROCESS)
+    found = resolve_defaults(load_recipe(recipe, overrides=overrides), launch)
+    assert (found.config.base.pooling, found.config.head.init) == (pooling, init)
+    assert resolve_defaults(found, launch) == found
+
+
+@pytest.mark.parametrize(
+    ("tuning", "width", "rate"),
+    [
+        ("full", 32, 2e-4), ("full", 384, 2e-4), ("full", 768, 1e-4), ("full", 1536, 5e-5),
+        ("lora", 384, 1e-3), ("qlora", 1536, 2.5e-4), ("lora", 3584, 1.1e-4),
+    ],
+)  # fmt: skip
+def test_wider_bases_take_smaller_learning_rates(
+    tuning: str, width: int, rate: float, workspace: Path
+) -> None:
+    BertConfig(hidden_size=width).save_pretrained("base")
+    recipe = make_trained(Path("base"), tuning, train={})
+    assert resolve_defaults(load_recipe(recipe), ONE_PROCESS).config.train.learning_rate == rate
+    given = load_recipe(recipe, overrides={"train.learning_rate": 3e-3})
+    assert resolve_defaults(given, ONE_PROCESS).config.train.learning_rate == 3e-3
+
+
+def test_a_training_by_default_begins_at_the_probe_of_the_declared_pooling(
+    workspace: Path, lively_bert: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    base = declare_pooling(lively_bert, workspace / "declared")
+    recipe = make_trained(
+        base, pooling="auto", init="auto", train={"steps": 2, "precision": "float32"}
+    )
+    with caplog.at_level("INFO", logger="llmft"):
+        llmft.check(recipe)
+    assert (
+        "head: on the mean pooling; begins at a linear head that is fitted to the frozen base "
+        "first; learning rate 0.0002" in caplog.text
+    )
+    run = llmft.train(recipe)
+    assert run.record.head_fit is not None
+    assert run.record.head_fit.pooling.how == "mean"
+    assert run.record.learning_rate == 2e-4
+    assert run.record.recipe.head.init == "auto"
+    written = load_recipe(Path(run.path, "recipe.resolved.yaml")).config
+    assert (written.head.init, written.base.pooling) == ("probe", "mean")
+    assert llmft.train(recipe).record == run.record, "the recipe is still the same"
+    again = llmft.train(written.model_copy(update={"output_dir": "runs/again"}))
+    assert again.record.best_metric == run.record.best_metric
 
 
 @pytest.mark.launched

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from transformers import AutoModel, MPNetConfig
 
 from llmft.cli import main
@@ -222,7 +223,8 @@ def test_a_killed_run_is_explained_at_its_next_start(
         assert main(["train", recipe, "--resume", "never"]) == 2
         assert main(["train", recipe]) == 2
     assert "killed" not in capsys.readouterr().out, "the error is in the log"
-    log.write_text(log.read_text().rpartition("ended early")[0])  # as if it had been killed
+    killed = log.read_text().rpartition("\n2")[0]  # as if it had been killed
+    log.write_text(f"{killed}\n2026-11-30 06:00:00,000 a prompt that ended early: it started")
     begun = json.loads(path.read_text())
     path.write_text(json.dumps({**begun, "memory_gib": 9.0, "free_gib": 10.0}))
     assert main(["train", recipe]) == 0
@@ -231,3 +233,23 @@ def test_a_killed_run_is_explained_at_its_next_start(
     assert "by estimate it needed 9.0 of the 10.0 GiB that were free, so memory is the" in told
     assert "continuing with half of each micro-batch and twice the accumulation" in told
     assert json.loads(path.read_text())["per_device_batch_size"] == 4
+
+
+def test_a_run_that_is_being_trained_is_left_alone(
+    recipe: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", recipe]) == 0
+    before = {path: path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()}
+    with FileLock("runs/variant/.lock"):
+        for resume in ("auto", "never"):
+            assert main(["train", recipe, "--resume", resume]) == 2
+            assert "runs/variant: another process is training it" in capsys.readouterr().err
+    assert before == {path: path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()}
+    assert main(["train", recipe]) == 0
+
+
+def test_a_folder_of_other_files_is_left_without_a_lock(recipe: str) -> None:
+    Path("runs/variant").mkdir(parents=True)
+    Path("runs/variant/notes.txt").write_text("mine")
+    assert main(["train", recipe]) == 2
+    assert [path.name for path in Path("runs/variant").iterdir()] == ["notes.txt"]
