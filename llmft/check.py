@@ -181,10 +181,10 @@ def _check_inputs(
     from llmft.training.losses import make_loss
     from llmft.training.train_model import resolve_defaults
 
+    inputs = open_inputs(recipe, keep_tokens=False)
     launch = plan_launch(recipe.config)
     recipe = resolve_defaults(recipe, launch)
     config = recipe.config
-    inputs = open_inputs(recipe, keep_tokens=False)
     if show is not None:
         split, row = _find_row(inputs, show)
         for line in show_row(row, split=split, encoder=inputs.encoder):

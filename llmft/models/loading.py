@@ -9,6 +9,7 @@ from llmft.config.loading import suggest
 from llmft.config.recipe import BaseConfig, LoraConfig, Precision
 from llmft.data.fields import shorten_list
 from llmft.errors import UserError
+from llmft.models.acceleration.precision import cast_other_weights_up
 from llmft.models.bases import check_minilm_hash, explain_missing, locate_base, read_config
 from llmft.models.heads import LabelSpace, compute_head_in_float32, find_head
 from llmft.models.pooling import choose_pooling, make_pooled_model, take_base
@@ -45,10 +46,12 @@ def load_model(
 
     Args:
         config: The base: loaded in float32, or for qlora in 4 bit, directly onto its device.
+            Linear layers that are frozen and computed in bfloat16 stay in bfloat16 if they are
+            so on disk.
         labels: The outputs of the head.
         pad_token_id: What the tokenizer pads with.
         seed: Seed of the new weights.
-        precision: Compute dtype of a base in 4 bit.
+        precision: Compute dtype of frozen layers.
         num_prompt: Leading tokens of every input that a `PooledModel` does not pool.
         adapters: False leaves out the adapters that the recipe wants.
 
@@ -82,6 +85,14 @@ def load_model(
         model = add_adapters(model, config, new_modules)
     compute_head_in_float32(model)
     return NewModel(model, new_modules)
+
+
+def loads_as_on_disk(config: BaseConfig, precision: Precision) -> bool:
+    """Return whether linear layers stay in bfloat16 if the base's files have them in it.
+
+    They are frozen then, and autocast would round float32 weights to the same at each use.
+    """
+    return precision == "bfloat16" and config.tuning in ("lora", "frozen")
 
 
 def find_adapted_layers(model: Any, config: BaseConfig) -> list[nn.Linear]:
@@ -154,6 +165,7 @@ def _load_pretrained(
     from transformers import AutoModelForSequenceClassification
 
     check_minilm_hash(config)
+    is_as_on_disk = loads_as_on_disk(config, precision)
     quantisation: dict[str, Any] = {}
     if config.tuning == "qlora":
         require_bitsandbytes()
@@ -165,7 +177,7 @@ def _load_pretrained(
             revision=config.revision,
             trust_remote_code=False,
             use_safetensors=True,
-            dtype=torch.float32,
+            dtype="auto" if is_as_on_disk else torch.float32,
             num_labels=len(ids),
             id2label=ids,
             label2id={name: i for i, name in ids.items()},
@@ -182,6 +194,8 @@ def _load_pretrained(
             f"{len(ids)} outputs; is it a finished model with a head of its own? "
             f"{str(error).splitlines()[0]}"
         ) from error
+    if is_as_on_disk:
+        cast_other_weights_up(model)
     if quantisation:
         prepare_quantised(model)
     return model, info

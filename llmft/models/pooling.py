@@ -11,6 +11,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from llmft.config.recipe import BaseConfig
 from llmft.errors import UserError
+from llmft.models.device import autocast
 from llmft.models.module_folder import read_declared_pooling
 from llmft.models.quantisation import is_quantised
 from llmft.results.run import Pooling, PoolingName
@@ -165,14 +166,16 @@ def can_be_cut(base: Any, num_layers: int) -> bool:
     device = next(base.parameters()).device
     ids_BT = torch.arange(1, 9, device=device)[None]
     inputs = {"input_ids": ids_BT, "attention_mask": torch.ones_like(ids_BT)}
+    is_rounded = any(p.dtype == torch.bfloat16 for p in base.parameters())
     base.eval()
-    whole = PooledModel(base, [pooling], nn.Identity(), num_prompt=0)(**inputs).logits
-    above = list(layers[num_layers:])
-    del layers[num_layers:]
-    try:
-        cut = base(**inputs).last_hidden_state.float().mean(dim=1)
-    finally:
-        layers.extend(above)
+    with autocast(device, "bfloat16" if is_rounded else "float32"):
+        whole = PooledModel(base, [pooling], nn.Identity(), num_prompt=0)(**inputs).logits
+        above = list(layers[num_layers:])
+        del layers[num_layers:]
+        try:
+            cut = base(**inputs).last_hidden_state.float().mean(dim=1)
+        finally:
+            layers.extend(above)
     return bool(torch.allclose(whole, cut, rtol=1e-3, atol=1e-4))
 
 

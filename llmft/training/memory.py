@@ -237,8 +237,9 @@ def measure_frozen(
     space = LabelSpace(recipe.config.head.type, inputs.data.label_names)
     num_poolings = len(list_poolings(base, read_config(base)))
     found = estimate_frozen(
-        read_config(base), base, labels=space, rows=inputs.rows, num_poolings=num_poolings
-    )
+        read_config(base), base, labels=space, rows=inputs.rows, num_poolings=num_poolings,
+        precision=choose_precision(recipe.config.train.precision),
+    )  # fmt: skip
     free_gib = measure_free_memory(torch.device("cpu"))
     if found.peak_gib - found.rows_gib > free_gib and not is_elsewhere:  # the rows are there now
         raise UserError(

@@ -35,7 +35,7 @@ from llmft.models.pooling import choose_pooling
 from llmft.models.saved import ModelSpec, load_weights, make_spec
 from llmft.processes import is_main
 from llmft.training.inputs import Inputs
-from llmft.training.launch import Launch
+from llmft.training.launch import ONE_PROCESS, Launch
 from llmft.training.losses import make_loss
 from llmft.training.sharing_check import SharingCheck, choose_rows
 from llmft.training.trainer import TrainingResult, make_arguments, run_trainer
@@ -121,7 +121,7 @@ def train_model(
         config, plan=plan, metric=recipe.metric, run_dir=folder, launch=launch
     )
     base = pin_base(recipe.config.base)
-    load = partial(load_recipe_model, recipe, base, inputs)
+    load = partial(load_recipe_model, recipe, base, inputs, launch=launch)
     transformers.set_seed(config.seed)
     model = load()
     spec = make_spec(model, base, recipe, inputs.data, inputs.encoder.prompt)
@@ -177,15 +177,18 @@ def train_model(
 
 
 def load_recipe_model(
-    recipe: ResolvedRecipe, base: BaseConfig, inputs: Inputs, *, adapters: bool = True
-) -> nn.Module:
+    recipe: ResolvedRecipe, base: BaseConfig, inputs: Inputs, *,
+    launch: Launch = ONE_PROCESS, adapters: bool = True,
+) -> nn.Module:  # fmt: skip
     """Load the model of a recipe before its training, with or without its adapters."""
+    precision = choose_precision(recipe.config.train.precision)
     return load_model(
         base,
         labels=LabelSpace(recipe.config.head.type, inputs.data.label_names),
         pad_token_id=inputs.encoder.tokenizer.pad_token_id,
         seed=recipe.config.train.seed,
-        precision=choose_precision(recipe.config.train.precision),
+        # Weights that are sharded have one dtype.
+        precision=precision if launch.has_replicated_weights else "float32",
         num_prompt=len(inputs.encoder.shared_ids),
         adapters=adapters,
     ).model

@@ -22,18 +22,35 @@ def cast_frozen_weights(model: nn.Module) -> None:
     Call it before training with adapters, whose weights alone are saved, or in prediction, after
     `requires_grad_(False)`; never on a model that is saved whole or merged afterwards.
     """
+    for parameter in _list_linear_weights(model):
+        if parameter.dtype == torch.float32 and not parameter.requires_grad:
+            parameter.data = parameter.data.bfloat16()
+
+
+def cast_other_weights_up(model: nn.Module) -> None:
+    """Make all weights float32 that `cast_frozen_weights` would leave in it, in place.
+
+    For a model that was loaded as it is on disk: linear layers in bfloat16 are not made float32 and
+    rounded again, so that memory never holds both.
+    """
+    kept = {id(p) for p in _list_linear_weights(model) if p.dtype == torch.bfloat16}
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point() and id(tensor) not in kept:
+            tensor.data = tensor.data.float()
+
+
+def _list_linear_weights(model: nn.Module) -> list[nn.Parameter]:
+    """Return the weights that only linear layers outside of the head have."""
     in_head = {id(module) for module in find_head(model).modules()}
-    frozen: dict[int, nn.Parameter] = {}
-    needed: set[int] = set()  # such as an embedding that an output layer is tied to
+    linear: dict[int, nn.Parameter] = {}
+    others: set[int] = set()  # such as an embedding that an output layer is tied to
     for module in model.modules():
         own = {id(parameter): parameter for parameter in module.parameters(recurse=False)}
         if isinstance(module, nn.Linear) and id(module) not in in_head:
-            frozen |= {key: parameter for key, parameter in own.items() if _is_frozen(parameter)}
+            linear |= own
         else:
-            needed |= own.keys()
-    for key, parameter in frozen.items():
-        if key not in needed:
-            parameter.data = parameter.data.bfloat16()
+            others |= own.keys()
+    return [parameter for key, parameter in linear.items() if key not in others]
 
 
 @contextmanager
@@ -70,7 +87,3 @@ class _Float32Product(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor]:
         (weight_OI,) = ctx.saved_tensors
         return None, None, grad @ weight_OI.float()
-
-
-def _is_frozen(parameter: nn.Parameter) -> bool:
-    return parameter.dtype == torch.float32 and not parameter.requires_grad

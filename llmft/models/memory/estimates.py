@@ -31,7 +31,7 @@ from llmft.models.acceleration.private_apis import (
 from llmft.models.acceleration.shared_prompt import PackedRows
 from llmft.models.device import autocast
 from llmft.models.heads import LabelSpace, compute_head_in_float32, find_head
-from llmft.models.loading import add_adapters
+from llmft.models.loading import add_adapters, loads_as_on_disk
 from llmft.models.pooling import choose_pooling, make_pooled_model, take_base
 
 _ATTENTION = {False: "llmft_traced_cpu", True: "llmft_traced_gpu"}
@@ -340,6 +340,7 @@ def measure_footprint(
         sum(p.numel() for p in module.parameters(recurse=False)) for module in model.modules()
     )
     is_quantised = base.tuning == "qlora"
+    is_as_on_disk = _is_bfloat16(model_config) and loads_as_on_disk(base, step.precision)
     bytes_per_linear = _NF4_BYTES if is_quantised else 2 if is_rounded else 4
     if is_rounded:
         cast_frozen_weights(model)
@@ -356,7 +357,7 @@ def measure_footprint(
         frozen_bytes=bytes_per_linear * num_linear + 4 * (total - trainable - num_linear),
         step_bytes=peak.num_bytes + dequantised,
         activation_bytes=peak.num_activation_bytes + dequantised,
-        loading_bytes=0.0 if step.on_gpu or is_quantised else 4 * total,
+        loading_bytes=0.0 if step.on_gpu or is_quantised or is_as_on_disk else 4 * total,
     )
 
 
@@ -379,7 +380,7 @@ class FrozenMemory(NamedTuple):
 
 def estimate_frozen(
     model_config: Any, base: BaseConfig, *, labels: LabelSpace, rows: Mapping[str, Sequence[Row]],
-    num_poolings: int,
+    num_poolings: int, precision: Precision,
 ) -> FrozenMemory:  # fmt: skip
     """Estimate the memory of a frozen base and its head, the batches aside.
 
@@ -389,14 +390,22 @@ def estimate_frozen(
         labels: The outputs of the head.
         rows: Split -> prepared rows.
         num_poolings: How many are chosen from; the best one and another are in memory.
+        precision: Dtype of the matrix products.
     """
     num_rows = len(rows["train"]) + len(rows["val"])
     num_weights = _count(_build_without_weights(model_config, base, labels=labels))
+    is_as_on_disk = _is_bfloat16(model_config) and loads_as_on_disk(base, precision)
+    weights = (2 if is_as_on_disk else 4) * num_weights
     vectors = 4 * num_rows * model_config.hidden_size * min(2, num_poolings)
     logits = 4 * num_rows * len(labels.logit_names) * _COPIES_OF_LOGITS
     logits += 8 * min(num_rows, _BLOCK_ROWS) * _COPIES_OF_BLOCKS * model_config.hidden_size
     prepared = sum(map(_measure_rows, rows.values()))
-    return FrozenMemory(*(n / _GIB for n in (4 * num_weights, vectors, logits, prepared)))
+    return FrozenMemory(*(n / _GIB for n in (weights, vectors, logits, prepared)))
+
+
+def _is_bfloat16(model_config: Any) -> bool:
+    """Return whether the weights are in bfloat16 on disk."""
+    return getattr(model_config, "dtype", None) in (torch.bfloat16, "bfloat16")
 
 
 def _measure_rows(rows: Sequence[Row]) -> float:

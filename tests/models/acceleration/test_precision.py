@@ -1,16 +1,21 @@
 """Frozen weights in bfloat16: the same values as autocast's, bit for bit."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from transformers import AutoModel
 
+import llmft
 from llmft.config.recipe import BaseConfig, LoraConfig
+from llmft.models import loading
 from llmft.models.acceleration.precision import cast_frozen_weights, cast_up_at_use
 from llmft.models.device import autocast
 from llmft.models.heads import LabelSpace, find_head
 from llmft.models.loading import load_model
+from tests.training.test_probe import make_frame, make_recipe
 
 IDS = torch.tensor([[7, 8, 9, 10], [11, 12, 13, 0]])
 MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
@@ -109,3 +114,44 @@ def test_weights_cast_up_at_use_stay_the_same_tensors_even_if_it_fails(tiny_qwen
     found = [(p, p.data_ptr(), p.dtype, p._version) for p in model.parameters()]
     assert all(a is b and x == y for (a, *x), (b, *y) in zip(before, found, strict=True))
     assert {name: set(vars(module)) for name, module in model.named_modules()} == members
+
+
+def save_in_bfloat16(base: Path, folder: Path) -> Path:
+    """Copy a base, with its weights in bfloat16."""
+    shutil.copytree(base, folder)
+    AutoModel.from_pretrained(base, dtype=torch.bfloat16).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("family", ["tiny_qwen", "tiny_bert"])
+def test_weights_that_are_in_bfloat16_on_disk_are_never_made_float32(
+    family: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = save_in_bfloat16(request.getfixturevalue(family), tmp_path / "bfloat16")
+    found = load(base, tuning="lora")
+    rounded = {n for n, p in found.named_parameters() if p.dtype == torch.bfloat16}
+    assert rounded
+    assert all(".base_layer." in name for name in rounded)
+    cast_frozen_weights(found)
+    monkeypatch.setattr(loading, "loads_as_on_disk", lambda *_: False)
+    expected = load(base, tuning="lora")
+    assert all(p.dtype == torch.float32 for p in expected.parameters())
+    cast_frozen_weights(expected)
+    assert [p.dtype for p in found.parameters()] == [p.dtype for p in expected.parameters()]
+    expected.load_state_dict({n: v for n, v in found.state_dict().items() if "lora_" in n
+                              or "score" in n or "classifier" in n}, strict=False)  # fmt: skip
+    assert all(map(torch.equal, compute(found), compute(expected)))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("tuning", ["frozen", "lora", "full"])
+def test_a_base_in_bfloat16_goes_the_whole_way(
+    tuning: str, precision: str, workspace: Path, tiny_qwen: Path
+) -> None:
+    base = save_in_bfloat16(tiny_qwen, workspace / "bfloat16")
+    train = {"steps": 2, "precision": precision}
+    recipe = make_recipe(base, base={"model": base, "tuning": tuning}, train=train)
+    assert llmft.check(recipe).memory_gib is not None
+    run = llmft.train(recipe)
+    assert run.record.precision == precision
+    assert len(llmft.load(run).predict(make_frame().tail(5))) == 5
