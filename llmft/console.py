@@ -13,6 +13,11 @@ from collections.abc import Callable, Iterator
 from llmft.errors import StoppedError, UserError
 from llmft.processes import get_world_size, is_main, leave_group
 
+_logger = logging.getLogger(__name__)
+
+_SILENCE_S = 60
+"""Longest time without a line, if a unit takes less."""
+
 
 def run_verb(verb: Callable[[list[str]], int], arguments: list[str]) -> int:
     """Run a verb and return its exit status.
@@ -125,11 +130,74 @@ def shown_from(level: int) -> Iterator[None]:
         logger.setLevel(before)
 
 
-def shows_progress() -> bool:
-    """Return whether to show progress: in the main process, on a terminal or in a notebook."""
-    get_shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)
-    in_notebook = type(get_shell()).__name__ == "ZMQInteractiveShell"
-    return is_main() and (in_notebook or sys.stderr.isatty())
+class Progress:
+    """A progress bar on a terminal or in a notebook; elsewhere a log line a minute."""
+
+    def __init__(
+        self, description: str, total: int, *, unit: str = "row", initial: int = 0,
+        tokens_per_unit: float | None = None, is_shown: bool = True,
+    ) -> None:  # fmt: skip
+        """Open the bar.
+
+        Args:
+            description: What is done.
+            total: Units to do.
+            unit: What is counted.
+            initial: Units that are done already.
+            tokens_per_unit: To report tokens a second, not units.
+            is_shown: False shows nothing.
+        """
+        from tqdm.auto import tqdm  # importing it takes longer than all the rest of `--help`
+
+        get_shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)
+        in_notebook = type(get_shell()).__name__ == "ZMQInteractiveShell"
+        has_bar = is_main() and (in_notebook or sys.stderr.isatty())
+        self._bar = tqdm(
+            desc=description, total=total, unit=unit, initial=initial,
+            disable=not (is_shown and has_bar),
+        )  # fmt: skip
+        self._logs = is_shown and not has_bar
+        self._what, self._unit, self._total = description, unit, total
+        self._tokens_per_unit = tokens_per_unit
+        self._initial = self._done = initial
+        self._started = self._told = time.monotonic()
+
+    def __enter__(self) -> "Progress":
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the bar."""
+        self.close()
+
+    def update(self, count: int = 1, /, **shown: str) -> None:
+        """Count units that were done, and show values by name next to them."""
+        self._done += count
+        self._bar.update(count)
+        if shown:
+            self._bar.set_postfix(shown)
+        now = time.monotonic()
+        if self._logs and now - self._told > _SILENCE_S and self._done < self._total:
+            self._told = now
+            speed = (self._done - self._initial) / (now - self._started)
+            rate = f"{speed:.3g} {self._unit}s/s"
+            if self._tokens_per_unit is not None:
+                rate = f"{speed * self._tokens_per_unit:,.0f} tokens/s"
+            values = "".join(f", {name} {value}" for name, value in shown.items())
+            minutes = (self._total - self._done) / speed / 60
+            _logger.info(
+                "%s: %s %s of %s%s, %s, about %.0f min left",
+                self._what, self._unit, f"{self._done:,}", f"{self._total:,}", values, rate,
+                minutes,
+            )  # fmt: skip
+
+    def note(self) -> None:
+        """Count the silence from now on, since another line was logged."""
+        self._told = time.monotonic()
+
+    def close(self) -> None:
+        """Close the bar."""
+        self._bar.close()
 
 
 def read_count(text: str) -> int:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from llmft import __version__, prepare
+from llmft import __version__, console, prepare
 from llmft.cli import VERBS, main
+from llmft.console import Progress
 
 
 def test_help_names_every_verb_and_imports_no_library() -> None:
@@ -75,3 +76,35 @@ def test_ctrl_c_is_status_130_and_says_how_to_go_on(
     monkeypatch.setattr(prepare, "load_task", interrupt)
     assert main(["prepare", "task.yaml"]) == 130
     assert "run the same command again to resume" in capsys.readouterr().err
+
+
+def test_without_a_terminal_a_line_a_minute_tells_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = iter([0.0, 30.0, 70.0, 100.0, 140.0, 200.0])
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
+    with (
+        caplog.at_level("INFO", logger="llmft"),
+        Progress("training", 12, unit="step", initial=2, tokens_per_unit=1_400.0) as progress,
+    ):
+        for _ in range(3):
+            progress.update(loss="0.5")
+        progress.update(2)
+        progress.update(5)  # the last line is that of what comes next
+    assert [record.getMessage() for record in caplog.records] == [
+        "training: step 4 of 12, loss 0.5, 40 tokens/s, about 5 min left",
+        "training: step 7 of 12, 50 tokens/s, about 2 min left",
+    ]
+
+
+def test_a_hidden_bar_tells_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(console, "_SILENCE_S", -1)
+    for is_shown in (False, True):
+        with (
+            caplog.at_level("INFO", logger="llmft"),
+            Progress("predicting", 3, is_shown=is_shown) as progress,
+        ):
+            progress.update()
+        assert bool(caplog.records) is is_shown

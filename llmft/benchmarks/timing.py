@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 
-from llmft.console import shows_progress
+from llmft.console import Progress
 
 TimedCall = Callable[[], float]
 """One implementation: does the work once and returns the seconds."""
@@ -42,21 +41,14 @@ def time_interleaved(ways: Mapping[str, TimedCall], *, num_rounds: int) -> Timin
         num_rounds: Timed rounds.
     """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    bar = tqdm(
-        total=(num_rounds + 1) * len(ways),
-        unit="way",
-        desc="measuring",
-        disable=not shows_progress(),
-    )
-    with bar:
+    with Progress("measuring", (num_rounds + 1) * len(ways), unit="way") as progress:
         for number in range(num_rounds + 1):
             for name in list(ways)[:: -1 if number % 2 else 1]:
-                bar.set_postfix_str(name)
                 gc.collect()
                 took = ways[name]()
                 if number > 0:
                     seconds[name].append(took)
-                bar.update()
+                progress.update(last=name)
     return Timings(seconds)
 
 

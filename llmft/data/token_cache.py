@@ -15,9 +15,8 @@ from typing import IO, NamedTuple, overload
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
-from llmft.console import shows_progress
+from llmft.console import Progress
 from llmft.data.encoding import EncodedRow, Encoder, measure_budget
 from llmft.data.fields import Row
 from llmft.errors import UserError
@@ -241,11 +240,11 @@ def _encode_chunks(rows: Sequence[Row], encoder: Encoder) -> Iterator[pa.RecordB
     """Encode rows in chunks, since ids as Python lists take ten times the memory."""
     if len(rows) > _ROWS_PER_CHUNK:
         logger.info("tokenising %s rows", f"{len(rows):,}")
-    disable = len(rows) <= _ROWS_PER_CHUNK or not shows_progress()
-    with tqdm(total=len(rows), unit="row", desc="tokenising", disable=disable) as bar:
+    is_shown = len(rows) > _ROWS_PER_CHUNK
+    with Progress("tokenising", len(rows), is_shown=is_shown) as progress:
         for start in range(0, len(rows), _ROWS_PER_CHUNK):
             encoded = encoder.encode(rows[start : start + _ROWS_PER_CHUNK])
-            bar.update(len(encoded))
+            progress.update(len(encoded))
             yield _make_chunk(encoded)
 
 

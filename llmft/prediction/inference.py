@@ -6,9 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
-from llmft.console import shows_progress
+from llmft.console import Progress
 from llmft.data.encoding import EncodedRow, Encoder
 from llmft.data.fields import Row
 from llmft.models.acceleration.shared_prompt import explain_unshared
@@ -94,14 +93,8 @@ class Predictor:
         """
         encoded = self.encoder.encode(rows)
         outputs_NC = np.empty((len(rows), len(self.spec.label_names)), dtype=np.float32)
-        bar = tqdm(
-            total=len(rows),
-            unit="row",
-            desc="predicting",
-            disable=not (show_progress and shows_progress()),
-        )
-        with bar:
+        with Progress("predicting", len(rows), is_shown=show_progress) as progress:
             for batch, logits_BC in self.forward.compute(encoded):
                 outputs_NC[batch] = to_outputs(logits_BC, self.spec.head).cpu().numpy()
-                bar.update(len(batch))
+                progress.update(len(batch))
         return Predictions(outputs_NC, encoded)

@@ -12,12 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from llmft import __version__
 from llmft.config.metrics import METRICS
 from llmft.config.recipe import BaseConfig, Precision, ResolvedRecipe
-from llmft.console import shows_progress
+from llmft.console import Progress
 from llmft.data.batches import Examples
 from llmft.data.encoding import EncodedRow
 from llmft.data.state_cache import STATES_FOLDER, StateCache, find_missing
@@ -248,11 +247,10 @@ def compute_states(reader: StateReader, inputs: Inputs, *, precision: Precision)
             pad_token_id=inputs.encoder.tokenizer.pad_token_id,
             shared_ids=inputs.encoder.shared_ids if inputs.unshared_reason is None else None,
         )
-        bar = tqdm(total=len(own), unit="row", desc="encoding", disable=not shows_progress())
-        with bar, on_sigterm(_stop):
+        with Progress("states of the base", len(own)) as progress, on_sigterm(_stop):
             for start in range(0, len(own), ROWS_PER_FILE):
                 rows = [splits[i][k] for i, k in own[start : start + ROWS_PER_FILE]]
-                _write_states(list(caches.values()), rows, forward, bar)
+                _write_states(list(caches.values()), rows, forward, progress)
         if forward.shared is not None:
             forward.shared.detach()
     wait_for_all()
@@ -269,7 +267,7 @@ def _write_states(
     caches: Sequence[StateCache],
     rows: Sequence[EncodedRow],
     forward: BatchForward,
-    bar: "tqdm[Any]",
+    progress: Progress,
 ) -> None:
     """Compute rows and write their vectors, at least once in a minute, and when interrupted."""
     done: list[int] = []
@@ -287,7 +285,7 @@ def _write_states(
         for batch, vectors_BW in forward.compute(rows):
             found.append(vectors_BW.cpu().numpy())
             done += batch
-            bar.update(len(batch))
+            progress.update(len(batch))
             if time.monotonic() - written > _SECONDS_PER_FILE:
                 write()
                 written = time.monotonic()

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import DataLoader, Sampler
-from tqdm.auto import tqdm
 from transformers import (
     EarlyStoppingCallback,
     PrinterCallback,
@@ -31,7 +30,7 @@ from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import EvalPrediction
 
 from llmft.config.recipe import Precision, TrainConfig
-from llmft.console import shows_progress
+from llmft.console import Progress
 from llmft.data.batches import (
     BatchLimits,
     BatchPlan,
@@ -93,10 +92,11 @@ def summarise_history(log: list[dict[str, Any]]) -> list[CurvePoint]:
 class ProgressReporter(TrainerCallback):  # type: ignore[misc]
     """Shows loss and validation metric in a progress bar, and logs one line per evaluation."""
 
-    def __init__(self, *, metric: str) -> None:
+    def __init__(self, *, metric: str, tokens_per_step: float) -> None:
         self._metric = metric
+        self._tokens_per_step = tokens_per_step
         self._started = 0.0
-        self._bar: tqdm[Any] | None = None
+        self._progress: Progress | None = None
         self._shown: dict[str, str] = {}
 
     def on_train_begin(
@@ -105,21 +105,18 @@ class ProgressReporter(TrainerCallback):  # type: ignore[misc]
         """Open the bar, and continue the seconds of earlier attempts."""
         earlier = max((record.get("seconds", 0.0) for record in state.log_history), default=0.0)
         self._started = time.perf_counter() - earlier
-        self._bar = tqdm(
-            total=state.max_steps,
-            initial=state.global_step,
-            unit="step",
-            desc="training",
-            disable=not shows_progress(),
-        )
+        self._progress = Progress(
+            "training", state.max_steps, unit="step", initial=state.global_step,
+            tokens_per_unit=self._tokens_per_step,
+        )  # fmt: skip
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Move the bar, and log the loss before every validation."""
+        """Count the step, and log the loss before every validation."""
         control.should_log |= control.should_evaluate
-        if self._bar is not None:
-            self._bar.update(state.global_step - self._bar.n)
+        if self._progress is not None:
+            self._progress.update(**self._shown)
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -140,9 +137,9 @@ class ProgressReporter(TrainerCallback):  # type: ignore[misc]
         for key, label in (("loss", "loss"), (f"eval_{self._metric}", f"val {self._metric}")):
             if logs and key in logs:
                 self._shown[label] = f"{logs[key]:.4f}"
-        if self._bar is not None:
-            self._bar.set_postfix(self._shown)
         if logs and f"eval_{self._metric}" in logs and state.is_world_process_zero:
+            if self._progress is not None:
+                self._progress.note()
             shown = ", ".join(f"{label} {value}" for label, value in self._shown.items())
             logger.info(
                 "epoch %.2f, step %d of %d: %s",
@@ -156,8 +153,8 @@ class ProgressReporter(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Close the bar."""
-        if self._bar is not None:
-            self._bar.close()
+        if self._progress is not None:
+            self._progress.close()
 
 
 def make_arguments(
@@ -296,7 +293,11 @@ def run_trainer(  # noqa: PLR0913 - as many as `Trainer` takes
         data_collator=collator,
         compute_loss_func=guarded,
         compute_metrics=_make_metrics(val, loss, measure),
-        callbacks=[*_make_callbacks(config, arguments), *callbacks, checkpointing],
+        callbacks=[
+            *_make_callbacks(config, arguments, train.lengths.sum() / len(plan)),
+            *callbacks,
+            checkpointing,
+        ],
     )
     trainer.plan = plan
     trainer.remove_callback(PrinterCallback)
@@ -435,8 +436,11 @@ def _autocast(model: nn.Module, device: torch.device, precision: Precision) -> I
         model.forward = forward
 
 
-def _make_callbacks(config: TrainConfig, arguments: TrainingArguments) -> list[TrainerCallback]:
-    callbacks = [ProgressReporter(metric=str(arguments.metric_for_best_model))]
+def _make_callbacks(
+    config: TrainConfig, arguments: TrainingArguments, tokens_per_step: float
+) -> list[TrainerCallback]:
+    metric = str(arguments.metric_for_best_model)
+    callbacks = [ProgressReporter(metric=metric, tokens_per_step=tokens_per_step)]
     if is_main():
         from torch.utils.tensorboard import SummaryWriter
 
