@@ -278,7 +278,14 @@ def hash_base(config: BaseConfig) -> str | None:
     folder = Path(locate_base(config))
     if not folder.is_dir():
         return None
-    return hash_text(" ".join(hash_file(path) for path in sorted(folder.glob("*.safetensors"))))
+    found = [(path, path.stat()) for path in sorted(folder.glob("*.safetensors"))]
+    return hash_text(" ".join(_hash_weights(path, s.st_size, s.st_mtime_ns) for path, s in found))
+
+
+@functools.cache
+def _hash_weights(path: Path, size: int, modified: int) -> str:
+    """Return the hash of a file, which takes seconds for each GiB; once, unless it changes."""
+    return hash_file(path)
 
 
 def measure_weights(config: BaseConfig) -> int | None:

@@ -35,6 +35,8 @@ from llmft.config.task import FieldsConfig
 from llmft.data.encoding import Encoder
 from llmft.data.prompts import NO_PROMPT
 from llmft.errors import UserError
+from llmft.files import hash_file
+from llmft.models import bases
 from llmft.models.bases import (
     hash_base,
     load_tokenizer,
@@ -255,6 +257,23 @@ def test_h1_a_base_on_the_hub_is_pinned_to_its_commit(
     local = BaseConfig(model=str(tiny_bert))
     assert pin_base(local) == local
     assert hash_base(local) is not None
+
+
+def test_a_base_is_hashed_once_unless_its_weights_change(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+    monkeypatch.setattr(bases, "hash_file", lambda path: read.append(path) or hash_file(path))
+    folder = shutil.copytree(tiny_bert, tmp_path / "base")
+    base, weights = BaseConfig(model=str(folder)), folder / "model.safetensors"
+    first = hash_base(base)
+    assert hash_base(base) == first
+    assert read == [weights]
+    changed = bytearray(weights.read_bytes())
+    changed[-1] ^= 1
+    weights.write_bytes(changed)
+    assert hash_base(base) != first
+    assert read == [weights] * 2
 
 
 def test_only_the_tiny_qwen_was_never_pretrained() -> None:
