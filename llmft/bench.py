@@ -59,6 +59,11 @@ def _add_shared_prompt(parser: argparse.ArgumentParser) -> None:
         help="tokens of the prompt and of each article, and articles of a batch; may be repeated; "
         f"default: {' '.join(','.join(map(str, shape)) for shape in SHAPES)}",
     )  # fmt: skip
+    parser.add_argument(
+        "--base", metavar="MODEL",
+        help="a decoder: its name on the Hub or its folder; default: a small Qwen2 with random "
+        "weights",
+    )  # fmt: skip
     _add_rounds_and_seed(parser)
     parser.set_defaults(measure=_measure_shared_prompt)
 
@@ -70,7 +75,9 @@ def _measure_shared_prompt(args: argparse.Namespace) -> Iterator[Figures]:
 
     shapes = args.shape or SHAPES
     with isolated():
-        yield from measure_shared_prompt(shapes, num_rounds=args.num_rounds, seed=args.seed)
+        yield from measure_shared_prompt(
+            shapes, base=args.base, num_rounds=args.num_rounds, seed=args.seed
+        )
 
 
 def _read_shape(text: str) -> Shape:

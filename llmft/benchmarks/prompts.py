@@ -33,10 +33,11 @@ from llmft.benchmarks.timing import (
 from llmft.config.head import HeadConfig
 from llmft.config.recipe import BaseConfig, Precision
 from llmft.data.encoding import EncodedRow
+from llmft.errors import UserError
 from llmft.models.acceleration.dropout import fast_dropout
 from llmft.models.acceleration.precision import cast_frozen_weights
 from llmft.models.acceleration.private_apis import require_tested_versions
-from llmft.models.acceleration.shared_prompt import SharedPrompt
+from llmft.models.acceleration.shared_prompt import SharedPrompt, explain_unshared
 from llmft.models.bases import read_config
 from llmft.models.device import autocast, choose_device, list_precisions
 from llmft.models.forward import prepare_for_prediction
@@ -196,12 +197,13 @@ class Ceilings(NamedTuple):
 
 
 def measure_shared_prompt(
-    shapes: Sequence[Shape], *, num_rounds: int, seed: int
+    shapes: Sequence[Shape], *, base: str | None = None, num_rounds: int, seed: int
 ) -> Iterator[Figures]:
-    """Measure a small Qwen2 with LoRA, at every shape and in every supported precision.
+    """Measure a decoder with LoRA, at every shape and in every supported precision.
 
     Args:
         shapes: Sizes of a batch.
+        base: Its name or folder; None: a small Qwen2 with random weights.
         num_rounds: Number of runs of every way.
         seed: Seed of tokens and weights.
 
@@ -209,16 +211,20 @@ def measure_shared_prompt(
         One object per shape and precision.
 
     Raises:
-        UserError: If MiniLM, whose tokenizer is used, is not installed, or a library is of an
-            untested version.
+        UserError: If the base cannot be loaded or shares no prompt, if MiniLM is not installed,
+            whose tokenizer the small Qwen2 has, or a library is of an untested version.
     """
     require_tested_versions("bench")
+    reason = None if base is None else explain_unshared(read_config(BaseConfig(model=base)))
+    if reason is not None:
+        raise UserError(f"base: {base} cannot share a prompt: {reason}")
     with tempfile.TemporaryDirectory() as folder:
-        build_small_qwen2(Path(folder))
+        if base is None:
+            build_small_qwen2(Path(folder))
         for shape in shapes:
             for precision in list_precisions():
                 yield measure_shape(
-                    shape, precision, base_dir=folder, num_rounds=num_rounds, seed=seed
+                    shape, precision, base_dir=base or folder, num_rounds=num_rounds, seed=seed
                 )
 
 

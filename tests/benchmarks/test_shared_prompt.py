@@ -73,14 +73,22 @@ def tiny_builds(monkeypatch: pytest.MonkeyPatch, tiny_qwen: Path) -> None:
 
 
 @pytest.mark.launched
+@pytest.mark.parametrize("is_named", [False, True])
 def test_the_verb_writes_one_object_a_shape_and_precision(
-    workspace: Path, tiny_builds: None, caplog: pytest.LogCaptureFixture
+    is_named: bool, workspace: Path, tiny_builds: None, tiny_qwen: Path
 ) -> None:
-    shape = ["--shape", "12,4,2"]
-    assert main(["shared-prompt", *shape, "--num-rounds", "1", "--json", "found.json"]) == 0
+    options = ["--shape", "12,4,2", "--num-rounds", "1", "--json", "found.json"]
+    if is_named:
+        options += ["--base", str(tiny_qwen)]
+    assert main(["shared-prompt", *options]) == 0
     found: list[dict[str, Any]] = json.loads(Path("found.json").read_text())
     precisions = list_precisions()
     assert [(e["prompt_tokens"], e["dtype"]) for e in found] == [(12, p) for p in precisions]
+
+
+def test_a_base_that_shares_no_prompt_is_reported(tiny_bert: Path) -> None:
+    with pytest.raises(UserError, match=r"base: .* cannot share a prompt: "):
+        main(["shared-prompt", "--base", str(tiny_bert)])
 
 
 @pytest.mark.parametrize("shape", ["12,4", "12,0,3", "12,-1,2", "12,b,3", "1,2,3,4"])
