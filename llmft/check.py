@@ -106,11 +106,12 @@ def check(
     resolved = load_recipe(recipe, overrides=overrides)
     # Imported where needed, here and below: most imports take seconds, and without the data few
     # are needed.
-    from llmft.training.launch import plan_launch, require_packages
+    from llmft.training.launch import read_deepspeed, require_packages
 
     config = resolved.config
     require_packages(config)
-    plan_launch(config)  # reads its DeepSpeed file
+    if config.launch.deepspeed is not None:
+        read_deepspeed(Path(config.launch.deepspeed), key="launch.deepspeed")
     has_base = _report_recipe(resolved)
     prompt = read_recipe_prompt(resolved)
     if prompt != read_prompt(resolved.prompt_path, fields=resolved.task.fields):
@@ -183,8 +184,7 @@ def _check_inputs(
 
     inputs = open_inputs(recipe, keep_tokens=False)
     launch = plan_launch(recipe.config)
-    recipe = resolve_defaults(recipe, launch)
-    config = recipe.config
+    resolved, config = resolve_defaults(recipe, launch), recipe.config
     if show is not None:
         split, row = _find_row(inputs, show)
         for line in show_row(row, split=split, encoder=inputs.encoder):
@@ -218,14 +218,8 @@ def _check_inputs(
         len(plan), max(plan.global_sizes),
         "train.steps" if config.train.steps else f"{config.train.epochs:g} epochs",
     )  # fmt: skip
-    is_own = config.base.pooling == "transformers"
-    logger.info(
-        "head: %s; %s; learning rate %g",
-        "as its class in transformers" if is_own else f"on the {config.base.pooling} pooling",
-        "begins at a linear head that is fitted to the frozen base first"
-        if config.head.init == "probe" else "begins at random",
-        config.train.learning_rate,
-    )  # fmt: skip
+    if resolved is not None:
+        logger.info("%s", resolved.describe())
     if config.prompt.mode == "include":
         logger.info("prompt: %s", inputs.describe_sharing(plan.largest.num_rows))
     _report_probe(recipe, inputs, epochs=num_steps / len(plan))

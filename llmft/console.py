@@ -159,6 +159,7 @@ class Progress:
         self._logs = is_shown and not has_bar
         self._what, self._unit, self._total = description, unit, total
         self._tokens_per_unit = tokens_per_unit
+        self._values: dict[str, str] = {}
         self._initial = self._done = initial
         self._started = self._told = time.monotonic()
 
@@ -170,12 +171,15 @@ class Progress:
         """Close the bar."""
         self.close()
 
-    def update(self, count: int = 1, /, **shown: str) -> None:
-        """Count units that were done, and show values by name next to them."""
+    def show(self, **values: str) -> None:
+        """Show values by name next to the count, from now on."""
+        self._values = values
+        self._bar.set_postfix(values, refresh=False)
+
+    def update(self, count: int = 1) -> None:
+        """Count units that were done."""
         self._done += count
         self._bar.update(count)
-        if shown:
-            self._bar.set_postfix(shown)
         now = time.monotonic()
         if self._logs and now - self._told > _SILENCE_S and self._done < self._total:
             self._told = now
@@ -183,7 +187,7 @@ class Progress:
             rate = f"{speed:.3g} {self._unit}s/s"
             if self._tokens_per_unit is not None:
                 rate = f"{speed * self._tokens_per_unit:,.0f} tokens/s"
-            values = "".join(f", {name} {value}" for name, value in shown.items())
+            values = "".join(f", {name} {value}" for name, value in self._values.items())
             minutes = (self._total - self._done) / speed / 60
             _logger.info(
                 "%s: %s %s of %s%s, %s, about %.0f min left",

@@ -134,6 +134,7 @@ def _train(recipe: ResolvedRecipe, *, resume: str) -> Path:
         identify_run,
         lock_run,
         log_to_file,
+        update_run,
     )
     from llmft.training.train_model import resolve_defaults
 
@@ -156,7 +157,10 @@ def _train(recipe: ResolvedRecipe, *, resume: str) -> Path:
             logger.info("%s: already trained, nothing to do", folder)
             return folder
         with log_to_file(folder / "logs" / "training.log"):
-            _train_run(resolve_defaults(recipe, launch), inputs, run, launch)
+            if run.resolved is None:
+                resolved = ask_main(lambda: resolve_defaults(recipe, launch))
+                run = update_run(folder, run, resolved=resolved)
+            _train_run(recipe, inputs, run, launch)
     return folder
 
 
@@ -168,6 +172,9 @@ def _train_run(
     from llmft.training.probe import train_probe
     from llmft.training.run_folder import make_record, write_run
 
+    if run.resolved is not None:
+        logger.info("%s", run.resolved.describe())
+        recipe = recipe._replace(config=run.resolved.apply(recipe.config))
     config, folder = recipe.config, Path(recipe.config.output_dir)
     if is_main():
         write_text(folder / "recipe.resolved.yaml", dump_yaml(config))
@@ -236,8 +243,10 @@ def _train_in_batches(
         train = recipe.config.train.model_copy(update={"gradient_checkpointing": True})
         recipe = recipe._replace(config=recipe.config.model_copy(update={"train": train}))
     checkpoint = ask_main(lambda: find_last_checkpoint(folder / "checkpoints"))
-    if recipe.config.head.init == "probe" and checkpoint is None:
-        fitted = fit_initial_head(recipe, inputs)
+    assert run.resolved is not None
+    pooling = run.resolved.pooling
+    if run.resolved.head_init == "probe" and checkpoint is None:
+        fitted = fit_initial_head(recipe, inputs, pooling=pooling)
         run = ask_main(lambda: update_run(folder, run, head_fit=fitted.fit))
         initial_head = fitted.weights
     while True:
@@ -250,7 +259,7 @@ def _train_in_batches(
             logger.info("%s: resuming from %s", folder, checkpoint.name)
         with suppress(torch.OutOfMemoryError):  # the exception would keep tensors alive
             trained = train_model(
-                recipe, inputs,
+                recipe, inputs, pooling=pooling,
                 plan=plan, launch=launch, initial_head=initial_head, resume_from=checkpoint,
             )  # fmt: skip
             return run, trained, plan

@@ -88,7 +88,9 @@ def test_without_a_terminal_a_line_a_minute_tells_how_far_it_is(
         Progress("training", 12, unit="step", initial=2, tokens_per_unit=1_400.0) as progress,
     ):
         for _ in range(3):
-            progress.update(loss="0.5")
+            progress.show(loss="0.5")
+            progress.update()
+        progress.show()
         progress.update(2)
         progress.update(5)  # the last line is that of what comes next
     assert [record.getMessage() for record in caplog.records] == [

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 
+from llmft.audit.comparability import check_treatment
+from llmft.audit.findings import RunFacts
 from llmft.cli import main
 from llmft.config.loading import load_values, read_yaml, validate
 from llmft.config.recipe import Recipe, load_recipe
@@ -22,6 +24,7 @@ from llmft.evaluation.edge_cases import (
 )
 from llmft.init import write_sample
 from llmft.schema import make_schema
+from tests.results.made_up import make_record
 
 ROOT = Path(__file__).parents[1]
 KINDS = {"recipes/tasks": "task", "recipes": "recipe", "eval": "suite"}
@@ -64,6 +67,21 @@ def test_every_task_recipe_and_suite_loads(home: Path) -> None:
         assert {load_recipe(p).task.name for p in suite.recipes.values()} == {path.stem}
         assert f"llmft compare {path}" in path.read_text()
     assert {path.stem for path in suites} == {path.stem for path in tasks}
+
+
+def test_d2_the_variants_of_each_suite_differ_in_the_treatment_only(home: Path) -> None:
+    for path in sorted(Path().glob("eval/*.yaml")):
+        suite = load_suite(path)
+        runs = []
+        for name, recipe in suite.recipes.items():
+            config = load_recipe(recipe).config
+            rows = (config.train.batch_size or 1) * config.train.gradient_accumulation_steps
+            record = make_record(global_batch_size=rows).replace(recipe=config)
+            runs.append(RunFacts(name, f"runs/{name}", record))
+        found = check_treatment(
+            runs, reference=suite.config.reference, treatment=suite.config.treatment
+        )
+        assert {f.status for f in found} <= {"ok", "note"}, (path, [f.message for f in found])
 
 
 def test_the_repository_has_the_recipes_that_it_promises() -> None:

@@ -150,11 +150,11 @@ def _list_allowed(differing: Sequence[str], treatment: Sequence[str] | None) -> 
 def _list_settings(run: RunFacts) -> dict[str, object]:
     """Return the settings that may change a run, as dotted keys."""
     record = run.record
-    settings = _flatten(record.recipe.model_dump(mode="json", by_alias=True))
+    settings = _flatten(record.resolved_recipe.model_dump(mode="json", by_alias=True))
     for key in (*_NOT_COMPARED, "train.batch_size", "train.gradient_accumulation_steps"):
         settings.pop(key, None)
     # The recipe's batch size is per device, its precision may be auto and its metric the head's
-    # default: compare the resolved values. Compare files and folders by their contents.
+    # default: compare what they stand for. Compare files and folders by their contents.
     settings["train.metric"] = settings["train.metric"] or SELECTION_METRIC[record.recipe.head.type]
     settings["train.precision"] = record.precision
     settings["global_batch_size"] = record.global_batch_size

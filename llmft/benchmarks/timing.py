@@ -48,7 +48,8 @@ def time_interleaved(ways: Mapping[str, TimedCall], *, num_rounds: int) -> Timin
                 took = ways[name]()
                 if number > 0:
                     seconds[name].append(took)
-                progress.update(last=name)
+                progress.show(last=name)
+                progress.update()
     return Timings(seconds)
 
 

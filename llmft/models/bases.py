@@ -290,15 +290,34 @@ def _hash_weights(path: Path, size: int, modified: int) -> str:
 
 def measure_weights(config: BaseConfig) -> int | None:
     """Return the size of a base's weights on this machine in bytes; None if they are not there."""
+    return sum(path.stat().st_size for path in _list_weights(config)) or None
+
+
+def is_stored_in_bfloat16(config: BaseConfig) -> bool:
+    """Return whether all weights of a base on this machine are in bfloat16.
+
+    Its `config.json` may say otherwise.
+    """
+    from safetensors import safe_open
+
+    found = set()
+    for path in _list_weights(config):
+        with safe_open(path, framework="pt") as file:
+            found |= {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+    return found == {"BF16"}
+
+
+def _list_weights(config: BaseConfig) -> list[Path]:
+    """Return the files of a base's weights on this machine."""
     from huggingface_hub import try_to_load_from_cache
 
     folder = Path(locate_base(config))
     if not folder.is_dir():
         found = try_to_load_from_cache(config.model, "config.json", revision=config.revision)
         if not isinstance(found, str):
-            return None
+            return []
         folder = Path(found).parent
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors")) or None
+    return sorted(folder.glob("*.safetensors"))
 
 
 def read_config(config: BaseConfig) -> Any:

@@ -10,15 +10,22 @@ from llmft.config.recipe import BaseConfig, LoraConfig, Precision
 from llmft.data.fields import shorten_list
 from llmft.errors import UserError
 from llmft.models.acceleration.precision import cast_other_weights_up
-from llmft.models.bases import check_minilm_hash, explain_missing, locate_base, read_config
+from llmft.models.bases import (
+    check_minilm_hash,
+    explain_missing,
+    is_stored_in_bfloat16,
+    locate_base,
+    read_config,
+)
 from llmft.models.heads import LabelSpace, compute_head_in_float32, find_head
-from llmft.models.pooling import choose_pooling, make_pooled_model, take_base
+from llmft.models.pooling import make_pooled_model, take_base
 from llmft.models.quantisation import (
     belongs_to_base,
     make_quantisation,
     prepare_quantised,
     require_bitsandbytes,
 )
+from llmft.results.run import Pooling
 
 
 class NewModel(NamedTuple):
@@ -36,13 +43,14 @@ def load_model(
     pad_token_id: int,
     seed: int,
     precision: Precision = "float32",
+    pooling: Pooling | None = None,
     num_prompt: int = 0,
     adapters: bool = True,
 ) -> NewModel:
     """Load the base under a new head, with adapters if the recipe wants them.
 
     Every module that is not in the base is trained in full and is never adapted (H2, H8). The model
-    is of transformers' class, or a `PooledModel` if the recipe wants another pooling.
+    is of transformers' class, or a `PooledModel` with another pooling.
 
     Args:
         config: The base: loaded in float32, or for qlora in 4 bit, directly onto its device.
@@ -52,6 +60,7 @@ def load_model(
         pad_token_id: What the tokenizer pads with.
         seed: Seed of the new weights.
         precision: Compute dtype of frozen layers.
+        pooling: Of a `PooledModel`; None: the class of transformers.
         num_prompt: Leading tokens of every input that a `PooledModel` does not pool.
         adapters: False leaves out the adapters that the recipe wants.
 
@@ -66,7 +75,6 @@ def load_model(
     missing = sorted(info["missing_keys"])
     _refuse_untrained_layers(model, missing, config)
     new_modules = list(dict.fromkeys(key.rpartition(".")[0] for key in missing))
-    pooling = choose_pooling(config, model.config)
     if pooling is not None:
         num_outputs = len(labels.logit_names)
         model = make_pooled_model(
@@ -87,12 +95,13 @@ def load_model(
     return NewModel(model, new_modules)
 
 
-def loads_as_on_disk(config: BaseConfig, precision: Precision) -> bool:
-    """Return whether linear layers stay in bfloat16 if the base's files have them in it.
+def stays_in_bfloat16(config: BaseConfig, precision: Precision) -> bool:
+    """Return whether linear layers are in bfloat16 in the base's files, and are left so.
 
     They are frozen then, and autocast would round float32 weights to the same at each use.
     """
-    return precision == "bfloat16" and config.tuning in ("lora", "frozen")
+    may = precision == "bfloat16" and config.tuning in ("lora", "frozen")
+    return may and is_stored_in_bfloat16(config)
 
 
 def find_adapted_layers(model: Any, config: BaseConfig) -> list[nn.Linear]:
@@ -165,7 +174,7 @@ def _load_pretrained(
     from transformers import AutoModelForSequenceClassification
 
     check_minilm_hash(config)
-    is_as_on_disk = loads_as_on_disk(config, precision)
+    stays_rounded = stays_in_bfloat16(config, precision)
     quantisation: dict[str, Any] = {}
     if config.tuning == "qlora":
         require_bitsandbytes()
@@ -177,7 +186,7 @@ def _load_pretrained(
             revision=config.revision,
             trust_remote_code=False,
             use_safetensors=True,
-            dtype="auto" if is_as_on_disk else torch.float32,
+            dtype=torch.bfloat16 if stays_rounded else torch.float32,
             num_labels=len(ids),
             id2label=ids,
             label2id={name: i for i, name in ids.items()},
@@ -194,8 +203,8 @@ def _load_pretrained(
             f"{len(ids)} outputs; is it a finished model with a head of its own? "
             f"{str(error).splitlines()[0]}"
         ) from error
-    if is_as_on_disk:
-        cast_other_weights_up(model)
+    if stays_rounded:
+        cast_other_weights_up(model, new=info["missing_keys"])
     if quantisation:
         prepare_quantised(model)
     return model, info

@@ -38,14 +38,22 @@ def read_declared_pooling(config: BaseConfig) -> tuple[PoolingName, bool] | None
 
     None if the base declares none, or another one than those of recipes.
     """
+    from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
     from transformers.utils.hub import cached_file
+
+    base = locate_base(config)
 
     def read(name: str) -> Any:
         path = cached_file(
-            locate_base(config), name,
-            revision=config.revision, _raise_exceptions_for_missing_entries=False,
-        )  # fmt: skip
-        return json.loads(Path(path).read_text(encoding="utf-8")) if path is not None else []
+            base, name, revision=config.revision, _raise_exceptions_for_missing_entries=False
+        )
+        if path is not None:
+            return json.loads(Path(path).read_text(encoding="utf-8"))
+        if Path(base).is_dir():
+            return []
+        if try_to_load_from_cache(base, name, revision=config.revision) is not _CACHED_NO_EXIST:
+            raise OSError(f"{name} is not in the cache, and the Hub cannot be asked")
+        return []
 
     try:
         kinds = {m["type"].rpartition(".")[2]: m["path"] for m in read("modules.json")}
@@ -54,7 +62,10 @@ def read_declared_pooling(config: BaseConfig) -> tuple[PoolingName, bool] | None
         declared = read(f"{kinds['Pooling']}/config.json")
     except OSError as error:
         first_line = str(error).strip().splitlines()[0]
-        logger.warning("whether %s declares a pooling is not known: %s", config.model, first_line)
+        logger.warning(
+            "whether %s declares a pooling is not known (%s); base.pooling: auto takes it that it "
+            "does not, so name one to be sure", config.model, first_line,
+        )  # fmt: skip
         return None
     except (ValueError, KeyError, TypeError):
         return None

@@ -239,7 +239,9 @@ def choose_pooling(config: BaseConfig, model_config: Any) -> Pooling | None:
     else:
         return None
     normalises = declared == (how, True)
-    if how == find_stock_pooling(model_config) and not normalises:
+    # Other classes of encoders have a pooler or a dense layer in between.
+    is_plain = is_causal(model_config) or hasattr(model_config, "classifier_pooling")
+    if is_plain and how == find_stock_pooling(model_config) and not normalises:
         return None
     _refuse_blind_token(config, model_config, [how])
     return Pooling(how=how, num_layers=model_config.num_hidden_layers, normalises=normalises)

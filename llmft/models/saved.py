@@ -219,7 +219,9 @@ def _load_pooled(folder: Path, spec: ModelSpec, tokenizer: Any) -> Any:
     }  # fmt: skip
     try:
         if spec.base.tuning in ("lora", "qlora"):
-            model: Any = load_model(spec.base, seed=0, num_prompt=num_prompt, **options).model
+            model: Any = load_model(
+                spec.base, seed=0, pooling=spec.pooling, num_prompt=num_prompt, **options
+            ).model
             load_modules(model, folder)
             return model
         if spec.base.tuning == "frozen":

@@ -93,7 +93,8 @@ def _describe_training(record: RunRecord) -> list[tuple[str, str]]:
         ("article tokens kept",
          f"{f.format_percent(record.token_budget['train'].fraction_kept)} of train at "
                                f"max_length {recipe.tokens.max_length}"),
-        ("learning rate", f.format_threshold(record.learning_rate)),
+        ("learning rate", f.format_threshold(
+            None if record.resolved is None else record.resolved.learning_rate)),
         ("batch size", f"{f.format_threshold(record.global_batch_size)} over all processes"),
         ("seed", str(recipe.train.seed)),
         ("steps", f"{record.num_steps}, best epoch {f.format_threshold(record.best_epoch)}"),

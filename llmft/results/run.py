@@ -123,6 +123,39 @@ class HeadFit(Result):
         )
 
 
+class ResolvedDefaults(Result):
+    """What defaults of a recipe stand for on its base and launch."""
+
+    pooling: Pooling | None
+    """Of `base.pooling`; null: as the base's class in transformers does."""
+    head_init: Literal["random", "probe"] | None
+    """Of `head.init`; null: the weights of `init_from`."""
+    learning_rate: float
+    """Of `train.learning_rate`."""
+
+    def apply(self, recipe: Recipe) -> Recipe:
+        """Return the recipe with these values; it means the same when it is read again."""
+        how = self.pooling.how if self.pooling is not None else "transformers"
+        changes: dict[str, tuple[Any, dict[str, object]]] = {
+            "base": (recipe.base, {"pooling": how}),
+            "head": (recipe.head, {"init": self.head_init or "auto"}),
+            "train": (recipe.train, {"learning_rate": self.learning_rate}),
+        }
+        return recipe.model_copy(
+            update={name: part.model_copy(update=new) for name, (part, new) in changes.items()}
+        )
+
+    def describe(self) -> str:
+        """Return one line for a terminal."""
+        how = self.pooling.describe() if self.pooling is not None else "the class in transformers"
+        begins = {
+            "random": "begins at random",
+            "probe": "begins at a linear head that is first fitted to the frozen base",
+            None: "begins with the weights of init_from",
+        }
+        return f"head: {how}; {begins[self.head_init]}; learning rate {self.learning_rate:g}"
+
+
 class UnfinishedRun(ResultFile, RunIdentity):
     """`training_metadata.json` of a run that is still training, or was stopped."""
 
@@ -142,6 +175,8 @@ class UnfinishedRun(ResultFile, RunIdentity):
     """Estimate of the memory that it takes; None if that is unknown, or surely little."""
     free_gib: float | None = None
     """Memory that was free when it started."""
+    resolved: ResolvedDefaults | None = None
+    """What defaults of the recipe stand for; null for a frozen base, and before it is known."""
     head_fit: HeadFit | None = None
     """How the initial head was fitted, once it was."""
 
@@ -184,8 +219,8 @@ class RunRecord(ResultFile, RunIdentity):
     """On the main process's device."""
     prompt_shared: bool
     """Whether the prompt was computed once for all rows of a batch."""
-    learning_rate: float | None
-    """At its peak; null for a frozen base."""
+    resolved: ResolvedDefaults | None
+    """What defaults of the recipe stood for; null for a frozen base."""
     num_steps: int
     """Optimizer steps."""
     resumed_from_step: int
@@ -227,6 +262,11 @@ class RunRecord(ResultFile, RunIdentity):
     def is_frozen(self) -> bool:
         """Whether the base was frozen, so that no seed and no setting of the optimizer counts."""
         return self.recipe.base.tuning == "frozen"
+
+    @property
+    def resolved_recipe(self) -> Recipe:
+        """The recipe with what its defaults stood for."""
+        return self.recipe if self.resolved is None else self.resolved.apply(self.recipe)
 
     def describe(self) -> str:
         """Return one line for a terminal."""

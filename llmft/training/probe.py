@@ -38,7 +38,6 @@ from llmft.models.loading import load_frozen
 from llmft.models.pooling import (
     PooledModel,
     can_be_cut,
-    find_pooled,
     find_stock_pooling,
     list_poolings,
     make_pooled_model,
@@ -110,33 +109,38 @@ def train_probe(recipe: ResolvedRecipe, inputs: Inputs) -> tuple[TrainedModel, H
     result = TrainingResult(
         history=[point], best=point, best_metric_name=recipe.metric,
         best_metric=point.val[recipe.metric], best_checkpoint=Path(config.output_dir, "model"),
-        learning_rate=None, num_steps=0, num_epochs=1.0, train_seconds=seconds,
-        resumed_from_step=0,
+        num_steps=0, num_epochs=1.0, train_seconds=seconds, resumed_from_step=0,
         distributed_type=_name_distribution(),
     )  # fmt: skip
     spec = make_spec(model, pinned, recipe, inputs.data, inputs.encoder.prompt)
     return TrainedModel(model, spec, result), head.fit
 
 
-def fit_initial_head(recipe: ResolvedRecipe, inputs: Inputs) -> "LinearHead":
+def fit_initial_head(
+    recipe: ResolvedRecipe, inputs: Inputs, *, pooling: Pooling | None
+) -> "LinearHead":
     """Fit the output layer of a recipe's model to what it reads before the training.
+
+    Args:
+        recipe: The recipe.
+        inputs: Its rows.
+        pooling: Of its model; None: as the base's class in transformers does.
 
     Raises:
         UserError: As `train_probe`.
     """
     base = pin_base(recipe.config.base)
-    model: Any = load_recipe_model(recipe, base, inputs, adapters=False)
+    model: Any = load_recipe_model(recipe, base, inputs, pooling=pooling, adapters=False)
     has_bias = find_output_layer(model).bias is not None
     remove_output_layer(model)
-    pooled = find_pooled(model)
-    pooling = pooled.pooling if pooled is not None else Pooling(
+    of_class = Pooling(
         how=find_stock_pooling(model.config) or "mean", num_layers=model.config.num_hidden_layers,
         normalises=False,
     )  # fmt: skip
     # Classes of encoders have layers in between, which may be new.
-    is_plain = pooled is not None or pooling.how == "last"
+    is_plain = pooling is not None or of_class.how == "last"
     between = None if is_plain else f"{type(model).__name__} {recipe.config.train.seed}"
-    reader = StateReader(model, [pooling], base, between=between, has_bias=has_bias)
+    reader = StateReader(model, [pooling or of_class], base, between=between, has_bias=has_bias)
     return _fit_to_states(recipe, inputs, reader)
 
 

@@ -1,19 +1,19 @@
 """The folder of a run: its identity, its progress, and the record of a finished run."""
 
+import fcntl
 import logging
 import platform
 import re
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from filelock import FileLock, Timeout
 
 from llmft.config.recipe import Precision, Recipe, ResolvedRecipe, TrainConfig
 from llmft.config.task import name_task
@@ -212,6 +212,7 @@ def claim_run_folder(
     return _write_unfinished(
         run_dir, identity, launch,
         before=found if continues and isinstance(found, UnfinishedRun) else None,
+        has_learned=last is not None,
     )  # fmt: skip
 
 
@@ -222,27 +223,33 @@ def lock_run(run_dir: Path) -> Iterator[None]:
     Raises:
         UserError: If one is under way there.
     """
-    lock = FileLock(run_dir / LOCK_NAME)
+    path, lock = run_dir / LOCK_NAME, ExitStack()
 
     def acquire() -> None:
-        run_dir.mkdir(parents=True, exist_ok=True)
         try:
-            lock.acquire(timeout=0)
-        except Timeout:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            file = lock.enter_context(path.open("w"))
+        except OSError as error:
+            raise UserError(f"{run_dir}: cannot be written: {error.strerror}") from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
             raise UserError(
                 f"{run_dir}: another process is training it; wait for its end, or choose another "
                 "output_dir"
             ) from None
-        except (OSError, NotImplementedError) as error:  # some network file systems have no locks
-            logger.debug("%s cannot be locked: %s", run_dir, error)
+        except OSError as error:  # some network file systems have no locks
+            logger.warning(
+                "%s cannot be locked (%s); do not train it twice at once", run_dir, error.strerror
+            )
 
-    ask_main(acquire)
-    try:
-        yield
-    finally:
-        lock.release()
-        if is_main() and not (run_dir / METADATA_NAME).is_file():  # the folder was refused
-            (run_dir / LOCK_NAME).unlink(missing_ok=True)
+    with lock:
+        ask_main(acquire)
+        try:
+            yield
+        finally:
+            if is_main() and not (run_dir / METADATA_NAME).is_file():  # the folder was refused
+                path.unlink(missing_ok=True)
 
 
 class SilentEnd(NamedTuple):
@@ -267,7 +274,7 @@ def find_silent_end(run_dir: Path) -> SilentEnd | None:
     log = re.split(_START_OF_LINE + _STARTED + "$", path.read_text("utf-8", "replace"), flags=re.M)
     if re.search(_START_OF_LINE + _ENDED, log[-1], flags=re.M):
         return None
-    steps = re.findall(r"step (\d+) of \d+: ", log[-1])
+    steps = re.findall(r"step ([\d,]+) of [\d,]+[:,] ", log[-1])
     when = f"after step {steps[-1]}" if steps else "before a step was logged"
     words = f"the last start was probably killed {when}: its log ends without an error"
     if run.memory_gib is None or run.free_gib is None or run.memory_gib < _NEAR * run.free_gib:
@@ -311,9 +318,14 @@ def write_run(
 
 
 def _write_unfinished(
-    run_dir: Path, identity: RunIdentity, launch: Launch, *, before: UnfinishedRun | None = None
-) -> UnfinishedRun:
-    """Record a run as unfinished, with what an attempt before learned."""
+    run_dir: Path, identity: RunIdentity, launch: Launch, *,
+    before: UnfinishedRun | None = None, has_learned: bool = False,
+) -> UnfinishedRun:  # fmt: skip
+    """Record a run as unfinished, with what an attempt before found out.
+
+    Without a checkpoint the model begins anew, perhaps launched in another way.
+    """
+    goes_on = before if has_learned else None
     record = UnfinishedRun(
         **dict(identity),
         world_size=launch.world_size,
@@ -323,7 +335,8 @@ def _write_unfinished(
         gradient_checkpointing=before.gradient_checkpointing if before else False,
         memory_gib=before.memory_gib if before else None,
         free_gib=before.free_gib if before else None,
-        head_fit=before.head_fit if before else None,
+        resolved=goes_on.resolved if goes_on else None,
+        head_fit=goes_on.head_fit if goes_on else None,
     )
     write_result(run_dir / METADATA_NAME, record)
     return record
@@ -449,7 +462,7 @@ def make_record(
         tokens_per_second=round(num_train_tokens / max(seconds, 0.01), 1),
         peak_memory_gib=round(peak_memory_gib, 3),
         prompt_shared=included and inputs.unshared_reason is None,
-        learning_rate=result.learning_rate,
+        resolved=run.resolved,
         num_steps=result.num_steps,
         resumed_from_step=result.resumed_from_step,
         num_rows={name: len(rows) for name, rows in inputs.rows.items()},

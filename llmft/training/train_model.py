@@ -34,6 +34,7 @@ from llmft.models.loading import load_model
 from llmft.models.pooling import choose_pooling
 from llmft.models.saved import ModelSpec, load_weights, make_spec
 from llmft.processes import is_main
+from llmft.results.run import Pooling, ResolvedDefaults
 from llmft.training.inputs import Inputs
 from llmft.training.launch import ONE_PROCESS, Launch
 from llmft.training.losses import make_loss
@@ -50,34 +51,28 @@ shrink in proportion to the width, as those of hidden layers under Adam (Yang et
 arXiv:2203.03466)."""
 
 
-def resolve_defaults(recipe: ResolvedRecipe, launch: Launch) -> ResolvedRecipe:
-    """Return a recipe with what its defaults stand for on its base.
+def resolve_defaults(recipe: ResolvedRecipe, launch: Launch) -> ResolvedDefaults | None:
+    """Return what defaults of a recipe stand for on its base; None for a frozen base.
 
-    These are `base.pooling`, `head.init` and `train.learning_rate`. With sharded weights they are
-    what such a training can do: the base's class in transformers, from a random head. Of a frozen
-    base they are chosen on validation, or have no effect.
+    With sharded weights they are what such a training can do: the base's class in transformers,
+    from a random head.
 
     Raises:
         UserError: If the base is not there, or its pooling reads a token that sees only itself.
     """
     config = recipe.config
-    base, head, train = config.base, config.head, config.train
+    base, init, rate = config.base, config.head.init, config.train.learning_rate
     if base.tuning == "frozen":
-        return recipe
+        return None
     model_config = read_config(base)
-    if not launch.has_replicated_weights:
-        base = base.model_copy(update={"pooling": "transformers"})
-    pooling = choose_pooling(base, model_config)
-    base = base.model_copy(update={"pooling": pooling.how if pooling else "transformers"})
-    if head.init == "auto":
-        is_probe = pooling is not None and config.init_from is None
-        head = head.model_copy(update={"init": "probe" if is_probe else "random"})
-    if train.learning_rate is None:
+    pooling = choose_pooling(base, model_config) if launch.has_replicated_weights else None
+    if init == "auto":
+        init = "random" if pooling is None else "probe"
+    if rate is None:
         width = model_config.get_text_config().hidden_size
-        rate = _RATES[base.tuning] * min(1, _RATES_WIDTH / width)
-        train = train.model_copy(update={"learning_rate": float(f"{rate:.2g}")})
-    return recipe._replace(
-        config=config.model_copy(update={"base": base, "head": head, "train": train})
+        rate = float(f"{_RATES[base.tuning] * min(1, _RATES_WIDTH / width):.2g}")
+    return ResolvedDefaults(
+        pooling=pooling, head_init=None if config.init_from else init, learning_rate=rate
     )
 
 
@@ -96,6 +91,7 @@ def train_model(
     recipe: ResolvedRecipe,
     inputs: Inputs,
     *,
+    pooling: Pooling | None,
     plan: BatchPlan,
     launch: Launch,
     initial_head: tuple[Tensor, Tensor] | None = None,
@@ -104,8 +100,9 @@ def train_model(
     """Load the model of a recipe and train it.
 
     Args:
-        recipe: The recipe, after `resolve_defaults`.
+        recipe: The recipe, with what its defaults stand for.
         inputs: The encoded rows of its task.
+        pooling: Of the model; None: as the base's class in transformers does.
         plan: The batches.
         launch: How the processes share the work.
         initial_head: Initial weight [C, E] and bias [C] of the output layer, in the labels' units.
@@ -121,7 +118,7 @@ def train_model(
         config, plan=plan, metric=recipe.metric, run_dir=folder, launch=launch
     )
     base = pin_base(recipe.config.base)
-    load = partial(load_recipe_model, recipe, base, inputs, launch=launch)
+    load = partial(load_recipe_model, recipe, base, inputs, pooling=pooling, launch=launch)
     transformers.set_seed(config.seed)
     model = load()
     spec = make_spec(model, base, recipe, inputs.data, inputs.encoder.prompt)
@@ -165,6 +162,7 @@ def train_model(
             model, train, val,
             collator=collator, loss=loss, measure=measure_val, config=config, plan=plan,
             arguments=arguments, launch=launch, callbacks=checks, resume_from=resume_from,
+            tokens_per_step=float(inputs.train.lengths.sum()) / len(plan),
         )  # fmt: skip
     finally:
         if sharing is not None:
@@ -177,7 +175,7 @@ def train_model(
 
 
 def load_recipe_model(
-    recipe: ResolvedRecipe, base: BaseConfig, inputs: Inputs, *,
+    recipe: ResolvedRecipe, base: BaseConfig, inputs: Inputs, *, pooling: Pooling | None,
     launch: Launch = ONE_PROCESS, adapters: bool = True,
 ) -> nn.Module:  # fmt: skip
     """Load the model of a recipe before its training, with or without its adapters."""
@@ -187,6 +185,7 @@ def load_recipe_model(
         labels=LabelSpace(recipe.config.head.type, inputs.data.label_names),
         pad_token_id=inputs.encoder.tokenizer.pad_token_id,
         seed=recipe.config.train.seed,
+        pooling=pooling,
         # Weights that are sharded have one dtype.
         precision=precision if launch.has_replicated_weights else "float32",
         num_prompt=len(inputs.encoder.shared_ids),

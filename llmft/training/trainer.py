@@ -116,7 +116,7 @@ class ProgressReporter(TrainerCallback):  # type: ignore[misc]
         """Count the step, and log the loss before every validation."""
         control.should_log |= control.should_evaluate
         if self._progress is not None:
-            self._progress.update(**self._shown)
+            self._progress.update()
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -137,6 +137,8 @@ class ProgressReporter(TrainerCallback):  # type: ignore[misc]
         for key, label in (("loss", "loss"), (f"eval_{self._metric}", f"val {self._metric}")):
             if logs and key in logs:
                 self._shown[label] = f"{logs[key]:.4f}"
+        if self._progress is not None:
+            self._progress.show(**self._shown)
         if logs and f"eval_{self._metric}" in logs and state.is_world_process_zero:
             if self._progress is not None:
                 self._progress.note()
@@ -232,8 +234,6 @@ class TrainingResult(NamedTuple):
     best_metric_name: str
     best_metric: float
     best_checkpoint: Path
-    learning_rate: float | None
-    """At its peak; None for a frozen base."""
     num_steps: int
     num_epochs: float
     """Epochs, possibly a fraction."""
@@ -257,6 +257,7 @@ def run_trainer(  # noqa: PLR0913 - as many as `Trainer` takes
     arguments: TrainingArguments,
     launch: Launch = ONE_PROCESS,
     callbacks: Sequence[TrainerCallback] = (),
+    tokens_per_step: float = 0.0,
     resume_from: Path | None = None,
 ) -> TrainingResult:
     """Train to the end or until validation no longer improves; keep the best checkpoint.
@@ -273,6 +274,7 @@ def run_trainer(  # noqa: PLR0913 - as many as `Trainer` takes
         arguments: As `make_arguments` returns them for the same config and plan.
         launch: How the processes share the work.
         callbacks: In addition to those for progress, checkpoints and early stopping.
+        tokens_per_step: To tell the speed by; a shared prompt counts once per row.
         resume_from: A checkpoint to resume from.
 
     Raises:
@@ -294,7 +296,7 @@ def run_trainer(  # noqa: PLR0913 - as many as `Trainer` takes
         compute_loss_func=guarded,
         compute_metrics=_make_metrics(val, loss, measure),
         callbacks=[
-            *_make_callbacks(config, arguments, train.lengths.sum() / len(plan)),
+            *_make_callbacks(config, arguments, tokens_per_step),
             *callbacks,
             checkpointing,
         ],
@@ -358,7 +360,6 @@ def _summarise(
         best_metric_name=key,
         best_metric=best.val[key],
         best_checkpoint=checkpoint,
-        learning_rate=arguments.learning_rate,
         num_steps=state.global_step,
         num_epochs=float(state.epoch or 0),
         train_seconds=state.log_history[-1]["seconds"],

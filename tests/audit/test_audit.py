@@ -25,6 +25,7 @@ from llmft.config.suite import Check
 from llmft.config.task import OracleViewConfig
 from llmft.evaluation.verdict import find_valid_variants
 from llmft.prediction.stored import StoredPredictions
+from llmft.results.run import Pooling, ResolvedDefaults
 from tests.results.made_up import make_budget, make_recipe, make_record
 
 SECTIONS: dict[str, dict[str, Any]] = {
@@ -357,3 +358,21 @@ def test_every_check_that_has_a_name_is_made() -> None:
             nodes = ast.walk(ast.parse(path.read_text()))
             made |= {node.value for node in nodes if isinstance(node, ast.Constant)}
     assert set(get_args(Check)) - made == set()
+
+
+def test_d2_defaults_are_compared_by_what_they_stand_for() -> None:
+    pooling = Pooling(how="mean", num_layers=2, normalises=True)
+    mean = ResolvedDefaults(pooling=pooling, head_init="probe", learning_rate=1e-4)
+    random = ResolvedDefaults(pooling=None, head_init="random", learning_rate=1e-4)
+    unset = {"train__learning_rate": None}
+    said = {"base__pooling": "mean", "head__init": "probe"}
+    ref = make_run("ref", **unset, resolved=mean)
+
+    def judge(other: RunFacts) -> set[str]:
+        return {f.status for f in check_treatment([ref, other], reference="ref")}
+
+    assert judge(make_run("other", **said)) <= {"ok", "note"}
+    assert "confounded" in judge(make_run("other", **said, resolved=mean.replace(learning_rate=1)))
+    for replicate, expected in ((mean, []), (random, ["invalid"])):
+        again = make_run("ref", **unset, resolved=replicate, train__seed=2)
+        assert [f.status for f in check_seeds([ref, again])] == expected

@@ -96,7 +96,7 @@ def make_record(identity: RunIdentity | None = None, **changes: Any) -> RunRecor
         "tokens_per_second": 416.5,
         "peak_memory_gib": 0.567,
         "prompt_shared": False,
-        "learning_rate": 1e-4,
+        "resolved": None,
         "num_steps": 300,
         "resumed_from_step": 0,
         "num_rows": {"train": 41, "val": 6, "test": 6},

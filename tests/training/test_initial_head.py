@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from transformers import BertConfig
 
 import llmft
-from llmft.config.recipe import load_recipe
+from llmft.config.recipe import BaseConfig, load_recipe
+from llmft.models.module_folder import read_declared_pooling
+from llmft.results.run import Pooling, ResolvedDefaults, RunIdentity
 from llmft.training.launch import ONE_PROCESS, Launch
+from llmft.training.run_folder import claim_run_folder, update_run
 from llmft.training.train_model import resolve_defaults
 from tests.families import CONFIGS, build_base
 from tests.training.test_probe import LABELS, make_frame, make_recipe, write_prompt
@@ -166,7 +170,7 @@ def test_weights_of_another_pooling_are_refused(
     with pytest.raises(llmft.UserError) as caught:
         llmft.train(make_trained(lively_bert), overrides={**changes, "output_dir": "runs/b"})
     assert message in str(caught.value)
-    same = {**changes, "base.pooling": "mean" if then == "mean" else "cls"}
+    same = {**changes, "base.pooling": "mean" if then == "mean" else "transformers"}
     llmft.train(make_trained(lively_bert), overrides={**same, "output_dir": "runs/c"})
 
 
@@ -177,17 +181,20 @@ def test_the_first_token_of_a_decoder_is_refused(workspace: Path, tiny_qwen: Pat
     assert not Path("runs/probe/model").exists()
 
 
-def declare_pooling(base: Path, folder: Path, *, how: str = "mean") -> Path:
-    """Copy a base as a sentence-transformers folder: a pooling, scaled to length 1."""
+def declare_pooling(base: Path, folder: Path, *, how: str = "mean", scales: bool = True) -> Path:
+    """Copy a base as a sentence-transformers folder."""
     shutil.copytree(base, folder)
-    paths = {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
+    paths = {"Transformer": "", "Pooling": "1_Pooling"}
+    if scales:
+        paths["Normalize"] = "2_Normalize"
     modules = [
         {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
         for i, (kind, path) in enumerate(paths.items())
     ]
     (folder / "modules.json").write_text(json.dumps(modules))
     (folder / "1_Pooling").mkdir()
-    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": how}))
+    mode = {"pooling_mode": "lasttoken" if how == "last" else how}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(mode))
     return folder
 
 
@@ -206,33 +213,46 @@ def test_a_declared_scaling_to_length_1_is_kept(
     assert not other.record.head_fit.pooling.normalises, "it declares another pooling"
 
 
+MEAN = Pooling(how="mean", num_layers=2, normalises=False)
+SCALED = MEAN.replace(normalises=True)
+
+
 @pytest.mark.parametrize(
-    ("how", "changes", "pooling", "init"),
+    ("declared", "changes", "pooling", "init"),
     [
-        (None, {}, "transformers", "random"),
-        (None, {"base.pooling": "mean"}, "mean", "probe"),
-        (None, {"head.init": "probe"}, "transformers", "probe"),
-        ("mean", {}, "mean", "probe"),
-        ("cls", {}, "cls", "probe"),
-        ("mean", {"base.tuning": "lora"}, "mean", "probe"),
-        ("mean", {"head.init": "random"}, "mean", "random"),
-        ("mean", {"base.pooling": "transformers"}, "transformers", "random"),
-        ("mean", {"base.pooling": "last"}, "last", "probe"),
-        ("mean", {"init_from": "runs/a"}, "mean", "random"),
-        ("mean", {"launch": ZERO3}, "transformers", "random"),
+        (None, {}, None, "random"),
+        (None, {"base.pooling": "mean"}, MEAN, "probe"),
+        (None, {"base.pooling": "cls"}, MEAN.replace(how="cls"), "probe"),
+        (None, {"head.init": "probe"}, None, "probe"),
+        (("mean", True), {}, SCALED, "probe"),
+        (("mean", False), {}, MEAN, "probe"),
+        (("cls", True), {}, SCALED.replace(how="cls"), "probe"),
+        (("cls", False), {}, MEAN.replace(how="cls"), "probe"),
+        (("mean", True), {"base.tuning": "lora"}, SCALED, "probe"),
+        (("mean", True), {"head.init": "random"}, SCALED, "random"),
+        (("mean", True), {"base.pooling": "transformers"}, None, "random"),
+        (("mean", True), {"base.pooling": "last"}, MEAN.replace(how="last"), "probe"),
+        (("mean", True), {"init_from": "runs/a"}, SCALED, None),
+        (("mean", True), {"launch": ZERO3}, None, "random"),
     ],
 )
 def test_defaults_follow_what_the_base_declares(
-    how: str | None, changes: dict[str, Any], pooling: str, init: str, workspace: Path,
-    lively_bert: Path,
+    declared: tuple[str, bool] | None, changes: dict[str, Any], pooling: Pooling | None,
+    init: str | None, workspace: Path, lively_bert: Path,
 ) -> None:  # fmt: skip
-    base = declare_pooling(lively_bert, workspace / "base", how=how) if how else lively_bert
+    base = lively_bert
+    if declared is not None:
+        base = declare_pooling(base, workspace / "base", how=declared[0], scales=declared[1])
     recipe = make_trained(base, pooling="auto", init="auto")
     overrides = {key: value for key, value in changes.items() if key != "launch"}
     launch = changes.get("launch", ONE_PROCESS)
-    found = resolve_defaults(load_recipe(recipe, overrides=overrides), launch)
-    assert (found.config.base.pooling, found.config.head.init) == (pooling, init)
-    assert resolve_defaults(found, launch) == found
+    resolved = load_recipe(recipe, overrides=overrides)
+    found = resolve_defaults(resolved, launch)
+    assert found is not None
+    assert (found.pooling, found.head_init) == (pooling, init)
+    written = resolved._replace(config=found.apply(resolved.config))
+    assert resolve_defaults(written, launch) == found
+    assert llmft.Recipe(**written.config.model_dump(by_alias=True)) == written.config
 
 
 @pytest.mark.parametrize(
@@ -247,9 +267,12 @@ def test_wider_bases_take_smaller_learning_rates(
 ) -> None:
     BertConfig(hidden_size=width).save_pretrained("base")
     recipe = make_trained(Path("base"), tuning, train={})
-    assert resolve_defaults(load_recipe(recipe), ONE_PROCESS).config.train.learning_rate == rate
+    found = resolve_defaults(load_recipe(recipe), ONE_PROCESS)
     given = load_recipe(recipe, overrides={"train.learning_rate": 3e-3})
-    assert resolve_defaults(given, ONE_PROCESS).config.train.learning_rate == 3e-3
+    as_given = resolve_defaults(given, ONE_PROCESS)
+    assert found is not None
+    assert as_given is not None
+    assert (found.learning_rate, as_given.learning_rate) == (rate, 3e-3)
 
 
 def test_a_training_by_default_begins_at_the_probe_of_the_declared_pooling(
@@ -259,22 +282,68 @@ def test_a_training_by_default_begins_at_the_probe_of_the_declared_pooling(
     recipe = make_trained(
         base, pooling="auto", init="auto", train={"steps": 2, "precision": "float32"}
     )
+    line = (
+        "head: mean of layer 2, scaled to length 1; begins at a linear head that is first fitted "
+        "to the frozen base; learning rate 0.0002"
+    )
     with caplog.at_level("INFO", logger="llmft"):
         llmft.check(recipe)
-    assert (
-        "head: on the mean pooling; begins at a linear head that is fitted to the frozen base "
-        "first; learning rate 0.0002" in caplog.text
-    )
-    run = llmft.train(recipe)
+        assert caplog.text.count(line) == 1
+        run = llmft.train(recipe)
+        assert caplog.text.count(line) == 2
     assert run.record.head_fit is not None
-    assert run.record.head_fit.pooling.how == "mean"
-    assert run.record.learning_rate == 2e-4
+    assert run.record.head_fit.pooling == SCALED
     assert run.record.recipe.head.init == "auto"
+    assert run.record.resolved_recipe.train.learning_rate == 2e-4
     written = load_recipe(Path(run.path, "recipe.resolved.yaml")).config
     assert (written.head.init, written.base.pooling) == ("probe", "mean")
     assert llmft.train(recipe).record == run.record, "the recipe is still the same"
     again = llmft.train(written.model_copy(update={"output_dir": "runs/again"}))
     assert again.record.best_metric == run.record.best_metric
+
+
+@pytest.mark.parametrize("how", ["mean", "last"])
+def test_a_saved_adapter_keeps_its_pooling_whatever_the_base_declares_now(
+    how: str, workspace: Path, lively_bert: Path
+) -> None:
+    base = declare_pooling(lively_bert, workspace / "declared", how=how)
+    run = llmft.train(make_trained(base, "lora", pooling="auto", init="auto"))
+    before = llmft.load(run).predict(make_frame().tail(5))
+    (base / "modules.json").unlink()
+    pd.testing.assert_frame_equal(llmft.load(run).predict(make_frame().tail(5)), before)
+
+
+def test_a_run_that_has_not_learned_begins_anew_under_another_launch(
+    workspace: Path, lively_bert: Path
+) -> None:
+    base = declare_pooling(lively_bert, workspace / "declared")
+    identity = RunIdentity(
+        recipe=make_trained(base), task=make_trained(base).task, data_fingerprint="a",
+        prompt_sha256=None, init_hash=None,
+    )  # fmt: skip
+    resolved = ResolvedDefaults(pooling=SCALED, head_init="probe", learning_rate=1e-4)
+    run = claim_run_folder(Path("runs/a"), identity, launch=ONE_PROCESS, resume="auto")
+    assert run is not None
+    update_run(Path("runs/a"), run, resolved=resolved, micro_batch_divisor=2)
+    again = claim_run_folder(Path("runs/a"), identity, launch=ZERO3, resume="auto")
+    assert again is not None
+    assert (again.resolved, again.micro_batch_divisor) == (None, 2)
+
+
+def test_a_base_in_the_cache_without_its_modules_is_a_warning(
+    workspace: Path, lively_bert: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    repository = workspace / "models--owner--bert"
+    shutil.copytree(lively_bert, repository / "snapshots" / ("a" * 40))
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("a" * 40)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(workspace))
+    monkeypatch.setattr("transformers.utils.hub.constants.HF_HUB_CACHE", str(workspace))
+    monkeypatch.setattr("huggingface_hub.file_download.HF_HUB_CACHE", str(workspace), raising=False)
+    assert read_declared_pooling(BaseConfig(model="owner/bert")) is None
+    assert "whether owner/bert declares a pooling is not known" in caplog.text
+    assert "name one to be sure" in caplog.text
 
 
 @pytest.mark.launched

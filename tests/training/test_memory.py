@@ -1,19 +1,19 @@
 """A training fits into the memory that is free, or is refused before anything is loaded."""
 
+import fcntl
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from filelock import FileLock
 from transformers import AutoModel, MPNetConfig
 
 from llmft.cli import main
 from llmft.config.recipe import load_recipe
 from llmft.errors import UserError
 from llmft.models.memory import peak
-from llmft.training import memory
+from llmft.training import memory, run_folder
 from llmft.training.inputs import open_inputs, plan_batches
 from llmft.training.launch import ONE_PROCESS
 from llmft.training.memory import choose_micro_batches, surely_fits
@@ -224,12 +224,15 @@ def test_a_killed_run_is_explained_at_its_next_start(
         assert main(["train", recipe]) == 2
     assert "killed" not in capsys.readouterr().out, "the error is in the log"
     killed = log.read_text().rpartition("\n2")[0]  # as if it had been killed
-    log.write_text(f"{killed}\n2026-11-30 06:00:00,000 a prompt that ended early: it started")
+    log.write_text(
+        f"{killed}\n2026-11-30 06:00:00,000 a prompt that ended early: it started"
+        "\n2026-11-30 06:01:00,000 training: step 1,200 of 9,000, 50 tokens/s, about 9 min left"
+    )
     begun = json.loads(path.read_text())
     path.write_text(json.dumps({**begun, "memory_gib": 9.0, "free_gib": 10.0}))
     assert main(["train", recipe]) == 0
     told = capsys.readouterr().out
-    assert "the last start was probably killed before a step was logged: its log ends" in told
+    assert "the last start was probably killed after step 1,200: its log ends" in told
     assert "by estimate it needed 9.0 of the 10.0 GiB that were free, so memory is the" in told
     assert "continuing with half of each micro-batch and twice the accumulation" in told
     assert json.loads(path.read_text())["per_device_batch_size"] == 4
@@ -240,12 +243,32 @@ def test_a_run_that_is_being_trained_is_left_alone(
 ) -> None:
     assert main(["train", recipe]) == 0
     before = {path: path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()}
-    with FileLock("runs/variant/.lock"):
+    with Path("runs/variant/.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
         for resume in ("auto", "never"):
             assert main(["train", recipe, "--resume", resume]) == 2
             assert "runs/variant: another process is training it" in capsys.readouterr().err
     assert before == {path: path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()}
     assert main(["train", recipe]) == 0
+
+
+def test_a_folder_that_cannot_be_made_is_reported(
+    recipe: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("file").write_text("in the way")
+    assert main(["train", recipe, "--set", "output_dir=file/run"]) == 2
+    assert "file/run: cannot be written: Not a directory" in capsys.readouterr().err
+
+
+def test_a_file_system_without_locks_is_a_warning(
+    recipe: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(run_folder.fcntl, "flock", refuse)
+    assert main(["train", recipe]) == 0
+    assert "runs/variant cannot be locked (No locks available)" in capsys.readouterr().out
 
 
 def test_a_folder_of_other_files_is_left_without_a_lock(recipe: str) -> None:

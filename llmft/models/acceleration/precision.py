@@ -1,6 +1,6 @@
 """Frozen weights in bfloat16: autocast's own rounding, done once and not at every step."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -27,13 +27,18 @@ def cast_frozen_weights(model: nn.Module) -> None:
             parameter.data = parameter.data.bfloat16()
 
 
-def cast_other_weights_up(model: nn.Module) -> None:
+def cast_other_weights_up(model: nn.Module, *, new: Collection[str]) -> None:
     """Make all weights float32 that `cast_frozen_weights` would leave in it, in place.
 
-    For a model that was loaded as it is on disk: linear layers in bfloat16 are not made float32 and
-    rounded again, so that memory never holds both.
+    For a model that was loaded in bfloat16: linear layers are not made float32 and rounded again,
+    so that memory never holds both.
+
+    Args:
+        model: The model.
+        new: Names of weights that the base did not have, and that are trained.
     """
-    kept = {id(p) for p in _list_linear_weights(model) if p.dtype == torch.bfloat16}
+    trained = {id(p) for name, p in model.named_parameters() if name in new}
+    kept = {id(p) for p in _list_linear_weights(model)} - trained
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.is_floating_point() and id(tensor) not in kept:
             tensor.data = tensor.data.float()

@@ -31,7 +31,7 @@ from llmft.models.acceleration.private_apis import (
 from llmft.models.acceleration.shared_prompt import PackedRows
 from llmft.models.device import autocast
 from llmft.models.heads import LabelSpace, compute_head_in_float32, find_head
-from llmft.models.loading import add_adapters, loads_as_on_disk
+from llmft.models.loading import add_adapters, stays_in_bfloat16
 from llmft.models.pooling import choose_pooling, make_pooled_model, take_base
 
 _ATTENTION = {False: "llmft_traced_cpu", True: "llmft_traced_gpu"}
@@ -340,7 +340,7 @@ def measure_footprint(
         sum(p.numel() for p in module.parameters(recurse=False)) for module in model.modules()
     )
     is_quantised = base.tuning == "qlora"
-    is_as_on_disk = _is_bfloat16(model_config) and loads_as_on_disk(base, step.precision)
+    is_as_on_disk = stays_in_bfloat16(base, step.precision)
     bytes_per_linear = _NF4_BYTES if is_quantised else 2 if is_rounded else 4
     if is_rounded:
         cast_frozen_weights(model)
@@ -393,19 +393,15 @@ def estimate_frozen(
         precision: Dtype of the matrix products.
     """
     num_rows = len(rows["train"]) + len(rows["val"])
-    num_weights = _count(_build_without_weights(model_config, base, labels=labels))
-    is_as_on_disk = _is_bfloat16(model_config) and loads_as_on_disk(base, precision)
-    weights = (2 if is_as_on_disk else 4) * num_weights
+    model = _build_without_weights(model_config, base, labels=labels)
+    weights: float = 4 * _count(model)
+    if stays_in_bfloat16(base, precision):
+        weights -= 2 * sum(map(_count, _find_frozen_linear(model.requires_grad_(False))))
     vectors = 4 * num_rows * model_config.hidden_size * min(2, num_poolings)
     logits = 4 * num_rows * len(labels.logit_names) * _COPIES_OF_LOGITS
     logits += 8 * min(num_rows, _BLOCK_ROWS) * _COPIES_OF_BLOCKS * model_config.hidden_size
     prepared = sum(map(_measure_rows, rows.values()))
     return FrozenMemory(*(n / _GIB for n in (weights, vectors, logits, prepared)))
-
-
-def _is_bfloat16(model_config: Any) -> bool:
-    """Return whether the weights are in bfloat16 on disk."""
-    return getattr(model_config, "dtype", None) in (torch.bfloat16, "bfloat16")
 
 
 def _measure_rows(rows: Sequence[Row]) -> float:

@@ -1,5 +1,6 @@
 """Frozen weights in bfloat16: the same values as autocast's, bit for bit."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -12,9 +13,11 @@ import llmft
 from llmft.config.recipe import BaseConfig, LoraConfig
 from llmft.models import loading
 from llmft.models.acceleration.precision import cast_frozen_weights, cast_up_at_use
+from llmft.models.bases import is_stored_in_bfloat16
 from llmft.models.device import autocast
 from llmft.models.heads import LabelSpace, find_head
 from llmft.models.loading import load_model
+from tests.families import CONFIGS, build_base
 from tests.training.test_probe import make_frame, make_recipe
 
 IDS = torch.tensor([[7, 8, 9, 10], [11, 12, 13, 0]])
@@ -123,24 +126,36 @@ def save_in_bfloat16(base: Path, folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("family", ["tiny_qwen", "tiny_bert"])
+@pytest.mark.parametrize("family", CONFIGS)
 def test_weights_that_are_in_bfloat16_on_disk_are_never_made_float32(
-    family: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    base = save_in_bfloat16(request.getfixturevalue(family), tmp_path / "bfloat16")
+    base = save_in_bfloat16(build_base(family, tmp_path / family), tmp_path / "bfloat16")
     found = load(base, tuning="lora")
     rounded = {n for n, p in found.named_parameters() if p.dtype == torch.bfloat16}
     assert rounded
-    assert all(".base_layer." in name for name in rounded)
+    assert all(p.dtype == torch.float32 for p in found.parameters() if p.requires_grad)
     cast_frozen_weights(found)
-    monkeypatch.setattr(loading, "loads_as_on_disk", lambda *_: False)
+    monkeypatch.setattr(loading, "stays_in_bfloat16", lambda *_: False)
     expected = load(base, tuning="lora")
     assert all(p.dtype == torch.float32 for p in expected.parameters())
     cast_frozen_weights(expected)
     assert [p.dtype for p in found.parameters()] == [p.dtype for p in expected.parameters()]
-    expected.load_state_dict({n: v for n, v in found.state_dict().items() if "lora_" in n
-                              or "score" in n or "classifier" in n}, strict=False)  # fmt: skip
+    trained = {name: p for name, p in found.named_parameters() if p.requires_grad}
+    expected.load_state_dict(trained, strict=False)
     assert all(map(torch.equal, compute(found), compute(expected)))
+
+
+@pytest.mark.parametrize("said", ["bfloat16", "float16"])
+def test_what_config_json_says_of_float32_weights_does_not_matter(
+    said: str, tiny_qwen: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny_qwen, tmp_path / "base")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "dtype": said}))
+    assert not is_stored_in_bfloat16(BaseConfig(model=str(folder)))
+    found, expected = (load(base, tuning="lora") for base in (folder, tiny_qwen))
+    assert all(map(torch.equal, found.parameters(), expected.parameters()))
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
