@@ -1,12 +1,17 @@
 """What a comparison says beside its verdict: gates, mixed rows, rare events, noise, cost."""
 
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llmft.cli import main
+from llmft.evaluation import comparison, latency
+from llmft.evaluation.latency import measure_latencies
+from llmft.prediction.inference import Predictor
+from llmft.results.evaluation import Latency
 
 SUITE = (
     "task: task.yaml\nvariants: {plain: [runs/plain/seed-1, runs/plain/seed-2], "
@@ -63,6 +68,29 @@ def test_d13_a_comparison_says_more_than_its_verdict(copy: Path) -> None:
         assert found["cost_per_million"] == pytest.approx(cost)
     for name in ("report.html", "report.md", "report.docx", "plots/gains.png"):
         assert Path("reports/risk", name).stat().st_size > 1_000
+
+
+def test_models_that_do_not_fit_into_memory_together_are_opened_in_turn(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened: list[weakref.ref[Predictor]] = []
+    alive: list[int] = []
+
+    def measure(predictors: dict[str, Predictor], *given: Any) -> dict[str, Latency]:
+        opened.extend(map(weakref.ref, predictors.values()))
+        alive.append(sum(one() is not None for one in opened))
+        return measure_latencies(predictors, *given)
+
+    monkeypatch.setattr(comparison, "measure_latencies", measure)
+    monkeypatch.setattr(latency, "measure_free_memory", lambda device: 0.1)
+    found = compare()
+    assert set(found["latency"]) == {"plain", "prompted", "bert"}
+    assert alive == [1, 1, 1]
+    said = capsys.readouterr().out
+    assert (
+        "the models do not fit into memory together; plain | prompted | bert are timed one after"
+        in said
+    )
 
 
 def test_require_review_is_met_where_nobody_can_tell(copy: Path) -> None:

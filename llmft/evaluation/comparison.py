@@ -1,5 +1,6 @@
 """The steps of `compare`: audit, measure and compare the variants of a suite."""
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -18,7 +19,7 @@ from llmft.errors import UserError
 from llmft.evaluation.edge_cases import EdgeCase, read_suite_cases, run_cases
 from llmft.evaluation.ensembles import find_cost, measure_ensembles
 from llmft.evaluation.gates import Outcome, measure_train_and_val, predict_train_and_val
-from llmft.evaluation.latency import measure_latencies
+from llmft.evaluation.latency import group_by_memory, measure_latencies
 from llmft.evaluation.noise import SecondLabels, measure_noise, read_second_labels
 from llmft.evaluation.post_hoc_fitting import check_fit
 from llmft.evaluation.probe_baseline import measure_probe
@@ -59,6 +60,8 @@ from llmft.results.comparison import (
 from llmft.results.evaluation import Finding, Measurement, ProbeBaseline, VariantResult
 from llmft.statistics.paired_tests import compute_mcnemar
 from llmft.training.run_folder import identify_run, is_finished, list_differences, read_record
+
+logger = logging.getLogger(__name__)
 
 
 class SuiteRun(NamedTuple):
@@ -398,17 +401,33 @@ def complete_result(comparison: Comparison, result: ComparisonResult) -> Compari
 def _add_edge_cases_and_latency(
     comparison: Comparison, variants: Mapping[str, VariantResult]
 ) -> dict[str, VariantResult]:
-    """Add edge cases and latency of each valid variant's first run; models are timed in turns."""
+    """Add edge cases and latency of each valid variant's first run.
+
+    Models are timed in turns, as many as fit into memory together.
+    """
     first = {name: comparison.variants[name][0] for name in comparison.valid}
-    predictors = {name: Predictor.open(run.path) for name, run in first.items()}
-    latencies = measure_latencies(predictors, comparison.rows.rows, comparison.suite.config.latency)
+    groups = group_by_memory({name: run.record for name, run in first.items()})
+    if len(groups) > 1:
+        logger.warning(
+            "latency: the models do not fit into memory together; %s are timed one after another, "
+            "so that a machine that slows down meanwhile slows some of them only",
+            " | ".join(", ".join(group) for group in groups),
+        )  # fmt: skip
     complete = {}
-    for name, run in first.items():
-        edge_cases = None
-        if comparison.cases:
-            edge_cases = run_cases(predictors[name], comparison.cases, name=name, fit=run.fit)
-        complete[name] = variants[name].replace(edge_cases=edge_cases, latency=latencies[name])
-    return complete
+    for group in groups:
+        predictors = {name: Predictor.open(first[name].path) for name in group}
+        latencies = measure_latencies(
+            predictors, comparison.rows.rows, comparison.suite.config.latency
+        )
+        for name, predictor in predictors.items():
+            edge_cases = None
+            if comparison.cases:
+                fit = first[name].fit
+                edge_cases = run_cases(predictor, comparison.cases, name=name, fit=fit)
+            complete[name] = variants[name].replace(edge_cases=edge_cases, latency=latencies[name])
+        predictors.clear()
+        del predictor  # memory holds one group at a time
+    return {name: complete[name] for name in first}
 
 
 def _list_provisional(comparison: Comparison, verdict: Verdict) -> list[str]:

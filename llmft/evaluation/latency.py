@@ -10,10 +10,11 @@ import torch
 
 from llmft.config.suite import LatencyConfig
 from llmft.data.fields import Row
-from llmft.models.device import name_device
-from llmft.models.memory.peak import measure_peak_memory, reset_peak_memory
+from llmft.models.device import choose_device, name_device
+from llmft.models.memory.peak import measure_free_memory, measure_peak_memory, reset_peak_memory
 from llmft.prediction.inference import Predictor
 from llmft.results.evaluation import Latency
+from llmft.results.run import RunRecord
 
 _NUM_WARM_UP = 3
 NUM_SINGLES = 59
@@ -23,6 +24,32 @@ NUM_BATCHES = 10
 _MIN_MEASURES = 5
 MAX_SECONDS = 60.0
 """For each variant; beyond it only the minimum number of measurements is taken."""
+
+
+_BYTES = {"float32": 4.0, "bfloat16": 2.5, "qlora": 1.0}
+_WORKING_GIB = 0.5
+"""Size of a weight in memory, some of which stay float32, and what a prediction needs besides."""
+
+
+def group_by_memory(records: Mapping[str, RunRecord]) -> list[list[str]]:
+    """Return the variants in groups whose models fit together into the memory that is free.
+
+    Args:
+        records: Variant -> the run whose model is to be opened.
+    """
+    free_gib = measure_free_memory(choose_device())
+    groups: list[list[str]] = [[]]
+    used = 0.0
+    for name, record in records.items():
+        tuning = record.recipe.base.tuning
+        each = _BYTES["qlora" if tuning == "qlora" else record.precision]
+        size = record.num_parameters * each / 2**30 + _WORKING_GIB
+        if groups[-1] and used + size > free_gib:
+            groups.append([])
+            used = 0.0
+        groups[-1].append(name)
+        used += size
+    return groups
 
 
 class _ModelTimes(NamedTuple):

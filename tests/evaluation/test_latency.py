@@ -10,9 +10,10 @@ import pytest
 from llmft.config.recipe import BaseConfig
 from llmft.config.suite import LatencyConfig
 from llmft.evaluation import latency
-from llmft.evaluation.latency import measure_latencies
+from llmft.evaluation.latency import group_by_memory, measure_latencies
 from llmft.prediction.inference import Predictor
 from tests.prediction.test_inference import make_predictor
+from tests.results.made_up import make_recipe, make_record
 
 ROWS = [{"id": str(i), "text": f"bank loan mood{i}"} for i in range(6)]
 PROMPT = "task : " + "market rate crisis . " * 12 + "{text}"
@@ -103,3 +104,26 @@ def test_a_slow_variant_is_measured_no_more_than_it_has_to(
     long = measure_latencies({"a": slow}, ROWS, LatencyConfig(batch_size=64))["a"]  # type: ignore[dict-item]
     assert (long.num_batches, long.batch_p50_ms, long.batch_p95_ms) == (0, None, None)
     assert 0 < long.articles_per_second < 20
+
+
+@pytest.mark.parametrize(
+    ("free_gib", "expected"),
+    [
+        (99, [["a", "b", "c", "d"]]),
+        (9, [["a", "b"], ["c"], ["d"]]),
+        (1, [["a"], ["b"], ["c"], ["d"]]),
+    ],
+)
+def test_models_that_do_not_fit_together_are_grouped(
+    free_gib: float, expected: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(latency, "measure_free_memory", lambda device: free_gib)
+    made = {
+        "a": make_record(precision="float32", num_parameters=10**9),  # 4.2 GiB
+        "b": make_record(precision="bfloat16", num_parameters=10**9),  # 2.8 GiB
+        "c": make_record(precision="float32", num_parameters=2 * 10**9),  # 8.0 GiB
+        "d": make_record(precision="bfloat16", num_parameters=7 * 10**9).replace(
+            recipe=make_recipe(base={"model": "m", "tuning": "qlora"})
+        ),  # 7.0 GiB
+    }
+    assert group_by_memory(made) == expected
