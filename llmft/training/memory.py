@@ -164,7 +164,10 @@ def choose_micro_batches(
     wanted = estimate(divisor, gradient_checkpointing=is_on)
     if wanted is None or not launch.has_replicated_weights:  # never compared with measured peaks
         return wanted
-    if wanted.fits or is_elsewhere:
+    if is_elsewhere:
+        return wanted
+    _refuse_loading(wanted.footprint)
+    if wanted.fits:
         return wanted
     found, least = None, wanted
     for checkpoints in dict.fromkeys([is_on, can_recompute(read_config(config.base))]):
@@ -184,6 +187,18 @@ def choose_micro_batches(
         fits = f"{found.describe()}, {found.estimate.peak_gib:.1f} GiB"
         raise UserError(_explain(wanted, [f"train.auto_batch_size: true ({fits})"]))
     return found
+
+
+def _refuse_loading(footprint: Footprint) -> None:
+    """Stop if the weights do not fit into the machine's memory on their way to a GPU."""
+    need_gib = footprint.loading_bytes / 2**30
+    free_gib = measure_free_memory(torch.device("cpu"))
+    if footprint.on_gpu and need_gib > free_gib:
+        raise UserError(
+            f"memory: {free_gib:.1f} GiB of the machine are free, but the weights take about "
+            f"{need_gib:.1f} GiB there before they are on the GPU; free some, or set "
+            "base.tuning: qlora, which loads them onto the GPU layer by layer"
+        )
 
 
 def _halve_until_it_fits(

@@ -106,6 +106,21 @@ def test_what_nothing_makes_fit_needs_a_smaller_base(
         choose(recipe)
 
 
+@pytest.mark.parametrize("tuning", ["lora", "qlora"])
+def test_weights_for_a_gpu_have_to_fit_into_the_machine_first(
+    tuning: str, recipe: str, leave: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_step = memory.make_step
+    monkeypatch.setattr(
+        memory, "make_step", lambda *args, **more: make_step(*args, **more)._replace(on_gpu=True)
+    )
+    resolved = load_recipe(Path(recipe), overrides={"base.tuning": tuning})
+    leave(1e-5)
+    words = "of the machine are free, but the weights take" if tuning == "lora" else "smaller base"
+    with pytest.raises(UserError, match=words):
+        choose_micro_batches(resolved, open_inputs(resolved), ONE_PROCESS)
+
+
 def test_what_a_gpu_is_asked_about_is_not_refused_for_this_machine(
     recipe: str, leave: Callable[[float], None]
 ) -> None:

@@ -279,7 +279,9 @@ class Footprint(NamedTuple):
     activation_bytes: int
     """Peak of activations alone."""
     loading_bytes: float = 0.0
-    """Size of the weights when they are loaded, before some are rounded; on a CPU."""
+    """Size of the weights in the machine's memory when they are loaded, before some are rounded."""
+    on_gpu: bool = False
+    """Whether they are moved into another memory then."""
 
 
 class MemoryEstimate(NamedTuple):
@@ -340,7 +342,7 @@ def measure_footprint(
         sum(p.numel() for p in module.parameters(recurse=False)) for module in model.modules()
     )
     is_quantised = base.tuning == "qlora"
-    is_as_on_disk = stays_in_bfloat16(base, step.precision)
+    stays_rounded = stays_in_bfloat16(base, step.precision)
     bytes_per_linear = _NF4_BYTES if is_quantised else 2 if is_rounded else 4
     if is_rounded:
         cast_frozen_weights(model)
@@ -357,7 +359,9 @@ def measure_footprint(
         frozen_bytes=bytes_per_linear * num_linear + 4 * (total - trainable - num_linear),
         step_bytes=peak.num_bytes + dequantised,
         activation_bytes=peak.num_activation_bytes + dequantised,
-        loading_bytes=0.0 if step.on_gpu or is_quantised or is_as_on_disk else 4 * total,
+        # Weights in 4 bit are loaded onto their device, layer by layer.
+        loading_bytes=0.0 if is_quantised else 4 * total - 2 * num_linear * stays_rounded,
+        on_gpu=step.on_gpu,
     )
 
 
@@ -458,7 +462,8 @@ def estimate_memory(
         case "FSDP2":  # one layer is prefetched; modules outside the layers stay gathered
             weights = split + 4 * (footprint.in_module + 2 * footprint.in_layer)
             optimiser = 3 * trained * own
-    loading = footprint.loading_bytes if layout in ("one device", "DDP") else 0
+    is_here = layout in ("one device", "DDP") and not footprint.on_gpu
+    loading = footprint.loading_bytes if is_here else 0
     return MemoryEstimate(*(n / _GIB for n in (weights, optimiser, activations, loading)))
 
 
