@@ -105,7 +105,7 @@ def _is_current(folder: Path, recipe: Recipe, record: RunRecord) -> bool:
 
 
 def _make_recipe(record: RunRecord, spec: ModelSpec, folder: Path) -> Recipe:
-    """Return the recipe; the prompt is that of the run, whatever became of its file."""
+    """Return the recipe; its prompt is the text of the run, whose file may have changed since."""
     ours = record.recipe
     prompt = PromptConfig()
     if spec.prompt is not None:
