@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from llmft.data.batches import BatchPlan
     from llmft.models.memory.estimates import Footprint
     from llmft.training.inputs import Inputs
+    from llmft.training.launch import Launch
 
 logger = logging.getLogger(__name__)
 
@@ -106,12 +107,11 @@ def check(
     resolved = load_recipe(recipe, overrides=overrides)
     # Imported where needed, here and below: most imports take seconds, and without the data few
     # are needed.
-    from llmft.training.launch import read_deepspeed, require_packages
+    from llmft.training.launch import plan_launch, require_packages
 
     config = resolved.config
     require_packages(config)
-    if config.launch.deepspeed is not None:
-        read_deepspeed(Path(config.launch.deepspeed), key="launch.deepspeed")
+    launch = plan_launch(config)
     has_base = _report_recipe(resolved)
     prompt = read_recipe_prompt(resolved)
     if prompt != read_prompt(resolved.prompt_path, fields=resolved.task.fields):
@@ -124,7 +124,7 @@ def check(
 
         with isolated():
             row = None if show is None else str(show)
-            result = _check_inputs(resolved, show=row, gpu_gib=gpu_memory_gib)
+            result = _check_inputs(resolved, launch, show=row, gpu_gib=gpu_memory_gib)
     else:
         _check_token_budget(resolved, has_base=has_base)
         result = CheckResult(name=config.name, num_steps=None, memory_gib=None, budgets={})
@@ -173,17 +173,15 @@ def _check_token_budget(recipe: ResolvedRecipe, *, has_base: bool) -> None:
 
 
 def _check_inputs(
-    recipe: ResolvedRecipe, *, show: str | None, gpu_gib: float | None
+    recipe: ResolvedRecipe, launch: "Launch", *, show: str | None, gpu_gib: float | None
 ) -> CheckResult:
     from llmft.data.encoding import refuse_budget
     from llmft.reports.terminal import show_row
     from llmft.training.inputs import check_warmup, count_steps, open_inputs, plan_batches
-    from llmft.training.launch import plan_launch
     from llmft.training.losses import make_loss
     from llmft.training.train_model import resolve_defaults
 
     inputs = open_inputs(recipe, keep_tokens=False)
-    launch = plan_launch(recipe.config)
     resolved, config = resolve_defaults(recipe, launch), recipe.config
     if show is not None:
         split, row = _find_row(inputs, show)
@@ -269,7 +267,7 @@ def _report_frozen(recipe: ResolvedRecipe, inputs: "Inputs", gpu_gib: float | No
     logger.info(
         "memory: about %.2f GiB, and half a GiB for the libraries: weights %.2f, vectors %.2f, "
         "fitting %.2f, rows %.2f; on disk %.2f GiB of states",
-        found.peak_gib, *found, found.vectors_gib * max(1, len(poolings) / 2),
+        found.peak_gib, *found,
     )  # fmt: skip
     return found.peak_gib
 

@@ -158,8 +158,12 @@ def _train(recipe: ResolvedRecipe, *, resume: str) -> Path:
             return folder
         with log_to_file(folder / "logs" / "training.log"):
             if run.resolved is None:
-                resolved = ask_main(lambda: resolve_defaults(recipe, launch))
-                run = update_run(folder, run, resolved=resolved)
+                unresolved = run
+                run = ask_main(
+                    lambda: update_run(
+                        folder, unresolved, resolved=resolve_defaults(recipe, launch)
+                    )
+                )
             _train_run(recipe, inputs, run, launch)
     return folder
 

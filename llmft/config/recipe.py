@@ -82,14 +82,8 @@ class BaseConfig(ConfigSection):
         if self.tuning != "frozen" and self.layer != "auto":
             refuse_values([(("layer",), f"has no effect with tuning: {self.tuning}")])
         if self.tuning == "frozen" and self.pooling == "transformers":
-            refuse_values(
-                [
-                    (
-                        ("pooling",),
-                        "found transformers, but a frozen base takes auto, cls, mean, last",
-                    )
-                ]
-            )
+            found = "found transformers, but a frozen base takes auto, cls, mean, last"
+            refuse_values([(("pooling",), found)])
         return self
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from llmft.config.recipe import Precision
@@ -70,10 +71,14 @@ class BatchForward:
         own = rows
         if self.shared is not None:
             own = [row._replace(shared_ids=[]) for row in rows]
-        lengths_N = np.array([row.num_tokens for row in own], dtype=np.int64)
         limits = BatchLimits(num_tokens=self.max_tokens_per_batch)
-        for batch in sort_into_batches(lengths_N, limits):
+        for batch in sort_into_batches(self.count_tokens(rows), limits):
             yield batch, self._compute([own[i] for i in batch])
+
+    def count_tokens(self, rows: Sequence[EncodedRow]) -> NDArray[np.int64]:
+        """Return how many tokens of each row are computed, [N]: with a shared prompt its own."""
+        lengths = (row.num_tokens if self.shared is None else len(row.own_ids) for row in rows)
+        return np.fromiter(lengths, dtype=np.int64, count=len(rows))
 
     def _compute(self, rows: Sequence[EncodedRow]) -> Tensor:
         """Return the logits of a batch [B, C]; after running out of memory of smaller parts."""

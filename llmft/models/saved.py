@@ -333,8 +333,8 @@ def check_init_compatibility(config: Recipe, *, label_names: list[str]) -> None:
         "base.tuning": (config.base.tuning, spec.base.tuning),
         "base.lora": (config.base.lora, spec.base.lora),
         "base.pooling": (
-            pooling.how if pooling else "transformers",
-            spec.pooling.how if spec.pooling else "transformers",
+            pooling.describe() if pooling else "transformers",
+            spec.pooling.describe() if spec.pooling else "transformers",
         ),
         "base.model (its weights)": (hash_base(config.base), spec.base_hash),
         "head.type": (config.head.type, spec.head),

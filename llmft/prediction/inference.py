@@ -93,8 +93,10 @@ class Predictor:
         """
         encoded = self.encoder.encode(rows)
         outputs_NC = np.empty((len(rows), len(self.spec.label_names)), dtype=np.float32)
-        with Progress("predicting", len(rows), is_shown=show_progress) as progress:
+        lengths_N = self.forward.count_tokens(encoded)
+        total = int(lengths_N.sum())
+        with Progress("predicting", total, unit="token", is_shown=show_progress) as progress:
             for batch, logits_BC in self.forward.compute(encoded):
                 outputs_NC[batch] = to_outputs(logits_BC, self.spec.head).cpu().numpy()
-                progress.update(len(batch))
+                progress.update(int(lengths_N[batch].sum()))
         return Predictions(outputs_NC, encoded)

@@ -72,13 +72,9 @@ def read_launch(config: Recipe) -> Launch:
             f"launch.deepspeed: the recipe says {config.launch.deepspeed}, but the launcher says "
             "FSDP; remove one of them"
         )
-    parallelism: Parallelism = "none" if world_size == 1 else "ddp"
     if deepspeed is not None:
         deepspeed = _complete(deepspeed)
-        parallelism = "zero3" if _stage(deepspeed) == 3 else "zero"
-    elif uses_fsdp:
-        parallelism = "fsdp"
-    launch = Launch(world_size, parallelism, deepspeed)
+    launch = Launch(world_size, "fsdp" if uses_fsdp else _name(world_size, deepspeed), deepspeed)
     _refuse_impossible(launch, config)
     return launch
 
@@ -89,18 +85,25 @@ def plan_launch(config: Recipe) -> Launch:
     Raises:
         UserError: If its DeepSpeed file cannot be read.
     """
-    world_size, deepspeed = config.train.world_size or 1, None
-    parallelism: Parallelism = "none" if world_size == 1 else "ddp"
-    if config.launch.deepspeed is not None:
-        deepspeed = read_deepspeed(Path(config.launch.deepspeed), key="launch.deepspeed")
-        parallelism = "zero3" if _stage(deepspeed) == 3 else "zero"
-    return Launch(world_size, parallelism, deepspeed)
+    world_size, deepspeed = config.train.world_size or 1, _read_wanted_deepspeed(config)
+    return Launch(world_size, _name(world_size, deepspeed), deepspeed)
+
+
+def _name(world_size: int, deepspeed: dict[str, Any] | None) -> Parallelism:
+    if deepspeed is not None:
+        return "zero3" if _stage(deepspeed) == 3 else "zero"
+    return "none" if world_size == 1 else "ddp"
+
+
+def _read_wanted_deepspeed(config: Recipe) -> dict[str, Any] | None:
+    """Return the DeepSpeed configuration that a recipe names, if it names one."""
+    named = config.launch.deepspeed
+    return None if named is None else read_deepspeed(Path(named), key="launch.deepspeed")
 
 
 def _find_deepspeed(config: Recipe) -> dict[str, Any] | None:
     """Return the DeepSpeed configuration of recipe or launcher, if one of them has any."""
-    named = config.launch.deepspeed
-    wanted = None if named is None else read_deepspeed(Path(named), key="launch.deepspeed")
+    named, wanted = config.launch.deepspeed, _read_wanted_deepspeed(config)
     launched, launched_as = _read_launched_deepspeed()
     if launched is not None:
         by_file = launched_as.endswith(".json")

@@ -17,14 +17,13 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from llmft.config.head import Head
+from llmft.models.memory.estimates import ROWS_PER_BLOCK
 
 logger = logging.getLogger("llmft.train")
 
 STRENGTHS = [float(f"{s:.3g}") for s in 10.0 ** np.arange(5, -3.5, -0.5)]
 """Of the penalty on the squared weights, the strongest first; the vectors are scaled so that their
 numbers have a variance of 1 on average."""
-ROWS_PER_BLOCK = 8_192
-"""Rows that are in memory in double precision at once, in three copies."""
 _MAX_ITERATIONS = 1_000
 _TOLERANCE = 1e-4  # of the mean gradient
 _ROUGH_TOLERANCE = 1e-3  # enough to compare strengths, in a third of the time

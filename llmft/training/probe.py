@@ -251,7 +251,9 @@ def compute_states(reader: StateReader, inputs: Inputs, *, precision: Precision)
             pad_token_id=inputs.encoder.tokenizer.pad_token_id,
             shared_ids=inputs.encoder.shared_ids if inputs.unshared_reason is None else None,
         )
-        with Progress("states of the base", len(own)) as progress, on_sigterm(_stop):
+        num_shared = 0 if forward.shared is None else len(inputs.encoder.shared_ids)
+        total = sum(int(lengths[i][k]) - num_shared for i, k in own)
+        with Progress("states", total, unit="token") as progress, on_sigterm(_stop):
             for start in range(0, len(own), ROWS_PER_FILE):
                 rows = [splits[i][k] for i, k in own[start : start + ROWS_PER_FILE]]
                 _write_states(list(caches.values()), rows, forward, progress)
@@ -285,11 +287,12 @@ def _write_states(
         found.clear()
 
     written = time.monotonic()
+    lengths_N = forward.count_tokens(rows)
     try:
         for batch, vectors_BW in forward.compute(rows):
             found.append(vectors_BW.cpu().numpy())
             done += batch
-            progress.update(len(batch))
+            progress.update(int(lengths_N[batch].sum()))
             if time.monotonic() - written > _SECONDS_PER_FILE:
                 write()
                 written = time.monotonic()

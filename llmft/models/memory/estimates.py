@@ -39,7 +39,8 @@ _ATTENTION = {False: "llmft_traced_cpu", True: "llmft_traced_gpu"}
 Layout = Literal["one device", "DDP", "ZeRO-2", "ZeRO-3", "ZeRO-3 with offload", "FSDP2"]
 """How a training is distributed over devices."""
 _COPIES_OF_LOGITS = 4  # in a step of L-BFGS
-_BLOCK_ROWS, _COPIES_OF_BLOCKS = 8_192, 3  # in double precision, in ridge regression
+ROWS_PER_BLOCK, _COPIES_OF_BLOCKS = 8_192, 3
+"""Rows that ridge regression has in memory in double precision at once, and in how many copies."""
 _ROWS_MEASURED = 1_000
 ESTIMATE_ERROR = 0.10
 """Largest relative error against measured peaks: small models, on a CPU, in one process."""
@@ -375,11 +376,13 @@ class FrozenMemory(NamedTuple):
     """What fitting the head needs in addition: logits, and some vectors in double precision."""
     rows_gib: float
     """The prepared rows of all splits."""
+    states_gib: float
+    """Of all poolings, on disk."""
 
     @property
     def peak_gib(self) -> float:
         """Most memory, without that of the libraries."""
-        return sum(self)
+        return self.weights_gib + self.vectors_gib + self.fitting_gib + self.rows_gib
 
 
 def estimate_frozen(
@@ -401,11 +404,14 @@ def estimate_frozen(
     weights: float = 4 * _count(model)
     if stays_in_bfloat16(base, precision):
         weights -= 2 * sum(map(_count, _find_frozen_linear(model.requires_grad_(False))))
-    vectors = 4 * num_rows * model_config.hidden_size * min(2, num_poolings)
+    states = 4 * num_rows * model_config.hidden_size
+    vectors = states * min(2, num_poolings)
     logits = 4 * num_rows * len(labels.logit_names) * _COPIES_OF_LOGITS
-    logits += 8 * min(num_rows, _BLOCK_ROWS) * _COPIES_OF_BLOCKS * model_config.hidden_size
+    logits += 8 * min(num_rows, ROWS_PER_BLOCK) * _COPIES_OF_BLOCKS * model_config.hidden_size
     prepared = sum(map(_measure_rows, rows.values()))
-    return FrozenMemory(*(n / _GIB for n in (weights, vectors, logits, prepared)))
+    return FrozenMemory(
+        *(n / _GIB for n in (weights, vectors, logits, prepared, states * num_poolings))
+    )
 
 
 def _measure_rows(rows: Sequence[Row]) -> float:
