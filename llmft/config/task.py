@@ -37,6 +37,7 @@ PREPARED_NAMES = {
     "text": "the joined text",
     "labels": "the labels",
     "group": "the group",
+    "cluster": "the cluster",
 }
 """Reserved field of a prepared row -> its content, for error messages."""
 _Values = list[str | int | float | bool]

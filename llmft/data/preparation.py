@@ -20,7 +20,6 @@ from llmft.config.task import (
     Split,
     Task,
 )
-from llmft.data.duplicates import cluster_texts
 from llmft.data.fields import Row, join_pair
 from llmft.data.labels import assign_tiers, compute_overall, list_scores
 from llmft.data.reading import Rejection, UsableRow, read_task_rows
@@ -28,10 +27,11 @@ from llmft.data.sources import Source, find_sources
 from llmft.data.splitting import (
     assign_splits,
     assign_splits_by_date,
+    cluster_rows,
     find_gaps,
     find_leaks,
     list_strata,
-    merge_units,
+    mark_clusters,
     plan_balance,
     refuse_constant_labels,
 )
@@ -212,6 +212,7 @@ def prepare_task(task: Task) -> Manifest:
         )
 
     rows, near = _clean(accepted, task, rejected)
+    mark_clusters([a.record for a in rows.accepted], rows.units)
     leaks = f", and {near.num_leaks} that repeat a given split" if near.num_leaks else ""
     logger.info("%d rows repeat each other; dropped %d%s", near.num_rows, near.num_dropped, leaks)
     try:
@@ -263,12 +264,7 @@ def _clean(
     accepted: list[UsableRow], task: Task, rejected: list[Rejection]
 ) -> tuple[_ClusteredRows, NearDuplicates]:
     """Drop repeats and rows that would leak into a given split; return the rest and the counts."""
-    texts = [join_pair(a.record, task.fields) for a in accepted]
-    clusters = alike = cluster_texts(texts, threshold=task.clean.near_duplicates)
-    if task.fields.text_pair is not None:  # an article with several pairs stays in one split
-        articles = [a.record["text"] for a in accepted]
-        alike = cluster_texts(articles, threshold=task.clean.near_duplicates)
-    units = merge_units(clusters, alike, [a.record.get("group") for a in accepted])
+    clusters, units = cluster_rows([a.record for a in accepted], task)
     rows = _ClusteredRows(accepted, clusters, units)
     leaks = find_leaks(units, [a.source.split for a in accepted])
     for position, leak in leaks.items():
@@ -365,6 +361,7 @@ def _balance(by_split: Splits, task: Task, rejected: list[Rejection]) -> int:
         row = train[position]
         names = (f"{row.record['id']}+{number}" for number in numbers[position])
         row_id = next(name for name in names if name not in ids)
+        row.record.setdefault("cluster", row.record["id"])
         repeated.append(row._replace(record={**row.record, "id": row_id}))
     kept = [row for i, row in enumerate(train) if i not in plan.left_out]
     by_split["train"] = kept + repeated

@@ -20,11 +20,43 @@ from llmft.config.task import (
     Task,
     rank_given,
 )
-from llmft.data.fields import Row, shorten_list
+from llmft.data.duplicates import cluster_texts
+from llmft.data.fields import Row, join_pair, shorten_list
 from llmft.data.labels import assign_tiers, compute_overall, list_scores
 from llmft.errors import UserError
 
 _NUM_SCORE_BINS = 5
+
+
+def cluster_rows(rows: Sequence[Row], task: Task) -> tuple[list[int], list[int]]:
+    """Return which rows repeat each other, and which have to stay in one split.
+
+    Args:
+        rows: N rows with text and, if the task has such fields, pair and group.
+        task: Its fields, and the similarity from which on texts are near-duplicates.
+
+    Returns:
+        For each row the first row of its cluster of near-duplicates, and the first of its unit:
+        near-duplicates, pairs of one article, and rows of one group.
+    """
+    threshold = task.clean.near_duplicates
+    texts = [join_pair(row, task.fields) for row in rows]
+    clusters = alike = cluster_texts(texts, threshold=threshold)
+    if task.fields.text_pair is not None:
+        alike = cluster_texts([row["text"] for row in rows], threshold=threshold)
+    return clusters, merge_units(clusters, alike, [row.get("group") for row in rows])
+
+
+def mark_clusters(rows: Sequence[Row], units: Sequence[int]) -> None:
+    """Note the id of a unit's first row as `cluster` in its rows if it has several, in place (D15).
+
+    They are not independent, so intervals and tests draw them together.
+    """
+    sizes = Counter(units)
+    first: dict[int, str] = {}
+    for row, unit in zip(rows, units, strict=True):
+        if sizes[unit] > 1:
+            row["cluster"] = first.setdefault(unit, row["id"])
 
 
 def merge_units(*keys_per_row: Sequence[Hashable | None]) -> list[int]:

@@ -290,9 +290,9 @@ def compare_variants(comparison: Comparison, *, probe: Path | None = None) -> Co
         label_type=find_label_type(rows.labels),
         label_names=rows.names,
         num_rows=len(rows.rows),
+        num_clusters=rows.num_clusters,
         num_test_rows=comparison.num_test_rows,
         num_dropped=comparison.num_test_rows - len(rows.rows),
-        num_groups=None if rows.groups is None else int(rows.groups.max()) + 1,
         verdict=verdict.name,
         winner=verdict.winner,
         why=verdict.why,
@@ -385,7 +385,7 @@ def complete_result(comparison: Comparison, result: ComparisonResult) -> Compari
         ),
         rare=measure_rare(
             rows.labels, outputs, ids=[row["id"] for row in rows.rows], names=rows.names,
-            config=rows.config, high=config.high, top_k=config.top_k,
+            config=rows.config, high=config.high, top_k=config.top_k, groups=rows.groups,
         ),
         noise=[
             measure_noise(

@@ -12,9 +12,9 @@ from scipy.stats import norm
 from llmft.config.metrics import METRICS
 from llmft.config.suite import HIGHER_IS_BETTER, GateConfig
 from llmft.config.task import LabelsConfig, Split
-from llmft.data.batches import make_targets
 from llmft.data.fields import Row
 from llmft.data.prepared import PreparedData
+from llmft.evaluation.rows import open_rows
 from llmft.metrics.definitions import (
     Floats,
     average,
@@ -36,7 +36,7 @@ from llmft.results.evaluation import (
     ProbeGain,
 )
 from llmft.results.run import LearningCurve, RunRecord
-from llmft.statistics.intervals import MIN_ROWS, bound_proportion, estimate_interval
+from llmft.statistics.intervals import bound_proportion, estimate_interval
 from llmft.training.inputs import limit_rows
 
 _MAX_TRAIN_ROWS = 500
@@ -46,7 +46,8 @@ _Z = float(norm.ppf(0.975))
 class GateFacts(NamedTuple):
     """Inputs of the gates: of one run, or the mean over the runs (seeds) of a variant."""
 
-    num_rows: int
+    shortage: str | None
+    """Why the rows are too few for evidence; None if they suffice (`describe_shortage`)."""
     metric: str
     """The leading metric, which the gaps compare."""
     metrics: Mapping[str, float | None]
@@ -169,10 +170,11 @@ def measure_train_and_val(
     found: dict[Split, MetricValue] = {}
     splits: tuple[Split, ...] = ("val", "train")
     for split in splits:
-        rows = pick_train_and_val(data, split, limit=limit)
-        labels = make_targets(rows, label_names=data.label_names).numpy()
+        rows = open_rows(pick_train_and_val(data, split, limit=limit), data)
         outputs = [run[split].outputs for run in runs]
-        found[split] = estimate_metric(metric, labels, outputs, config=data.task.labels)
+        found[split] = estimate_metric(
+            metric, rows.labels, outputs, config=rows.config, groups=rows.groups
+        )
     return found
 
 
@@ -258,7 +260,7 @@ def decide(
     *,
     findings: Sequence[Finding],
     beats_constant: bool,
-    num_rows: int,
+    shortage: str | None,
     provisional: bool = False,
 ) -> Outcome:
     """Return the worst result with its reasons.
@@ -267,7 +269,7 @@ def decide(
         results: Results of the gates; without gates the decision is REVIEW.
         findings: Findings of the audit about the run; an invalid one fails.
         beats_constant: Whether it beats the best constant (D9); if not, it is never DEPLOY.
-        num_rows: Number of rows it was measured on; below 20 it is never DEPLOY.
+        shortage: Why the rows it was measured on are too few; then it is never DEPLOY.
         provisional: Whether a variant of a comparison has too few seeds to be deployed.
     """
     reasons: list[tuple[Decision, str]] = [
@@ -277,8 +279,7 @@ def decide(
     doubts = {
         "no gate was set, so a person has to decide": not results,
         "it does not beat the best constant": not beats_constant,
-        f"{num_rows} rows are too few for evidence; at least {MIN_ROWS} are needed": num_rows
-        < MIN_ROWS,
+        str(shortage): shortage is not None,
         "provisional: fewer than 3 seeds do not cover the variance between seeds": provisional,
     }
     reasons += [("REVIEW", doubt) for doubt, holds in doubts.items() if holds]
@@ -340,7 +341,7 @@ def _apply_metric(name: str, gate: GateConfig, facts: GateFacts) -> GateResult:
     what = "not defined on these rows" if value is None else _show(value)
     return _make_result(
         name, gate, what=what, value=value, bound=_find_worse_end(name, interval),
-        interval=interval, doubt=_doubt_few(facts.num_rows),
+        interval=interval, doubt=facts.shortage,
     )  # fmt: skip
 
 
@@ -364,7 +365,7 @@ def _apply_dimensions(name: str, gate: GateConfig, facts: GateFacts) -> GateResu
     result = _make_result(
         name, gate, what=what, value=deciding.value,
         bound=bound if math.isfinite(bound) else None, interval=deciding.interval,
-        doubt=_doubt_few(facts.num_rows),
+        doubt=facts.shortage,
     )  # fmt: skip
     value = found[worst].value
     if gate.review is None or value is None or value <= gate.review:
@@ -383,7 +384,7 @@ def _apply_classes(name: str, gate: GateConfig, facts: GateFacts) -> GateResult 
     if not found:
         return None
     absent = [part for part, estimate in found.items() if estimate.value is None]
-    doubt = f"no row of {', '.join(absent)}" if absent else _doubt_few(facts.num_rows)
+    doubt = f"no row of {', '.join(absent)}" if absent else facts.shortage
     worst = _find_worst(found, higher=True)
     if worst is None:
         return _make_result(name, gate, what="not defined", value=None, bound=None, doubt=doubt)
@@ -403,7 +404,7 @@ def _apply_gap(name: str, gate: GateConfig, facts: GateFacts) -> GateResult | No
     before, after = facts.splits.get(earlier), facts.splits.get(later)
     if before is None or after is None:
         return None
-    doubt = _doubt_few(facts.num_rows) if later == "test" else None
+    doubt = facts.shortage if later == "test" else None
     higher = METRICS[metric].higher_is_better
     gap = estimate_gap(before, after, higher_is_better=higher)
     if gap.value is None:
@@ -506,11 +507,6 @@ def _find_worst(found: Mapping[str, MetricValue], *, higher: bool) -> str | None
     choose: Any = min if higher else max
     worst: str | None = choose(known, key=lambda part: known[part], default=None)
     return worst
-
-
-def _doubt_few(num_rows: int) -> str | None:
-    few = f"{num_rows} rows are too few for evidence; at least {MIN_ROWS} are needed"
-    return few if num_rows < MIN_ROWS else None
 
 
 def _show(value: float | None) -> str:

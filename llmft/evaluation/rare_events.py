@@ -10,7 +10,9 @@ from llmft.config.task import ClassConfig, LabelsConfig, ScoresConfig
 from llmft.data.labels import compute_overall
 from llmft.metrics.definitions import Bools, Floats
 from llmft.results.comparison import ListQuality, RareEvents, RareFindings, TopListQuality
-from llmft.statistics.intervals import bound_proportion
+from llmft.results.evaluation import Interval
+from llmft.statistics.intervals import bound_fraction
+from llmft.statistics.resampling import Groups
 
 
 class _Event(NamedTuple):
@@ -33,6 +35,7 @@ def measure_rare(
     config: LabelsConfig,
     high: float | None,
     top_k: Sequence[int],
+    groups: Groups | None = None,
 ) -> RareEvents | None:
     """Return precision and recall of each variant for the rare rows.
 
@@ -43,8 +46,8 @@ def measure_rare(
     half of the rows, and the number of rare rows, for which precision and recall are equal. Of
     several runs the first is ranked: their mean would be an ensemble, which is better than any.
 
-    The 95 % intervals are exact (Clopper and Pearson 1934) for the rows of the denominator; they
-    take rows as independent and a variant's list as given.
+    The 95 % intervals are those of `bound_fraction` for the rows of the denominator; they take a
+    variant's list as given.
 
     Args:
         labels: Scores [N, D], classes [N], or labels [N, L].
@@ -54,6 +57,7 @@ def measure_rare(
         config: The task's labels.
         high: Bound on the overall score; None: that of the last tier.
         top_k: Values of k.
+        groups: The cluster of each row, [N]; None if rows are independent.
 
     Returns:
         None if no rows are defined as rare: no bound, classes without an order, or multilabel.
@@ -69,7 +73,9 @@ def measure_rare(
         num_rows=num_rows,
         num_high=num_high,
         variants={
-            variant: _measure_variant(event, runs[0].astype(np.float64), ids, sorted(lengths))
+            variant: _measure_variant(
+                event, runs[0].astype(np.float64), ids, sorted(lengths), groups
+            )
             for variant, runs in variants.items()
         },
     )
@@ -106,24 +112,32 @@ def _find_event(
 
 
 def _measure_variant(
-    event: _Event, outputs_NC: Floats, ids: Sequence[str], lengths: list[int]
+    event: _Event,
+    outputs_NC: Floats,
+    ids: Sequence[str],
+    lengths: list[int],
+    groups: Groups | None,
 ) -> RareFindings:
-    called_N, num_high = event.decide(outputs_NC), int(event.true_N.sum())
     order = np.lexsort((np.array(ids), -event.rank(outputs_NC)))
-    num_found = int((called_N & event.true_N).sum())
-    found_K = event.true_N[order].cumsum()
-    quality = _count(num_found, num_called=int(called_N.sum()), num_high=num_high)
+    rank_N = np.argsort(order)
     at_k = [
-        TopListQuality(k=k, **dict(_count(int(found_K[k - 1]), num_called=k, num_high=num_high)))
+        TopListQuality(k=k, **dict(_measure_list(rank_N < k, event.true_N, groups)))
         for k in lengths
     ]
-    return RareFindings(at_k=at_k, **dict(quality))
-
-
-def _count(num_found: int, *, num_called: int, num_high: int) -> ListQuality:
-    return ListQuality(
-        precision=num_found / num_called if num_called else None,
-        precision_interval=bound_proportion(num_found, num_called) if num_called else None,
-        recall=num_found / num_high if num_high else None,
-        recall_interval=bound_proportion(num_found, num_high) if num_high else None,
+    return RareFindings(
+        at_k=at_k, **dict(_measure_list(event.decide(outputs_NC), event.true_N, groups))
     )
+
+
+def _measure_list(listed_N: Bools, true_N: Bools, groups: Groups | None) -> ListQuality:
+    def bound(hits_N: Bools, among_N: Bools) -> tuple[float | None, Interval | None]:
+        of_rows = None if groups is None else groups[among_N]
+        value = float(hits_N[among_N].mean()) if among_N.any() else None
+        return value, bound_fraction(hits_N[among_N], groups=of_rows)
+
+    precision, precision_interval = bound(true_N, listed_N)
+    recall, recall_interval = bound(listed_N, true_N)
+    return ListQuality(
+        precision=precision, precision_interval=precision_interval,
+        recall=recall, recall_interval=recall_interval,
+    )  # fmt: skip

@@ -21,7 +21,7 @@ from llmft.metrics.definitions import (
 )
 from llmft.prediction.post_hoc_fit import FinalOutputs
 from llmft.results.evaluation import Interval, Measurement, Metrics, Parts, RowResult, TierConfusion
-from llmft.statistics.intervals import estimate_interval
+from llmft.statistics.intervals import describe_shortage, estimate_interval
 
 _NUM_WORST = 15
 _MAX_TEXT = 2_000
@@ -34,10 +34,20 @@ class LabelledRows(NamedTuple):
     labels: NDArray[Any]
     """Scores [N, D], classes [N], or labels [N, L]."""
     groups: NDArray[np.int64] | None
-    """The cluster of each row, [N]; None if the task names no field `group`."""
+    """The cluster of each row, [N]; None if all are independent."""
     names: list[str]
     """Dimensions, classes or labels."""
     config: LabelsConfig
+
+    @property
+    def num_clusters(self) -> int:
+        """Number of clusters; that of the rows if all are independent."""
+        return len(self.rows) if self.groups is None else int(self.groups.max()) + 1
+
+    @property
+    def shortage(self) -> str | None:
+        """Why they are too few for evidence; None if they suffice."""
+        return describe_shortage(len(self.rows), self.num_clusters)
 
     def measure(self, runs: Sequence[Floats]) -> list[Measurement]:
         """Return the metrics of the decision scores [N, C] of each run."""
@@ -52,12 +62,12 @@ class LabelledRows(NamedTuple):
 
 
 def open_rows(rows: list[Row], data: PreparedData) -> LabelledRows:
-    """Return rows with labels and clusters; a row without a group is a cluster of its own."""
+    """Return rows with labels and clusters; a row without `cluster` is one of its own."""
     groups = None
-    if data.task.fields.group is not None:
-        named = [("group", str(r["group"])) if r.get("group") else ("row", r["id"]) for r in rows]
-        places = {group: i for i, group in enumerate(dict.fromkeys(named))}
-        groups = np.array([places[group] for group in named], dtype=np.int64)
+    named = [("cluster", r["cluster"]) if "cluster" in r else ("row", r["id"]) for r in rows]
+    places = {cluster: i for i, cluster in enumerate(dict.fromkeys(named))}
+    if len(places) < len(rows):
+        groups = np.array([places[cluster] for cluster in named], dtype=np.int64)
     labels = make_targets(rows, label_names=data.label_names).numpy()
     return LabelledRows(rows, labels, groups, data.label_names, data.task.labels)
 

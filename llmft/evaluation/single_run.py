@@ -26,6 +26,7 @@ from llmft.data.fields import Row
 from llmft.data.labels import has_unknown_label
 from llmft.data.prepared import PreparedData
 from llmft.data.reading import read_labelled
+from llmft.data.splitting import cluster_rows, mark_clusters
 from llmft.errors import UserError
 from llmft.evaluation.edge_cases import EdgeCase, read_suite_cases, run_cases
 from llmft.evaluation.gates import measure_train_and_val, predict_train_and_val
@@ -110,6 +111,7 @@ def _read_labelled_rows(subject: EvaluationRows, source: "PathOrFrame") -> Evalu
     path = Path(config.path)
     changes = {"name": config.path, "sources": [config]}
     rows, rejected = read_labelled(task.model_copy(update=changes))  # errors name the source
+    mark_clusters(rows, cluster_rows(rows, task)[1])
     known = [row for row in rows if not has_unknown_label(row["labels"], subject.label_names)]
     if not known:
         first = f"; the first: line {rejected[0].line}: {rejected[0].reason}" if rejected else ""
@@ -328,6 +330,7 @@ def _measure(
         label_type=find_label_type(rows.labels),
         label_names=rows.names,
         num_rows=len(rows.rows),
+        num_clusters=rows.num_clusters,
         num_test_rows=len(subject.rows),
         num_dropped=len(subject.rows) - len(rows.rows),
         num_rejected=subject.num_rejected,

@@ -332,7 +332,7 @@ def decide_variant(
         raw = [run.raw_outputs for run in runs]
         on_splits["test"] = estimate_metric(metric, labels, raw, config=rows.config, groups=groups)
     facts = GateFacts(
-        num_rows=len(rows.rows),
+        shortage=rows.shortage,
         metric=metric,
         metrics=variant.metrics,
         intervals=variant.intervals,
@@ -357,7 +357,7 @@ def decide_variant(
         gates,
         findings=[f for f in criteria.findings if not f.variants or name in f.variants],
         beats_constant=is_better(metric, variant.metrics.get(metric), criteria.constant),
-        num_rows=len(rows.rows),
+        shortage=rows.shortage,
         provisional=provisional,
     )
     return variant.replace(gates=gates, decision=outcome.decision, reasons=outcome.reasons)

@@ -15,8 +15,10 @@ from llmft.metrics.moments import find_moments, find_part_moments
 from llmft.results.comparison import Pair, PartGain, SampleSize, VerdictName
 from llmft.results.evaluation import Finding, Interval
 from llmft.statistics.intervals import (
+    MIN_CLUSTERS,
     MIN_ROWS,
     Estimate,
+    describe_shortage,
     estimate_contrasts,
     find_quantile,
     find_tail,
@@ -34,8 +36,6 @@ from llmft.statistics.resampling import MAX_CLUSTERS, Clusters, Groups, find_clu
 
 OutputsByVariant = dict[str, list[Floats]]
 """Variant -> decision scores [N, C] of each of its runs (seeds)."""
-MIN_GROUPS = 10
-"""With fewer clusters of rows nothing is decided: they, not the rows, are the sample size."""
 ERROR_RATE = 0.05
 _SAFETY_FACTOR = 1.25
 """Safety factor on error rates: bounds are at 4 instead of 5 %, and p-values of the margin are
@@ -183,11 +183,6 @@ def _test_equality(metric: str, runs: _PairedRuns, estimate: Estimate, rows: _Pa
     return cover_seed_variance(p_value, estimate)
 
 
-def is_small(clusters: Clusters) -> bool:
-    """Return whether there are too few rows or clusters for any finding."""
-    return len(clusters.index_N) < MIN_ROWS or len(clusters.sizes_G) < MIN_GROUPS
-
-
 def _make_pair(
     challenger: str,
     estimate: Estimate,
@@ -201,7 +196,8 @@ def _make_pair(
 ) -> Pair:
     """Return the pair with its finding, its power and the sample size that would resolve it."""
     lower, upper = bound_gain(estimate, tail=ERROR_RATE)
-    too_few = is_small(rows.clusters)
+    num_rows, num_clusters = len(rows.labels), len(rows.clusters.sizes_G)
+    too_few = describe_shortage(num_rows, num_clusters) is not None
     finding: Literal["better", "not better", "unresolved"] = "unresolved"
     if p_adjusted < ERROR_RATE and not too_few:
         finding = "better"
@@ -214,12 +210,11 @@ def _make_pair(
             estimate,
             margin=rules.margin,
             tail=tail if estimate.value > rules.margin else ERROR_RATE / _SAFETY_FACTOR,
-            num_rows=len(rows.labels),
+            num_rows=num_rows,
             num_seeds=min(len(outputs) for outputs in runs),
         )
     if needed is not None and too_few:
-        num_rows, num_clusters = len(rows.labels), len(rows.clusters.sizes_G)
-        least = math.ceil(max(MIN_ROWS, num_rows * MIN_GROUPS / num_clusters))
+        least = math.ceil(max(MIN_ROWS, num_rows * MIN_CLUSTERS / num_clusters))
         needed = SampleSize(rows=max(least, needed.rows or 0), seeds=needed.seeds)
     return Pair(
         challenger=challenger,
@@ -265,6 +260,7 @@ def compare_parts(
         Name -> gain; without the classes that never occur.
     """
     clusters = find_clusters(len(labels), groups, seed=seed)
+    shortage = describe_shortage(len(labels), len(clusters.sizes_G))
     variants = [
         resample_parts(labels, runs, clusters=clusters, seed=seed)
         for runs in (reference, challenger)
@@ -287,7 +283,7 @@ def compare_parts(
         known, adjust_by_holm([p_value for _, _, p_value in known]), strict=True
     ):
         finding: Literal["challenger", "reference", "tie"] = "tie"
-        is_sure = p_adjusted < ERROR_RATE and not is_small(clusters)
+        is_sure = p_adjusted < ERROR_RATE and shortage is None
         if is_sure and abs(estimate.value) >= min_difference:
             finding = "challenger" if estimate.value > 0 else "reference"
         interval = Interval(*bound_gain(estimate, tail=ERROR_RATE / 2))
@@ -406,7 +402,7 @@ def _doubt(pair: Pair, *, margin: float, num_challengers: int) -> str:
     p_value = f"p = {pair.p_margin_adjusted:.2g}{_name_holm(num_challengers)}"
     if pair.is_small:
         return (
-            f", but fewer than {MIN_ROWS} test rows, or {MIN_GROUPS} clusters of them, are no "
+            f", but fewer than {MIN_ROWS} test rows, or {MIN_CLUSTERS} clusters of them, are no "
             "evidence"
         )
     if pair.lower > margin:

@@ -237,8 +237,8 @@ def _list_facts(result: ComparisonResult) -> list[_Fact]:
     rows = "the same for all variants"
     if result.num_dropped:
         rows += f"; {result.num_dropped} excluded as near-duplicates of training rows"
-    if result.num_groups is not None:
-        rows += f"; in {result.num_groups} clusters"
+    if result.num_clusters < result.num_rows:
+        rows += f"; in {result.num_clusters} clusters, which are drawn together"
     facts = [
         _Fact("metric", result.metric, f"{direction} is better"),
         _Fact("margin", f.format_threshold(result.margin), "gain that a challenger has to exceed"),

@@ -52,7 +52,7 @@ def describe_evaluation(result: EvaluationResult) -> Iterator[str]:
     shown: dict[str, Metrics] = {"unfitted": fit.metrics_before} if fit else {}
     shown[fit.method if fit else "model"] = result.metrics
     shown |= {name: baseline.metrics for name, baseline in result.baselines.items()}
-    yield f"{result.name} on {result.num_rows} rows of {result.data}"
+    yield f"{result.name} on {result.describe_rows()} of {result.data}"
     for name, metrics in shown.items():
         numbers = [f"{k} {v:z.3f}" for k, v in metrics.items() if v is not None]
         yield f"  {name:<9} {', '.join(numbers)}"
@@ -78,7 +78,7 @@ def describe_comparison(result: ComparisonResult) -> Iterator[str]:
     }
     keys = list(next(iter(metrics.values())))
     width = max(14, *map(len, metrics))
-    yield f"{result.num_rows} test rows of {result.task}"
+    yield f"{result.describe_rows('test')} of {result.task}"
     yield f"  {'':<{width}} " + " ".join(f"{key:>9}" for key in keys)
     for name, found in metrics.items():
         numbers = ["-" if (value := found[key]) is None else f"{value:z.3f}" for key in keys]

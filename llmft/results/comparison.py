@@ -205,7 +205,7 @@ class NoiseResult(Result):
 class ComparisonResult(EvaluationBase, ResultFile, HasTable):
     """Variants, pairs of them, and a verdict."""
 
-    schema_version: Literal[7] = 7
+    schema_version: Literal[8] = 8
     suite: str
     """Its file; `suite` if it was made in Python."""
     data: Manifest
@@ -230,8 +230,6 @@ class ComparisonResult(EvaluationBase, ResultFile, HasTable):
     """Whether the verdict depends on variants with too few seeds."""
     recommended: str | None = None
     """The variant or ensemble to use; null if the decision is FAIL or nothing is better."""
-    num_groups: int | None
-    """Number of clusters of rows; null if rows are independent."""
 
     variants: dict[str, VariantResult]
     # Only of a valid comparison.

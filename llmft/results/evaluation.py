@@ -348,6 +348,8 @@ class EvaluationBase(Result):
     """Dimensions, classes or labels, in the order of the outputs."""
     num_rows: int
     """Measured rows."""
+    num_clusters: int
+    """Their clusters, a row by itself counted as one: `num_rows` if all are independent."""
     num_test_rows: int
     """All rows."""
     num_dropped: int
@@ -361,11 +363,17 @@ class EvaluationBase(Result):
     worst_rows: list[RowResult] = Field(repr=False)
     """Those with the largest mean error over the variants."""
 
+    def describe_rows(self, kind: str = "") -> str:
+        """Return the number of measured rows, of a kind such as `test`, and of their clusters."""
+        rows = f"{self.num_rows} {kind} rows" if kind else f"{self.num_rows} rows"
+        is_clustered = self.num_clusters < self.num_rows
+        return f"{rows} in {self.num_clusters} clusters" if is_clustered else rows
+
 
 class EvaluationResult(VariantResult, EvaluationBase, ResultFile, HasTable):
     """Metrics and gates of one run, and whether it may be deployed."""
 
-    schema_version: Literal[7] = 7
+    schema_version: Literal[8] = 8
     name: str
     """Of the run's recipe."""
     data: str
@@ -376,7 +384,7 @@ class EvaluationResult(VariantResult, EvaluationBase, ResultFile, HasTable):
 
     def describe(self) -> str:
         """Return one line with the decision."""
-        return f"{self.name} on {self.data}: {self.num_rows} rows, decision {self.decision}"
+        return f"{self.name} on {self.data}: {self.describe_rows()}, decision {self.decision}"
 
     def to_frame(self) -> "pd.DataFrame":
         """Return the metrics: one row per metric, with its value, 95 % interval and baselines."""

@@ -32,6 +32,8 @@ _ROUNDING = 1e-9
 """Relative to a metric; a standard error below this is a rounding error."""
 MIN_ROWS = 20
 """With fewer rows nothing is decided: no variant is better and none is deployed."""
+MIN_CLUSTERS = 10
+"""The same for clusters of rows: they, not the rows, are the sample size."""
 
 
 class Estimate(NamedTuple):
@@ -301,6 +303,42 @@ def bound_proportion(num_hits: int, num_rows: int) -> Interval:
     """Return the exact 95 % interval of a proportion, of Clopper and Pearson (1934)."""
     found = binomtest(num_hits, num_rows).proportion_ci(0.95, method="exact")
     return Interval(float(found.low), float(found.high))
+
+
+def bound_fraction(
+    hits_N: NDArray[np.bool_], *, groups: Groups | None = None, seed: int = 0
+) -> Interval | None:
+    """Return the 95 % interval of the fraction of rows that are hits.
+
+    Exact for independent rows; of clusters by the bootstrap, and exact for their number if all
+    rows are hits, or none is.
+
+    Args:
+        hits_N: Whether each row is one.
+        groups: The cluster of each row, [N]; None if rows are independent.
+        seed: Seed of the resampling.
+
+    Returns:
+        None without rows.
+    """
+    if len(hits_N) == 0:
+        return None
+    if groups is not None and 0 < hits_N.sum() < len(hits_N):
+        return bootstrap_mean(hits_N.astype(np.float64), groups=groups, seed=seed)
+    num_units = count_clusters(np.ones(len(hits_N), dtype=bool), groups)
+    return bound_proportion(round(float(hits_N.mean()) * num_units), num_units)
+
+
+def describe_shortage(num_rows: int, num_clusters: int) -> str | None:
+    """Return why rows, in clusters, are too few for evidence; None if they suffice."""
+    if num_rows < MIN_ROWS:
+        return f"{num_rows} rows are too few for evidence; at least {MIN_ROWS} are needed"
+    if num_clusters < MIN_CLUSTERS:
+        return (
+            f"{num_rows} rows in {num_clusters} clusters are too few for evidence; at least "
+            f"{MIN_CLUSTERS} clusters are needed"
+        )
+    return None
 
 
 def count_clusters(chosen_N: NDArray[np.bool_], groups: Groups | None) -> int:

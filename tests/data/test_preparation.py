@@ -50,6 +50,59 @@ def test_fields_groups_and_kept_fields_travel_with_the_row(prepare) -> None:
     }  # fmt: skip
 
 
+def find_clusters(outcome: Outcome) -> list[set[str]]:
+    """Return the ids of the rows of each cluster."""
+    found: dict[str, set[str]] = {}
+    for row in outcome.rows.values():
+        if "cluster" in row:
+            found.setdefault(row["cluster"], set()).add(row["id"])
+    return sorted(found.values(), key=min)
+
+
+def test_d15_what_stays_in_one_split_is_noted_as_a_cluster(prepare) -> None:
+    rows = number_rows(40, act=None)
+    words = " ".join(f"again{k}" for k in range(40))
+    rows[3]["text"], rows[11]["text"] = f"{words} one", f"{words} two"  # near-duplicates
+    for i in (20, 21, 22):
+        rows[i]["act"] = "act 7"
+    rows[22]["text"] = f"{words} three"  # joins the two
+    rows[30]["act"] = "act 8"  # by itself
+    outcome = prepare(rows, fields="{id: id, text: text, group: act}")
+    assert find_clusters(outcome) == [{"r11", "r20", "r21", "r22", "r3"}]
+    assert outcome.rows["r20"]["cluster"] == "r3"
+    assert "cluster" not in outcome.rows["r30"], "a group of one row"
+
+
+def test_d15_pairs_of_one_article_and_repeats_that_stay_are_clusters(prepare) -> None:
+    rows = number_rows(40, question="")
+    for i, row in enumerate(rows):
+        row["question"] = f"what of {i}?"
+    rows[8]["text"] = rows[5]["text"]
+    pairs = "{id: id, text: text, text_pair: question}"
+    assert find_clusters(prepare(rows, fields=pairs)) == [{"r5", "r8"}]
+    assert find_clusters(prepare(rows, "clean.drop=none")) == [{"r5", "r8"}]
+    assert find_clusters(prepare(rows)) == [], "dropped, so that one row is left"
+
+
+def test_d15_a_row_repeated_for_balance_is_of_the_cluster_of_the_first(prepare) -> None:
+    rows = number_rows(60)
+    for i, row in enumerate(rows):
+        row["mood"] = "rare" if i % 6 == 0 else "common"
+    outcome = prepare(rows, "balance.oversample=0.5")
+    repeated = [row for row in outcome.splits["train"] if "+" in row["id"]]
+    assert repeated
+    for row in repeated:
+        original = row["id"].partition("+")[0]
+        assert row["cluster"] == outcome.rows[original]["cluster"] == original
+    assert not any("cluster" in row for row in outcome.splits["test"])
+
+
+def test_a_field_cluster_cannot_be_kept(prepare) -> None:
+    outcome = prepare(number_rows(30, cluster="x"), fields="{id: id, text: text, keep: [cluster]}")
+    assert outcome.status == 2
+    assert "prepared rows hold the cluster under this name" in outcome.message
+
+
 def test_rows_come_from_csv_as_well(prepare) -> None:
     rows = number_rows(30)
     cells = [

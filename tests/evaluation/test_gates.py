@@ -22,7 +22,7 @@ from llmft.results.evaluation import (
     MetricValue,
 )
 from llmft.results.run import LearningCurve
-from llmft.statistics.intervals import estimate_interval
+from llmft.statistics.intervals import describe_shortage, estimate_interval
 from tests.results.made_up import make_curve
 
 MAE = GateConfig(deploy=1.0, review=1.2)
@@ -31,7 +31,7 @@ Z = 1.959964
 
 def make_facts(**known: Any) -> GateFacts:
     empty: dict[str, Any] = {
-        "num_rows": 100, "metric": "mae", "metrics": {}, "intervals": {}, "parts": {},
+        "shortage": None, "metric": "mae", "metrics": {}, "intervals": {}, "parts": {},
         "splits": {}, "histories": [],
     }  # fmt: skip
     return GateFacts(**{**empty, **known})
@@ -48,7 +48,7 @@ def apply_gate(
     metric: str, gate: GateConfig, labels: np.ndarray, outputs: np.ndarray
 ) -> GateResult:
     facts = make_facts(
-        num_rows=len(labels),
+        shortage=describe_shortage(len(labels), len(labels)),
         metrics={metric: compute_metric(metric, labels, outputs)},
         intervals={metric: estimate_interval(metric, labels, [outputs])},
     )
@@ -168,7 +168,7 @@ def test_a_dimension_without_an_interval_does_not_pass() -> None:
     assert (result.bound, result.result) == (None, "REVIEW")
     some = gate.model_copy(update={"fraction": 0.5})
     assert apply_one("dimensions", some, make_facts(parts=parts)).result == "DEPLOY"
-    few = make_facts(parts=make_dimensions(0.1), num_rows=19)
+    few = make_facts(parts=make_dimensions(0.1), shortage=describe_shortage(19, 19))
     assert apply_one("dimensions", gate, few).result == "REVIEW"
 
 
@@ -343,7 +343,7 @@ def test_gates_whose_facts_are_not_at_hand_are_left_out() -> None:
 
 
 def rule(*results: GateResult, **changes: Any) -> Outcome:
-    usual: dict[str, Any] = {"findings": [], "beats_constant": True, "num_rows": 100}
+    usual: dict[str, Any] = {"findings": [], "beats_constant": True, "shortage": None}
     return decide(results, **{**usual, **changes})
 
 
@@ -384,8 +384,9 @@ def test_the_worst_gate_decides_and_says_why() -> None:
             "reaches 1",
         ),
         ({"beats_constant": False}, "REVIEW", "does not beat the best constant"),  # D9
-        ({"num_rows": 19}, "REVIEW", "19 rows are too few for evidence"),
-        ({"num_rows": 20}, "DEPLOY", "reaches 1"),
+        ({"shortage": describe_shortage(19, 19)}, "REVIEW", "19 rows are too few for evidence"),
+        ({"shortage": describe_shortage(20, 10)}, "DEPLOY", "reaches 1"),
+        ({"shortage": describe_shortage(500, 9)}, "REVIEW", "500 rows in 9 clusters are too few"),
         ({"provisional": True}, "REVIEW", "fewer than 3 seeds"),
     ],
 )

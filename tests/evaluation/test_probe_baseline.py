@@ -242,7 +242,7 @@ def test_rows_in_few_clusters_are_no_evidence() -> None:
     gate = GateConfig(deploy=0.0)
     gain = ProbeGain(gain=0.5, interval=Interval(0.4, 0.6), finding="not told apart")
     facts = GateFacts(
-        num_rows=60, metric="mae", metrics={}, intervals={}, parts={}, splits={}, histories=[],
+        shortage=None, metric="mae", metrics={}, intervals={}, parts={}, splits={}, histories=[],
         probe_gain=gain,
     )  # fmt: skip
     [result] = apply_gates({"beats_probe": gate}, facts)

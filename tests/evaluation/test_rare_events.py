@@ -9,6 +9,7 @@ from sklearn.metrics import precision_score, recall_score
 
 from llmft.config.task import ClassConfig, LabelsConfig, MultilabelConfig, ScoresConfig
 from llmft.evaluation.rare_events import measure_rare
+from llmft.statistics.intervals import bound_proportion
 
 RNG = np.random.default_rng(7)
 BINARY = ClassConfig.model_validate({"type": "class", "from": "y"})
@@ -51,6 +52,25 @@ def test_precision_and_recall_at_k_are_counted_by_hand() -> None:
     at_k = {item.k: (item.precision, item.recall) for item in found.at_k}
     # 6 is more than half of the rows; 3 rows are high
     assert at_k == {1: (1, 1 / 3), 2: (1 / 2, 1 / 3), 3: (2 / 3, 2 / 3), 5: (2 / 5, 2 / 3)}
+
+
+def test_d15_lists_of_rows_in_clusters_are_as_certain_as_their_clusters() -> None:
+    labels = np.array([1, 0] * 20)
+    probs = make_probs([0.9, 0.2] * 10 + [0.1, 0.8] * 10)
+    once = measure(labels, [probs], "binary", BINARY, top_k=[])
+    clusters = np.repeat(np.arange(40), 5)
+    many = [np.repeat(part, 5, axis=0) for part in (labels, probs)]
+    taken = measure(many[0], [many[1]], "binary", BINARY, top_k=[])
+    found = measure(many[0], [many[1]], "binary", BINARY, top_k=[], groups=clusters)
+    for name in ("precision", "recall"):
+        assert getattr(found, name) == getattr(once, name) == 0.5
+        width, taken_width, once_width = (
+            np.diff(getattr(f, f"{name}_interval"))[0] for f in (found, taken, once)
+        )
+        assert taken_width < 0.5 * once_width, "as if independent"
+        assert width == pytest.approx(once_width, rel=0.2)
+    flawless = measure(many[0], [make_probs(list(many[0]))], "binary", BINARY, groups=clusters)
+    assert flawless.recall_interval == bound_proportion(20, 20), "20 clusters, not 100 rows"
 
 
 def test_the_decision_agrees_with_scikit_learn() -> None:

@@ -73,6 +73,21 @@ def test_several_labels_of_a_file_are_evaluated(home: Path) -> None:
     assert results["rows"][3]["labels"] == ["crisis", "profit"]
 
 
+def test_d15_rows_that_repeat_each_other_add_no_evidence(home: Path, capsys) -> None:
+    write_rows("once.jsonl", range(1000, 1030))
+    rows = [{**make_row(i), "id": f"{i}-{k}"} for i in range(1000, 1030) for k in range(3)]
+    Path("thrice.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["evaluate", "runs/tiered", "--data", "once.jsonl"]) == 0
+    assert "tiered on 30 rows of data-once" in capsys.readouterr().out
+    assert main(["evaluate", "runs/tiered", "--data", "thrice.jsonl"]) == 0
+    assert "tiered on 90 rows in 30 clusters of data-thrice" in capsys.readouterr().out
+    once, thrice = (load(f"runs/tiered/evaluation/data-{name}.json") for name in ("once", "thrice"))
+    assert (thrice["num_rows"], thrice["num_clusters"]) == (90, 30)
+    assert (once["num_rows"], once["num_clusters"]) == (30, 30)
+    assert thrice["intervals"]["mae"] == pytest.approx(once["intervals"]["mae"], rel=1e-6)
+    assert "in 30 clusters" in Path("runs/tiered/evaluation/report.md").read_text()
+
+
 def test_several_labels_are_compared_with_edge_cases(home: Path) -> None:
     Path("cases.jsonl").write_text(
         '{"id": "c1", "text": "calm", "expect": {"labels": ["crisis"]}}\n'

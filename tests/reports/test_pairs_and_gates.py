@@ -139,7 +139,7 @@ def test_null_is_a_dash(tmp_path: Path, label_type: LabelType) -> None:
             variant.update(fit=None, latency=None)
         for found in r["ensembles"].values():
             found.update(pair=None, cost=dict.fromkeys(found["cost"]))
-        r.update(recommended=None, num_groups=None)
+        r.update(recommended=None, num_clusters=515)
 
     found = write(edit(make_comparison(label_type=label_type), empty), tmp_path)
     assert "None" not in Page(found.html).text
