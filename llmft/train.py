@@ -235,13 +235,14 @@ def _train_in_batches(
     from llmft.models.memory.peak import limit_fragmentation, reset_peak_memory
     from llmft.training.checkpoints import find_last_checkpoint
     from llmft.training.inputs import plan_batches
+    from llmft.training.memory import leaves_room
     from llmft.training.probe import fit_initial_head
     from llmft.training.run_folder import update_run
     from llmft.training.train_model import train_model
 
     folder, initial_head = Path(recipe.config.output_dir), None
     run = ask_main(lambda: _fit_into_memory(recipe, inputs, run, launch))
-    if run.memory_gib is not None and not torch.cuda.is_available():
+    if not torch.cuda.is_available() and not leaves_room(run.memory_gib or 0, run.free_gib or 0):
         limit_fragmentation()
     if run.gradient_checkpointing:
         train = recipe.config.train.model_copy(update={"gradient_checkpointing": True})
@@ -303,7 +304,7 @@ def _fit_into_memory(
         logging.WARNING if is_smaller else logging.INFO,
         "memory: about %.1f GiB of %.1f GiB that are free, for %s%s",
         found.estimate.peak_gib, found.free_gib, found.describe(),
-        ", since the recipe's micro-batches do not fit; its optimizer steps stay the same"
+        ", since the recipe's fit barely or not at all; its optimizer steps stay the same"
         if is_smaller else "",
     )  # fmt: skip
     return update_run(

@@ -26,7 +26,7 @@ from llmft.models.memory.estimates import (
     estimate_memory,
     measure_footprint,
 )
-from llmft.models.memory.peak import measure_free_memory
+from llmft.models.memory.peak import KEPT_BLOCKS, measure_free_memory
 from llmft.models.pooling import list_poolings
 from llmft.results.run import Parallelism
 from llmft.training.inputs import Inputs, plan_batches
@@ -35,6 +35,7 @@ from llmft.training.launch import Launch
 logger = logging.getLogger("llmft.train")
 
 _COST_OF_CHECKPOINTING = 4 / 3  # one more forward pass
+_COST_OF_RETURNING = 1.2  # of memory, block by block (`limit_fragmentation`): at least
 _LAYOUTS: dict[Parallelism, Layout] = {
     "none": "one device", "ddp": "DDP", "zero": "ZeRO-2", "zero3": "ZeRO-3", "fsdp": "FSDP2",
 }  # fmt: skip
@@ -63,6 +64,11 @@ class MicroBatches(NamedTuple):
         """Whether the free memory suffices, even if the estimate is somewhat too low."""
         return _fits(self.estimate, self.free_gib)
 
+    @property
+    def is_roomy(self) -> bool:
+        """Whether what glibc keeps of freed memory fits as well."""
+        return self.footprint.on_gpu or leaves_room(self.estimate.peak_gib, self.free_gib)
+
     def describe(self) -> str:
         """Return the settings in words."""
         rows = "1 row" if self.largest.num_rows == 1 else f"{self.largest.num_rows} rows"
@@ -73,6 +79,11 @@ class MicroBatches(NamedTuple):
 
 def _fits(estimate: MemoryEstimate, free_gib: float) -> bool:
     return estimate.peak_gib * (1 + ESTIMATE_ERROR) <= free_gib
+
+
+def leaves_room(peak_gib: float, free_gib: float) -> bool:
+    """Return whether a peak on a CPU fits with what glibc keeps of freed memory."""
+    return peak_gib * (1 + ESTIMATE_ERROR) * KEPT_BLOCKS <= free_gib
 
 
 def trace(recipe: ResolvedRecipe, inputs: Inputs, step: Step) -> Footprint | None:
@@ -168,7 +179,7 @@ def choose_micro_batches(
         return wanted
     _refuse_loading(wanted.footprint)
     if wanted.fits:
-        return wanted
+        return _leave_room(wanted, estimate) if config.train.auto_batch_size else wanted
     found, least = None, wanted
     for checkpoints in dict.fromkeys([is_on, can_recompute(read_config(config.base))]):
         first = wanted if checkpoints is is_on else estimate(divisor, gradient_checkpointing=True)
@@ -187,6 +198,16 @@ def choose_micro_batches(
         fits = f"{found.describe()}, {found.estimate.peak_gib:.1f} GiB"
         raise UserError(_explain(wanted, [f"train.auto_batch_size: true ({fits})"]))
     return found
+
+
+def _leave_room(wanted: MicroBatches, estimate: Callable[..., MicroBatches | None]) -> MicroBatches:
+    """Return smaller micro-batches if those wanted fit barely, unless they cost more."""
+    found: MicroBatches | None = wanted
+    while found is not None and not found.is_roomy and found.largest.num_rows > 1:
+        found = estimate(2 * found.divisor, gradient_checkpointing=wanted.gradient_checkpointing)
+        if found is not None and found.cost > _COST_OF_RETURNING * wanted.cost:
+            return wanted
+    return found if found is not None and found.is_roomy else wanted
 
 
 def _refuse_loading(footprint: Footprint) -> None:

@@ -44,6 +44,7 @@ from llmft.files import explain_disk
 from llmft.models.acceleration.dropout import fast_dropout
 from llmft.models.acceleration.private_apis import use_one_gpu
 from llmft.models.device import autocast, choose_max_tokens, choose_precision
+from llmft.models.memory.peak import return_freed_memory
 from llmft.models.saved import load_weights
 from llmft.processes import get_rank, get_world_size, is_main, on_sigterm
 from llmft.results.run import CurvePoint
@@ -157,6 +158,16 @@ class ProgressReporter(TrainerCallback):  # type: ignore[misc]
         """Close the bar."""
         if self._progress is not None:
             self._progress.close()
+
+
+class MemoryKeeper(TrainerCallback):  # type: ignore[misc]
+    """Returns freed memory to the machine where little of it is left."""
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Return it after an optimizer step."""
+        return_freed_memory()
 
 
 def make_arguments(
@@ -297,6 +308,7 @@ def run_trainer(  # noqa: PLR0913 - as many as `Trainer` takes
         compute_metrics=_make_metrics(val, loss, measure),
         callbacks=[
             *_make_callbacks(config, arguments, tokens_per_step),
+            *([] if torch.cuda.is_available() else [MemoryKeeper()]),
             *callbacks,
             checkpointing,
         ],

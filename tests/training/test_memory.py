@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import platform
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,6 +53,22 @@ def test_the_fastest_way_that_fits_is_taken(recipe: str, leave: Callable[[float]
     halved = choose(recipe)
     assert (halved.divisor, halved.gradient_checkpointing) == (2, False)
     assert halved.estimate.peak_gib < whole.estimate.peak_gib
+
+
+def test_what_fits_barely_is_halved_where_that_costs_nothing(
+    recipe: str, leave: Callable[[float], None]
+) -> None:
+    leave(100)
+    whole = choose(recipe)
+    leave(1.3 * whole.estimate.peak_gib)
+    assert choose(recipe).divisor == 2, "glibc would keep more than is free"
+    leave(1.4 * whole.estimate.peak_gib)
+    assert choose(recipe).divisor == 1
+    resolved = load_recipe(Path(recipe), overrides={"train.auto_batch_size": False})
+    leave(1.3 * whole.estimate.peak_gib)
+    found = choose_micro_batches(resolved, open_inputs(resolved), ONE_PROCESS)
+    assert found is not None
+    assert found.divisor == 1, "the recipe's own"
 
 
 @pytest.mark.launched
@@ -143,6 +160,23 @@ def test_a_full_training_that_does_not_fit_may_fit_with_adapters(
     leave(1.101 * adapted)
     with pytest.raises(UserError, match=r"What would fit: .*base\.tuning: lora \("):
         choose_micro_batches(resolved, inputs, ONE_PROCESS)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps it")
+def test_freed_memory_goes_back_where_little_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure() -> float:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+
+    held = [b"x" * 100_000 for _ in range(3_000)]
+    held = held[::30]  # what lies between stays
+    before = measure()
+    monkeypatch.setattr(peak, "measure_free_memory", lambda device: 1e6)
+    peak.return_freed_memory()
+    assert measure() > before - 100, "plenty is free"
+    monkeypatch.setattr(peak, "measure_free_memory", lambda device: 0.0)
+    peak.return_freed_memory()
+    assert measure() < before - 200
+    assert len(held) == 100
 
 
 @pytest.mark.parametrize("command", ["check", "train"])
