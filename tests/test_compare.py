@@ -62,7 +62,12 @@ def test_d13_a_comparison_says_more_than_its_verdict(copy: Path) -> None:
         assert "skill" not in gates
         assert variant["decision"] in ("REVIEW", "FAIL")
     assert results["decision"] == "REVIEW"
-    assert results["provisional"]
+    assert results["scope"] == "models"
+    assert results["left_out"] == {"plain": ["runs/plain/seed-2"]}
+    assert [len(variant["runs"]) for variant in results["variants"].values()] == [1, 1, 1]
+    assert results["why"].startswith(
+        "these 3 trained models, leaving out what other seeds of their recipes give: "
+    )
     for found in results["latency"].values():
         cost = 3.6 / 3_600 / found["articles_per_second"] * 1e6
         assert found["cost_per_million"] == pytest.approx(cost)

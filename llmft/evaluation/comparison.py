@@ -42,20 +42,21 @@ from llmft.evaluation.variants import (
     record_test_read,
 )
 from llmft.evaluation.verdict import (
+    FEWEST_SEEDS,
     OutputsByVariant,
     Rules,
     Verdict,
     compare_parts,
     compare_with_reference,
     find_valid_variants,
-    is_provisional,
     reach_verdict,
 )
-from llmft.metrics.definitions import find_label_type
+from llmft.metrics.definitions import find_label_type, is_better
 from llmft.prediction.inference import Predictor
 from llmft.results.comparison import (
     ComparisonResult,
     Pair,
+    Scope,
 )
 from llmft.results.evaluation import Finding, Measurement, ProbeBaseline, VariantResult
 from llmft.statistics.paired_tests import compute_mcnemar
@@ -166,7 +167,11 @@ class Comparison(NamedTuple):
 
     suite: ResolvedSuite
     data: PreparedData
+    opened: Variants
+    """All runs of the suite."""
     variants: Variants
+    """The runs that are measured."""
+    scope: Scope
     valid: list[str]
     """Variants that the audit does not exclude."""
     audit: list[Finding]
@@ -210,14 +215,18 @@ def open_comparison(suite: ResolvedSuite, plan: RunsByVariant) -> Comparison:
         treatment=config.treatment,
         waivers=config.waive,
     )
+    valid = find_valid_variants(list(opened.variants), opened.audit)
+    variants, scope = represent(opened.variants, valid, metric=config.metric)
     scored_ids = {row["id"] for row in opened.rows}
     kept = [i for i, row in enumerate(test_rows) if row["id"] in scored_ids]
     rows = open_rows(opened.rows, data)
     return Comparison(
         suite=suite,
         data=data,
-        variants=opened.variants,
-        valid=find_valid_variants(list(opened.variants), opened.audit),
+        opened=opened.variants,
+        variants=variants,
+        scope=scope,
+        valid=valid,
         audit=opened.audit,
         rows=rows,
         slicings=slice_rows(
@@ -227,6 +236,35 @@ def open_comparison(suite: ResolvedSuite, plan: RunsByVariant) -> Comparison:
         cases=cases,
         second_labels={kind: labels.take(kept) for kind, labels in second_labels.items()},
     )
+
+
+def represent(variants: Variants, valid: list[str], *, metric: str) -> tuple[Variants, Scope]:
+    """Return the runs that are measured, and what a verdict on them is about (D16).
+
+    If a valid variant has n < 3 seeds, each is represented by one run: of its first n the one that
+    is best on validation, so that no variant gains by having more to choose from. A frozen base has
+    no luck of training: one run of it is enough.
+
+    Args:
+        variants: All runs.
+        valid: Variants that the audit did not exclude.
+        metric: The leading metric.
+    """
+    trained = [name for name in valid if not variants[name][0].record.is_frozen]
+    num_seeds = min((len(variants[name]) for name in trained), default=FEWEST_SEEDS)
+    if num_seeds >= FEWEST_SEEDS:
+        return variants, "recipes"
+    chosen = {name: [_pick_best(variants[name][:num_seeds], metric)] for name in valid}
+    return variants | chosen, "models"
+
+
+def _pick_best(runs: Sequence[Run], metric: str) -> Run:
+    """Return the run that is best on validation, the first of equal ones."""
+    best = runs[0]
+    for run in runs[1:]:
+        if is_better(metric, run.get_val(metric), best.get_val(metric)):
+            best = run
+    return best
 
 
 def compare_variants(comparison: Comparison, *, probe: Path | None = None) -> ComparisonResult:
@@ -255,7 +293,7 @@ def compare_variants(comparison: Comparison, *, probe: Path | None = None) -> Co
         )  # fmt: skip
     verdict = reach_verdict(
         pairs, valid_variants=valid, findings=comparison.audit, reference=config.reference,
-        metric=config.metric, margin=config.margin,
+        metric=config.metric, margin=config.margin, scope=comparison.scope,
     )  # fmt: skip
     audit = [
         *comparison.audit,
@@ -303,7 +341,8 @@ def compare_variants(comparison: Comparison, *, probe: Path | None = None) -> Co
             else "no gate was applied"
         ],
         pairs=[] if verdict.name == "INVALID" else list(pairs.values()),
-        provisional=bool(_list_provisional(comparison, verdict)),
+        scope=comparison.scope,
+        left_out=_list_left_out(comparison),
         audit=audit,
         variants=variants,
         baselines=baselines,
@@ -354,7 +393,7 @@ def complete_result(comparison: Comparison, result: ComparisonResult) -> Compari
                 train_val_predictions[name], data,
                 metric=config.metric, limit=variant.record.recipe.train.limit_rows,
             ),
-            provisional=_is_provisional(runs[name]),
+            provisional=comparison.scope == "models" and not variant.record.is_frozen,
         )
         for name, variant in _add_edge_cases_and_latency(comparison, result.variants).items()
     }  # fmt: skip
@@ -366,9 +405,7 @@ def complete_result(comparison: Comparison, result: ComparisonResult) -> Compari
         may_recommend=verdict.name != "CONFOUNDED",
     )  # fmt: skip
     variants = result.variants | decided
-    outcome = decide_comparison(
-        verdict, variants, provisional=_list_provisional(comparison, verdict)
-    )
+    outcome = decide_comparison(verdict, variants, few_seeds=_list_few_seeds(comparison))
     recommended = next((n for n, found in ensembles.items() if found.recommended), verdict.winner)
     if outcome.decision == "FAIL":
         recommended = None
@@ -430,21 +467,29 @@ def _add_edge_cases_and_latency(
     return {name: complete[name] for name in first}
 
 
-def _list_provisional(comparison: Comparison, verdict: Verdict) -> list[str]:
-    """Return the variants with too few seeds among those that the verdict depends on."""
-    reference = comparison.suite.config.reference
-    deciding = find_deciding_variants(verdict, comparison.valid, reference=reference)
-    return [name for name in deciding if _is_provisional(comparison.variants[name])]
+def _list_few_seeds(comparison: Comparison) -> list[str]:
+    """Return the valid variants with so few seeds that the verdict is about models only."""
+    opened = {name: comparison.opened[name] for name in comparison.valid}
+    return [
+        name
+        for name, runs in opened.items()
+        if len(runs) < FEWEST_SEEDS and not runs[0].record.is_frozen
+    ]
 
 
-def _is_provisional(runs: Sequence[Run]) -> bool:
-    """Return whether other seeds may give other results than those of these runs."""
-    return not runs[0].record.is_frozen and is_provisional(len(runs))
+def _list_left_out(comparison: Comparison) -> dict[str, list[str]]:
+    """Return the runs of each variant that are not measured."""
+    measured = {run.path for runs in comparison.variants.values() for run in runs}
+    left_out = {
+        name: [str(run.path) for run in runs if run.path not in measured]
+        for name, runs in comparison.opened.items()
+    }
+    return {name: paths for name, paths in left_out.items() if paths}
 
 
 def record_test_reads(comparison: Comparison, *, report: Path) -> None:
     """Record in every run whose test predictions were read that a report has read them (D8)."""
-    for run in chain.from_iterable(comparison.variants.values()):
+    for run in chain.from_iterable(comparison.opened.values()):
         if run.predictions is not None:
             record_test_read(run.path, by="compare", report=str(report))
 
@@ -473,17 +518,8 @@ def complete_pair(
     return pair.replace(mcnemar=mcnemar, parts=parts)
 
 
-def find_deciding_variants(
-    verdict: Verdict, valid_variants: Sequence[str], *, reference: str
-) -> list[str]:
-    """Return the variants that a verdict depends on: winner and reference, or else all."""
-    if verdict.name == "WINNER":
-        return [variant for variant in valid_variants if variant in (verdict.winner, reference)]
-    return list(valid_variants)
-
-
 def decide_comparison(
-    verdict: Verdict, variants: Mapping[str, VariantResult], *, provisional: Sequence[str]
+    verdict: Verdict, variants: Mapping[str, VariantResult], *, few_seeds: Sequence[str]
 ) -> Outcome:
     """Return whether the variant that the verdict names may be deployed.
 
@@ -492,7 +528,7 @@ def decide_comparison(
     Args:
         verdict: The verdict of a valid comparison.
         variants: All variants, the valid ones with their own decisions.
-        provisional: Variants that the verdict depends on and that have fewer than three seeds.
+        few_seeds: Variants with so few seeds that the verdict is about models only.
     """
     if verdict.winner is None:
         if all(variant.decision == "FAIL" for variant in variants.values() if variant.valid):
@@ -500,12 +536,13 @@ def decide_comparison(
         return Outcome("REVIEW", ["the verdict names no variant, so a person has to decide"])
     chosen = variants[verdict.winner]
     assert chosen.decision is not None
-    if provisional and chosen.decision == "DEPLOY":
-        named = ", ".join(provisional)
-        return Outcome(
-            "REVIEW",
-            [f"provisional: {named} has fewer than 3 seeds, and the verdict depends on it"]
-            if len(provisional) == 1
-            else [f"provisional: {named} have fewer than 3 seeds, and the verdict depends on them"],
-        )
-    return Outcome(chosen.decision, chosen.reasons)
+    if not few_seeds:
+        return Outcome(chosen.decision, chosen.reasons)
+    verb = "has" if len(few_seeds) == 1 else "have"
+    reason = (
+        f"the verdict is about these models only, since {', '.join(few_seeds)} {verb} fewer than "
+        f"{FEWEST_SEEDS} seeds"
+    )
+    if chosen.decision == "DEPLOY":
+        return Outcome("REVIEW", [reason])
+    return Outcome(chosen.decision, [*chosen.reasons, reason])

@@ -22,6 +22,7 @@ from llmft.metrics.definitions import (
 from llmft.prediction.post_hoc_fit import FinalOutputs
 from llmft.results.evaluation import Interval, Measurement, Metrics, Parts, RowResult, TierConfusion
 from llmft.statistics.intervals import describe_shortage, estimate_interval
+from llmft.statistics.resampling import Clusters, find_clusters
 
 _NUM_WORST = 15
 _MAX_TEXT = 2_000
@@ -40,6 +41,11 @@ class LabelledRows(NamedTuple):
     config: LabelsConfig
 
     @property
+    def clusters(self) -> Clusters:
+        """The clusters; of one row each if rows are independent."""
+        return find_clusters(len(self.rows), self.groups)
+
+    @property
     def num_clusters(self) -> int:
         """Number of clusters; that of the rows if all are independent."""
         return len(self.rows) if self.groups is None else int(self.groups.max()) + 1
@@ -47,7 +53,7 @@ class LabelledRows(NamedTuple):
     @property
     def shortage(self) -> str | None:
         """Why they are too few for evidence; None if they suffice."""
-        return describe_shortage(len(self.rows), self.num_clusters)
+        return describe_shortage(self.clusters)
 
     def measure(self, runs: Sequence[Floats]) -> list[Measurement]:
         """Return the metrics of the decision scores [N, C] of each run."""

@@ -113,6 +113,11 @@ class Run(NamedTuple):
         fit = read_fit(path, model_hash=record.model_hash)
         return cls(path, record, read_curve(path), count_test_reads(path), fit)
 
+    def get_val(self, metric: str) -> float | None:
+        """Return a metric of the chosen checkpoint on validation; None if it was not measured."""
+        points = {point.step: point for point in self.curve.epochs}
+        return points[self.record.best_step].val.get(metric)
+
     @property
     def decision_scores(self) -> NDArray[np.floating[Any]]:
         """Decision scores: metrics and decisions are computed from them; shape [N, C]."""
@@ -323,7 +328,7 @@ def decide_variant(
         rows: The rows that it was measured on.
         criteria: Gates and findings.
         splits: The metric on `train` and `val`; empty if no gap between splits is a gate.
-        provisional: Whether it has too few seeds to be deployed.
+        provisional: Whether too few seeds are compared for it to be deployed.
     """
     assert variant.part_intervals is not None, "only a measured variant has gates"
     metric, labels, groups = criteria.metric, rows.labels, rows.groups

@@ -244,10 +244,27 @@ def _list_facts(result: ComparisonResult) -> list[_Fact]:
         _Fact("margin", f.format_threshold(result.margin), "gain that a challenger has to exceed"),
         _Fact("test rows", str(result.num_rows), rows),
         _Fact("reference", result.reference, "the variant to beat"),
+        _Fact("scope", result.scope, _describe_scope(result)),
     ]
     if result.recommended is not None:
         facts.append(_Fact("recommended", result.recommended, "the variant or ensemble to use"))
     return facts
+
+
+def _describe_scope(result: ComparisonResult) -> str:
+    """Return on which runs the verdict rests."""
+    listed = []
+    for name, variant in result.variants.items():
+        if variant.valid:
+            seeds = ", ".join(str(run.record.recipe.train.seed) for run in variant.runs)
+            rest = len(result.left_out.get(name, []))
+            listed.append(f"{name} {seeds}" + (f", {rest} left out" if rest else ""))
+    what = (
+        "what other seeds of the recipes would give is covered"
+        if result.scope == "recipes"
+        else "one run of each variant; other seeds may give other results"
+    )
+    return f"{what}; seeds: {'; '.join(listed)}"
 
 
 def make_differences(

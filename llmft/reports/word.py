@@ -89,8 +89,7 @@ def _add_summary(
 def _add_verdict_reasons(
     document: Document, result: ComparisonResult, content: dict[str, Any]
 ) -> None:
-    provisional = " (provisional: too few seeds)" if result.provisional else ""
-    _add_text(document, f"{result.decision}{provisional}", bold="Decision: ")
+    _add_text(document, result.decision, bold="Decision: ")
     if result.reasons and content["reasons_lead"]:
         _add_text(document, content["reasons_lead"])
     for reason in result.reasons:

@@ -23,6 +23,7 @@ from llmft.results.manifest import Manifest
 if TYPE_CHECKING:
     import pandas as pd
 
+Scope = Literal["models", "recipes"]
 VerdictName = Literal["INVALID", "CONFOUNDED", "WINNER", "REFERENCE_HOLDS", "UNRESOLVED"]
 
 
@@ -226,8 +227,11 @@ class ComparisonResult(EvaluationBase, ResultFile, HasTable):
     decision: Decision
     reasons: list[str]
     """Why the decision is not better; for DEPLOY, the reasons of every gate."""
-    provisional: bool
-    """Whether the verdict depends on variants with too few seeds."""
+    scope: Scope
+    """What the verdict is about. models: the trained models that represent the variants, since a
+    variant has fewer than three seeds; recipes: also what other seeds of them would give."""
+    left_out: dict[str, list[str]] = Field(default={})
+    """Variant -> folders of its runs that do not represent it; empty unless scope is models."""
     recommended: str | None = None
     """The variant or ensemble to use; null if the decision is FAIL or nothing is better."""
 

@@ -49,10 +49,12 @@ class Estimate(NamedTuple):
     row_variance: float
     """Of the value, over clusters of rows."""
     seed_variance: float
-    """Of the value, over seeds; 0 if no variant has several."""
+    """Of the value, over seeds, without the noise of single rows; 0 if no variant has several."""
     degrees: float
     """Degrees of freedom of the two variances together."""
     num_clusters: int
+    has_seeds: bool
+    """Whether a variant has several."""
 
     @property
     def error(self) -> float:
@@ -65,8 +67,10 @@ def estimate_contrasts(
 ) -> list[Estimate | None]:
     """Return the signed sum of the means over the runs of some variants, with its distribution.
 
-    The bootstrap is hierarchical: each draw resamples the rows, the same ones for all variants, and
-    reweighs the seeds of each variant.
+    Rows and seeds are crossed: every run is measured on the same rows. Each draw resamples the
+    rows, the same ones for all variants, and moves each variant by what its seeds vary. Noise of
+    single rows in single runs is part of both variances, so it is subtracted from that of the
+    seeds.
 
     Args:
         variants: One, or those to compare, with the same clusters, seed and parts.
@@ -77,7 +81,9 @@ def estimate_contrasts(
         Per part; None if the value is undefined, or is so in more than half of the draws.
 
     Source:
-        Davison and Hinkley 1997, Bootstrap Methods and their Application, section 3.8.
+        Owen 2007, The Pigeonhole Bootstrap, doi:10.1214/07-AOAS122: resampling rows and seeds
+        counts the noise of single cells more than once. Searle, Casella and McCulloch 1992,
+        Variance Components, section 4.5: two crossed random factors.
     """
     num_parts = variants[0].values_KP.shape[1]
     estimates = []
@@ -86,18 +92,48 @@ def estimate_contrasts(
         draws_R, by_rows = np.zeros(1), np.zeros(1)
         for i, (variant, sign) in enumerate(zip(variants, signs, strict=True)):
             values_S, draws_RS = variant.values_KP[:, part], variant.draws_RKP[:, :, part]
-            num_seeds = len(values_S)
             value += sign * values_S.mean()
-            seed_weights_RS = draw_seed_weights(num_seeds, seed, i)[: len(draws_RS)]
-            draws_R = draws_R + sign * ((1 / num_seeds + seed_weights_RS) * draws_RS).sum(axis=1)
-            resampled = (
-                variant.jackknife_GKP if variant.jackknife_GKP is not None else variant.draws_RKP
-            )
-            by_rows = by_rows + sign * resampled[:, :, part].mean(axis=1)
-            if num_seeds > 1:
-                seed_variances.append((values_S.var(ddof=1) / num_seeds, num_seeds - 1))
+            draws_R = draws_R + sign * draws_RS.mean(axis=1)
+            by_rows = by_rows + sign * variant.resampled[:, :, part].mean(axis=1)
+            if len(values_S) > 1:
+                found = _find_seed_variance(variant, part)
+                seed_variances.append(found)
+                weights_RS = draw_seed_weights(len(values_S), seed, i)[: len(draws_RS)]
+                draws_R = draws_R + sign * found.share * (weights_RS @ values_S)
         estimates.append(_estimate(variants[0], value, draws_R, by_rows, seed_variances))
     return estimates
+
+
+class _SeedVariance(NamedTuple):
+    """Variance of the mean over a variant's runs, by what its seeds vary."""
+
+    of_means: float
+    """Estimated from the values of the runs; the noise of single rows in them included."""
+    of_cells: float
+    """Part of it that is the noise of single rows, which the variance over rows has as well."""
+    num_seeds: int
+
+    @property
+    def net(self) -> float:
+        """Without the noise of single rows."""
+        return max(0.0, self.of_means - self.of_cells)
+
+    @property
+    def share(self) -> float:
+        """Standard deviation without the noise of single rows, relative to that with it."""
+        return float(np.sqrt(self.net / self.of_means)) if self.of_means > 0 else 0.0
+
+
+def _find_seed_variance(variant: Resamples, part: int) -> _SeedVariance:
+    values_S, resampled_XS = variant.values_KP[:, part], variant.resampled[:, :, part]
+    num_seeds = len(values_S)
+    apart_XS = resampled_XS - resampled_XS.mean(axis=1, keepdims=True)
+    over_rows = sum(variant.find_variance(apart_X) for apart_X in apart_XS.T)
+    return _SeedVariance(
+        of_means=float(values_S.var(ddof=1) / num_seeds),
+        of_cells=over_rows / (num_seeds * (num_seeds - 1)),
+        num_seeds=num_seeds,
+    )
 
 
 def _estimate(
@@ -105,23 +141,22 @@ def _estimate(
     value: float,
     draws_R: Floats,
     by_rows: Floats,
-    seed_variances: list[tuple[float, int]],
+    seed_variances: list[_SeedVariance],
 ) -> Estimate | None:
     """Describe a number by its draws, by its jackknife (or draws of rows), and by its seeds."""
     num_clusters = variant.num_clusters
     known_R = np.sort(draws_R[~np.isnan(draws_R)])
     if num_clusters < 2 or np.isnan(value) or 2 * len(known_R) < len(draws_R):
         return None
-    from_mean = by_rows - np.nanmean(by_rows)
-    from_mean = from_mean[~np.isnan(from_mean)]
-    if variant.jackknife_GKP is not None:
-        row_variance = (num_clusters - 1) / num_clusters * float((from_mean**2).sum())
-    else:
-        row_variance = num_clusters / (num_clusters - 1) * float((from_mean**2).mean())
-    variances = [(row_variance, num_clusters - 1), *seed_variances]
-    total = sum(variance for variance, _ in variances)
-    # Welch and Satterthwaite
-    below = sum(variance**2 / degrees for variance, degrees in variances)
+    row_variance = variant.find_variance(by_rows)
+    total = row_variance + sum(found.net for found in seed_variances)
+    # Satterthwaite, for a sum of mean squares of which one is subtracted
+    row_degrees = max(1.0, variant.effective_clusters - 1)
+    below = row_variance**2 / row_degrees
+    for found in seed_variances:
+        below += found.of_means**2 / (found.num_seeds - 1)
+        below += found.of_cells**2 / ((found.num_seeds - 1) * row_degrees)
+    from_mean = by_rows[~np.isnan(by_rows)] - np.nanmean(by_rows)
     bias = acceleration = 0.0
     if variant.is_corrected and total > 0:
         fraction_below = np.mean(known_R < value) + np.mean(known_R == value) / 2
@@ -139,8 +174,9 @@ def _estimate(
         acceleration,
         row_variance,
         total - row_variance,
-        total**2 / below if below > 0 else num_clusters - 1,
+        total**2 / below if below > 0 else row_degrees,
         num_clusters,
+        has_seeds=bool(seed_variances),
     )
 
 
@@ -329,16 +365,25 @@ def bound_fraction(
     return bound_proportion(round(float(hits_N.mean()) * num_units), num_units)
 
 
-def describe_shortage(num_rows: int, num_clusters: int) -> str | None:
-    """Return why rows, in clusters, are too few for evidence; None if they suffice."""
+def describe_shortage(clusters: Clusters) -> str | None:
+    """Return why rows, in clusters, are too few for evidence; None if they suffice.
+
+    Large clusters among small ones count for less than their number (D21).
+    """
+    num_rows, num_clusters = len(clusters.index_N), len(clusters.sizes_G)
     if num_rows < MIN_ROWS:
         return f"{num_rows} rows are too few for evidence; at least {MIN_ROWS} are needed"
-    if num_clusters < MIN_CLUSTERS:
-        return (
-            f"{num_rows} rows in {num_clusters} clusters are too few for evidence; at least "
-            f"{MIN_CLUSTERS} clusters are needed"
-        )
-    return None
+    if clusters.effective >= MIN_CLUSTERS - 1e-9:
+        return None
+    known = (
+        ""
+        if num_clusters < MIN_CLUSTERS
+        else (f", which tell as much as {clusters.effective:.1f} of equal size,")
+    )
+    return (
+        f"{num_rows} rows in {num_clusters} clusters{known} are too few for evidence; at least "
+        f"{MIN_CLUSTERS} clusters are needed"
+    )
 
 
 def count_clusters(chosen_N: NDArray[np.bool_], groups: Groups | None) -> int:

@@ -1,5 +1,6 @@
 """The bootstrap: metrics of runs on resampled rows."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -26,6 +27,11 @@ class Clusters(NamedTuple):
     """Index of each row's cluster, [N]."""
     sizes_G: Floats
 
+    @property
+    def effective(self) -> float:
+        """Effective number of clusters (`count_effective`)."""
+        return count_effective(self.sizes_G)
+
     def add_up(self, values_NM: Floats) -> Floats:
         """Return the sums over the rows of each cluster, [G, M]."""
         if len(self.sizes_G) == len(values_NM):
@@ -34,6 +40,20 @@ class Clusters(NamedTuple):
             return sums_GM
         sums = [np.bincount(self.index_N, column, len(self.sizes_G)) for column in values_NM.T]
         return np.stack(sums, axis=1)
+
+
+def count_effective(sizes_G: Floats) -> float:
+    """Return how many clusters of equal size tell as much of a mean (D21).
+
+    They are fewer where some dominate. Rows of one cluster are taken to be alike, the worst case.
+
+    Source:
+        Carter, Schnepel and Steigerwald 2017, Asymptotic Behavior of a t-Test Robust to Cluster
+        Heterogeneity, doi:10.1162/REST_a_00639: G / (1 + squared coefficient of variation of the
+        squared sizes).
+    """
+    squares_G = sizes_G**2
+    return float(squares_G.sum() ** 2 / (squares_G**2).sum())
 
 
 class Resamples(NamedTuple):
@@ -45,8 +65,27 @@ class Resamples(NamedTuple):
     jackknife_GKP: Floats | None
     """Leaving out each cluster in turn; None if that is too costly."""
     num_clusters: int
+    effective_clusters: float
+    """Their effective number (`count_effective`)."""
     is_corrected: bool
     """Whether to correct intervals for bias and skewness (BCa)."""
+
+    @property
+    def resampled(self) -> Floats:
+        """The metrics without each cluster, [G, K, P], or on draws of the rows, [R, K, P]."""
+        return self.draws_RKP if self.jackknife_GKP is None else self.jackknife_GKP
+
+    def find_variance(self, values_X: Floats) -> float:
+        """Return the variance over rows of a number that was computed on `resampled`, [X].
+
+        NaN for a single cluster.
+        """
+        if self.num_clusters < 2:
+            return math.nan
+        squares = (values_X[~np.isnan(values_X)] - np.nanmean(values_X)) ** 2
+        if self.jackknife_GKP is None:
+            return self.num_clusters / (self.num_clusters - 1) * float(squares.mean())
+        return (self.num_clusters - 1) / self.num_clusters * float(squares.sum())
 
 
 def find_clusters(num_rows: int, groups: Groups | None = None, *, seed: int = 0) -> Clusters:
@@ -101,6 +140,7 @@ def resample_moments(runs: Sequence[Moments], *, clusters: Clusters, seed: int) 
         np.stack(draws, axis=1),
         np.stack(jackknife, axis=1) if jackknife else None,
         num_clusters,
+        clusters.effective,
         is_corrected=num_rows <= MAX_CLUSTERS,
     )
 
@@ -140,7 +180,9 @@ def resample_rows(
     low_KP = np.fmin(0.0, np.fmin.reduce(draws_RKP))
     high_KP = np.fmax(1.0, np.fmax.reduce(draws_RKP))
     shifted_RKP = np.clip(draws_RKP + (values_KP - middle_KP), low_KP, high_KP)
-    return Resamples(values_KP, shifted_RKP, None, num_clusters, is_corrected=False)
+    return Resamples(
+        values_KP, shifted_RKP, None, num_clusters, clusters.effective, is_corrected=False
+    )
 
 
 def _resample_blocks(
@@ -162,7 +204,8 @@ def _resample_blocks(
     from_mean_GX = (others_GKP.mean(axis=0) - others_GKP).reshape(_NUM_BLOCKS, -1)
     moved_RX = draw_weights(_NUM_BLOCKS, seed) @ from_mean_GX * (_NUM_BLOCKS - 1) / _NUM_BLOCKS
     draws_RKP = values_KP + moved_RX.reshape(-1, *values_KP.shape)
-    return Resamples(values_KP, draws_RKP, others_GKP, _NUM_BLOCKS, is_corrected=False)
+    effective = count_effective(np.bincount(block_N).astype(np.float64))
+    return Resamples(values_KP, draws_RKP, others_GKP, _NUM_BLOCKS, effective, is_corrected=False)
 
 
 @lru_cache(maxsize=2)

@@ -1,30 +1,70 @@
-"""On whom a verdict rests, and what becomes of it where these have too few seeds."""
+"""What a verdict is about, and what becomes of it where variants have few seeds (D16)."""
+
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from llmft.evaluation.comparison import decide_comparison, find_deciding_variants
+from llmft.evaluation.comparison import decide_comparison, represent
 from llmft.evaluation.verdict import Verdict
 from tests.reports.made_up import make_comparison
 
 
-@pytest.mark.parametrize(
-    ("verdict", "expected"),
-    [
-        (Verdict("WINNER", "a", ""), ["ref", "a"]),
-        (Verdict("REFERENCE_HOLDS", "ref", ""), ["ref", "a", "b"]),  # each might have beaten it
-        (Verdict("UNRESOLVED", None, ""), ["ref", "a", "b"]),
-    ],
-)
-def test_a_verdict_rests_on_those_whom_it_compares(verdict: Verdict, expected: list[str]) -> None:
-    assert find_deciding_variants(verdict, ["ref", "a", "b"], reference="ref") == expected
+def make_runs(*on_val: float | None, is_frozen: bool = False) -> list[Any]:
+    """Return runs with a metric on validation."""
+    record = SimpleNamespace(is_frozen=is_frozen)
+    return [
+        SimpleNamespace(path=f"seed-{i}", record=record, get_val=lambda metric, value=value: value)
+        for i, value in enumerate(on_val)
+    ]
+
+
+def measure(variants: dict[str, list[Any]], metric: str = "mae") -> tuple[str, dict[str, list]]:
+    found, scope = represent(variants, list(variants), metric=metric)
+    return scope, {name: [run.path for run in runs] for name, runs in found.items()}
+
+
+def test_d16_three_seeds_of_each_speak_of_recipes() -> None:
+    variants = {"ref": make_runs(3, 1, 2), "a": make_runs(1, 1, 1, 1), "f": make_runs(2)}
+    variants["f"] = make_runs(2, is_frozen=True)
+    scope, runs = measure(variants)
+    assert scope == "recipes"
+    assert {name: len(found) for name, found in runs.items()} == {"ref": 3, "a": 4, "f": 1}
+
+
+def test_d16_with_fewer_each_variant_is_one_run_of_as_many() -> None:
+    variants = {"ref": make_runs(3, 2, 1, 1), "a": make_runs(3, 3), "b": make_runs(1, 2, 0)}
+    scope, runs = measure(variants)
+    assert scope == "models"
+    assert runs == {"ref": ["seed-1"], "a": ["seed-0"], "b": ["seed-0"]}, "of the first two"
+    assert measure(variants, "f1_macro")[1] == {
+        "ref": ["seed-0"], "a": ["seed-0"], "b": ["seed-1"],
+    }  # fmt: skip
+    variants["c"] = make_runs(5)
+    assert measure(variants)[1] == {name: ["seed-0"] for name in variants}, "the first of each"
+
+
+def test_d16_a_metric_that_was_not_measured_on_validation_chooses_nothing() -> None:
+    variants = {"ref": make_runs(None, None), "a": make_runs(None, 3)}
+    assert measure(variants)[1] == {"ref": ["seed-0"], "a": ["seed-1"]}
+
+
+def test_variants_that_the_audit_excluded_count_no_seeds() -> None:
+    variants = {"ref": make_runs(1, 2, 3), "a": make_runs(1, 2, 3), "broken": make_runs(1)}
+    found, scope = represent(variants, ["ref", "a"], metric="mae")
+    assert (scope, found) == ("recipes", variants)
 
 
 @pytest.mark.parametrize(
-    ("provisional", "expected"), [([], "DEPLOY"), (["a"], "REVIEW"), (["ref", "a"], "REVIEW")]
+    ("few_seeds", "expected"), [([], "DEPLOY"), (["a"], "REVIEW"), (["ref", "a"], "REVIEW")]
 )
-def test_a_variant_with_few_seeds_holds_the_decision_back(provisional, expected: str) -> None:
+def test_few_seeds_hold_the_decision_back(few_seeds: list[str], expected: str) -> None:
     verdict = Verdict("REFERENCE_HOLDS", "ref", "")
     passed = make_comparison().variants["distillation"].replace(decision="DEPLOY")
-    found = decide_comparison(verdict, {"ref": passed}, provisional=provisional)
+    found = decide_comparison(verdict, {"ref": passed}, few_seeds=few_seeds)
     assert found.decision == expected
-    assert all(variant in found.reasons[0] for variant in provisional)
+    if few_seeds:
+        assert found.reasons[-1] == (
+            f"the verdict is about these models only, since {', '.join(few_seeds)} "
+            f"{'has' if len(few_seeds) == 1 else 'have'} fewer than 3 seeds"
+        )

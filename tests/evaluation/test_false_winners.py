@@ -69,7 +69,7 @@ def simulate(
         differences = compare_with_reference(variants, labels, rules=rules, groups=groups)
         verdict = reach_verdict(
             differences, valid_variants=names, findings=[], reference="ref", metric="mae",
-            margin=margin,
+            margin=margin, scope="recipes",
         )  # fmt: skip
         yield verdict, differences
 

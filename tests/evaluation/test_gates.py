@@ -23,6 +23,7 @@ from llmft.results.evaluation import (
 )
 from llmft.results.run import LearningCurve
 from llmft.statistics.intervals import describe_shortage, estimate_interval
+from llmft.statistics.resampling import find_clusters
 from tests.results.made_up import make_curve
 
 MAE = GateConfig(deploy=1.0, review=1.2)
@@ -37,6 +38,11 @@ def make_facts(**known: Any) -> GateFacts:
     return GateFacts(**{**empty, **known})
 
 
+def shorten(num_rows: int, num_clusters: int) -> dict[str, str | None]:
+    clusters = find_clusters(num_rows, np.arange(num_rows) % num_clusters)
+    return {"shortage": describe_shortage(clusters)}
+
+
 def apply_one(name: str, gate: GateConfig, facts: GateFacts) -> GateResult:
     (result,) = apply_gates({name: gate}, facts)
     assert result.name == name
@@ -48,7 +54,7 @@ def apply_gate(
     metric: str, gate: GateConfig, labels: np.ndarray, outputs: np.ndarray
 ) -> GateResult:
     facts = make_facts(
-        shortage=describe_shortage(len(labels), len(labels)),
+        shortage=describe_shortage(find_clusters(len(labels))),
         metrics={metric: compute_metric(metric, labels, outputs)},
         intervals={metric: estimate_interval(metric, labels, [outputs])},
     )
@@ -168,7 +174,7 @@ def test_a_dimension_without_an_interval_does_not_pass() -> None:
     assert (result.bound, result.result) == (None, "REVIEW")
     some = gate.model_copy(update={"fraction": 0.5})
     assert apply_one("dimensions", some, make_facts(parts=parts)).result == "DEPLOY"
-    few = make_facts(parts=make_dimensions(0.1), shortage=describe_shortage(19, 19))
+    few = make_facts(parts=make_dimensions(0.1), shortage=describe_shortage(find_clusters(19)))
     assert apply_one("dimensions", gate, few).result == "REVIEW"
 
 
@@ -384,9 +390,21 @@ def test_the_worst_gate_decides_and_says_why() -> None:
             "reaches 1",
         ),
         ({"beats_constant": False}, "REVIEW", "does not beat the best constant"),  # D9
-        ({"shortage": describe_shortage(19, 19)}, "REVIEW", "19 rows are too few for evidence"),
-        ({"shortage": describe_shortage(20, 10)}, "DEPLOY", "reaches 1"),
-        ({"shortage": describe_shortage(500, 9)}, "REVIEW", "500 rows in 9 clusters are too few"),
+        (
+            {"shortage": describe_shortage(find_clusters(19))},
+            "REVIEW",
+            "19 rows are too few for evidence",
+        ),
+        (
+            {"shortage": describe_shortage(find_clusters(20, np.arange(20) % 10))},
+            "DEPLOY",
+            "reaches 1",
+        ),
+        (
+            {"shortage": describe_shortage(find_clusters(500, np.arange(500) % 9))},
+            "REVIEW",
+            "500 rows in 9 clusters are too few",
+        ),
         ({"provisional": True}, "REVIEW", "fewer than 3 seeds"),
     ],
 )

@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 
-from llmft.evaluation.verdict import find_valid_variants, is_provisional, reach_verdict
+from llmft.evaluation.verdict import find_valid_variants, reach_verdict
 from llmft.results.comparison import Pair, SampleSize
 from llmft.results.evaluation import Finding, Interval
 
@@ -42,7 +42,7 @@ OPEN = make_difference(0.2, 0.2, "unresolved", needed=SampleSize(rows=400, seeds
 def test_the_verdict_follows_from_the_differences(differences, expected) -> None:
     found = reach_verdict(
         differences, valid_variants=["ref", "a", "b"], findings=[],
-        reference="ref", metric="mae", margin=0.1,
+        reference="ref", metric="mae", margin=0.1, scope="recipes",
     )  # fmt: skip
     assert (found.name, found.winner) == expected
 
@@ -70,7 +70,7 @@ def test_the_verdict_follows_from_the_differences(differences, expected) -> None
 def test_d2_a_broken_comparison_has_no_winner(finding, valid_variants, expected: str) -> None:
     found = reach_verdict(
         {"a": BETTER}, valid_variants=valid_variants, findings=[finding], reference="ref",
-        metric="mae", margin=0.1,
+        metric="mae", margin=0.1, scope="recipes",
     )  # fmt: skip
     assert (found.name, found.winner) == (expected, None)
     assert finding.message in found.why
@@ -87,6 +87,7 @@ def test_d14_few_rows_are_named_as_the_reason() -> None:
         reference="ref",
         metric="mae",
         margin=0.1,
+        scope="recipes",
     )
     assert found.name == "UNRESOLVED"
     assert "fewer than 20 test rows" in found.why
@@ -95,7 +96,7 @@ def test_d14_few_rows_are_named_as_the_reason() -> None:
 def test_a_metric_that_is_undefined_resolves_nothing() -> None:
     judge_variants = partial(
         reach_verdict, valid_variants=["ref", "a", "b"], findings=[],
-        reference="ref", metric="roc_auc", margin=0.1,
+        reference="ref", metric="roc_auc", margin=0.1, scope="recipes",
     )  # fmt: skip
     found = judge_variants({"b": WORSE})
     assert (found.name, found.winner) == ("UNRESOLVED", None)
@@ -111,7 +112,7 @@ def test_a_excluded_variant_confounds_nobody() -> None:
     ]
     found = reach_verdict(
         {"a": BETTER}, valid_variants=["ref", "a"], findings=findings, reference="ref",
-        metric="mae", margin=0.1,
+        metric="mae", margin=0.1, scope="recipes",
     )  # fmt: skip
     assert (found.name, found.winner) == ("WINNER", "a")
 
@@ -136,7 +137,7 @@ def test_a_waived_finding_strikes_and_confounds_nobody() -> None:
     assert find_valid_variants(["ref", "a"], waived) == ["ref", "a"]
     found = reach_verdict(
         {"a": BETTER}, valid_variants=["ref", "a"], findings=waived, reference="ref",
-        metric="mae", margin=0.1,
+        metric="mae", margin=0.1, scope="recipes",
     )  # fmt: skip
     assert (found.name, found.winner) == ("WINNER", "a")
 
@@ -145,7 +146,7 @@ def test_a_finding_without_variants_confounds_all() -> None:
     finding = Finding(check="same_data", status="confounded", variants=[], message="why")
     found = reach_verdict(
         {"a": BETTER}, valid_variants=["ref", "a"], findings=[finding],
-        reference="ref", metric="mae", margin=0.1,
+        reference="ref", metric="mae", margin=0.1, scope="recipes",
     )  # fmt: skip
     assert found.name == "CONFOUNDED"
 
@@ -166,11 +167,7 @@ def test_what_would_settle_it_is_said(needed: SampleSize, said: str) -> None:
     unresolved = make_difference(0.2, 0.2, "unresolved", needed=needed)
     found = reach_verdict(
         {"a": unresolved, "b": WORSE}, valid_variants=["ref", "a", "b"], findings=[],
-        reference="ref", metric="mae", margin=0.1,
+        reference="ref", metric="mae", margin=0.1, scope="recipes",
     )  # fmt: skip
     assert found.why.endswith((said, said + ", if the gain stays the same"))
     assert "by Holm over 2 challengers" in found.why
-
-
-def test_fewer_than_three_seeds_are_provisional() -> None:
-    assert [is_provisional(number) for number in (1, 2, 3)] == [True, True, False]

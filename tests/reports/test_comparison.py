@@ -33,7 +33,7 @@ def test_everything_is_shown_and_nothing_is_fetched(tmp_path: Path, label_type: 
     html, markdown = write(make_comparison(label_type=label_type), tmp_path)
     text = Page(html).text
     for expected in (
-        "WINNER", "DEPLOY", "provisional", "because of what instruction did",
+        "WINNER", "DEPLOY", "scope", "models", "because of what instruction did",
         "was never pretrained", "saw 61.0% of it",
         "best constant", "TF-IDF", "18.5 M", "1.56 B", "12 min 34 s", "91.4 %", "12.3", "412",
         "fraud-denied", "must pass", "expected at most 3, found 6.21", "25 of 27", "row-5",

@@ -265,7 +265,7 @@ def test_frozen_against_full_is_a_treatment_and_needs_one_seed(
     result = llmft.compare(suite, train=True)
     assert not [f for f in result.audit if f.status in ("invalid", "confounded")]
     assert "num_seeds" not in {f.check for f in result.audit}
-    assert not result.provisional
+    assert result.scope == "recipes", "the frozen ones have no luck of training"
 
 
 @pytest.mark.launched
