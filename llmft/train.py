@@ -304,7 +304,7 @@ def _fit_into_memory(
         logging.WARNING if is_smaller else logging.INFO,
         "memory: about %.1f GiB of %.1f GiB that are free, for %s%s",
         found.estimate.peak_gib, found.free_gib, found.describe(),
-        ", since the recipe's fit barely or not at all; its optimizer steps stay the same"
+        ", since the recipe's leave too little memory free; its optimizer steps stay the same"
         if is_smaller else "",
     )  # fmt: skip
     return update_run(

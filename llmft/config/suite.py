@@ -101,6 +101,8 @@ _LABEL_TYPES = {
 }
 IDENTITY_KEYS = ("name", "task", "output_dir", "train.seed")
 """Keys of a recipe that differ between runs of any comparison."""
+FEWEST_SEEDS = 3
+"""With fewer seeds of a variant a comparison is about trained models, not recipes (D16)."""
 FIXED_KEYS = ("train.metric", "tokens.article", "train.max_tokens_per_batch")
 """Keys that no treatment may name: checkpoint selection, truncation and batch size."""
 _NO_TREATMENT = (

@@ -36,8 +36,8 @@ def measure_reliability(
 
     On few rows even calibrated probabilities have an `ece` far above 0, and bootstrap intervals of
     it do not have their nominal coverage. `ece_by_chance` is its 95th percentile if these
-    probabilities were perfectly calibrated and rows independent: only an `ece` above it is
-    evidence of miscalibration.
+    probabilities were perfectly calibrated, and rows of a cluster all alike: only an `ece` above it
+    is evidence of miscalibration.
 
     Args:
         labels: Classes int [N], or labels bool [N, L].
@@ -75,10 +75,16 @@ def measure_reliability(
         for low, high, inside_M in filled
     ]
     gaps = [b.num_rows * abs(b.mean_predicted - b.fraction_true) for b in bins]
-    # If calibrated, the gaps are sums of independent errors, so nearly normal.
-    variances = [(predicted_M * (1 - predicted_M))[inside_M].sum() for *_, inside_M in filled]
+    # If calibrated, the gaps are sums of independent errors of clusters, so nearly normal.
+    errors_M = np.sqrt(np.maximum(predicted_M * (1 - predicted_M), 0))
+    cluster_N = np.arange(len(labels)) if groups is None else groups
+    num_columns = true_NM.shape[1]
+    cluster_M = (cluster_N[:, None] * num_columns + np.arange(num_columns)).ravel()
+    variances = [
+        (np.bincount(cluster_M[inside_M], errors_M[inside_M]) ** 2).sum() for *_, inside_M in filled
+    ]
     drawn_RB = np.random.default_rng(seed).normal(size=(_NUM_DRAWS, len(bins)))
-    chance_R = np.abs(drawn_RB * np.sqrt(np.maximum(variances, 0))).sum(axis=1)
+    chance_R = np.abs(drawn_RB * np.sqrt(variances)).sum(axis=1)
     return Reliability(
         ece=float(sum(gaps) / len(true_M)),
         ece_by_chance=float(np.quantile(chance_R, 0.95) / len(true_M)),

@@ -7,10 +7,11 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from llmft.audit.collapsed_predictions import check_baselines
+from llmft.audit.collapsed_predictions import check_baselines, check_collapsed_predictions
 from llmft.audit.comparability import TREATMENT
+from llmft.audit.findings import apply_waivers
 from llmft.config.recipe import ResolvedRecipe, load_recipe
-from llmft.config.suite import NoiseKind, ResolvedSuite, merge_with_defaults
+from llmft.config.suite import FEWEST_SEEDS, NoiseKind, ResolvedSuite, merge_with_defaults
 from llmft.config.task import name_task
 from llmft.data.fields import Row
 from llmft.data.prepared import PreparedData, open_prepared
@@ -42,7 +43,6 @@ from llmft.evaluation.variants import (
     record_test_read,
 )
 from llmft.evaluation.verdict import (
-    FEWEST_SEEDS,
     OutputsByVariant,
     Rules,
     Verdict,
@@ -215,11 +215,16 @@ def open_comparison(suite: ResolvedSuite, plan: RunsByVariant) -> Comparison:
         treatment=config.treatment,
         waivers=config.waive,
     )
-    valid = find_valid_variants(list(opened.variants), opened.audit)
-    variants, scope = represent(opened.variants, valid, metric=config.metric)
     scored_ids = {row["id"] for row in opened.rows}
     kept = [i for i, row in enumerate(test_rows) if row["id"] in scored_ids]
-    rows = open_rows(opened.rows, data)
+    rows, audit = open_rows(opened.rows, data), opened.audit
+    valid = find_valid_variants(list(opened.variants), audit)
+    variants, scope = choose_runs(opened.variants, valid, metric=config.metric)
+    if scope == "models":
+        collapsed = find_collapsed(variants, valid, rows)
+        audit = [*audit, *(f for f in apply_waivers(collapsed, config.waive) if f not in audit)]
+        valid = find_valid_variants(list(opened.variants), audit)
+        variants, scope = choose_runs(opened.variants, valid, metric=config.metric)
     return Comparison(
         suite=suite,
         data=data,
@@ -227,7 +232,7 @@ def open_comparison(suite: ResolvedSuite, plan: RunsByVariant) -> Comparison:
         variants=variants,
         scope=scope,
         valid=valid,
-        audit=opened.audit,
+        audit=audit,
         rows=rows,
         slicings=slice_rows(
             rows.rows, rows.labels, fields=config.slices, names=rows.names, config=rows.config
@@ -238,7 +243,19 @@ def open_comparison(suite: ResolvedSuite, plan: RunsByVariant) -> Comparison:
     )
 
 
-def represent(variants: Variants, valid: list[str], *, metric: str) -> tuple[Variants, Scope]:
+def find_collapsed(variants: Variants, valid: list[str], rows: LabelledRows) -> list[Finding]:
+    """Find variants whose only measured run predicts the same for every row (D9)."""
+    return [
+        finding
+        for name in valid
+        for run in variants[name]
+        for finding in check_collapsed_predictions(
+            name, rows.labels, [(run.record.recipe.train.seed, run.decision_scores)]
+        )
+    ]
+
+
+def choose_runs(variants: Variants, valid: list[str], *, metric: str) -> tuple[Variants, Scope]:
     """Return the runs that are measured, and what a verdict on them is about (D16).
 
     If a valid variant has n < 3 seeds, each is represented by one run: of its first n the one that
@@ -393,7 +410,7 @@ def complete_result(comparison: Comparison, result: ComparisonResult) -> Compari
                 train_val_predictions[name], data,
                 metric=config.metric, limit=variant.record.recipe.train.limit_rows,
             ),
-            provisional=comparison.scope == "models" and not variant.record.is_frozen,
+            is_one_seed=comparison.scope == "models" and not variant.record.is_frozen,
         )
         for name, variant in _add_edge_cases_and_latency(comparison, result.variants).items()
     }  # fmt: skip
@@ -505,7 +522,7 @@ def complete_pair(
             rows.labels,
             reference=reference,
             challenger=challenger,
-            is_clustered=rows.groups is not None,
+            groups=rows.groups,
         )
     parts = compare_parts(
         rows.labels,

@@ -3,7 +3,7 @@
 Routes are chosen on validation; ensembles are measured on test like any variant.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -118,7 +118,8 @@ def make_ensembles(
     takes each dimension or label from the variant with the lowest `mae` or highest `f1` on
     validation, on average over its runs; the first of equal ones. It is left out for classes, for a
     single dimension or label, and if one variant is best at all of them. An ensemble has as many
-    runs as the member with the fewest.
+    runs as the member with the fewest, where a member with one run, such as that of a frozen base,
+    is part of each.
 
     Args:
         variants: Valid variant -> outputs [N, C] of each of its runs on test.
@@ -131,8 +132,7 @@ def make_ensembles(
     """
     if len(variants) < 2:
         return {}
-    by_run = list(zip(*variants.values(), strict=False))
-    means = [np.asarray(np.mean(outputs, axis=0)) for outputs in by_run]
+    means = [np.asarray(np.mean(outputs, axis=0)) for outputs in _pair_runs(variants.values())]
     ensembles = {ENSEMBLE: Ensemble("ensemble", list(variants), None, None, means)}
     routes = _choose_routes({variant: val_variants[variant] for variant in variants}, val_labels)
     used = [variant for variant in variants if variant in routes]
@@ -140,11 +140,18 @@ def make_ensembles(
         places = [used.index(variant) for variant in routes]
         routed = [
             np.stack([outputs[place][:, i] for i, place in enumerate(places)], axis=1)
-            for outputs in zip(*(variants[variant] for variant in used), strict=False)
+            for outputs in _pair_runs([variants[variant] for variant in used])
         ]
         named = dict(zip(names, routes, strict=True))
         ensembles[ROUTING] = Ensemble("routing", used, named, "val", routed)
     return ensembles
+
+
+def _pair_runs(members: Collection[list[Floats]]) -> Iterator[list[Floats]]:
+    """Yield the outputs of all members, run by run; a single run is repeated."""
+    num_runs = min((len(runs) for runs in members if len(runs) > 1), default=1)
+    for i in range(num_runs):
+        yield [runs[i % len(runs)] for runs in members]
 
 
 def _choose_routes(val_variants: dict[str, list[Floats]], val_labels: NDArray[Any]) -> list[str]:

@@ -261,7 +261,7 @@ def decide(
     findings: Sequence[Finding],
     beats_constant: bool,
     shortage: str | None,
-    provisional: bool = False,
+    is_one_seed: bool = False,
 ) -> Outcome:
     """Return the worst result with its reasons.
 
@@ -270,7 +270,7 @@ def decide(
         findings: Findings of the audit about the run; an invalid one fails.
         beats_constant: Whether it beats the best constant (D9); if not, it is never DEPLOY.
         shortage: Why the rows it was measured on are too few; then it is never DEPLOY.
-        provisional: Whether a variant of a comparison has too few seeds to be deployed.
+        is_one_seed: Whether one run stands for what other seeds of a variant would give.
     """
     reasons: list[tuple[Decision, str]] = [
         ("FAIL", f"the audit found: {f.message}") for f in findings if f.status == "invalid"
@@ -280,7 +280,7 @@ def decide(
         "no gate was set, so a person has to decide": not results,
         "it does not beat the best constant": not beats_constant,
         str(shortage): shortage is not None,
-        "provisional: fewer than 3 seeds do not cover the variance between seeds": provisional,
+        "one run stands for it, since a variant has fewer than 3 seeds": is_one_seed,
     }
     reasons += [("REVIEW", doubt) for doubt, holds in doubts.items() if holds]
     reasons.sort(key=lambda pair: DECISIONS.index(pair[0]))

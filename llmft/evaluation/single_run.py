@@ -317,7 +317,7 @@ def _measure(
         rows,
         criteria=Criteria(settings.gates, metric, audit, values["constant"], against_probe),
         splits=splits,
-        provisional=False,  # what is deployed is this run, not another seed of its recipe
+        is_one_seed=False,  # what is deployed is this run, not another seed of its recipe
     )
     described = describe_rows(rows.rows, rows.labels, {name: [run.final_outputs]}, names=rows.names)
     return EvaluationResult(

@@ -115,8 +115,9 @@ class Run(NamedTuple):
 
     def get_val(self, metric: str) -> float | None:
         """Return a metric of the chosen checkpoint on validation; None if it was not measured."""
-        points = {point.step: point for point in self.curve.epochs}
-        return points[self.record.best_step].val.get(metric)
+        chosen = (point for point in self.curve.epochs if point.step == self.record.best_step)
+        point = next(chosen, None)
+        return None if point is None else point.val.get(metric)
 
     @property
     def decision_scores(self) -> NDArray[np.floating[Any]]:
@@ -317,7 +318,7 @@ def decide_variant(
     *,
     criteria: Criteria,
     splits: Mapping[Split, MetricValue],
-    provisional: bool,
+    is_one_seed: bool,
 ) -> VariantResult:
     """Apply the gates; return the variant with `gates`, `decision` and `reasons`.
 
@@ -328,7 +329,7 @@ def decide_variant(
         rows: The rows that it was measured on.
         criteria: Gates and findings.
         splits: The metric on `train` and `val`; empty if no gap between splits is a gate.
-        provisional: Whether too few seeds are compared for it to be deployed.
+        is_one_seed: Whether one run stands for what other seeds of it would give.
     """
     assert variant.part_intervals is not None, "only a measured variant has gates"
     metric, labels, groups = criteria.metric, rows.labels, rows.groups
@@ -363,6 +364,6 @@ def decide_variant(
         findings=[f for f in criteria.findings if not f.variants or name in f.variants],
         beats_constant=is_better(metric, variant.metrics.get(metric), criteria.constant),
         shortage=rows.shortage,
-        provisional=provisional,
+        is_one_seed=is_one_seed,
     )
     return variant.replace(gates=gates, decision=outcome.decision, reasons=outcome.reasons)

@@ -42,8 +42,6 @@ _SAFETY_FACTOR = 1.1
 multiplied. On skewed errors in few clusters the coverage of a nominal 95 % interval is less; with
 this, false winners stay under 5 % (tests/evaluation/test_false_winners.py). Calibrating a level by
 simulation: Loh 1987, doi:10.1080/01621459.1987.10478408."""
-FEWEST_SEEDS = 3
-"""With fewer seeds of a variant a comparison is about trained models, not recipes (D16)."""
 _MAX_LISTED = 2
 
 
@@ -210,7 +208,7 @@ def _make_pair(
             margin=rules.margin,
             tail=tail if estimate.value > rules.margin else ERROR_RATE / _SAFETY_FACTOR,
             num_rows=num_rows,
-            num_seeds=min(len(outputs) for outputs in runs),
+            num_seeds=min((len(outputs) for outputs in runs if len(outputs) > 1), default=1),
         )
     if needed is not None and too_few:
         least = math.ceil(max(MIN_ROWS, num_rows * MIN_CLUSTERS / rows.clusters.effective))
@@ -328,7 +326,7 @@ def reach_verdict(
     margin: float,
     scope: Scope,
 ) -> Verdict:
-    """Return the verdict with its reason; the first words say if it is about these models only.
+    """Return the verdict with its reason; that of a fair one says first if it is about models only.
 
     Args:
         pairs: Challenger -> its gain over the reference, for valid challengers for which
@@ -359,7 +357,7 @@ def reach_verdict(
     if scope == "recipes":
         return found
     count = "two" if len(valid_variants) == 2 else len(valid_variants)
-    limits = f"these {count} trained models, leaving out what other seeds of their recipes give"
+    limits = f"these {count} trained models only, other seeds of the recipes are left out"
     return found._replace(why=f"{limits}: {found.why}")
 
 
@@ -415,8 +413,8 @@ def _doubt(pair: Pair, *, margin: float, num_challengers: int) -> str:
     p_value = f"p = {pair.p_margin_adjusted:.2g}{_name_holm(num_challengers)}"
     if pair.is_small:
         return (
-            f", but fewer than {MIN_ROWS} test rows, or {MIN_CLUSTERS} clusters of them, are no "
-            "evidence"
+            f", but fewer than {MIN_ROWS} test rows, or an effective number of less than "
+            f"{MIN_CLUSTERS} clusters, are no evidence"
         )
     if pair.lower > margin:
         return (
@@ -440,7 +438,7 @@ def _advise(needed: SampleSize | None) -> str:
             more = f"about {seeds} seeds per variant"
         case _:
             return "the gain is so close to the margin that no number of rows or seeds resolves it"
-    return f"{more} would resolve it, if the gain stays the same"
+    return f"with {more} a gain of this size is resolved in 80 % of all cases"
 
 
 def _name_holm(num_challengers: int) -> str:

@@ -51,6 +51,7 @@ from llmft.results.comparison import (
     McNemar,
     NoiseResult,
     Pair,
+    Power,
     RareEvents,
     SliceTable,
 )
@@ -85,8 +86,8 @@ _EXPLAINED = {
     "bounds and this p are more cautious than their nominal level (docs/suites.md)",
     "p, Holm": "the same, corrected for the number of challengers",
     _POWER: "probability, with these rows, of finding a challenger with this true gain better",
-    "rows needed": "about how many rows would resolve the pair",
-    "seeds needed": "about how many seeds per variant would resolve the pair",
+    "rows needed": "about how many rows resolve the pair with 80 % power",
+    "seeds needed": "about how many seeds per variant resolve the pair with 80 % power",
 }
 _ORACLES: dict[NoiseKind, str] = {
     "repeated": "the same oracle, asked again",
@@ -323,10 +324,9 @@ def _make_pair_table(
         "p, gain within margin": lambda p: f.format_p_value(p.p_margin),
         "p, Holm": lambda p: f.format_p_value(p.p_margin_adjusted),
         **{
-            f"{_POWER} {f.format_threshold(margin)} + {f.format_threshold(effect)}": _read_power(
-                effect
-            )
+            name: read
             for effect in effects
+            for name, read in _list_power_rows(effect, margin=margin).items()
         },
         "rows needed": lambda p: f.format_count(p.needed.rows if p.needed else None),
         "seeds needed": lambda p: f.format_count(p.needed.seeds if p.needed else None),
@@ -368,14 +368,19 @@ def make_findings_table(pairs: Sequence[Pair], *, kind: str) -> Table:
     return Table(f"Gains by {kind}", kind, [HeaderCell(name) for name in names], columns)
 
 
-def _read_power(effect: float) -> _Read:
-    """Return a function that formats the power for an effect; pairs may have other effects."""
+def _list_power_rows(effect: float, *, margin: float) -> dict[str, _Read]:
+    """Return how to format the power for an effect; pairs may have other effects."""
 
-    def read(pair: Pair) -> str:
-        power = pair.power
-        return f.format_percent(power.power if power and power.effect == effect else None)
+    def find(pair: Pair) -> Power | None:
+        return pair.power if pair.power and pair.power.effect == effect else None
 
-    return read
+    name = f"{_POWER} {f.format_threshold(margin)} + {f.format_threshold(effect)}"
+    return {
+        name: lambda p: f.format_metric(found.power if (found := find(p)) else None),
+        f"{name}, 95 % interval": lambda p: f.format_interval(
+            found.interval if (found := find(p)) else None
+        ),
+    }
 
 
 def _describe_mcnemar(pair: Pair, found: McNemar) -> str:

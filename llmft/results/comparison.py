@@ -34,10 +34,15 @@ class Power(Result):
     """True gain minus the margin."""
     power: float
     """In [0, 1]."""
+    interval: Interval
+    """95 %, by that of the standard error."""
 
 
 class SampleSize(Result):
-    """Rows or seeds that would resolve a pair if the gain stays the same; both null: none would."""
+    """Rows or seeds that resolve a pair with 80 % power, if the gain stays the same.
+
+    Both null: none would.
+    """
 
     rows: int | None
     seeds: int | None

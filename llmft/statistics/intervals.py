@@ -53,6 +53,8 @@ class Estimate(NamedTuple):
     degrees: float
     """Degrees of freedom of the two variances together."""
     num_clusters: int
+    row_degrees: float
+    """Degrees of freedom of the variance over clusters."""
     has_seeds: bool
     """Whether a variant has several."""
 
@@ -60,6 +62,20 @@ class Estimate(NamedTuple):
     def error(self) -> float:
         """Standard error."""
         return float(np.sqrt(self.row_variance + self.seed_variance))
+
+    def grow(self, rows: float, seeds: float) -> "Estimate":
+        """Return it with its variances and degrees as with so many times the rows and seeds."""
+        of_rows, of_seeds = self.row_variance / rows, self.seed_variance / seeds
+        row_degrees = (self.row_degrees + 1) * rows - 1
+        below = of_rows**2 / row_degrees
+        rest = self.error**4 / self.degrees - self.row_variance**2 / self.row_degrees
+        below += max(0.0, rest) / seeds**3  # squared variances over degrees
+        return self._replace(
+            row_variance=of_rows,
+            seed_variance=of_seeds,
+            row_degrees=row_degrees,
+            degrees=(of_rows + of_seeds) ** 2 / below if below > 0 else row_degrees,
+        )
 
 
 def estimate_contrasts(
@@ -86,8 +102,11 @@ def estimate_contrasts(
         Variance Components, section 4.5: two crossed random factors.
     """
     num_parts = variants[0].values_KP.shape[1]
-    estimates = []
+    estimates: list[Estimate | None] = []
     for part in range(num_parts):
+        if any(np.isnan(variant.values_KP[:, part]).any() for variant in variants):
+            estimates.append(None)
+            continue
         value, seed_variances = 0.0, []
         draws_R, by_rows = np.zeros(1), np.zeros(1)
         for i, (variant, sign) in enumerate(zip(variants, signs, strict=True)):
@@ -174,8 +193,9 @@ def _estimate(
         acceleration,
         row_variance,
         total - row_variance,
-        total**2 / below if below > 0 else row_degrees,
+        max(1.0, total**2 / below) if below > 0 else row_degrees,
         num_clusters,
+        row_degrees,
         has_seeds=bool(seed_variances),
     )
 
@@ -258,6 +278,7 @@ def estimate_interval(
     values = [value for value in found if value is not None]
     if len(values) < len(found):
         return None
+    groups = _drop_single_rows(groups)
     flawless = METRICS[metric].flawless
     if flawless is not None and abs(float(np.mean(values)) - flawless) < 1e-9:
         low, high = bound_flawless(_count_evidence(metric, labels, groups))
@@ -359,10 +380,16 @@ def bound_fraction(
     """
     if len(hits_N) == 0:
         return None
+    groups = _drop_single_rows(groups)
     if groups is not None and 0 < hits_N.sum() < len(hits_N):
         return bootstrap_mean(hits_N.astype(np.float64), groups=groups, seed=seed)
     num_units = count_clusters(np.ones(len(hits_N), dtype=bool), groups)
     return bound_proportion(round(float(hits_N.mean()) * num_units), num_units)
+
+
+def _drop_single_rows(groups: Groups | None) -> Groups | None:
+    """Return None for clusters of one row each, such as those of a slice."""
+    return None if groups is None or len(np.unique(groups)) == len(groups) else groups
 
 
 def describe_shortage(clusters: Clusters) -> str | None:
@@ -375,11 +402,12 @@ def describe_shortage(clusters: Clusters) -> str | None:
         return f"{num_rows} rows are too few for evidence; at least {MIN_ROWS} are needed"
     if clusters.effective >= MIN_CLUSTERS - 1e-9:
         return None
-    known = (
-        ""
-        if num_clusters < MIN_CLUSTERS
-        else (f", which tell as much as {clusters.effective:.1f} of equal size,")
-    )
+    known = ""
+    if num_clusters >= MIN_CLUSTERS:
+        known = (
+            f", of which the largest has {clusters.sizes_G.max():.0f}, so that they tell as much "
+            f"as {clusters.effective:.1f} of equal size,"
+        )
     return (
         f"{num_rows} rows in {num_clusters} clusters{known} are too few for evidence; at least "
         f"{MIN_CLUSTERS} clusters are needed"

@@ -7,20 +7,23 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
-from scipy.special import ndtr, stdtrit
+from scipy import optimize, stats
+from scipy.special import stdtrit
 
 from llmft.metrics.definitions import Floats
 from llmft.metrics.moments import Moments
 from llmft.results.comparison import McNemar, Power, SampleSize
+from llmft.results.evaluation import Interval
 from llmft.statistics.intervals import Estimate
-from llmft.statistics.resampling import Clusters
+from llmft.statistics.resampling import Clusters, Groups
 
 _NUM_SWAPS = 9_999
 _MAX_EXACT_CLUSTERS = 15
 """Up to this many clusters G, all 2^G swaps are enumerated."""
 _MOST = 1_000
 """A sample size of more than this many times the current one is not reported."""
+WANTED_POWER = 0.8
+"""Of the sample sizes that are advised."""
 
 
 def permute_moments(
@@ -102,7 +105,7 @@ def compute_mcnemar(
     *,
     reference: Sequence[Floats],
     challenger: Sequence[Floats],
-    is_clustered: bool = False,
+    groups: Groups | None = None,
 ) -> McNemar:
     """Return McNemar's exact test of the first runs.
 
@@ -113,7 +116,8 @@ def compute_mcnemar(
         labels_N: Classes.
         reference: Decision scores [N, C] of each run.
         challenger: The same.
-        is_clustered: Whether rows are clustered, for which there is no p-value.
+        groups: The cluster of each row, [N]; None if rows are independent. If two rows of a cluster
+            are right in one of the models only, there is no p-value.
 
     Source:
         McNemar 1947, doi:10.1007/BF02295996: if the accuracies are equal, each variant is the right
@@ -121,9 +125,8 @@ def compute_mcnemar(
     """
     theirs_N, ours_N = (runs[0].argmax(axis=1) == labels_N for runs in (reference, challenger))
     only_ours, only_theirs = int(np.sum(ours_N & ~theirs_N)), int(np.sum(~ours_N & theirs_N))
-    p_value = None
-    if not is_clustered:
-        num_apart = only_ours + only_theirs
+    p_value, num_apart = None, only_ours + only_theirs
+    if groups is None or len(np.unique(groups[ours_N != theirs_N])) == num_apart:
         p_value = float(stats.binomtest(only_ours, num_apart).pvalue) if num_apart else 1.0
     return McNemar(
         both_right=int(np.sum(ours_N & theirs_N)),
@@ -197,23 +200,42 @@ def draw_swaps(
 def estimate_power(estimate: Estimate, *, effect: float, tail: float) -> Power | None:
     """Return the power: the probability that the lower bound exceeds the margin, for an effect.
 
-    By the normal approximation with the observed standard error; None without an effect.
+    By the noncentral t with the observed standard error, and its 95 % interval by that of the
+    error, whose square has nearly a chi-squared distribution; None without an effect.
+
+    Source:
+        Lehmann and Romano 2005, Testing Statistical Hypotheses, section 5.2.
     """
     if effect <= 0:
         return None
     if estimate.error == 0:
-        return Power(effect=effect, power=1.0)
-    quantile = stdtrit(estimate.degrees, 1 - tail)
-    return Power(effect=effect, power=float(ndtr(effect / estimate.error - quantile)))
+        return Power(effect=effect, power=1.0, interval=Interval(1.0, 1.0))
+    degrees = estimate.degrees
+
+    def find(error: float) -> float:
+        return _find_power(effect / error, degrees, tail)
+
+    high, low = (
+        estimate.error * math.sqrt(degrees / stats.chi2.ppf(q, degrees)) for q in (0.975, 0.025)
+    )
+    return Power(
+        effect=effect, power=find(estimate.error), interval=Interval(find(low), find(high))
+    )
+
+
+def _find_power(distance: float, degrees: float, tail: float) -> float:
+    """Return the power for an effect of so many standard errors."""
+    quantile = float(stdtrit(degrees, 1 - tail))
+    return float(stats.nct.sf(quantile, degrees, distance))
 
 
 def find_sample_size(
     estimate: Estimate, *, margin: float, tail: float, num_rows: int, num_seeds: int
 ) -> SampleSize:
-    """Return how many rows or seeds would move the bound of a gain past the margin.
+    """Return how many rows or seeds would resolve a gain of this size with 80 % power.
 
     Only the one that dominates the variance is returned, rows or seeds, or both if one alone is not
-    enough.
+    enough. The degrees of freedom grow with them.
 
     Args:
         estimate: The gain.
@@ -222,18 +244,32 @@ def find_sample_size(
         num_rows: Current number of rows.
         num_seeds: Current number of seeds of the variant with the fewest.
     """
-    quantile = stdtrit(estimate.degrees, 1 - tail)
-    wanted = (abs(estimate.value - margin) / quantile) ** 2
-    rows, seeds = estimate.row_variance, estimate.seed_variance
-    if wanted * _MOST < rows + seeds or wanted == 0:
+    effect = abs(estimate.value - margin)
+
+    def find(*, rows: bool, seeds: bool) -> float | None:
+        """Return by which factor to grow these."""
+
+        def lack(factor: float) -> float:
+            more = estimate.grow(factor if rows else 1.0, factor if seeds else 1.0)
+            return _find_power(effect / more.error, more.degrees, tail) - WANTED_POWER
+
+        if effect == 0:
+            return None
+        if estimate.error == 0:
+            return 1.0
+        if lack(_MOST) < 0:
+            return None
+        return 1.0 if lack(1.0) >= 0 else float(optimize.brentq(lack, 1.0, _MOST, rtol=1e-4))
+
+    few_rows = estimate.seed_variance <= estimate.row_variance
+    factor = find(rows=few_rows, seeds=not few_rows)
+    if factor is None:
+        few_rows, few_seeds, factor = True, True, find(rows=True, seeds=True)
+    else:
+        few_seeds = not few_rows
+    if factor is None:
         return SampleSize(rows=None, seeds=None)
-    if seeds <= rows and seeds < wanted:
-        factor = rows / (wanted - seeds)
-        if factor <= _MOST:
-            return SampleSize(rows=max(num_rows + 1, math.ceil(num_rows * factor)), seeds=None)
-    if seeds > rows and rows < wanted:
-        factor = seeds / (wanted - rows)
-        if factor <= _MOST:
-            return SampleSize(rows=None, seeds=max(num_seeds + 1, math.ceil(num_seeds * factor)))
-    factor = (rows + seeds) / wanted
-    return SampleSize(rows=math.ceil(num_rows * factor), seeds=math.ceil(num_seeds * factor))
+    return SampleSize(
+        rows=max(num_rows + 1, math.ceil(num_rows * factor)) if few_rows else None,
+        seeds=max(num_seeds + 1, math.ceil(num_seeds * factor)) if few_seeds else None,
+    )

@@ -197,11 +197,11 @@ def choose_micro_batches(
     if not config.train.auto_batch_size:
         fits = f"{found.describe()}, {found.estimate.peak_gib:.1f} GiB"
         raise UserError(_explain(wanted, [f"train.auto_batch_size: true ({fits})"]))
-    return found
+    return _leave_room(found, estimate)
 
 
 def _leave_room(wanted: MicroBatches, estimate: Callable[..., MicroBatches | None]) -> MicroBatches:
-    """Return smaller micro-batches if those wanted fit barely, unless they cost more."""
+    """Return smaller micro-batches if those wanted fit barely, unless they cost a fifth more."""
     found: MicroBatches | None = wanted
     while found is not None and not found.is_roomy and found.largest.num_rows > 1:
         found = estimate(2 * found.divisor, gradient_checkpointing=wanted.gradient_checkpointing)

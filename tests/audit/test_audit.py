@@ -25,6 +25,7 @@ from llmft.config.suite import Check
 from llmft.config.task import OracleViewConfig
 from llmft.evaluation.verdict import find_valid_variants
 from llmft.prediction.stored import StoredPredictions
+from llmft.results.evaluation import Finding
 from llmft.results.run import Pooling, ResolvedDefaults
 from tests.results.made_up import make_budget, make_recipe, make_record
 
@@ -63,6 +64,10 @@ def make_run(variant: str, **changes: Any) -> RunFacts:
 
 def judge(*runs: RunFacts) -> set[str]:
     return {f.status for f in check_treatment([make_run("ref"), *runs], reference="ref")}
+
+
+def find_replicates(runs: list[RunFacts]) -> list[Finding]:
+    return [f for f in check_seeds(runs) if f.check == "seed_replicates"]
 
 
 @pytest.mark.parametrize(
@@ -148,7 +153,7 @@ def test_d2_weights_begun_with_and_fits_may_not_differ() -> None:
 def test_what_hardly_matters_is_a_note(changes: dict[str, Any]) -> None:
     assert judge(make_run("other", **changes)) == {"note", "ok"}
     seeds = [make_run("variant"), make_run("variant", train__seed=2, **changes)]
-    assert [f.status for f in check_seeds(seeds)] == ["note"]
+    assert [f.status for f in find_replicates(seeds)] == ["note"]
 
 
 def test_a_quick_trial_is_marked() -> None:
@@ -316,15 +321,23 @@ def test_d5_evaluated_texts_in_training_are_invalid() -> None:
 
 def test_d2_runs_of_one_variant_may_differ_in_the_seed_only() -> None:
     seeds = [make_run("variant", train__seed=1), make_run("variant", train__seed=2)]
-    assert check_seeds(seeds) == []
+    assert find_replicates(seeds) == []
     mixed = [make_run("variant"), make_run("variant", train__seed=2, base__model="qwen")]
-    assert [(f.status, f.variants) for f in check_seeds(mixed)] == [("invalid", ["variant"])]
-    assert "one seed only" in check_seeds([make_run("variant")])[0].message
+    assert [(f.status, f.variants) for f in find_replicates(mixed)] == [("invalid", ["variant"])]
+
+
+def test_d16_fewer_than_three_seeds_are_noted() -> None:
+    seeds = [make_run("few", train__seed=1), make_run("few", train__seed=2)]
+    seeds += [make_run("many", train__seed=seed) for seed in (1, 2, 3)]
+    (found,) = check_seeds(seeds)
+    assert (found.check, found.status) == ("num_seeds", "note")
+    assert "fewer than 3 seeds of few: " in found.message
+    assert check_seeds(seeds[2:]) == []
 
 
 def test_d2_a_copy_of_a_run_is_no_further_seed() -> None:
     copied = make_run("variant")._replace(path="runs/copy")
-    (found,) = check_seeds([make_run("variant"), copied, make_run("variant", train__seed=2)])
+    (found,) = find_replicates([make_run("variant"), copied, make_run("variant", train__seed=2)])
     assert (found.check, found.status, found.variants) == (
         "seed_replicates",
         "invalid",
@@ -375,4 +388,4 @@ def test_d2_defaults_are_compared_by_what_they_stand_for() -> None:
     assert "confounded" in judge(make_run("other", **said, resolved=mean.replace(learning_rate=1)))
     for replicate, expected in ((mean, []), (random, ["invalid"])):
         again = make_run("ref", **unset, resolved=replicate, train__seed=2)
-        assert [f.status for f in check_seeds([ref, again])] == expected
+        assert [f.status for f in find_replicates([ref, again])] == expected

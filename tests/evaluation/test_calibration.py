@@ -135,6 +135,15 @@ def test_what_chance_gives_one_bin_is_the_quantile_of_a_normal() -> None:
     assert found.ece_by_chance == pytest.approx(1.96 * 0.5 / 10, rel=0.03)
 
 
+def test_d15_rows_that_repeat_each_other_stray_as_one() -> None:
+    last, true = RNG.uniform(size=60), RNG.integers(0, 2, size=60)
+    once = measure_reliability(true, make_last(last))
+    thrice = measure_reliability(
+        np.repeat(true, 3), make_last(np.repeat(last, 3)), groups=np.repeat(np.arange(60), 3)
+    )
+    assert (thrice.ece, thrice.ece_by_chance) == pytest.approx((once.ece, once.ece_by_chance))
+
+
 def test_promises_that_are_too_high_stand_out_from_chance() -> None:
     true = (RNG.random(500) < 0.6).astype(int)
     found = measure_reliability(true, make_last(np.full(500, 0.95)))

@@ -3,9 +3,10 @@
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
-from llmft.evaluation.comparison import decide_comparison, represent
+from llmft.evaluation.comparison import choose_runs, decide_comparison, find_collapsed
 from llmft.evaluation.verdict import Verdict
 from tests.reports.made_up import make_comparison
 
@@ -20,7 +21,7 @@ def make_runs(*on_val: float | None, is_frozen: bool = False) -> list[Any]:
 
 
 def measure(variants: dict[str, list[Any]], metric: str = "mae") -> tuple[str, dict[str, list]]:
-    found, scope = represent(variants, list(variants), metric=metric)
+    found, scope = choose_runs(variants, list(variants), metric=metric)
     return scope, {name: [run.path for run in runs] for name, runs in found.items()}
 
 
@@ -49,9 +50,21 @@ def test_d16_a_metric_that_was_not_measured_on_validation_chooses_nothing() -> N
     assert measure(variants)[1] == {"ref": ["seed-0"], "a": ["seed-1"]}
 
 
+def test_d9_a_run_that_predicts_one_value_does_not_stand_for_a_variant() -> None:
+    labels = np.arange(40.0)[:, None]
+    rows = SimpleNamespace(labels=labels)
+    runs = make_runs(1), make_runs(1)
+    for [run], outputs in zip(runs, (labels, np.full((40, 1), 3.0)), strict=True):
+        run.record.recipe = SimpleNamespace(train=SimpleNamespace(seed=1))
+        run.decision_scores = outputs
+    variants: Any = dict(zip(("good", "flat"), runs, strict=True))
+    found = find_collapsed(variants, ["good", "flat"], rows)  # type: ignore[arg-type]
+    assert [(f.status, f.variants) for f in found] == [("invalid", ["flat"])]
+
+
 def test_variants_that_the_audit_excluded_count_no_seeds() -> None:
     variants = {"ref": make_runs(1, 2, 3), "a": make_runs(1, 2, 3), "broken": make_runs(1)}
-    found, scope = represent(variants, ["ref", "a"], metric="mae")
+    found, scope = choose_runs(variants, ["ref", "a"], metric="mae")
     assert (scope, found) == ("recipes", variants)
 
 

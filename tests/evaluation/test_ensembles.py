@@ -37,6 +37,17 @@ def test_the_ensemble_averages_the_runs_of_each_seed() -> None:
     assert [run.tolist() for run in ensemble.runs] == [[[2, 2]], [[4, 6]]]  # two has two seeds
 
 
+def test_one_run_of_a_frozen_base_is_part_of_every_run_of_an_ensemble() -> None:
+    variants = {
+        "trained": [np.array([[1.0, 2]]), np.array([[3.0, 4]]), np.array([[5.0, 6]])],
+        "frozen": [np.array([[3.0, 2]])],
+    }
+    runs = make_ensembles(
+        variants, val_variants=variants, val_labels=np.array([0, 1]), names=NAMES
+    )[ENSEMBLE].runs
+    assert [run.tolist() for run in runs] == [[[2, 2]], [[3, 3]], [[4, 4]]]
+
+
 def test_the_mean_of_independent_errors_is_smaller_by_the_root_of_their_number() -> None:
     labels = np.zeros((4_000, 1))
     variants = {f"variant{i}": [RNG.normal(size=labels.shape)] for i in range(4)}

@@ -390,22 +390,10 @@ def test_the_worst_gate_decides_and_says_why() -> None:
             "reaches 1",
         ),
         ({"beats_constant": False}, "REVIEW", "does not beat the best constant"),  # D9
-        (
-            {"shortage": describe_shortage(find_clusters(19))},
-            "REVIEW",
-            "19 rows are too few for evidence",
-        ),
-        (
-            {"shortage": describe_shortage(find_clusters(20, np.arange(20) % 10))},
-            "DEPLOY",
-            "reaches 1",
-        ),
-        (
-            {"shortage": describe_shortage(find_clusters(500, np.arange(500) % 9))},
-            "REVIEW",
-            "500 rows in 9 clusters are too few",
-        ),
-        ({"provisional": True}, "REVIEW", "fewer than 3 seeds"),
+        (shorten(19, 19), "REVIEW", "19 rows are too few for evidence"),
+        (shorten(20, 10), "DEPLOY", "reaches 1"),
+        (shorten(500, 9), "REVIEW", "500 rows in 9 clusters are too few"),
+        ({"is_one_seed": True}, "REVIEW", "fewer than 3 seeds"),
     ],
 )
 def test_what_forbids_to_deploy(change: dict, decision: str, said: str) -> None:

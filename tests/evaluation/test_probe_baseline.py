@@ -238,7 +238,7 @@ def evaluated(
         return llmft.evaluate(llmft.train(make_trained(lively_bert, train=CHEAP)))
 
 
-def test_rows_in_few_clusters_are_no_evidence() -> None:
+def test_a_gain_that_is_not_told_apart_is_no_evidence() -> None:
     gate = GateConfig(deploy=0.0)
     gain = ProbeGain(gain=0.5, interval=Interval(0.4, 0.6), finding="not told apart")
     facts = GateFacts(

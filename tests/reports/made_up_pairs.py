@@ -52,7 +52,7 @@ def make_pair(
         p_margin_adjusted=0.0262,
         finding="better",
         mcnemar=counts if is_class else None,
-        power=Power(effect=0.05, power=0.813),
+        power=Power(effect=0.05, power=0.813, interval=Interval(0.642, 0.934)),
         needed=SampleSize(rows=1733, seeds=None),
         is_small=False,
         parts={

@@ -68,7 +68,7 @@ def test_sections_stand_in_the_order_in_which_they_are_asked_for(written: Writte
         "2 excluded as near-duplicates of training rows; in 4 clusters",
         "not recommended",  # of a mixed column
         "severity by distillation, stress by instruction",
-        "< 0.001", "0.026", "81.3 %", "1733",  # p, Holm, power, rows needed
+        "< 0.001", "0.026", "0.813", "0.642 to 0.934", "1733",  # p, Holm, power, rows needed
         "0.263 to 0.377",  # one-sided bounds
         "208", "49.7", "1.93",  # batch, uncached prompt, cost of a million
         "p95_ms", "one calibrator per dimension; fitted on val", "0.742",

@@ -9,6 +9,7 @@ from llmft.metrics.definitions import compute_metric
 from llmft.statistics.intervals import (
     Interval,
     bootstrap_mean,
+    bound_proportion,
     estimate_interval,
     estimate_part_intervals,
 )
@@ -100,6 +101,13 @@ def test_equal_values_have_an_interval_of_no_width() -> None:
 def test_values_that_hardly_vary_still_have_an_interval() -> None:
     found = bootstrap_mean(np.array([1.0] * 54 + [1.0 + 1e-6]), seed=0)
     assert 1.0 - 1e-12 <= found.low <= found.high <= 1.0 + 1e-6
+
+
+def test_clusters_of_one_row_each_are_no_clusters() -> None:
+    labels, outputs = np.array([0, 1] * 10), np.eye(2)[[0, 1, 1, 1] * 5]
+    alone = estimate_interval("accuracy", labels, [outputs])
+    assert alone == bound_proportion(15, 20)
+    assert estimate_interval("accuracy", labels, [outputs], groups=np.arange(20) * 7) == alone
 
 
 def test_the_same_seed_gives_the_same_interval() -> None:

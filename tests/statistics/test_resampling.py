@@ -42,7 +42,7 @@ def estimate_mean(runs, *, groups=None) -> Estimate:
 def make_estimate(value: float, *, rows: float, seeds: float = 0.0) -> Estimate:
     """Return a normal estimate by its variances, known well."""
     draws = value + np.sqrt(rows + seeds) * stats.norm.ppf(np.arange(0.5, 4000) / 4000)
-    return Estimate(value, draws, 0.0, 0.0, rows, seeds, 1e6, 10**6, has_seeds=seeds > 0)
+    return Estimate(value, draws, 0.0, 0.0, rows, seeds, 1e6, 10**6, 1e6, has_seeds=seeds > 0)
 
 
 # The bootstrap.
@@ -133,6 +133,26 @@ def test_d21_a_few_large_clusters_have_few_degrees_of_freedom() -> None:
     assert found.degrees == pytest.approx(2, abs=0.1)
     equal = estimate_mean([RNG.normal(size=33)[np.arange(330) % 33]], groups=np.arange(330) % 33)
     assert equal.degrees == pytest.approx(32)
+
+
+@pytest.mark.parametrize("num_apart", [0, 1])
+def test_variants_that_are_alike_seed_by_seed_have_finite_bounds(num_apart: int) -> None:
+    runs = [RNG.normal(size=40) + shift for shift in (0.0, 1.0, 3.0)]
+    others = [run.copy() for run in runs]
+    others[0][:num_apart] += 0.5
+    clusters = find_clusters(40)
+    variants = [
+        resample_moments([make_mean(run) for run in found], clusters=clusters, seed=0)
+        for found in (runs, others)
+    ]
+    (found,) = estimate_contrasts(variants, [1, -1], seed=0)
+    assert found.degrees >= 1
+    assert np.isfinite(find_interval(found)).all()
+
+
+def test_a_run_without_the_metric_leaves_no_estimate() -> None:
+    runs = [RNG.normal(size=40), np.full(40, np.nan)]
+    assert estimate_mean(runs) is None
 
 
 def test_seeds_alone_give_welchs_interval() -> None:

@@ -14,7 +14,7 @@ import torch
 
 _CGROUPS = Path("/sys/fs/cgroup")
 KEPT_BLOCKS = 1.25
-"""Peak with the blocks that glibc keeps, relative to that without: LoRA on 3 bases, at most."""
+"""Peak of a few steps, of several GiB, with the blocks that glibc keeps, relative to without."""
 _M_MMAP_THRESHOLD = -3
 _LARGE_BLOCK = 2 * 2**20
 _OWN_CGROUPS = Path("/proc/self/cgroup")
