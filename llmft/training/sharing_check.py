@@ -18,9 +18,10 @@ from llmft.models.quantisation import is_quantised
 from llmft.training.losses import Loss
 
 _FLOAT32_TOLERANCE = 1e-4
-"""Rounding made 1.4e-5 at most, in 105 random models of 1 to 12 layers."""
+"""Up to this, rounding is not measured: it made 1.4e-5 at most in 105 random models of 1 to 12
+layers, but above 1e-4 in a pretrained Qwen2.5 1.5B of 28."""
 _BFLOAT16_TOLERANCE = 0.02
-"""Lower limit of the measured tolerance, since rounding differs from model to model."""
+"""The same in bfloat16."""
 _ROTARY_TOLERANCE = 0.01
 """Neighbouring positions are about 1 apart, or 0.03 where positions are stretched by 32."""
 _LEAST_INFLUENCE = 1e-12
@@ -125,10 +126,9 @@ class SharingCheck(TrainerCallback):  # type: ignore[misc]
     can go wrong with a packed row is compared exactly, in any precision: labels, tokens and
     positions that the layers are given, and which tokens take part in the outputs of each row.
 
-    Loss, logits and gradients are compared in float32. Where that is impossible, since weights are
-    in 4 bit or sharded or memory is short, they are compared in bfloat16 with a measured
-    tolerance: three times the largest difference that padding or eager
-    attention makes to the unshared forward.
+    Loss, logits and gradients are compared in float32 or, where that is impossible since weights
+    are in 4 bit or sharded or memory is short, in bfloat16. Differences above a small tolerance may
+    be three times as large as what padding or eager attention makes to the unshared forward.
 
     Both the training step and prediction, where the prompt is cached, are checked.
     """
@@ -173,7 +173,7 @@ class SharingCheck(TrainerCallback):  # type: ignore[misc]
                 with self._sharing.in_float32():
                     fault = self._find_fault(model, tolerance=_FLOAT32_TOLERANCE)
             else:
-                fault = self._find_fault(model, tolerance=None)
+                fault = self._find_fault(model, tolerance=_BFLOAT16_TOLERANCE)
         if fault is not None:
             raise UserError(
                 "prompt.share: on the first rows of train the shared prompt does not agree with "
@@ -202,27 +202,36 @@ class SharingCheck(TrainerCallback):  # type: ignore[misc]
         cast_up = max(parameter.numel() for parameter in layers.parameters())
         return float(4 * (num_kept * per_layer + between_layers + cast_up) / 2**30)
 
-    def _find_fault(self, model: nn.Module, *, tolerance: float | None) -> str | None:
-        """Return how the shared prompt is wrong, or None; a missing tolerance is measured first."""
-        expected = self._compute_unshared(model)
+    def _find_fault(self, model: nn.Module, *, tolerance: float) -> str | None:
+        """Return how the shared prompt is wrong, or None.
+
+        What is above the tolerance is compared with the rounding of this model, which is measured.
+        """
+        expected, rounding = self._compute_unshared(model), None
         if not all(bool(x.isfinite().all()) for x in expected):
             return None  # the first training step reports a loss that is not finite
-        if tolerance is None:
-            others = (
-                self._compute_unshared(model, is_padded=True),
-                self._compute_unshared(model, attention=EAGER_ATTENTION),
-            )
-            noise = [x for other in others for x in expected.measure_differences(other).values()]
-            tolerance = max(_BFLOAT16_TOLERANCE, 3 * max(noise))
         for place, keeps_prompt in (("training", False), ("prediction", True)):
             found = self._compute_shared(model, keeps_prompt=keeps_prompt)
             mismatch = expected.find_mismatch(found)
             if mismatch is not None:
                 return f"{place}: {mismatch}"
             for name, difference in expected.measure_differences(found).items():
+                if difference <= tolerance:
+                    continue
+                if rounding is None:
+                    rounding = self._measure_rounding(model, expected)
+                    tolerance = max(tolerance, 3 * rounding)
                 if not difference <= tolerance:
-                    return f"{place}: {name} off by {difference:.2%}, tolerance {tolerance:.2%}"
+                    return f"{place}: {name} off by {difference:.3%}, tolerance {tolerance:.3%}"
         return None
+
+    def _measure_rounding(self, model: nn.Module, expected: _Computation) -> float:
+        """Return the largest difference between unshared forwards that differ in rounding only."""
+        others = (
+            self._compute_unshared(model, is_padded=True),
+            self._compute_unshared(model, attention=EAGER_ATTENTION),
+        )
+        return max(x for other in others for x in expected.measure_differences(other).values())
 
     def _compute_unshared(
         self, model: nn.Module, *, is_padded: bool = False, attention: str | None = None

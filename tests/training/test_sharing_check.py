@@ -398,6 +398,23 @@ class TestRightPrompt:
         check(model, SharedPrompt(model, PROMPT_IDS), mode=mode)
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_what_the_rounding_of_a_model_explains_is_no_fault(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pretrained base of 28 layers rounds more than small random ones."""
+    for name in ("_FLOAT32_TOLERANCE", "_BFLOAT16_TOLERANCE"):
+        monkeypatch.setattr(sharing_module, name, 1e-12)
+    model = load()
+    sharing = SharedPrompt(model, PROMPT_IDS)
+    check(model, sharing, mode=mode)
+    sharing.detach()
+    measure = SharingCheck._measure_rounding
+    monkeypatch.setattr(SharingCheck, "_measure_rounding", lambda *given: measure(*given) / 1e6)
+    with pytest.raises(UserError, match=MESSAGE.format(r".*tolerance 0\.000%")):
+        check(model, SharedPrompt(model, PROMPT_IDS), mode=mode)
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 class TestBaseIn4Bit:
     """It has no float32 to be cast up from (L8)."""
@@ -425,25 +442,25 @@ class TestPrecision:
     """In float32 where the weights have it and memory suffices."""
 
     @pytest.fixture
-    def tolerances(self, monkeypatch: pytest.MonkeyPatch) -> list[float | None]:
-        """What checks were made with: None where it is measured in bfloat16."""
-        found: list[float | None] = []
+    def tolerances(self, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+        """What checks were made with."""
+        found: list[float] = []
         monkeypatch.setattr(
             SharingCheck, "_find_fault", lambda _, __, tolerance: found.append(tolerance)
         )
         return found
 
     @pytest.mark.parametrize("mode", MODES)
-    def test_memory_decides(self, mode: str, tolerances: list[float | None]) -> None:
+    def test_memory_decides(self, mode: str, tolerances: list[float]) -> None:
         model = load()
         check(model, SharedPrompt(model, PROMPT_IDS), mode=mode)
-        assert tolerances == [None if mode == "bfloat16" else pytest.approx(1e-4)]
+        assert tolerances == [0.02 if mode == "bfloat16" else 1e-4]
 
-    def test_sharded_parameters_are_left_as_they_are(self, tolerances: list[float | None]) -> None:
+    def test_sharded_parameters_are_left_as_they_are(self, tolerances: list[float]) -> None:
         model = load()
         sharing = SharedPrompt(model, PROMPT_IDS)
         check(model, sharing, mode="bfloat16 cast up", has_replicated_weights=False)
-        assert tolerances == [None]
+        assert tolerances == [0.02]
 
     @pytest.mark.parametrize("is_checkpointed", [False, True])
     @pytest.mark.parametrize("tuning", ["full", "lora"])
