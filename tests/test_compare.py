@@ -98,6 +98,21 @@ def test_models_that_do_not_fit_into_memory_together_are_opened_in_turn(
     )
 
 
+@pytest.mark.parametrize("gates", ["", ", train_val_gap: null"])
+def test_rows_of_train_are_predicted_for_their_gate_only(
+    copy: Path, gates: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample = Path("runs/bert/seed-1/predictions/train-sample.parquet")
+    sample.unlink(missing_ok=True)
+    monkeypatch.setitem(
+        globals(), "SUITE", SUITE.replace(", val_test_gap: null", f", val_test_gap: null{gates}")
+    )
+    variants = compare()["variants"]
+    assert sample.exists() is (gates == "")
+    names = {gate["name"] for gate in variants["bert"]["gates"]}
+    assert ("train_val_gap" in names) is (gates == "")
+
+
 def test_require_review_is_met_where_nobody_can_tell(copy: Path) -> None:
     assert compare("--require", "review")["verdict"] == "UNRESOLVED"
 

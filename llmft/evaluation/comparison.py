@@ -391,12 +391,13 @@ def complete_result(comparison: Comparison, result: ComparisonResult) -> Compari
     config, data, rows = comparison.suite.config, comparison.data, comparison.rows
     outputs, verdict = comparison.outputs, Verdict(result.verdict, result.winner, result.why)
     runs = {name: comparison.variants[name] for name in comparison.valid}
+    gates = merge_with_defaults(config.gates, labels=rows.config)
     train_val_predictions = {
-        name: [predict_train_and_val(run.path, run.record, data) for run in found]
+        name: [predict_train_and_val(run.path, run.record, data, names=gates) for run in found]
         for name, found in runs.items()
     }
     criteria = Criteria(
-        merge_with_defaults(config.gates, labels=rows.config),
+        gates,
         config.metric,
         result.audit,
         constant=result.baselines["constant"].metrics.get(config.metric),

@@ -1,7 +1,7 @@
 """Gates: their inputs, the result of each, and the decision from all."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -117,18 +117,21 @@ def predict_train_and_val(
     record: RunRecord,
     data: PreparedData,
     *,
+    names: Collection[str],
     open_predictor: Callable[[], Predictor] | None = None,
     across_processes: bool = False,
 ) -> dict[Split, StoredPredictions]:
-    """Return predictions for the validation rows and a sample of the train rows of a run.
+    """Return predictions of a run for the validation rows, and a sample of the train rows.
 
     The training has stored those for validation. The sample is predicted and stored once, since it
-    depends on the ids of the rows only.
+    depends on the ids of the rows only; with a large base that takes long, so it is left out where
+    no gate asks for it.
 
     Args:
         run: Run folder.
         record: Its record.
         data: The prepared data that it was trained on.
+        names: Names of the gates.
         open_predictor: Returns its model, which may be open already.
         across_processes: Whether to distribute the prediction over all processes of the launch,
             which all have to call this.
@@ -139,7 +142,9 @@ def predict_train_and_val(
     limit = record.recipe.train.limit_rows
     source = name_source(record.model_hash, data.fingerprint, limit_rows=limit)
     found: dict[Split, StoredPredictions] = {}
-    files: dict[Split, str] = {"val": "val", "train": "train-sample"}
+    files: dict[Split, str] = {"val": "val"}
+    if "train_val_gap" in names:
+        files["train"] = "train-sample"
     for split, file in files.items():
         rows = pick_train_and_val(data, split, limit=limit)
         found[split] = load_or_predict(
@@ -166,10 +171,9 @@ def measure_train_and_val(
     metric: str,
     limit: int | None,
 ) -> dict[Split, MetricValue]:
-    """Return a metric on `val` and `train`, the mean over runs, from stored predictions."""
+    """Return a metric on the splits of stored predictions, the mean over runs."""
     found: dict[Split, MetricValue] = {}
-    splits: tuple[Split, ...] = ("val", "train")
-    for split in splits:
+    for split in runs[0]:
         rows = open_rows(pick_train_and_val(data, split, limit=limit), data)
         outputs = [run[split].outputs for run in runs]
         found[split] = estimate_metric(

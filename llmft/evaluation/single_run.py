@@ -197,8 +197,9 @@ def evaluate_run(evaluation: Evaluation, *, probe: Path | None) -> EvaluationRes
     train_val_predictions: Mapping[Split, StoredPredictions] = {}
     if subject.name == "test" and settings.gates.keys() & {"val_test_gap", "train_val_gap"}:
         train_val_predictions = predict_train_and_val(
-            folder, record, subject.data, across_processes=across, open_predictor=open_predictor
-        )
+            folder, record, subject.data,
+            names=settings.gates, across_processes=across, open_predictor=open_predictor,
+        )  # fmt: skip
     if not is_main():
         return None
     edge_cases = latency = None
