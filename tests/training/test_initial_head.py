@@ -158,7 +158,7 @@ def test_what_contradicts_an_initial_head_is_refused(changes: dict[str, Any], me
 @pytest.mark.parametrize(
     ("then", "now", "message"),
     [
-        ("mean", "auto", "another base.pooling: mean, but the recipe has transformers"),
+        ("mean", "auto", "another base.pooling: mean of layer 2, but the recipe has transformers"),
         ("auto", "mean", "another base.pooling: transformers, but the recipe has mean"),
     ],
 )
