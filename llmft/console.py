@@ -15,6 +15,9 @@ from llmft.processes import get_world_size, is_main, leave_group
 
 _logger = logging.getLogger(__name__)
 
+NOISY = ("DeepSpeed", "bitsandbytes.backends.cpu", "bitsandbytes.backends.cpu.ops")
+"""Loggers that warn about limits of CPUs, which users who train on one know, and about packages
+that would fetch faster kernels from the Hub (H7)."""
 _SILENCE_S = 60
 """Longest time without a line, if a unit takes less."""
 
@@ -66,6 +69,8 @@ def _set_up_process() -> logging.Handler:
     for stream in (sys.stdout, sys.stderr):  # a terminal may lack characters of the data
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    for name in NOISY:  # they are imported before a verb is isolated
+        logging.getLogger(name).addFilter(is_error)
     logger, handler = logging.getLogger("llmft"), _ConsoleHandler()
     handler.setFormatter(LineFormatter("%(message)s"))
     logger.addHandler(handler)
@@ -202,6 +207,11 @@ class Progress:
     def close(self) -> None:
         """Close the bar."""
         self._bar.close()
+
+
+def is_error(record: logging.LogRecord) -> bool:
+    """Return whether a record is of an error: the filter of `NOISY` loggers."""
+    return record.levelno >= logging.ERROR
 
 
 def read_count(text: str) -> int:

@@ -8,9 +8,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_NOISY = ("DeepSpeed", "bitsandbytes.backends.cpu", "bitsandbytes.backends.cpu.ops")
-"""Loggers that warn about limits of CPUs, which users who train on one know, and about packages
-that would fetch faster kernels from the Hub (H7)."""
+from llmft.console import NOISY, is_error
+
 _LOCK = threading.RLock()
 
 
@@ -55,18 +54,14 @@ def _quiet_libraries() -> Iterator[None]:
     shows_bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    noisy = [logging.getLogger(name) for name in _NOISY]
+    noisy = [logging.getLogger(name) for name in NOISY]
     for logger in noisy:  # a level would be reset when its library is imported
-        logger.addFilter(_is_error)
+        logger.addFilter(is_error)
     try:
         yield
     finally:
         for logger in noisy:
-            logger.removeFilter(_is_error)
+            logger.removeFilter(is_error)
         transformers_logging.set_verbosity(verbosity)
         if shows_bars:
             transformers_logging.enable_progress_bar()
-
-
-def _is_error(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.ERROR

@@ -78,9 +78,10 @@ def train(
     # Imported late, since torch and transformers take seconds: errors in the recipe are reported
     # before that.
     from llmft.isolation import isolated
-    from llmft.training.run_folder import open_run
 
     with isolated():
+        from llmft.training.run_folder import open_run
+
         folder = _train(resolved, resume=resume)
         return ask_main(lambda: open_run(folder))
 
