@@ -15,7 +15,7 @@ from llmft.processes import get_world_size, is_main, leave_group
 
 _logger = logging.getLogger(__name__)
 
-NOISY = ("DeepSpeed", "bitsandbytes.backends.cpu", "bitsandbytes.backends.cpu.ops")
+_NOISY = ("DeepSpeed", "bitsandbytes.backends.cpu", "bitsandbytes.backends.cpu.ops")
 """Loggers that warn about limits of CPUs, which users who train on one know, and about packages
 that would fetch faster kernels from the Hub (H7)."""
 _SILENCE_S = 60
@@ -30,7 +30,8 @@ def run_verb(verb: Callable[[list[str]], int], arguments: list[str]) -> int:
     """
     handler = _set_up_process()
     try:
-        status = verb(arguments)
+        with quieten():  # before a verb is isolated, since it imports first
+            status = verb(arguments)
         leave_group()
         return status
     except UserError as error:
@@ -69,8 +70,6 @@ def _set_up_process() -> logging.Handler:
     for stream in (sys.stdout, sys.stderr):  # a terminal may lack characters of the data
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    for name in NOISY:  # they are imported before a verb is isolated
-        logging.getLogger(name).addFilter(is_error)
     logger, handler = logging.getLogger("llmft"), _ConsoleHandler()
     handler.setFormatter(LineFormatter("%(message)s"))
     logger.addHandler(handler)
@@ -209,8 +208,21 @@ class Progress:
         self._bar.close()
 
 
-def is_error(record: logging.LogRecord) -> bool:
-    """Return whether a record is of an error: the filter of `NOISY` loggers."""
+@contextlib.contextmanager
+def quieten() -> Iterator[None]:
+    """Let noisy libraries log errors only; a level would be reset when they are imported."""
+    loggers = [logging.getLogger(name) for name in _NOISY]
+    added = [logger for logger in loggers if _is_error not in logger.filters]
+    for logger in added:
+        logger.addFilter(_is_error)
+    try:
+        yield
+    finally:
+        for logger in added:
+            logger.removeFilter(_is_error)
+
+
+def _is_error(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.ERROR
 
 

@@ -1,6 +1,5 @@
 """What a call changes in its process is restored when it returns: seeds, environment, logging."""
 
-import logging
 import os
 import random
 import threading
@@ -8,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from llmft.console import NOISY, is_error
+from llmft.console import quieten
 
 _LOCK = threading.RLock()
 
@@ -54,14 +53,10 @@ def _quiet_libraries() -> Iterator[None]:
     shows_bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    noisy = [logging.getLogger(name) for name in NOISY]
-    for logger in noisy:  # a level would be reset when its library is imported
-        logger.addFilter(is_error)
     try:
-        yield
+        with quieten():
+            yield
     finally:
-        for logger in noisy:
-            logger.removeFilter(is_error)
         transformers_logging.set_verbosity(verbosity)
         if shows_bars:
             transformers_logging.enable_progress_bar()
