@@ -39,7 +39,7 @@ def return_freed_memory() -> None:
     """Return freed memory that glibc keeps, once less than a third of what is used is free.
 
     Over many steps with batches of several lengths it keeps ever more: 14.0 GiB after 84 steps of
-    LoRA on a Gemma 3 270M that needs 9.5 (docs/results.md).
+    LoRA on a Gemma 3 270M that needs 9.0 (docs/results.md).
 
     Source: `man malloc_trim`.
     """
