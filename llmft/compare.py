@@ -59,6 +59,7 @@ def _compare(suite: ResolvedSuite, *, train_first: bool) -> ComparisonResult:
     from llmft.evaluation.comparison import (
         compare_variants,
         complete_result,
+        find_look,
         open_comparison,
         plan_runs,
         record_test_reads,
@@ -70,8 +71,10 @@ def _compare(suite: ResolvedSuite, *, train_first: bool) -> ComparisonResult:
     plan = plan_runs(suite)
     if train_first:
         _train_variants(suite, plan)
-    comparison = open_comparison(suite, plan)
     folder, probe = Path(suite.config.output_dir), None
+    comparison = open_comparison(suite, plan)
+    look = find_look(folder / "comparison.json", comparison)
+    comparison = comparison._replace(look=look)
     if suite.config.reference in comparison.valid:
         probe = train_baseline(
             comparison.variants[suite.config.reference][0].path,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from llmft.audit.findings import RunFacts, make_finding
 from llmft.config.head import SELECTION_METRIC
-from llmft.config.suite import FEWEST_SEEDS, FIXED_KEYS, IDENTITY_KEYS, Check
+from llmft.config.suite import FIXED_KEYS, IDENTITY_KEYS, Check
 from llmft.results.evaluation import Finding, Status
 
 TREATMENT = ("base", "head", "prompt", "tokens.max_length")
@@ -103,7 +103,7 @@ def check_treatment(
     return [f for i, f in enumerate(findings) if f not in findings[:i]]
 
 
-def check_seeds(runs: Sequence[RunFacts]) -> list[Finding]:
+def check_replicates(runs: Sequence[RunFacts]) -> list[Finding]:
     """Find runs of one variant that differ in more than the seed, since runs are averaged.
 
     A copy of a run, or a run with the same seed, is not a replicate.
@@ -130,17 +130,6 @@ def check_seeds(runs: Sequence[RunFacts]) -> list[Finding]:
                 named = ", ".join(_format_difference(key, found, expected) for key in differing)
                 message = f"{other.path} differs from {own[0].path} in {named}"
                 findings.append(make_finding("seed_replicates", status, message, variant))
-    few = [
-        variant
-        for variant, own in by_variant.items()
-        if len(own) < FEWEST_SEEDS and not own[0].record.is_frozen
-    ]
-    if few:
-        message = (
-            f"fewer than {FEWEST_SEEDS} seeds of {', '.join(few)}: the intervals cover the "
-            "sampling of rows, not the variance between seeds"
-        )
-        findings.append(make_finding("num_seeds", "note", message))
     return findings
 
 

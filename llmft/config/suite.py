@@ -63,6 +63,7 @@ _WarningCheck = Literal[
     "oracle_view",
     "token_budget",
     "baselines",
+    "rare_classes",
     "test_reads",
     "trial_run",
     "pretrained_base",

@@ -1,6 +1,7 @@
 """The steps of `compare`: audit, measure and compare the variants of a suite."""
 
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -9,8 +10,8 @@ from typing import NamedTuple
 
 from llmft.audit.collapsed_predictions import check_baselines, check_collapsed_predictions
 from llmft.audit.comparability import TREATMENT
-from llmft.audit.findings import apply_waivers
-from llmft.config.recipe import ResolvedRecipe, load_recipe
+from llmft.audit.findings import apply_waivers, make_finding
+from llmft.config.recipe import Recipe, ResolvedRecipe, load_recipe
 from llmft.config.suite import FEWEST_SEEDS, NoiseKind, ResolvedSuite, merge_with_defaults
 from llmft.config.task import name_task
 from llmft.data.fields import Row
@@ -47,18 +48,18 @@ from llmft.evaluation.verdict import (
     Rules,
     Verdict,
     compare_parts,
+    compare_with_best,
     compare_with_reference,
+    find_level,
     find_valid_variants,
     reach_verdict,
 )
 from llmft.metrics.definitions import find_label_type, is_better
 from llmft.prediction.inference import Predictor
-from llmft.results.comparison import (
-    ComparisonResult,
-    Pair,
-    Scope,
-)
+from llmft.results.comparison import ComparisonResult, Gap, Pair, Scope
 from llmft.results.evaluation import Finding, Measurement, ProbeBaseline, VariantResult
+from llmft.results.files import read_result
+from llmft.results.run import RunRecord
 from llmft.statistics.paired_tests import compute_mcnemar
 from llmft.training.run_folder import identify_run, is_finished, list_differences, read_record
 
@@ -171,7 +172,8 @@ class Comparison(NamedTuple):
     """All runs of the suite."""
     variants: Variants
     """The runs that are measured."""
-    scope: Scope
+    few_seeds: list[str]
+    """Valid variants with so few seeds that the comparison is about trained models only."""
     valid: list[str]
     """Variants that the audit does not exclude."""
     audit: list[Finding]
@@ -181,12 +183,22 @@ class Comparison(NamedTuple):
     """Rows of the test split, the excluded ones included."""
     cases: list[EdgeCase]
     second_labels: dict[NoiseKind, SecondLabels]
+    look: int = 1
+    """Which look at these variants it is (`find_look`)."""
+
+    @property
+    def scope(self) -> Scope:
+        """What a verdict is about."""
+        return "models" if self.few_seeds else "recipes"
 
     @property
     def rules(self) -> Rules:
-        """Metric, reference, margin and minimum difference of the suite."""
+        """Metric, reference and thresholds of the suite, and the error rate at this look."""
         config = self.suite.config
-        return Rules(config.metric, config.reference, config.margin, config.min_difference)
+        return Rules(
+            config.metric, config.reference, config.margin, config.min_difference,
+            level=find_level(self.look), next_level=find_level(self.look + 1),
+        )  # fmt: skip
 
     @property
     def outputs(self) -> OutputsByVariant:
@@ -217,22 +229,25 @@ def open_comparison(suite: ResolvedSuite, plan: RunsByVariant) -> Comparison:
     )
     scored_ids = {row["id"] for row in opened.rows}
     kept = [i for i, row in enumerate(test_rows) if row["id"] in scored_ids]
-    rows, audit = open_rows(opened.rows, data), opened.audit
-    valid = find_valid_variants(list(opened.variants), audit)
-    variants, scope = choose_runs(opened.variants, valid, metric=config.metric)
-    if scope == "models":
-        collapsed = find_collapsed(variants, valid, rows)
-        audit = [*audit, *(f for f in apply_waivers(collapsed, config.waive) if f not in audit)]
-        valid = find_valid_variants(list(opened.variants), audit)
-        variants, scope = choose_runs(opened.variants, valid, metric=config.metric)
+    rows, findings = open_rows(opened.rows, data), opened.audit
+    names = list(opened.variants)
+    valid = find_valid_variants(names, apply_waivers(findings, config.waive))
+    is_settled = False
+    while not is_settled:  # a variant that is excluded may be the one with the fewest seeds
+        variants, few_seeds = choose_runs(opened.variants, valid, metric=config.metric)
+        found = find_collapsed(variants, valid, rows)
+        findings += [finding for finding in found if finding not in findings]
+        before, valid = valid, find_valid_variants(names, apply_waivers(findings, config.waive))
+        is_settled = valid == before
+    findings += [*_note_few_seeds(few_seeds), *rows.check_rare_classes()]
     return Comparison(
         suite=suite,
         data=data,
         opened=opened.variants,
         variants=variants,
-        scope=scope,
+        few_seeds=few_seeds,
         valid=valid,
-        audit=audit,
+        audit=apply_waivers(findings, config.waive),
         rows=rows,
         slicings=slice_rows(
             rows.rows, rows.labels, fields=config.slices, names=rows.names, config=rows.config
@@ -243,20 +258,65 @@ def open_comparison(suite: ResolvedSuite, plan: RunsByVariant) -> Comparison:
     )
 
 
+def find_look(path: Path, comparison: Comparison) -> int:
+    """Return which look at the same variants a comparison is (D19).
+
+    The next one after an earlier comparison of the same recipes, metric and reference on other rows
+    or with other seeds. The same rows and runs again are the same look; with other recipes it is
+    the first one, since choosing among recipes by test results is no look.
+
+    Args:
+        path: `comparison.json` of the earlier comparison.
+        comparison: The one that follows.
+    """
+    if not path.is_file():
+        return 1
+    try:
+        before = read_result(path, ComparisonResult, fix="remove it")
+    except UserError as error:
+        logger.warning("this counts as the first look at these variants: %s", error)
+        return 1
+    config = comparison.suite.config
+    recipes = {name: _strip(runs[0].record) for name, runs in comparison.opened.items()}
+    theirs = {name: _strip(variant.record) for name, variant in before.variants.items()}
+    asked = (config.metric, config.reference, recipes)
+    if (before.metric, before.reference, theirs) != asked:
+        return 1
+    measured = {str(run.path) for runs in comparison.opened.values() for run in runs}
+    of_before = {run.path for variant in before.variants.values() for run in variant.runs}
+    of_before |= {path for paths in before.left_out.values() for path in paths}
+    is_same = before.data.fingerprint == comparison.data.fingerprint and of_before == measured
+    return before.look if is_same or before.verdict == "INVALID" else before.look + 1
+
+
+def _strip(record: RunRecord) -> Recipe:
+    """Return a recipe without what differs between its runs."""
+    recipe = record.recipe
+    train = recipe.train.model_copy(update={"seed": 0})
+    return recipe.model_copy(update={"name": "", "task": "", "output_dir": "", "train": train})
+
+
 def find_collapsed(variants: Variants, valid: list[str], rows: LabelledRows) -> list[Finding]:
-    """Find variants whose only measured run predicts the same for every row (D9)."""
-    return [
-        finding
-        for name in valid
-        for run in variants[name]
-        for finding in check_collapsed_predictions(
-            name, rows.labels, [(run.record.recipe.train.seed, run.decision_scores)]
-        )
-    ]
+    """Find variants whose measured runs predict the same for every row (D9)."""
+    found: list[Finding] = []
+    for name in valid:
+        outputs = [(run.record.recipe.train.seed, run.decision_scores) for run in variants[name]]
+        found += check_collapsed_predictions(name, rows.labels, outputs)
+    return found
 
 
-def choose_runs(variants: Variants, valid: list[str], *, metric: str) -> tuple[Variants, Scope]:
-    """Return the runs that are measured, and what a verdict on them is about (D16).
+def _note_few_seeds(few_seeds: Sequence[str]) -> list[Finding]:
+    if not few_seeds:
+        return []
+    message = (
+        f"fewer than {FEWEST_SEEDS} seeds of {', '.join(few_seeds)}: the intervals cover the "
+        "sampling of rows, not the variance between seeds"
+    )
+    return [make_finding("num_seeds", "note", message)]
+
+
+def choose_runs(variants: Variants, valid: list[str], *, metric: str) -> tuple[Variants, list[str]]:
+    """Return the runs that are measured, and the variants with too few seeds (D16).
 
     If a valid variant has n < 3 seeds, each is represented by one run: of its first n the one that
     is best on validation, so that no variant gains by having more to choose from. A frozen base has
@@ -267,12 +327,16 @@ def choose_runs(variants: Variants, valid: list[str], *, metric: str) -> tuple[V
         valid: Variants that the audit did not exclude.
         metric: The leading metric.
     """
-    trained = [name for name in valid if not variants[name][0].record.is_frozen]
-    num_seeds = min((len(variants[name]) for name in trained), default=FEWEST_SEEDS)
-    if num_seeds >= FEWEST_SEEDS:
-        return variants, "recipes"
-    chosen = {name: [_pick_best(variants[name][:num_seeds], metric)] for name in valid}
-    return variants | chosen, "models"
+    few_seeds = {
+        name: len(variants[name])
+        for name in valid
+        if len(variants[name]) < FEWEST_SEEDS and not variants[name][0].record.is_frozen
+    }
+    if not few_seeds:
+        return variants, []
+    first = min(few_seeds.values())
+    chosen = {name: [_pick_best(variants[name][:first], metric)] for name in valid}
+    return variants | chosen, list(few_seeds)
 
 
 def _pick_best(runs: Sequence[Run], metric: str) -> Run:
@@ -311,6 +375,7 @@ def compare_variants(comparison: Comparison, *, probe: Path | None = None) -> Co
     verdict = reach_verdict(
         pairs, valid_variants=valid, findings=comparison.audit, reference=config.reference,
         metric=config.metric, margin=config.margin, scope=comparison.scope,
+        level=comparison.rules.level,
     )  # fmt: skip
     audit = [
         *comparison.audit,
@@ -360,6 +425,8 @@ def compare_variants(comparison: Comparison, *, probe: Path | None = None) -> Co
         pairs=[] if verdict.name == "INVALID" else list(pairs.values()),
         scope=comparison.scope,
         left_out=_list_left_out(comparison),
+        look=comparison.look,
+        level=comparison.rules.level,
         audit=audit,
         variants=variants,
         baselines=baselines,
@@ -411,7 +478,7 @@ def complete_result(comparison: Comparison, result: ComparisonResult) -> Compari
                 train_val_predictions[name], data,
                 metric=config.metric, limit=variant.record.recipe.train.limit_rows,
             ),
-            is_one_seed=comparison.scope == "models" and not variant.record.is_frozen,
+            few_seeds=comparison.few_seeds,
         )
         for name, variant in _add_edge_cases_and_latency(comparison, result.variants).items()
     }  # fmt: skip
@@ -423,14 +490,18 @@ def complete_result(comparison: Comparison, result: ComparisonResult) -> Compari
         may_recommend=verdict.name != "CONFOUNDED",
     )  # fmt: skip
     variants = result.variants | decided
-    outcome = decide_comparison(verdict, variants, few_seeds=_list_few_seeds(comparison))
-    recommended = next((n for n, found in ensembles.items() if found.recommended), verdict.winner)
-    if outcome.decision == "FAIL":
-        recommended = None
+    outcome = decide_comparison(verdict, variants)
+    gaps = compare_with_best(
+        outputs, rows.labels, rules=comparison.rules, groups=rows.groups, config=rows.config
+    )
+    recommended = next((name for name, found in ensembles.items() if found.recommended), None)
+    if recommended is None and verdict.name != "CONFOUNDED":
+        recommended = recommend_variant(decided, gaps, winner=verdict.winner)
     return result.replace(
         variants=variants,
         decision=outcome.decision,
         reasons=outcome.reasons,
+        gaps=gaps,
         recommended=recommended,
         pairs=[complete_pair(p, outputs, rows, rules=comparison.rules) for p in result.pairs],
         ensembles=ensembles,
@@ -485,14 +556,32 @@ def _add_edge_cases_and_latency(
     return {name: complete[name] for name in first}
 
 
-def _list_few_seeds(comparison: Comparison) -> list[str]:
-    """Return the valid variants with so few seeds that the verdict is about models only."""
-    opened = {name: comparison.opened[name] for name in comparison.valid}
-    return [
+def recommend_variant(
+    variants: Mapping[str, VariantResult], gaps: Mapping[str, Gap], *, winner: str | None
+) -> str | None:
+    """Return the cheapest variant that is as good as the best, or the winner (D22).
+
+    Not told apart is not as good: without a winner, and a variant whose bound stays within the
+    margin of the best, there is none.
+
+    Args:
+        variants: The valid variants with their decisions.
+        gaps: By how much each is behind the best.
+        winner: The variant that the verdict names.
+    """
+    may_be_used = [
         name
-        for name, runs in opened.items()
-        if len(runs) < FEWEST_SEEDS and not runs[0].record.is_frozen
+        for name, variant in variants.items()
+        if variant.decision != "FAIL"
+        and (name == winner or (name in gaps and gaps[name].within_margin))
     ]
+
+    def cost(name: str) -> tuple[float, float]:
+        latency = variants[name].latency
+        assert latency is not None
+        return latency.single_p50_ms, latency.peak_memory_gib or math.inf
+
+    return min(may_be_used, key=cost, default=None)
 
 
 def _list_left_out(comparison: Comparison) -> dict[str, list[str]]:
@@ -536,9 +625,7 @@ def complete_pair(
     return pair.replace(mcnemar=mcnemar, parts=parts)
 
 
-def decide_comparison(
-    verdict: Verdict, variants: Mapping[str, VariantResult], *, few_seeds: Sequence[str]
-) -> Outcome:
+def decide_comparison(verdict: Verdict, variants: Mapping[str, VariantResult]) -> Outcome:
     """Return whether the variant that the verdict names may be deployed.
 
     Without a winner it is REVIEW, or FAIL if every valid variant fails its gates.
@@ -546,7 +633,6 @@ def decide_comparison(
     Args:
         verdict: The verdict of a valid comparison.
         variants: All variants, the valid ones with their own decisions.
-        few_seeds: Variants with so few seeds that the verdict is about models only.
     """
     if verdict.winner is None:
         if all(variant.decision == "FAIL" for variant in variants.values() if variant.valid):
@@ -554,13 +640,4 @@ def decide_comparison(
         return Outcome("REVIEW", ["the verdict names no variant, so a person has to decide"])
     chosen = variants[verdict.winner]
     assert chosen.decision is not None
-    if not few_seeds:
-        return Outcome(chosen.decision, chosen.reasons)
-    verb = "has" if len(few_seeds) == 1 else "have"
-    reason = (
-        f"the verdict is about these models only, since {', '.join(few_seeds)} {verb} fewer than "
-        f"{FEWEST_SEEDS} seeds"
-    )
-    if chosen.decision == "DEPLOY":
-        return Outcome("REVIEW", [reason])
-    return Outcome(chosen.decision, [*chosen.reasons, reason])
+    return Outcome(chosen.decision, chosen.reasons)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,9 +11,9 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 from llmft.config.metrics import METRICS
-from llmft.config.suite import HIGHER_IS_BETTER, GateConfig
+from llmft.config.suite import FEWEST_SEEDS, HIGHER_IS_BETTER, GateConfig
 from llmft.config.task import LabelsConfig, Split
-from llmft.data.fields import Row
+from llmft.data.fields import Row, shorten_list
 from llmft.data.prepared import PreparedData
 from llmft.evaluation.rows import open_rows
 from llmft.metrics.definitions import (
@@ -36,7 +37,7 @@ from llmft.results.evaluation import (
     ProbeGain,
 )
 from llmft.results.run import LearningCurve, RunRecord
-from llmft.statistics.intervals import bound_proportion, estimate_interval
+from llmft.statistics.intervals import MIN_CLUSTERS, bound_proportion, estimate_interval
 from llmft.training.inputs import limit_rows
 
 _MAX_TRAIN_ROWS = 500
@@ -63,6 +64,10 @@ class GateFacts(NamedTuple):
     edge_cases: EdgeCases | None = None
     probe_gain: ProbeGain | None = None
     """Its gain over the baseline `probe`."""
+    shortages: Mapping[str, str | None] = MappingProxyType({})
+    """Metric -> why the rows are too few for it, since it may weigh rare classes."""
+    rare: Sequence[str] = ()
+    """Classes or labels with too few rows (`list_rare`)."""
 
 
 def estimate_parts(
@@ -265,7 +270,7 @@ def decide(
     findings: Sequence[Finding],
     beats_constant: bool,
     shortage: str | None,
-    is_one_seed: bool = False,
+    few_seeds: Sequence[str] = (),
 ) -> Outcome:
     """Return the worst result with its reasons.
 
@@ -274,7 +279,7 @@ def decide(
         findings: Findings of the audit about the run; an invalid one fails.
         beats_constant: Whether it beats the best constant (D9); if not, it is never DEPLOY.
         shortage: Why the rows it was measured on are too few; then it is never DEPLOY.
-        is_one_seed: Whether one run stands for what other seeds of a variant would give.
+        few_seeds: Variants with so few seeds that the comparison is about trained models only.
     """
     reasons: list[tuple[Decision, str]] = [
         ("FAIL", f"the audit found: {f.message}") for f in findings if f.status == "invalid"
@@ -284,7 +289,8 @@ def decide(
         "no gate was set, so a person has to decide": not results,
         "it does not beat the best constant": not beats_constant,
         str(shortage): shortage is not None,
-        "one run stands for it, since a variant has fewer than 3 seeds": is_one_seed,
+        f"one run stands for each variant, since {', '.join(few_seeds)} "
+        f"{'has' if len(few_seeds) == 1 else 'have'} fewer than {FEWEST_SEEDS} seeds": few_seeds,
     }
     reasons += [("REVIEW", doubt) for doubt, holds in doubts.items() if holds]
     reasons.sort(key=lambda pair: DECISIONS.index(pair[0]))
@@ -345,7 +351,7 @@ def _apply_metric(name: str, gate: GateConfig, facts: GateFacts) -> GateResult:
     what = "not defined on these rows" if value is None else _show(value)
     return _make_result(
         name, gate, what=what, value=value, bound=_find_worse_end(name, interval),
-        interval=interval, doubt=facts.shortage,
+        interval=interval, doubt=facts.shortages.get(name, facts.shortage),
     )  # fmt: skip
 
 
@@ -388,7 +394,11 @@ def _apply_classes(name: str, gate: GateConfig, facts: GateFacts) -> GateResult 
     if not found:
         return None
     absent = [part for part, estimate in found.items() if estimate.value is None]
-    doubt = f"no row of {', '.join(absent)}" if absent else facts.shortage
+    doubt = facts.shortage
+    if absent:
+        doubt = f"no row of {', '.join(absent)}"
+    elif facts.rare and doubt is None:
+        doubt = f"fewer than {MIN_CLUSTERS} with or without {shorten_list(facts.rare)}"
     worst = _find_worst(found, higher=True)
     if worst is None:
         return _make_result(name, gate, what="not defined", value=None, bound=None, doubt=doubt)

@@ -162,7 +162,7 @@ def measure_probe(
         finding: Literal["better", "worse", "not told apart"] = "not told apart"
         if pair.finding == "better" and pair.interval.low > 0:
             finding = "better"
-        elif pair.interval.high < 0 and not pair.is_small:
+        elif pair.interval.high < 0 and pair.shortage is None:
             finding = "worse"
         gains[variant] = ProbeGain(gain=pair.gain, interval=pair.interval, finding=finding)
     assert record.head_fit is not None

@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from llmft.audit.findings import make_finding
 from llmft.config.task import LabelsConfig, ScoresConfig, Task
 from llmft.data.batches import make_targets
-from llmft.data.fields import Row, join_pair
+from llmft.data.fields import Row, join_pair, shorten_list
 from llmft.data.prepared import PreparedData
 from llmft.evaluation.baselines import predict_constant, predict_tfidf
 from llmft.metrics.definitions import (
@@ -20,8 +21,21 @@ from llmft.metrics.definitions import (
     measure,
 )
 from llmft.prediction.post_hoc_fit import FinalOutputs
-from llmft.results.evaluation import Interval, Measurement, Metrics, Parts, RowResult, TierConfusion
-from llmft.statistics.intervals import describe_shortage, estimate_interval
+from llmft.results.evaluation import (
+    Finding,
+    Interval,
+    Measurement,
+    Metrics,
+    Parts,
+    RowResult,
+    TierConfusion,
+)
+from llmft.statistics.intervals import (
+    MIN_CLUSTERS,
+    describe_shortage,
+    estimate_interval,
+    list_rare,
+)
 from llmft.statistics.resampling import Clusters, find_clusters
 
 _NUM_WORST = 15
@@ -54,6 +68,24 @@ class LabelledRows(NamedTuple):
     def shortage(self) -> str | None:
         """Why they are too few for evidence; None if they suffice."""
         return describe_shortage(self.clusters)
+
+    def find_shortage(self, metric: str) -> str | None:
+        """Return why they are too few for a metric, which may weigh rare classes."""
+        return describe_shortage(self.clusters, metric=metric, labels=self.labels)
+
+    def check_rare_classes(self) -> list[Finding]:
+        """Name the classes or labels that are too rare to find anything by themselves (D20)."""
+        if self.shortage is not None:
+            return []
+        rare = list_rare(self.labels, self.clusters, self.names)
+        if not rare:
+            return []
+        unit = "rows" if self.groups is None else "clusters of rows"
+        message = (
+            f"fewer than {MIN_CLUSTERS} {unit} with or without {shorten_list(rare)}: nothing is "
+            "found for them, and averages over all of them depend on those few"
+        )
+        return [make_finding("rare_classes", "warning", message)]
 
     def measure(self, runs: Sequence[Floats]) -> list[Measurement]:
         """Return the metrics of the decision scores [N, C] of each run."""

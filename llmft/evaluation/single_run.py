@@ -306,7 +306,7 @@ def _measure(
             probe, rows, variants={name: [run.raw_outputs]}, metric=metric,
             name=subject.name, all_rows=subject.rows, data=subject.fingerprint,
         )  # fmt: skip
-    audit += check_fit(name, variant, metric)
+    audit += [*check_fit(name, variant, metric), *rows.check_rare_classes()]
     splits: Mapping[Split, MetricValue] = {}
     if train_val_predictions:
         limit = record.recipe.train.limit_rows
@@ -318,7 +318,6 @@ def _measure(
         rows,
         criteria=Criteria(settings.gates, metric, audit, values["constant"], against_probe),
         splits=splits,
-        is_one_seed=False,  # what is deployed is this run, not another seed of its recipe
     )
     described = describe_rows(rows.rows, rows.labels, {name: [run.final_outputs]}, names=rows.names)
     return EvaluationResult(

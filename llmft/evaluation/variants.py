@@ -8,11 +8,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from llmft.audit.collapsed_predictions import check_collapsed_predictions
 from llmft.audit.comparability import (
     check_data,
+    check_replicates,
     check_run,
-    check_seeds,
     check_test_use,
     check_treatment,
 )
@@ -21,7 +20,6 @@ from llmft.audit.findings import RunFacts, apply_waivers, make_finding
 from llmft.audit.truncation import check_inputs, check_oracle_view
 from llmft.config.suite import GateConfig, WaiverConfig
 from llmft.config.task import Split
-from llmft.data.batches import make_targets
 from llmft.data.fields import Row
 from llmft.data.prepared import PreparedData
 from llmft.errors import UserError
@@ -55,7 +53,7 @@ from llmft.results.evaluation import (
 )
 from llmft.results.files import read_result, write_result
 from llmft.results.run import LearningCurve, PostHocFit, Read, ReadLog, RunRecord
-from llmft.statistics.intervals import estimate_part_intervals
+from llmft.statistics.intervals import estimate_part_intervals, list_rare
 from llmft.training.run_folder import read_curve, read_record
 
 
@@ -149,6 +147,7 @@ class VariantSet(NamedTuple):
 
     variants: Variants
     audit: list[Finding]
+    """Before waivers."""
     rows: list[Row]
     """The test rows to measure: those that no variant was trained on."""
 
@@ -182,7 +181,7 @@ def open_variants(
     every = [run for runs in facts.values() for run in runs]
     audit = check_data(every, fingerprint=data.fingerprint)
     audit += check_treatment(every, reference=reference, treatment=treatment)
-    audit += check_seeds(every)
+    audit += check_replicates(every)
     contamination = check_contamination(every, rows, data=data)
     audit += contamination.findings
     scored = contamination.drop(rows)
@@ -200,11 +199,7 @@ def open_variants(
                         predictions=predictions.take(scored), num_test_reads=num_reads
                     )
         audit += check_run(facts[variant][0])
-        if all(run.predictions is not None for run in runs):
-            labels = make_targets([rows[i] for i in scored], label_names=data.label_names)
-            outputs = [(run.record.recipe.train.seed, run.decision_scores) for run in runs]
-            audit += check_collapsed_predictions(variant, labels.numpy(), outputs)
-    return VariantSet(variants, apply_waivers(audit, waivers), [rows[i] for i in scored])
+    return VariantSet(variants, audit, [rows[i] for i in scored])
 
 
 def _gather_facts(variant: str, run: Run) -> RunFacts:
@@ -318,7 +313,7 @@ def decide_variant(
     *,
     criteria: Criteria,
     splits: Mapping[Split, MetricValue],
-    is_one_seed: bool,
+    few_seeds: Sequence[str] = (),
 ) -> VariantResult:
     """Apply the gates; return the variant with `gates`, `decision` and `reasons`.
 
@@ -329,7 +324,7 @@ def decide_variant(
         rows: The rows that it was measured on.
         criteria: Gates and findings.
         splits: The metric on `train` and `val`; empty if no gap between splits is a gate.
-        is_one_seed: Whether one run stands for what other seeds of it would give.
+        few_seeds: Variants of a comparison that is about trained models only because of them.
     """
     assert variant.part_intervals is not None, "only a measured variant has gates"
     metric, labels, groups = criteria.metric, rows.labels, rows.groups
@@ -339,6 +334,8 @@ def decide_variant(
         on_splits["test"] = estimate_metric(metric, labels, raw, config=rows.config, groups=groups)
     facts = GateFacts(
         shortage=rows.shortage,
+        shortages={name: rows.find_shortage(name) for name in variant.metrics},
+        rare=list_rare(labels, rows.clusters, rows.names),
         metric=metric,
         metrics=variant.metrics,
         intervals=variant.intervals,
@@ -364,6 +361,6 @@ def decide_variant(
         findings=[f for f in criteria.findings if not f.variants or name in f.variants],
         beats_constant=is_better(metric, variant.metrics.get(metric), criteria.constant),
         shortage=rows.shortage,
-        is_one_seed=is_one_seed,
+        few_seeds=few_seeds,
     )
     return variant.replace(gates=gates, decision=outcome.decision, reasons=outcome.reasons)

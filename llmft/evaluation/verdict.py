@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import permutations
 from typing import Any, Literal, NamedTuple
 
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from llmft.config.metrics import METRICS
 from llmft.config.task import LabelsConfig
 from llmft.metrics.definitions import Floats, compute_metric, find_label_type
 from llmft.metrics.moments import find_moments, find_part_moments
-from llmft.results.comparison import Pair, PartGain, SampleSize, Scope, VerdictName
+from llmft.results.comparison import Gap, Pair, PartGain, SampleSize, Scope, VerdictName
 from llmft.results.evaluation import Finding, Interval
 from llmft.statistics.intervals import (
     MIN_CLUSTERS,
@@ -20,8 +21,10 @@ from llmft.statistics.intervals import (
     Estimate,
     describe_shortage,
     estimate_contrasts,
+    find_common_tail,
     find_quantile,
     find_tail,
+    list_rare,
     resample_metric,
     resample_parts,
 )
@@ -45,6 +48,14 @@ simulation: Loh 1987, doi:10.1080/01621459.1987.10478408."""
 _MAX_LISTED = 2
 
 
+def find_level(look: int) -> float:
+    """Return the error rate of the k-th look at the same variants, on more rows or seeds (D19).
+
+    Those of all looks together are 5 %, however many there are: 5 % times 6 / (pi k)^2.
+    """
+    return ERROR_RATE * 6 / (math.pi * look) ** 2
+
+
 class Rules(NamedTuple):
     """Metric and thresholds of a comparison, from the suite."""
 
@@ -55,6 +66,10 @@ class Rules(NamedTuple):
     """Gain that a challenger has to exceed."""
     min_difference: float
     """Effect that power is computed for; smaller differences in a dimension or class are ties."""
+    level: float = ERROR_RATE
+    """Error rate of a finding."""
+    next_level: float = ERROR_RATE
+    """That of the next look, for which the rows and seeds that it needs are computed."""
 
 
 def compare_with_reference(
@@ -70,13 +85,13 @@ def compare_with_reference(
 
     Rows are resampled in pairs, so the difficulty of a row cancels out. The value of a variant is
     the mean over its runs; with several, seeds are resampled too. A bound of a gain is the more
-    cautious of BCa and Student's t, at 95.5 instead of 95 %, since skewed errors in few clusters
-    need that for a coverage of 95 %.
+    cautious of BCa and Student's t, at an error rate of 4.5 % where 5 % is meant, since skewed
+    errors in few clusters need that.
 
     Args:
         variants: Variant -> outputs of each of its runs; the reference and the valid challengers.
         labels: Scores [N, D], classes [N], or labels [N, L].
-        rules: Metric, margin and minimum difference.
+        rules: Metric, thresholds and error rate.
         groups: The cluster of each row, [N]; None if rows are independent.
         config: The task's labels.
         seed: Seed of the resampling.
@@ -85,20 +100,13 @@ def compare_with_reference(
         Challenger -> its pair with the reference; without those with an undefined metric.
     """
     rows = _PairedRows(labels, find_clusters(len(labels), groups, seed=seed), config, seed)
-    sampled = {
-        variant: resample_metric(
-            rules.metric, labels, runs, clusters=rows.clusters, config=config, seed=seed
-        )
-        for variant, runs in variants.items()
-    }
-    sign = 1 if METRICS[rules.metric].higher_is_better else -1
-    estimates = {}
-    for variant in variants:
-        both = [sampled[rules.reference], sampled[variant]]
-        estimate = estimate_contrasts(both, [-sign, sign], seed=seed)[0]
-        if variant != rules.reference and estimate is not None:
-            estimates[variant] = estimate
+    estimates = _estimate_gains(variants, rows, rules=rules, over=[rules.reference])[
+        rules.reference
+    ]
     adjusted = adjust_by_holm([compute_margin_p_value(e, rules.margin) for e in estimates.values()])
+    tail_of_all = ERROR_RATE / 2
+    if estimates:
+        tail_of_all = find_common_tail([*estimates.values()], tail=ERROR_RATE / 2, two_sided=True)
     found = {}
     for (variant, estimate), p_adjusted in zip(estimates.items(), adjusted, strict=True):
         runs = _PairedRuns(variants[rules.reference], variants[variant])
@@ -106,13 +114,87 @@ def compare_with_reference(
             variant,
             estimate,
             rules,
-            p_value=_test_equality(rules.metric, runs, estimate, rows),
             p_adjusted=p_adjusted,
             num_challengers=len(estimates),
+            tail_of_all=tail_of_all,
             runs=runs,
             rows=rows,
         )
     return found
+
+
+def compare_with_best(
+    variants: OutputsByVariant,
+    labels: NDArray[Any],
+    *,
+    rules: Rules,
+    groups: Groups | None = None,
+    config: LabelsConfig | None = None,
+    seed: int = 0,
+) -> dict[str, Gap]:
+    """Return by how much each variant may be behind the best one (D22).
+
+    Bounds hold for all variants together, although the best is named after the fact: those of each
+    cover all others, and whichever is truly the best, its own hold.
+
+    Args:
+        variants: Variant -> outputs of each of its runs.
+        labels: Scores [N, D], classes [N], or labels [N, L].
+        rules: Metric, margin and error rate.
+        groups: The cluster of each row, [N]; None if rows are independent.
+        config: The task's labels.
+        seed: Seed of the resampling.
+
+    Returns:
+        Variant -> its gap, the best first; empty where the metric is undefined, or the rows are
+        too few.
+
+    Source:
+        Hsu 1984, Constrained Simultaneous Confidence Intervals for Multiple Comparisons with the
+        Best, doi:10.1214/aos/1176346732; with max-t in place of Dunnett's quantile.
+    """
+    rows = _PairedRows(labels, find_clusters(len(labels), groups, seed=seed), config, seed)
+    gains = _estimate_gains(variants, rows, rules=rules, over=list(variants))
+    is_known = all(len(found) == len(variants) - 1 for found in gains.values())
+    if not is_known or describe_shortage(rows.clusters, metric=rules.metric, labels=labels):
+        return {}
+    bounds = {}
+    for variant, others in gains.items():
+        tail = find_common_tail([*others.values()], tail=rules.level)
+        bounds[variant] = {name: bound_gain(gain, tail=tail) for name, gain in others.items()}
+    least = {name: max(0.0, *(low for low, _ in found.values())) for name, found in bounds.items()}
+    may_be_best = [name for name, lower in least.items() if lower == 0]
+    gaps = {}
+    for variant, others in gains.items():
+        upper = max([0.0, *(bounds[variant][name][1] for name in may_be_best if name != variant)])
+        gaps[variant] = Gap(
+            gap=max(0.0, *(gain.value for gain in others.values())),
+            bounds=Interval(least[variant], upper),
+            may_be_best=variant in may_be_best,
+            within_margin=upper <= rules.margin,
+        )
+    return dict(sorted(gaps.items(), key=lambda item: item[1].gap))
+
+
+def _estimate_gains(
+    variants: OutputsByVariant, rows: "_PairedRows", *, rules: Rules, over: Sequence[str]
+) -> dict[str, dict[str, Estimate]]:
+    """Return the gains over some variants of all others for which the metric is defined."""
+    labels, clusters, config, seed = rows
+    sampled = [
+        resample_metric(rules.metric, labels, runs, clusters=clusters, config=config, seed=seed)
+        for runs in variants.values()
+    ]
+    sign = 1 if METRICS[rules.metric].higher_is_better else -1
+    gains: dict[str, dict[str, Estimate]] = {name: {} for name in over}
+    for (i, one), (j, other) in permutations(enumerate(variants), 2):
+        if one in over:
+            estimate = estimate_contrasts(
+                [sampled[i], sampled[j]], [-sign, sign], seed=seed, streams=[i, j]
+            )[0]
+            if estimate is not None:
+                gains[one][other] = estimate
+    return gains
 
 
 def bound_gain(estimate: Estimate, *, tail: float) -> tuple[float, float]:
@@ -185,48 +267,54 @@ def _make_pair(
     estimate: Estimate,
     rules: Rules,
     *,
-    p_value: float,
     p_adjusted: float,
     num_challengers: int,
+    tail_of_all: float,
     runs: _PairedRuns,
     rows: _PairedRows,
 ) -> Pair:
     """Return the pair with its finding, its power and the sample size that would resolve it."""
-    lower, upper = bound_gain(estimate, tail=ERROR_RATE)
+    lower, upper = bound_gain(estimate, tail=rules.level)
     num_rows = len(rows.labels)
-    too_few = describe_shortage(rows.clusters) is not None
+    shortage = describe_shortage(rows.clusters, metric=rules.metric, labels=rows.labels)
     finding: Literal["better", "not better", "unresolved"] = "unresolved"
-    if p_adjusted < ERROR_RATE and not too_few:
+    if p_adjusted < rules.level and shortage is None:
         finding = "better"
-    elif upper <= rules.margin and not too_few:
+    elif upper <= rules.margin and shortage is None:
         finding = "not better"
-    tail = ERROR_RATE / _SAFETY_FACTOR / num_challengers
+    above, next_tail = estimate.value > rules.margin, rules.next_level / _SAFETY_FACTOR
     needed = None
     if finding == "unresolved":
         needed = find_sample_size(
             estimate,
             margin=rules.margin,
-            tail=tail if estimate.value > rules.margin else ERROR_RATE / _SAFETY_FACTOR,
+            tail=next_tail / num_challengers if above else next_tail,
             num_rows=num_rows,
             num_seeds=min((len(outputs) for outputs in runs if len(outputs) > 1), default=1),
         )
-    if needed is not None and too_few:
-        least = math.ceil(max(MIN_ROWS, num_rows * MIN_CLUSTERS / rows.clusters.effective))
+    if needed is not None and shortage is not None:
+        effective = min(rows.clusters.count_effective(), estimate.row_degrees + 1)
+        least = math.ceil(max(MIN_ROWS, num_rows * MIN_CLUSTERS / effective))
         needed = SampleSize(rows=max(least, needed.rows or 0), seeds=needed.seeds)
     return Pair(
         challenger=challenger,
         reference=rules.reference,
         gain=estimate.value,
         interval=Interval(*bound_gain(estimate, tail=ERROR_RATE / 2)),
+        simultaneous=Interval(*bound_gain(estimate, tail=tail_of_all)),
         lower=lower,
         upper=upper,
-        p_value=p_value,
+        p_value=_test_equality(rules.metric, runs, estimate, rows),
         p_margin=compute_margin_p_value(estimate, rules.margin),
         p_margin_adjusted=p_adjusted,
         finding=finding,
-        power=estimate_power(estimate, effect=rules.min_difference, tail=tail),
+        power=estimate_power(
+            estimate,
+            effect=rules.min_difference,
+            tail=rules.level / _SAFETY_FACTOR / num_challengers,
+        ),
         needed=needed,
-        is_small=too_few,
+        shortage=shortage,
     )
 
 
@@ -243,6 +331,7 @@ def compare_parts(
     """Compare two variants in each dimension (mae), or in each class or label (f1).
 
     A variant is better in a part only if Holm's p is below 0.05 and the difference is not a tie.
+    Classes and labels of fewer than 10 rows, or clusters of rows, are ties (D20).
 
     Args:
         labels: Scores [N, D], classes [N], or labels [N, L].
@@ -258,6 +347,7 @@ def compare_parts(
     """
     clusters = find_clusters(len(labels), groups, seed=seed)
     shortage = describe_shortage(clusters)
+    rare = list_rare(labels, clusters, names)
     variants = [
         resample_parts(labels, runs, clusters=clusters, seed=seed)
         for runs in (reference, challenger)
@@ -280,7 +370,7 @@ def compare_parts(
         known, adjust_by_holm([p_value for _, _, p_value in known]), strict=True
     ):
         finding: Literal["challenger", "reference", "tie"] = "tie"
-        is_sure = p_adjusted < ERROR_RATE and shortage is None
+        is_sure = p_adjusted < ERROR_RATE and shortage is None and name not in rare
         if is_sure and abs(estimate.value) >= min_difference:
             finding = "challenger" if estimate.value > 0 else "reference"
         interval = Interval(*bound_gain(estimate, tail=ERROR_RATE / 2))
@@ -325,6 +415,7 @@ def reach_verdict(
     metric: str,
     margin: float,
     scope: Scope,
+    level: float = ERROR_RATE,
 ) -> Verdict:
     """Return the verdict with its reason; that of a fair one says first if it is about models only.
 
@@ -337,6 +428,7 @@ def reach_verdict(
         metric: Name of the metric.
         margin: Gain that a challenger has to exceed.
         scope: What the pairs are about.
+        level: Error rate of the bounds of the pairs.
     """
     if reference not in valid_variants or len(valid_variants) < 2:
         broken = "; ".join(f.message for f in findings if _counts(f, "invalid"))
@@ -353,7 +445,9 @@ def reach_verdict(
         return Verdict(
             "CONFOUNDED", None, f"the variants differ in more than the treatment: {listed}"
         )
-    found = _judge(pairs, valid_variants, reference=reference, metric=metric, margin=margin)
+    found = _judge(
+        pairs, valid_variants, reference=reference, metric=metric, margin=margin, level=level
+    )
     if scope == "recipes":
         return found
     count = "two" if len(valid_variants) == 2 else len(valid_variants)
@@ -368,6 +462,7 @@ def _judge(
     reference: str,
     metric: str,
     margin: float,
+    level: float,
 ) -> Verdict:
     """Return the verdict of a fair comparison."""
     better = {variant: pair for variant, pair in pairs.items() if pair.finding == "better"}
@@ -389,42 +484,45 @@ def _judge(
         pair = unresolved[variant]
         verb, onto = ("gains", "over") if pair.gain >= 0 else ("loses", "to")
         why = f"{variant} {verb} {abs(pair.gain):.3f} {metric} {onto} {reference}"
-        doubt = _doubt(pair, margin=margin, num_challengers=len(pairs))
+        doubt = _doubt(pair, margin=margin, num_challengers=len(pairs), level=level)
         return Verdict("UNRESOLVED", None, f"{why}{doubt}; {_advise(pair.needed)}")
     most = max(pair.upper for pair in pairs.values())
     why = (
         f"no challenger beats {reference} by more than the margin {margin:g} {metric}: the upper "
-        f"bounds of their gains (one-sided, 95 %) end at {most:.3f}"
+        f"bounds of their gains (one-sided, {_name_confidence(level)}) end at {most:.3f}"
     )
     return Verdict("REFERENCE_HOLDS", reference, why)
 
 
 def _assure(pair: Pair, *, margin: float, num_challengers: int) -> str:
     """Return the evidence that a challenger is better."""
+    low, high = pair.simultaneous
+    together = "" if num_challengers == 1 else f" that covers the choice among {num_challengers}"
     return (
-        f"(95 % interval {pair.interval.low:.3f} to {pair.interval.high:.3f}), more than the "
-        f"margin {margin:g} (one-sided p = {pair.p_margin_adjusted:.2g}"
-        f"{_name_holm(num_challengers)})"
+        f"(95 % interval {low:.3f} to {high:.3f}{together}), more than the margin {margin:g} "
+        f"(one-sided p = {pair.p_margin_adjusted:.2g}{_name_holm(num_challengers)})"
     )
 
 
-def _doubt(pair: Pair, *, margin: float, num_challengers: int) -> str:
+def _doubt(pair: Pair, *, margin: float, num_challengers: int, level: float) -> str:
     """Return why a pair is unresolved."""
     p_value = f"p = {pair.p_margin_adjusted:.2g}{_name_holm(num_challengers)}"
-    if pair.is_small:
-        return (
-            f", but fewer than {MIN_ROWS} test rows, or an effective number of less than "
-            f"{MIN_CLUSTERS} clusters, are no evidence"
-        )
+    confidence = _name_confidence(level)
+    if pair.shortage is not None:
+        return f", but {pair.shortage}"
     if pair.lower > margin:
         return (
-            f", and its lower one-sided 95 % bound of {pair.lower:.3f} is above the margin "
+            f", and its lower one-sided {confidence} bound of {pair.lower:.3f} is above the margin "
             f"{margin:g}, but not after the correction for several challengers ({p_value})"
         )
     return (
-        f": the one-sided 95 % bounds of the gain, {pair.lower:.3f} and {pair.upper:.3f}, are on "
-        f"both sides of the margin {margin:g} ({p_value})"
+        f": the one-sided {confidence} bounds of the gain, {pair.lower:.3f} and {pair.upper:.3f}, "
+        f"are on both sides of the margin {margin:g} ({p_value})"
     )
+
+
+def _name_confidence(level: float) -> str:
+    return f"{100 * (1 - level):.3g} %"
 
 
 def _advise(needed: SampleSize | None) -> str:

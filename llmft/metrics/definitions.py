@@ -102,6 +102,34 @@ def compute_metric(
     return _drop_nan(_average_parts(metric, parts_C[None], label_type)[0])
 
 
+def weigh_rows(metric: str, labels: NDArray[Any]) -> Floats | None:
+    """Return how much each row weighs in an overall metric, [N]; None if all weigh the same.
+
+    Where every class or label counts the same, a row of a rare one weighs more.
+    """
+    if metric == "quadratic_kappa":
+        return np.asarray((labels - labels.mean()) ** 2)
+    if metric == "f1_micro":
+        return np.asarray(labels.sum(axis=1, dtype=np.float64))
+    if metric in ("f1_macro", "balanced_accuracy", "roc_auc", "average_precision"):
+        if labels.ndim == 1:
+            return np.asarray(1 / np.bincount(labels)[labels])
+        return np.asarray(weigh_class_rows(labels, labels.shape[1]).sum(axis=1))
+    return None
+
+
+def weigh_class_rows(labels: NDArray[Any], num_outputs: int) -> Floats:
+    """Return how much each row weighs in a metric of each class or label, [N, C].
+
+    Its rows together weigh as much as all others together; 0 for those that never occur.
+    """
+    true_NC = labels if labels.ndim == 2 else labels[:, None] == np.arange(num_outputs)
+    num_true_C = true_NC.sum(axis=0)
+    num_false_C = len(labels) - num_true_C
+    weights_NC = true_NC / np.maximum(num_true_C, 1) + ~true_NC / np.maximum(num_false_C, 1)
+    return np.where(num_true_C > 0, weights_NC, 0.0)
+
+
 def _average_parts(metric: str, parts_RC: Floats, label_type: LabelType) -> Floats:
     """Return the overall metric for R sets of rows, [R]; NaN where it is not defined."""
     if label_type == "scores":
@@ -250,6 +278,36 @@ def compute_roc_auc(true_NC: NDArray[np.bool_], outputs_NC: Floats) -> Floats:
     # Pairs (Mann and Whitney 1947) in which the positive row is ranked higher; half of the ties.
     won_C = places_C - num_true_C * (num_true_C - 1) / 2
     return divide(won_C, num_true_C * (num_rows - num_true_C))
+
+
+def compute_placements(true_NC: Bools, outputs_NC: Floats) -> Floats:
+    """Return the fraction of the rows of the other side that a row is ranked rightly against.
+
+    Per column, half of the ties counted, [N, C]; NaN for a column without positives or negatives.
+    Their mean over the positives is the area under the ROC curve, and so is that over the
+    negatives.
+
+    Source:
+        DeLong, DeLong and Clarke-Pearson 1988, doi:10.2307/2531595.
+    """
+    num_rows, num_columns = true_NC.shape
+    ties = _sort(outputs_NC)
+    true_G = _count_true(true_NC, ties)
+    false_G = ties.sizes_G - true_G
+    num_true_C = np.count_nonzero(true_NC, axis=0)
+    num_false_C = num_rows - num_true_C
+    above_G = num_true_C.cumsum()[ties.columns_G] - true_G.cumsum() + true_G / 2
+    before_C = num_false_C.cumsum() - num_false_C
+    below_G = false_G.cumsum() - before_C[ties.columns_G] - false_G / 2
+    of_true_G = divide(below_G, num_false_C[ties.columns_G])
+    of_false_G = divide(above_G, num_true_C[ties.columns_G])
+    true_M = true_NC.ravel(order="F")[ties.order_M]
+    placements_M = np.empty(true_NC.size)
+    placements_M[ties.order_M] = np.where(
+        true_M, np.repeat(of_true_G, ties.sizes_G), np.repeat(of_false_G, ties.sizes_G)
+    )
+    placements_NC = placements_M.reshape(num_columns, num_rows).T
+    return np.where((num_true_C > 0) & (num_false_C > 0), placements_NC, np.nan)
 
 
 def compute_average_precision(true_NC: NDArray[np.bool_], outputs_NC: Floats) -> Floats:

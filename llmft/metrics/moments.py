@@ -7,7 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmft.config.task import LabelsConfig
-from llmft.metrics.definitions import Floats, compute_row_values, decide_labels, find_label_type
+from llmft.metrics.definitions import (
+    Floats,
+    compute_placements,
+    compute_row_values,
+    decide_labels,
+    find_label_type,
+)
 
 
 class Moments(NamedTuple):
@@ -51,6 +57,37 @@ def find_moments(
         case _:
             return None
     return Moments(values_NM, combine)
+
+
+def linearise_auc(labels: NDArray[Any], outputs_NC: Floats, units_N: NDArray[np.int64]) -> Moments:
+    """Return values per row whose mean is `roc_auc`, and varies over rows as it does.
+
+    Args:
+        labels: Classes [N] or labels [N, L].
+        outputs_NC: Outputs of the same rows.
+        units_N: The cluster of each row.
+
+    Source:
+        Obuchowski 1997, Nonparametric Analysis of Clustered ROC Curve Data, doi:10.2307/2533958;
+        with one row a cluster that of DeLong, DeLong and Clarke-Pearson 1988.
+    """
+    true_NC = labels
+    if labels.ndim == 1:
+        true_NC = labels[:, None] == np.arange(outputs_NC.shape[1])
+        if outputs_NC.shape[1] == 2:
+            true_NC, outputs_NC = true_NC[:, 1:], outputs_NC[:, 1:]
+    placements_NC = compute_placements(true_NC, outputs_NC.astype(np.float64))
+    known_C = ~np.isnan(placements_NC).any(axis=0)
+    true_NC, placements_NC = true_NC[:, known_C], placements_NC[:, known_C]
+    if not known_C.any():
+        return Moments(np.full((len(labels), 1), np.nan), _keep)
+    area_C = (placements_NC * true_NC).sum(axis=0) / true_NC.sum(axis=0)
+    moved_NC = np.zeros(placements_NC.shape)
+    for side_NC in (true_NC, ~true_NC):
+        units_C = np.array([len(np.unique(units_N[side_N])) for side_N in side_NC.T])
+        scale_C = np.sqrt(units_C / np.maximum(units_C - 1, 1)) / side_NC.sum(axis=0)
+        moved_NC += len(labels) * scale_C * np.where(side_NC, placements_NC - area_C, 0.0)
+    return Moments((area_C + moved_NC).mean(axis=1, keepdims=True), _keep)
 
 
 def find_part_moments(labels: NDArray[Any], outputs_NC: Floats) -> Moments:

@@ -78,9 +78,11 @@ _ENSEMBLE_INTRO = (
 _Read = Callable[[Pair], str]
 _POWER = "power for a gain of"
 _EXPLAINED = {
-    "one-sided 95 % bounds": "the ends of the thin line in the plot; a challenger is better if the "
-    "lower one is above the margin and Holm's p is also below 0.05, and not better if the upper "
-    "one is below the margin",
+    "simultaneous interval": "95 % for all challengers together, so that it also holds for the one "
+    "that is named after the fact",
+    "one-sided bounds": "at the level of this look, the ends of the thin line in the plot; a "
+    "challenger is better if the lower one is above the margin and Holm's p is also below the "
+    "level, and not better if the upper one is below the margin",
     "p, no difference": "probability of such a gain if the variants were the same, by permutation",
     "p, gain within margin": "probability of such a gain if the true gain were at most the margin; "
     "bounds and this p are more cautious than their nominal level (docs/suites.md)",
@@ -246,9 +248,22 @@ def _list_facts(result: ComparisonResult) -> list[_Fact]:
         _Fact("test rows", str(result.num_rows), rows),
         _Fact("reference", result.reference, "the variant to beat"),
         _Fact("scope", result.scope, _describe_scope(result)),
-    ]
+        _Fact(
+            "look", str(result.look),
+            f"decided at an error rate of {result.level:.1%}; all looks at these variants, with "
+            "more rows or seeds, have 5 % together",
+        ),
+    ]  # fmt: skip
+    equals = [name for name, gap in result.gaps.items() if gap.may_be_best]
+    if len(equals) > 1:
+        facts.append(_Fact("not told apart", ", ".join(equals), "each of them may be the best"))
+    note = "none is as good as the best for sure, within the margin" if result.gaps else ""
     if result.recommended is not None:
-        facts.append(_Fact("recommended", result.recommended, "the variant or ensemble to use"))
+        note = "the cheapest that is as good as the best within the margin, or wins"
+        if result.recommended in result.ensembles:
+            note = "it beats the best variant"
+    if result.recommended or note:
+        facts.append(_Fact("recommended", result.recommended or "none", note))
     return facts
 
 
@@ -297,6 +312,7 @@ def make_differences(
     ]
     blocks = [
         Block(table, lines=lines),
+        Block(_make_gap_table(result, by_name)),
         Block(lines=[_describe_mcnemar(p, p.mcnemar) for p in pairs if p.mcnemar]),
         Block(parts, lines=about, summary=folded),
     ]
@@ -318,7 +334,10 @@ def _make_pair_table(
         "against": lambda p: p.reference,
         "gain": lambda p: f.format_metric(p.gain),
         "95 % interval": lambda p: f.format_interval(p.interval),
-        "one-sided 95 % bounds": lambda p: f.format_interval(Interval(p.lower, p.upper)),
+        "simultaneous interval": lambda p: (
+            "" if p.simultaneous == p.interval else f.format_interval(p.simultaneous)
+        ),
+        "one-sided bounds": lambda p: f.format_interval(Interval(p.lower, p.upper)),
         "finding": lambda p: p.finding,
         "p, no difference": lambda p: f.format_p_value(p.p_value),
         "p, gain within margin": lambda p: f.format_p_value(p.p_margin),
@@ -344,6 +363,20 @@ def _make_pair_table(
     return keep_known_rows(
         Table("Gains with intervals and p-values", "", [HeaderCell(name) for name in rows], columns)
     )
+
+
+def _make_gap_table(result: ComparisonResult, by_name: Mapping[str, ReportEntry]) -> Table:
+    """Return by how much each variant may be behind the best one."""
+    gaps = result.gaps.values()
+    texts = {
+        "behind by": [f.format_metric(gap.gap) for gap in gaps],
+        "bounds": [f.format_interval(gap.bounds) for gap in gaps],
+        "may be the best": ["yes" if gap.may_be_best else "no" for gap in gaps],
+        "within the margin": ["yes" if gap.within_margin else "not known" for gap in gaps],
+    }
+    heads = [HeaderCell(name, by_name[name]) for name in result.gaps]
+    words = ["may be the best", "within the margin"]
+    return Table("Distance from the best", "variant", heads, make_columns(texts, words=words))
 
 
 def make_findings_table(pairs: Sequence[Pair], *, kind: str) -> Table:

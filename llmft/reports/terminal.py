@@ -97,6 +97,13 @@ def describe_comparison(result: ComparisonResult) -> Iterator[str]:
     yield f"decision{of}: {result.decision}"
     if result.decision != "DEPLOY":
         yield from (f"  {reason}" for reason in result.reasons)
+    equals = [name for name, gap in result.gaps.items() if gap.may_be_best]
+    if len(equals) > 1:
+        yield f"not told from the best: {', '.join(equals)}"
+    if result.look > 1:
+        yield f"look {result.look} at these variants: error rate {result.level:.1%}"
+    if result.recommended is not None:
+        yield f"recommended: {result.recommended}"
 
 
 def _describe_audit(audit: Sequence[Finding]) -> Iterator[str]:

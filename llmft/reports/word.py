@@ -25,13 +25,14 @@ _MAX_KEPT_ROWS = 14
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _METHOD = (
     "All variants predict the same test rows, joined by id. A gain is the difference to the "
-    "reference on the same rows. Its 95 % interval comes from the bootstrap: over rows, also over "
-    "seeds if a variant has several, and over clusters if rows are clustered. p-values come from "
-    "permutation tests, with Holm's correction for several challengers, dimensions or classes.",
-    "A challenger wins if the one-sided 95 % lower bound of its gain is above the margin, and its "
-    "p-value after Holm below 0.05. The reference holds if the upper bound of every challenger is "
-    "below the margin. Otherwise the comparison is unresolved. Before that, the audit looks for "
-    "contamination, confounders, truncation and collapsed predictions.",
+    "reference on the same rows. Its 95 % interval comes from the bootstrap over rows, or clusters "
+    "of rows; where each variant has three seeds or more, also over seeds, else one run represents "
+    "each variant, and the results are about these models only. p-values come from permutation "
+    "tests, with Holm's correction for several challengers, dimensions or classes.",
+    "A challenger wins if the one-sided lower bound of its gain is above the margin, and its "
+    "p-value after Holm is below the level of this look. The reference holds if the upper bound of "
+    "every challenger is below the margin. Otherwise the comparison is unresolved. Before that, "
+    "the audit looks for contamination, confounders, truncation and collapsed predictions.",
 )
 
 

@@ -83,29 +83,45 @@ class Pair(Result):
     """Negative if it is worse."""
     interval: Interval
     """95 %, two-sided."""
+    simultaneous: Interval
+    """95 %, two-sided, of all challengers together: it holds for whichever is named after the fact.
+    """
     lower: float
-    """95 %, one-sided."""
+    """One-sided, at the level of the comparison."""
     upper: float
-    """95 %, one-sided."""
+    """One-sided, at the level of the comparison."""
     p_value: float
     """Two-sided, of no difference, by permutation; with several seeds Student's t, which covers the
     variance between seeds, where that is larger."""
     p_margin: float
-    """One-sided, of a gain that is not above the margin: below 0.05 if, and only if, `lower` is
-    above it."""
+    """One-sided, of a gain that is not above the margin: below the level of the comparison if, and
+    only if, `lower` is above the margin."""
     p_margin_adjusted: float
     """By Holm over the challengers."""
     finding: Literal["better", "not better", "unresolved"]
-    """Better: the adjusted p is below 0.05. Not better: `upper` is not above the margin."""
+    """Better: the adjusted p is below the level. Not better: `upper` is not above the margin."""
     power: Power | None
     needed: SampleSize | None
     """Null unless the finding is unresolved."""
-    is_small: bool
-    """Whether there are too few rows or clusters to find anything."""
+    shortage: str | None
+    """Why the rows are too few to find anything; null if they suffice."""
     mcnemar: McNemar | None = None
     """Of classes."""
     parts: dict[str, PartGain] = Field(default={})
     """Dimension, class or label -> its gain; without classes that never occur."""
+
+
+class Gap(Result):
+    """By how much a variant is behind the best one, after Hsu (1984)."""
+
+    gap: float
+    """0 for the best."""
+    bounds: Interval
+    """One-sided bounds, at the level of the comparison, of all variants together."""
+    may_be_best: bool
+    """Whether it cannot be told from the best."""
+    within_margin: bool
+    """Whether the bound stays within the margin: none is better by more than that."""
 
 
 class Cost(Result):
@@ -211,7 +227,7 @@ class NoiseResult(Result):
 class ComparisonResult(EvaluationBase, ResultFile, HasTable):
     """Variants, pairs of them, and a verdict."""
 
-    schema_version: Literal[8] = 8
+    schema_version: Literal[9] = 9
     suite: str
     """Its file; `suite` if it was made in Python."""
     data: Manifest
@@ -237,8 +253,15 @@ class ComparisonResult(EvaluationBase, ResultFile, HasTable):
     variant has fewer than three seeds; recipes: also what other seeds of them would give."""
     left_out: dict[str, list[str]] = Field(default={})
     """Variant -> folders of its runs that do not represent it; empty unless scope is models."""
+    look: int = 1
+    """Which look at these variants this is: a rerun with other rows or seeds is the next one."""
+    level: float = 0.05
+    """Error rate of the verdict at this look; those of all looks together are at most 5 %."""
+    gaps: dict[str, Gap] = Field(default={})
+    """Variant -> by how much it is behind the best one, the best first; empty on too few rows."""
     recommended: str | None = None
-    """The variant or ensemble to use; null if the decision is FAIL or nothing is better."""
+    """The variant or ensemble to use: an ensemble that beats the best variant, else the cheapest of
+    the winner and of the variants within the margin of the best, whose gates do not fail."""
 
     variants: dict[str, VariantResult]
     # Only of a valid comparison.

@@ -1,11 +1,13 @@
 """Confidence intervals of metrics, by the bootstrap over rows and seeds."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri, stdtr, stdtrit
+from scipy import optimize
+from scipy.special import expit, logit, ndtr, ndtri, stdtr, stdtrit
 from scipy.stats import binomtest
 
 from llmft.config.metrics import METRICS
@@ -15,8 +17,10 @@ from llmft.metrics.definitions import (
     compute_metric,
     compute_on_draws,
     find_label_type,
+    weigh_class_rows,
+    weigh_rows,
 )
-from llmft.metrics.moments import Moments, find_moments, find_part_moments
+from llmft.metrics.moments import Moments, find_moments, find_part_moments, linearise_auc
 from llmft.results.evaluation import Interval, PartIntervals
 from llmft.statistics.resampling import (
     Clusters,
@@ -28,6 +32,7 @@ from llmft.statistics.resampling import (
     resample_rows,
 )
 
+_OF_RANKINGS = ("roc_auc", "average_precision")
 _ROUNDING = 1e-9
 """Relative to a metric; a standard error below this is a rounding error."""
 MIN_ROWS = 20
@@ -42,6 +47,9 @@ class Estimate(NamedTuple):
     value: float
     draws_R: Floats
     """Its bootstrap distribution over rows and seeds, sorted."""
+    joint_R: Floats
+    """The same in the order drawn, which is that of all estimates on the same rows; NaN where
+    undefined."""
     bias: float
     """z0 of BCa: how far the median of the draws is below the value."""
     acceleration: float
@@ -52,7 +60,6 @@ class Estimate(NamedTuple):
     """Of the value, over seeds, without the noise of single rows; 0 if no variant has several."""
     degrees: float
     """Degrees of freedom of the two variances together."""
-    num_clusters: int
     row_degrees: float
     """Degrees of freedom of the variance over clusters."""
     has_seeds: bool
@@ -79,7 +86,11 @@ class Estimate(NamedTuple):
 
 
 def estimate_contrasts(
-    variants: Sequence[Resamples], signs: Sequence[int], *, seed: int
+    variants: Sequence[Resamples],
+    signs: Sequence[int],
+    *,
+    seed: int,
+    streams: Sequence[int] = (0, 1),
 ) -> list[Estimate | None]:
     """Return the signed sum of the means over the runs of some variants, with its distribution.
 
@@ -92,6 +103,7 @@ def estimate_contrasts(
         variants: One, or those to compare, with the same clusters, seed and parts.
         signs: 1 for a variant to add, -1 for one to subtract.
         seed: Seed of the draws of seeds.
+        streams: Number of each variant, so that the seeds of different ones are drawn apart.
 
     Returns:
         Per part; None if the value is undefined, or is so in more than half of the draws.
@@ -109,7 +121,7 @@ def estimate_contrasts(
             continue
         value, seed_variances = 0.0, []
         draws_R, by_rows = np.zeros(1), np.zeros(1)
-        for i, (variant, sign) in enumerate(zip(variants, signs, strict=True)):
+        for variant, sign, stream in zip(variants, signs, streams, strict=False):
             values_S, draws_RS = variant.values_KP[:, part], variant.draws_RKP[:, :, part]
             value += sign * values_S.mean()
             draws_R = draws_R + sign * draws_RS.mean(axis=1)
@@ -117,9 +129,9 @@ def estimate_contrasts(
             if len(values_S) > 1:
                 found = _find_seed_variance(variant, part)
                 seed_variances.append(found)
-                weights_RS = draw_seed_weights(len(values_S), seed, i)[: len(draws_RS)]
+                weights_RS = draw_seed_weights(len(values_S), seed, stream)[: len(draws_RS)]
                 draws_R = draws_R + sign * found.share * (weights_RS @ values_S)
-        estimates.append(_estimate(variants[0], value, draws_R, by_rows, seed_variances))
+        estimates.append(_estimate(variants[0], part, value, draws_R, by_rows, seed_variances))
     return estimates
 
 
@@ -157,20 +169,20 @@ def _find_seed_variance(variant: Resamples, part: int) -> _SeedVariance:
 
 def _estimate(
     variant: Resamples,
+    part: int,
     value: float,
     draws_R: Floats,
     by_rows: Floats,
     seed_variances: list[_SeedVariance],
 ) -> Estimate | None:
     """Describe a number by its draws, by its jackknife (or draws of rows), and by its seeds."""
-    num_clusters = variant.num_clusters
     known_R = np.sort(draws_R[~np.isnan(draws_R)])
-    if num_clusters < 2 or np.isnan(value) or 2 * len(known_R) < len(draws_R):
+    if variant.num_clusters < 2 or np.isnan(value) or 2 * len(known_R) < len(draws_R):
         return None
     row_variance = variant.find_variance(by_rows)
     total = row_variance + sum(found.net for found in seed_variances)
     # Satterthwaite, for a sum of mean squares of which one is subtracted
-    row_degrees = max(1.0, variant.effective_clusters - 1)
+    row_degrees = max(1.0, float(variant.effective_P[part]) - 1)
     below = row_variance**2 / row_degrees
     for found in seed_variances:
         below += found.of_means**2 / (found.num_seeds - 1)
@@ -189,12 +201,12 @@ def _estimate(
     return Estimate(
         float(value),
         known_R,
+        draws_R,
         bias,
         acceleration,
         row_variance,
         total - row_variance,
         max(1.0, total**2 / below) if below > 0 else row_degrees,
-        num_clusters,
         row_degrees,
         has_seeds=bool(seed_variances),
     )
@@ -204,6 +216,19 @@ def find_interval(estimate: Estimate, *, confidence: float = 0.95) -> Interval:
     """Return the two-sided interval."""
     tail = (1 - confidence) / 2
     return Interval(find_quantile(estimate, tail), find_quantile(estimate, 1 - tail))
+
+
+def find_logit_interval(estimate: Estimate, *, confidence: float = 0.95) -> Interval:
+    """Return the two-sided interval of a number in (0, 1), by Student's t on the logit scale.
+
+    Source:
+        Pepe 2003, The Statistical Evaluation of Medical Tests, section 5.2.3 (areas under the ROC
+        curve).
+    """
+    slope = estimate.value * (1 - estimate.value)
+    half = float(stdtrit(estimate.degrees, (1 + confidence) / 2)) * estimate.error / slope
+    middle = float(logit(estimate.value))
+    return Interval(float(expit(middle - half)), float(expit(middle + half)))
 
 
 def find_quantile(estimate: Estimate, tail: float) -> float:
@@ -221,6 +246,38 @@ def find_quantile(estimate: Estimate, tail: float) -> float:
     adjusted = from_bias / below if below > 0 else np.copysign(np.inf, from_bias)
     position = ndtr(estimate.bias + adjusted) * (len(estimate.draws_R) - 1)
     return float(np.interp(position, np.arange(len(estimate.draws_R)), estimate.draws_R))
+
+
+def find_common_tail(
+    estimates: Sequence[Estimate], *, tail: float, two_sided: bool = False
+) -> float:
+    """Return the error rate of each of several bounds, with which all hold together.
+
+    By max-t over the draws, which have the correlation of the estimates, so it is more than the
+    `tail` divided by their number (Bonferroni).
+
+    Args:
+        estimates: Of the same rows.
+        tail: Error rate of all one-sided upper bounds together, or of each side of all intervals.
+        two_sided: Whether both sides have to hold.
+
+    Source:
+        Westfall and Young 1993, Resampling-Based Multiple Testing, section 2.5; Romano and Wolf
+        2005, doi:10.1111/j.1468-0262.2005.00615.x.
+    """
+    joint_ER = np.array([estimate.joint_R for estimate in estimates])
+    joint_ER = joint_ER[:, ~np.isnan(joint_ER).any(axis=0)]
+    errors_E = joint_ER.std(axis=1)
+    varies_E = errors_E > _ROUNDING * np.abs(joint_ER).max(axis=1)
+    if varies_E.sum() < 2:
+        return tail
+    moved_ER = joint_ER[varies_E] - joint_ER[varies_E].mean(axis=1, keepdims=True)
+    sizes_ER = moved_ER / errors_E[varies_E, None]
+    if two_sided:
+        sizes_ER, tail = np.abs(sizes_ER), 2 * tail
+    critical = float(np.quantile(sizes_ER.max(axis=0), 1 - tail))
+    most = tail / 2 if two_sided else tail
+    return float(np.clip(ndtr(-critical), most / len(estimates), most))
 
 
 def find_tail(estimate: Estimate, value: float) -> float:
@@ -244,7 +301,7 @@ def find_tail(estimate: Estimate, value: float) -> float:
 
 
 def _find_expansion(estimate: Estimate) -> float:
-    return float(np.sqrt(estimate.num_clusters / (estimate.num_clusters - 1)))
+    return float(np.sqrt((estimate.row_degrees + 1) / estimate.row_degrees))
 
 
 def estimate_interval(
@@ -258,9 +315,10 @@ def estimate_interval(
 ) -> Interval | None:
     """Return the 95 % interval of a metric, the mean over the runs.
 
-    By the bootstrap over rows and, with several runs, over seeds; for a proportion of independent
-    rows of one run the exact one of Clopper and Pearson (1934), which is also used if no run has an
-    error (D14).
+    By the bootstrap over rows and, with several runs, over seeds; areas under curves by Student's t
+    on the logit scale, and balanced accuracy from proportions (D20). For a proportion of
+    independent rows of one run the exact one of Clopper and Pearson (1934), which is also used if
+    no run has an error (D14).
 
     Args:
         metric: Name of the metric.
@@ -281,12 +339,18 @@ def estimate_interval(
     groups = _drop_single_rows(groups)
     flawless = METRICS[metric].flawless
     if flawless is not None and abs(float(np.mean(values)) - flawless) < 1e-9:
-        low, high = bound_flawless(_count_evidence(metric, labels, groups))
+        low, high = bound_flawless(*_count_evidence(metric, labels, groups))
         return Interval(low, high) if METRICS[metric].higher_is_better else Interval(0.0, 1 - low)
     if METRICS[metric].is_row_fraction and len(runs) == 1 and groups is None:
         return bound_proportion(round(values[0] * len(labels)), len(labels))
     clusters = find_clusters(len(labels), groups, seed=seed)
     variant = resample_metric(metric, labels, runs, clusters=clusters, config=config, seed=seed)
+    estimate = estimate_contrasts([variant], [1], seed=seed)[0]
+    match metric:
+        case "balanced_accuracy" if estimate is not None:
+            return bound_mean_recall(labels, runs, clusters=clusters, estimate=estimate)
+        case "roc_auc" | "average_precision" if estimate is not None:
+            return find_logit_interval(estimate)
     return _bound_mean(variant, seed=seed)[0]
 
 
@@ -322,16 +386,25 @@ def resample_metric(
     seed: int,
 ) -> Resamples:
     """Resample an overall metric of the runs of a variant, as its only part."""
-    found = [find_moments(metric, labels, outputs, config=config) for outputs in runs]
-    moments = [m for m in found if m is not None]
-    if moments:
-        return resample_moments(moments, clusters=clusters, seed=seed)
+    if metric == "roc_auc":
+        moments = [linearise_auc(labels, outputs, clusters.index_N) for outputs in runs]
+    else:
+        found = [find_moments(metric, labels, outputs, config=config) for outputs in runs]
+        moments = [m for m in found if m is not None]
 
     def compute(rows_RM: NDArray[np.int64]) -> Floats:
         values = [compute_on_draws(metric, labels, o, rows_RM, config=config) for o in runs]
         return np.stack(values, axis=1)[:, :, None]
 
-    return resample_rows(compute, clusters=clusters, seed=seed)
+    if moments:
+        resampled = resample_moments(moments, clusters=clusters, seed=seed)
+    else:
+        resampled = resample_rows(compute, clusters=clusters, seed=seed)
+    weights_N = weigh_rows(metric, labels)
+    if weights_N is None:
+        return resampled
+    effective = clusters.count_effective(weights_N)
+    return resampled._replace(effective_P=np.minimum(resampled.effective_P, effective))
 
 
 def resample_parts(
@@ -339,7 +412,12 @@ def resample_parts(
 ) -> Resamples:
     """Resample each dimension's mae, or each class's or label's f1, of the runs of a variant."""
     moments = [find_part_moments(labels, outputs) for outputs in runs]
-    return resample_moments(moments, clusters=clusters, seed=seed)
+    resampled = resample_moments(moments, clusters=clusters, seed=seed)
+    if find_label_type(labels) == "scores":
+        return resampled
+    weights_NC = weigh_class_rows(labels, runs[0].shape[1])
+    effective = [clusters.count_effective(weights_N) for weights_N in weights_NC.T]
+    return resampled._replace(effective_P=np.array(effective))
 
 
 def bootstrap_mean(
@@ -351,9 +429,78 @@ def bootstrap_mean(
     return _bound_mean(resample_moments([mean], clusters=clusters, seed=seed), seed=seed)[0]
 
 
-def bound_flawless(num_rows: int) -> Interval:
-    """Return the exact 95 % interval of a proportion of 1, for rows without any error (D14)."""
-    return bound_proportion(num_rows, num_rows)
+def bound_flawless(*counts: float) -> Interval:
+    """Return the exact 95 % interval of a mean of proportions that are all 1 (D14).
+
+    The lower bound is the lowest mean with which rows without any error are as probable as 2.5 %;
+    for a single proportion that of Clopper and Pearson (1934).
+
+    Args:
+        counts: Number of rows of each proportion, such as the rows of each class.
+    """
+    counts_C = np.array(counts, dtype=np.float64)
+
+    def log_probability(log_rate: float) -> float:
+        """Return that of no error where each class is right with probability rate times count."""
+        return float((counts_C * np.minimum(0.0, log_rate + np.log(counts_C))).sum())
+
+    # By Lagrange: the mean is lowest where the probability of a class grows with its rows.
+    end = -math.log(counts_C.min())
+    start = end + math.log(0.025) / counts_C.min() - 1
+    log_rate = optimize.brentq(lambda x: log_probability(x) - math.log(0.025), start, end)
+    return Interval(float(np.minimum(1.0, np.exp(log_rate) * counts_C).mean()), 1.0)
+
+
+def bound_mean_recall(
+    labels_N: NDArray[np.int64], runs: Sequence[Floats], *, clusters: Clusters, estimate: Estimate
+) -> Interval:
+    """Return the 95 % interval of the mean recall over classes, the mean over the runs.
+
+    That of each recall is Wilson's, for as many independent rows as its variance over clusters
+    says. They are combined by the distances of their ends from the recalls (MOVER), together with
+    the variance over seeds.
+
+    Args:
+        labels_N: Classes.
+        runs: Outputs [N, C] of each run.
+        clusters: Rows that are drawn together.
+        estimate: The mean recall.
+
+    Source:
+        Wilson 1927, doi:10.1080/01621459.1927.10502953; Zou and Donner 2008, Construction of
+        Confidence Limits about Effect Measures, doi:10.1002/sim.3095 (MOVER).
+    """
+    is_clustered = len(clusters.sizes_G) < len(labels_N)
+    z = float(stdtrit(estimate.row_degrees if is_clustered else np.inf, 0.975))
+    hits_N = np.mean([outputs.argmax(axis=1) == labels_N for outputs in runs], axis=0)
+    below, above, moved, variances = [], [], [], []
+    for label in np.unique(labels_N):
+        rows_N = labels_N == label
+        recall, num_rows = float(hits_N[rows_N].mean()), int(rows_N.sum())
+        num_units = len(np.unique(clusters.index_N[rows_N]))
+        residuals_N1 = np.where(rows_N, hits_N - recall, 0.0)[:, None] / num_rows
+        moved_G = clusters.add_up(residuals_N1)[:, 0]
+        variance = float((moved_G**2).sum()) * num_units / max(1, num_units - 1)
+        spread = recall * (1 - recall)
+        count = float(num_units)
+        if is_clustered and variance > 0:
+            count = min(float(num_rows), max(spread / variance, 1.0))
+        middle = (recall + z**2 / (2 * count)) / (1 + z**2 / count)
+        half = z * math.sqrt(spread / count + z**2 / (4 * count**2)) / (1 + z**2 / count)
+        below.append(recall - (middle - half))
+        above.append(middle + half - recall)
+        moved.append(moved_G)
+        variances.append(variance)
+    # Classes vary together where a cluster has rows of several.
+    together = float((np.sum(moved, axis=0) ** 2).sum())
+    apart = float((np.array(moved) ** 2).sum())
+    ratio = max(1.0, together / apart) if apart > 0 else 1.0
+    of_seeds = float(stdtrit(estimate.degrees, 0.975)) * math.sqrt(estimate.seed_variance)
+    low, high = (
+        math.hypot(math.sqrt(ratio * float((np.array(ends) ** 2).sum())) / len(ends), of_seeds)
+        for ends in (below, above)
+    )
+    return Interval(max(0.0, estimate.value - low), min(1.0, estimate.value + high))
 
 
 def bound_proportion(num_hits: int, num_rows: int) -> Interval:
@@ -392,26 +539,73 @@ def _drop_single_rows(groups: Groups | None) -> Groups | None:
     return None if groups is None or len(np.unique(groups)) == len(groups) else groups
 
 
-def describe_shortage(clusters: Clusters) -> str | None:
+def describe_shortage(
+    clusters: Clusters, *, metric: str = "", labels: NDArray[Any] | None = None
+) -> str | None:
     """Return why rows, in clusters, are too few for evidence; None if they suffice.
 
-    Large clusters among small ones count for less than their number (D21).
+    Large clusters among small ones count for less than their number (D21), and in metrics that
+    weigh classes so do rows of frequent classes (D20).
+
+    Args:
+        clusters: The clusters of the rows.
+        metric: An overall metric.
+        labels: Scores [N, D], classes [N], or labels [N, L]; needed for a metric.
     """
     num_rows, num_clusters = len(clusters.index_N), len(clusters.sizes_G)
     if num_rows < MIN_ROWS:
         return f"{num_rows} rows are too few for evidence; at least {MIN_ROWS} are needed"
-    if clusters.effective >= MIN_CLUSTERS - 1e-9:
-        return None
+    effective = clusters.count_effective()
+    if effective >= MIN_CLUSTERS - 1e-9:
+        return None if labels is None else _describe_rarity(metric, labels, clusters)
     known = ""
     if num_clusters >= MIN_CLUSTERS:
         known = (
             f", of which the largest has {clusters.sizes_G.max():.0f}, so that they tell as much "
-            f"as {clusters.effective:.1f} of equal size,"
+            f"as {effective:.1f} of equal size,"
         )
     return (
         f"{num_rows} rows in {num_clusters} clusters{known} are too few for evidence; at least "
         f"{MIN_CLUSTERS} clusters are needed"
     )
+
+
+def _describe_rarity(metric: str, labels: NDArray[Any], clusters: Clusters) -> str | None:
+    """Return why rows of rare classes are too few for a metric that weighs classes (D20)."""
+    weights_N = weigh_rows(metric, labels)
+    if weights_N is None:
+        return None
+    unit = "rows" if len(clusters.sizes_G) == len(labels) else "clusters of rows"
+    is_binary = labels.shape[1] == 1 if labels.ndim == 2 else labels.max() <= 1
+    if is_binary:
+        effective = count_rarer(labels.reshape(len(labels), -1)[:, 0] == 1, clusters)
+        why = f"{metric} rests on the rarer class, whose {effective:.3g} {unit}"
+    else:
+        effective = clusters.count_effective(weights_N)
+        why = (
+            f"{metric} weighs rare classes as much as frequent ones, and {effective:.3g} {unit}, "
+            "as many as these tell as much as,"
+        )
+    if effective >= MIN_CLUSTERS - 1e-9:
+        return None
+    return f"{why} are too few for evidence; at least {MIN_CLUSTERS} are needed"
+
+
+def count_rarer(true_N: NDArray[np.bool_], clusters: Clusters) -> float:
+    """Return the effective number of clusters of the rarer side of a class or label."""
+    return min(clusters.count_effective(side_N.astype(float)) for side_N in (true_N, ~true_N))
+
+
+def list_rare(labels: NDArray[Any], clusters: Clusters, names: Sequence[str]) -> list[str]:
+    """Return the classes or labels with too few clusters to find anything by themselves (D20).
+
+    Those that never occur are left out, and all if labels are scores.
+    """
+    if find_label_type(labels) == "scores":
+        return []
+    true_NC = labels if labels.ndim == 2 else labels[:, None] == np.arange(len(names))
+    counts = [count_rarer(true_N, clusters) for true_N in true_NC.T]
+    return [n for n, count in zip(names, counts, strict=True) if 0 < count < MIN_CLUSTERS - 1e-9]
 
 
 def count_clusters(chosen_N: NDArray[np.bool_], groups: Groups | None) -> int:
@@ -434,14 +628,21 @@ def _bound_mean(variant: Resamples, *, seed: int) -> list[Interval | None]:
     return found
 
 
-def _count_evidence(metric: str, labels: NDArray[Any], groups: Groups | None) -> int:
-    """Return the number of rows behind a flawless value: for rankings those of the rarer side."""
-    if metric not in ("roc_auc", "average_precision"):
-        return count_clusters(np.ones(len(labels), dtype=bool), groups)
+def _count_evidence(metric: str, labels: NDArray[Any], groups: Groups | None) -> list[float]:
+    """Return the independent rows behind a flawless value, of each class or label that it weighs.
+
+    For areas under curves and for labels those of the rarer side.
+    """
+    num_units = count_clusters(np.ones(len(labels), dtype=bool), groups)
+    if metric not in ("f1_macro", "balanced_accuracy", *_OF_RANKINGS):
+        return [num_units]
     true_NC = labels if labels.ndim == 2 else labels[:, None] == np.arange(labels.max() + 1)
-    if labels.ndim == 1 and true_NC.shape[1] == 2:  # the ranking of one class reverses the other's
-        true_NC = true_NC[:, 1:]
-    rarer = [
-        min(count_clusters(true_N, groups), count_clusters(~true_N, groups)) for true_N in true_NC.T
-    ]
-    return min(count_clusters(np.ones(len(labels), dtype=bool), groups), sum(rarer))
+    counts = [count_clusters(true_N, groups) for true_N in true_NC.T]
+    if labels.ndim == 2 or metric in _OF_RANKINGS:
+        others = [count_clusters(~true_N, groups) for true_N in true_NC.T]
+        counts = [min(pair) for pair in zip(counts, others, strict=True)]
+        if labels.ndim == 1 and len(counts) == 2:  # the ranking of one class reverses the other's
+            counts = counts[1:]
+    known = [count for count in counts if count > 0]
+    # Labels of one row are not independent of each other.
+    return [count * min(1.0, num_units / sum(known)) for count in known] or [num_units]

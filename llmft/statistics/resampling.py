@@ -27,10 +27,25 @@ class Clusters(NamedTuple):
     """Index of each row's cluster, [N]."""
     sizes_G: Floats
 
-    @property
-    def effective(self) -> float:
-        """Effective number of clusters (`count_effective`)."""
-        return count_effective(self.sizes_G)
+    def count_effective(self, weights_N: Floats | None = None) -> float:
+        """Return how many clusters of equal weight tell as much of a mean (D21).
+
+        They are fewer where some dominate. Rows of one cluster are taken to be alike, the worst
+        case.
+
+        Args:
+            weights_N: How much each row weighs in the mean; None if all weigh the same.
+
+        Source:
+            Carter, Schnepel and Steigerwald 2017, Asymptotic Behavior of a t-Test Robust to Cluster
+            Heterogeneity, doi:10.1162/REST_a_00639: G / (1 + squared coefficient of variation of
+            the squared weights).
+        """
+        weights_G = np.bincount(self.index_N, weights_N, len(self.sizes_G)).astype(np.float64)
+        if weights_G.max() <= 0:
+            return 0.0
+        squares_G = (weights_G / weights_G.max()) ** 2
+        return float(squares_G.sum() ** 2 / (squares_G**2).sum())
 
     def add_up(self, values_NM: Floats) -> Floats:
         """Return the sums over the rows of each cluster, [G, M]."""
@@ -42,20 +57,6 @@ class Clusters(NamedTuple):
         return np.stack(sums, axis=1)
 
 
-def count_effective(sizes_G: Floats) -> float:
-    """Return how many clusters of equal size tell as much of a mean (D21).
-
-    They are fewer where some dominate. Rows of one cluster are taken to be alike, the worst case.
-
-    Source:
-        Carter, Schnepel and Steigerwald 2017, Asymptotic Behavior of a t-Test Robust to Cluster
-        Heterogeneity, doi:10.1162/REST_a_00639: G / (1 + squared coefficient of variation of the
-        squared sizes).
-    """
-    squares_G = sizes_G**2
-    return float(squares_G.sum() ** 2 / (squares_G**2).sum())
-
-
 class Resamples(NamedTuple):
     """P metrics of the K runs of a variant, on the rows and on resamples; NaN if undefined."""
 
@@ -65,8 +66,8 @@ class Resamples(NamedTuple):
     jackknife_GKP: Floats | None
     """Leaving out each cluster in turn; None if that is too costly."""
     num_clusters: int
-    effective_clusters: float
-    """Their effective number (`count_effective`)."""
+    effective_P: Floats
+    """Their effective number for each metric (`Clusters.count_effective`)."""
     is_corrected: bool
     """Whether to correct intervals for bias and skewness (BCa)."""
 
@@ -140,7 +141,7 @@ def resample_moments(runs: Sequence[Moments], *, clusters: Clusters, seed: int) 
         np.stack(draws, axis=1),
         np.stack(jackknife, axis=1) if jackknife else None,
         num_clusters,
-        clusters.effective,
+        np.full(values[0].shape, clusters.count_effective()),
         is_corrected=num_rows <= MAX_CLUSTERS,
     )
 
@@ -180,9 +181,8 @@ def resample_rows(
     low_KP = np.fmin(0.0, np.fmin.reduce(draws_RKP))
     high_KP = np.fmax(1.0, np.fmax.reduce(draws_RKP))
     shifted_RKP = np.clip(draws_RKP + (values_KP - middle_KP), low_KP, high_KP)
-    return Resamples(
-        values_KP, shifted_RKP, None, num_clusters, clusters.effective, is_corrected=False
-    )
+    effective_P = np.full(values_KP.shape[1], clusters.count_effective())
+    return Resamples(values_KP, shifted_RKP, None, num_clusters, effective_P, is_corrected=False)
 
 
 def _resample_blocks(
@@ -204,8 +204,8 @@ def _resample_blocks(
     from_mean_GX = (others_GKP.mean(axis=0) - others_GKP).reshape(_NUM_BLOCKS, -1)
     moved_RX = draw_weights(_NUM_BLOCKS, seed) @ from_mean_GX * (_NUM_BLOCKS - 1) / _NUM_BLOCKS
     draws_RKP = values_KP + moved_RX.reshape(-1, *values_KP.shape)
-    effective = count_effective(np.bincount(block_N).astype(np.float64))
-    return Resamples(values_KP, draws_RKP, others_GKP, _NUM_BLOCKS, effective, is_corrected=False)
+    effective_P = np.full(values_KP.shape[1], _NUM_BLOCKS)
+    return Resamples(values_KP, draws_RKP, others_GKP, _NUM_BLOCKS, effective_P, is_corrected=False)
 
 
 @lru_cache(maxsize=2)

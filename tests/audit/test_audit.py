@@ -13,8 +13,8 @@ import llmft
 from llmft.audit.collapsed_predictions import check_baselines, check_collapsed_predictions
 from llmft.audit.comparability import (
     check_data,
+    check_replicates,
     check_run,
-    check_seeds,
     check_test_use,
     check_treatment,
 )
@@ -67,7 +67,7 @@ def judge(*runs: RunFacts) -> set[str]:
 
 
 def find_replicates(runs: list[RunFacts]) -> list[Finding]:
-    return [f for f in check_seeds(runs) if f.check == "seed_replicates"]
+    return check_replicates(runs)
 
 
 @pytest.mark.parametrize(
@@ -324,15 +324,6 @@ def test_d2_runs_of_one_variant_may_differ_in_the_seed_only() -> None:
     assert find_replicates(seeds) == []
     mixed = [make_run("variant"), make_run("variant", train__seed=2, base__model="qwen")]
     assert [(f.status, f.variants) for f in find_replicates(mixed)] == [("invalid", ["variant"])]
-
-
-def test_d16_fewer_than_three_seeds_are_noted() -> None:
-    seeds = [make_run("few", train__seed=1), make_run("few", train__seed=2)]
-    seeds += [make_run("many", train__seed=seed) for seed in (1, 2, 3)]
-    (found,) = check_seeds(seeds)
-    assert (found.check, found.status) == ("num_seeds", "note")
-    assert "fewer than 3 seeds of few: " in found.message
-    assert check_seeds(seeds[2:]) == []
 
 
 def test_d2_a_copy_of_a_run_is_no_further_seed() -> None:

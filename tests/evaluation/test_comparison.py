@@ -1,13 +1,21 @@
 """What a verdict is about, and what becomes of it where variants have few seeds (D16)."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from llmft.evaluation.comparison import choose_runs, decide_comparison, find_collapsed
-from llmft.evaluation.verdict import Verdict
+from llmft.evaluation.comparison import (
+    choose_runs,
+    find_collapsed,
+    find_look,
+    recommend_variant,
+)
+from llmft.results.comparison import ComparisonResult, Gap
+from llmft.results.evaluation import Interval, VariantResult
+from llmft.results.files import write_result
 from tests.reports.made_up import make_comparison
 
 
@@ -20,23 +28,25 @@ def make_runs(*on_val: float | None, is_frozen: bool = False) -> list[Any]:
     ]
 
 
-def measure(variants: dict[str, list[Any]], metric: str = "mae") -> tuple[str, dict[str, list]]:
-    found, scope = choose_runs(variants, list(variants), metric=metric)
-    return scope, {name: [run.path for run in runs] for name, runs in found.items()}
+def measure(
+    variants: dict[str, list[Any]], metric: str = "mae"
+) -> tuple[list[str], dict[str, list]]:
+    found, few_seeds = choose_runs(variants, list(variants), metric=metric)
+    return few_seeds, {name: [run.path for run in runs] for name, runs in found.items()}
 
 
 def test_d16_three_seeds_of_each_speak_of_recipes() -> None:
     variants = {"ref": make_runs(3, 1, 2), "a": make_runs(1, 1, 1, 1), "f": make_runs(2)}
     variants["f"] = make_runs(2, is_frozen=True)
-    scope, runs = measure(variants)
-    assert scope == "recipes"
+    few_seeds, runs = measure(variants)
+    assert few_seeds == []
     assert {name: len(found) for name, found in runs.items()} == {"ref": 3, "a": 4, "f": 1}
 
 
 def test_d16_with_fewer_each_variant_is_one_run_of_as_many() -> None:
     variants = {"ref": make_runs(3, 2, 1, 1), "a": make_runs(3, 3), "b": make_runs(1, 2, 0)}
-    scope, runs = measure(variants)
-    assert scope == "models"
+    few_seeds, runs = measure(variants)
+    assert few_seeds == ["a"]
     assert runs == {"ref": ["seed-1"], "a": ["seed-0"], "b": ["seed-0"]}, "of the first two"
     assert measure(variants, "f1_macro")[1] == {
         "ref": ["seed-0"], "a": ["seed-0"], "b": ["seed-1"],
@@ -64,20 +74,109 @@ def test_d9_a_run_that_predicts_one_value_does_not_stand_for_a_variant() -> None
 
 def test_variants_that_the_audit_excluded_count_no_seeds() -> None:
     variants = {"ref": make_runs(1, 2, 3), "a": make_runs(1, 2, 3), "broken": make_runs(1)}
-    found, scope = choose_runs(variants, ["ref", "a"], metric="mae")
-    assert (scope, found) == ("recipes", variants)
+    assert choose_runs(variants, ["ref", "a"], metric="mae") == (variants, [])
+
+
+# Looks.
+def look_again(tmp_path: Path, *, then: ComparisonResult, **changes: Any) -> int:
+    """Return which look a comparison is that follows another one in the same folder."""
+    path = tmp_path / "comparison.json"
+    write_result(path, then)
+    now = make_comparison().replace(**changes)
+    opened = {
+        name: [SimpleNamespace(path=run.path, record=run.record) for run in variant.runs]
+        for name, variant in now.variants.items()
+    }
+    for name, paths in now.left_out.items():
+        opened[name] += [
+            SimpleNamespace(path=path, record=opened[name][0].record) for path in paths
+        ]
+    suite = SimpleNamespace(config=SimpleNamespace(metric=now.metric, reference=now.reference))
+    comparison: Any = SimpleNamespace(
+        suite=suite, opened=opened, data=SimpleNamespace(fingerprint=now.data.fingerprint)
+    )
+    return find_look(path, comparison)
+
+
+def test_d19_the_same_variants_on_more_rows_or_seeds_are_another_look(tmp_path: Path) -> None:
+    then = make_comparison()
+    more_rows = then.data.replace(fingerprint="another")
+    assert look_again(tmp_path, then=then) == 1, "the same rows and runs"
+    assert look_again(tmp_path, then=then, data=more_rows) == 2
+    assert look_again(tmp_path, then=then.replace(look=4), data=more_rows) == 5
+    assert look_again(tmp_path, then=then.replace(look=4)) == 4
+    assert look_again(tmp_path, then=then, left_out={}) == 2, "other seeds"
+    broken = then.replace(look=3, verdict="INVALID")
+    assert look_again(tmp_path, then=broken, data=more_rows) == 3, "it decided nothing"
+
+
+def test_d19_other_recipes_or_another_question_are_no_look(tmp_path: Path) -> None:
+    then = make_comparison().replace(look=2)
+    more_rows = then.data.replace(fingerprint="another")
+    assert look_again(tmp_path, then=then, data=more_rows, metric="rmse") == 1
+    assert look_again(tmp_path, then=then, data=more_rows, reference="instruction") == 1
+    other = then.variants["instruction"]
+    recipe = other.record.recipe
+    run = other.runs[0].replace(
+        record=other.record.replace(
+            recipe=recipe.model_copy(
+                update={"head": recipe.head.model_copy(update={"init": "probe"})}
+            )
+        )
+    )
+    changed = {**then.variants, "instruction": other.replace(runs=[run])}
+    assert look_again(tmp_path, then=then, data=more_rows, variants=changed) == 1
+
+
+def test_d19_earlier_results_that_nobody_can_read_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    comparison: Any = None
+    assert find_look(tmp_path / "comparison.json", comparison) == 1
+    (tmp_path / "comparison.json").write_text('{"schema_version": 1}')
+    assert find_look(tmp_path / "comparison.json", comparison) == 1
+    assert "counts as the first look" in caplog.text
+
+
+# What is recommended.
+def make_costs(**milliseconds: float) -> dict[str, VariantResult]:
+    one = make_comparison().variants["distillation"]
+    assert one.latency is not None
+    return {
+        name: one.replace(decision="REVIEW", latency=one.latency.replace(single_p50_ms=value))
+        for name, value in milliseconds.items()
+    }
+
+
+def make_gaps(**within_margin: bool) -> dict[str, Gap]:
+    bounds = Interval(0.0, 0.3)
+    return {
+        name: Gap(gap=0.1, bounds=bounds, may_be_best=True, within_margin=known)
+        for name, known in within_margin.items()
+    }
 
 
 @pytest.mark.parametrize(
-    ("few_seeds", "expected"), [([], "DEPLOY"), (["a"], "REVIEW"), (["ref", "a"], "REVIEW")]
+    ("winner", "within", "expected"),
+    [
+        ("large", {"large": True, "small": True, "tiny": False}, "small"),
+        ("large", {"large": False, "small": False, "tiny": False}, "large"),
+        (None, {"large": False, "small": False, "tiny": False}, None),
+        (None, {"large": True, "small": False, "tiny": False}, "large"),
+        (None, {}, None),
+    ],
 )
-def test_few_seeds_hold_the_decision_back(few_seeds: list[str], expected: str) -> None:
-    verdict = Verdict("REFERENCE_HOLDS", "ref", "")
-    passed = make_comparison().variants["distillation"].replace(decision="DEPLOY")
-    found = decide_comparison(verdict, {"ref": passed}, few_seeds=few_seeds)
-    assert found.decision == expected
-    if few_seeds:
-        assert found.reasons[-1] == (
-            f"the verdict is about these models only, since {', '.join(few_seeds)} "
-            f"{'has' if len(few_seeds) == 1 else 'have'} fewer than 3 seeds"
-        )
+def test_d22_the_cheapest_that_is_as_good_as_the_best_is_recommended(
+    winner: str | None, within: dict[str, bool], expected: str | None
+) -> None:
+    variants = make_costs(large=90.0, small=9.0, tiny=1.0)
+    assert recommend_variant(variants, make_gaps(**within), winner=winner) == expected
+
+
+def test_d22_what_its_gates_fail_is_not_recommended() -> None:
+    variants = make_costs(large=90.0, small=9.0)
+    gaps = make_gaps(large=True, small=True)
+    variants["small"] = variants["small"].replace(decision="FAIL")
+    assert recommend_variant(variants, gaps, winner="small") == "large"
+    variants["large"] = variants["large"].replace(decision="FAIL")
+    assert recommend_variant(variants, gaps, winner="small") is None

@@ -8,9 +8,12 @@ from llmft.evaluation.verdict import (
     Rules,
     bound_gain,
     compare_parts,
+    compare_with_best,
     compare_with_reference,
     compute_margin_p_value,
+    find_level,
 )
+from llmft.statistics.intervals import Estimate, find_common_tail
 from llmft.statistics.paired_tests import (
     adjust_by_holm,
 )
@@ -88,7 +91,8 @@ def test_every_metric_tells_the_better_variant(metric, label_type, is_clustered)
 def test_d14_few_rows_or_clusters_resolve_nothing() -> None:
     labels = np.zeros((19, 1))
     found = compare_runs("mae", labels, reference=[labels + 5], challenger=[labels], margin=0)
-    assert (found.gain, found.finding, found.is_small) == (5.0, "unresolved", True)
+    assert (found.gain, found.finding) == (5.0, "unresolved")
+    assert "too few for evidence" in str(found.shortage)
     assert found.needed.rows >= 20
     labels, groups = np.zeros((90, 1)), np.arange(90) // 10
     found = compare_runs(
@@ -190,3 +194,129 @@ def test_parts_of_classes_leave_out_what_never_occurs() -> None:
     groups = np.arange(120) // 30
     few = compare_parts(labels, names=names, min_difference=0.05, groups=groups, **variants)
     assert {part.finding for part in few.values()} == {"tie"}
+
+
+def test_d20_a_rare_class_finds_nothing_by_itself() -> None:
+    labels = np.r_[np.full(9, 2), np.arange(191) % 2]
+    good, bad = labels.copy(), labels.copy()
+    bad[RNG.random(200) < 0.5] = 0
+    variants = {"reference": [np.eye(3)[bad]], "challenger": [np.eye(3)[good]]}
+    found = compare_parts(labels, names=["a", "b", "rare"], min_difference=0.05, **variants)
+    assert {name: part.finding for name, part in found.items()} == {
+        "a": "challenger", "b": "challenger", "rare": "tie",
+    }  # fmt: skip
+    twice = {name: [np.tile(runs[0], (2, 1))] for name, runs in variants.items()}
+    found = compare_parts(
+        np.tile(labels, 2), names=["a", "b", "rare"], min_difference=0.05, **twice
+    )
+    assert found["rare"].finding == "challenger", "18 rows"
+
+
+# Selection.
+def draw_variants(num_variants: int, num_rows: int, *better: float) -> dict[str, list[np.ndarray]]:
+    """Return errors that are large on the same hard rows; the first variants are better."""
+    hard = RNG.exponential(size=(num_rows, 1))
+    errors = [hard + RNG.exponential(size=(num_rows, 1)) + 2 for _ in range(num_variants)]
+    gains = [*better, *[0.0] * (num_variants - len(better))]
+    return {f"v{i}": [e - gain] for i, (e, gain) in enumerate(zip(errors, gains, strict=True))}
+
+
+def test_d22_the_interval_of_the_named_winner_covers_the_choice() -> None:
+    labels, rules = np.zeros((100, 1)), Rules("mae", "v0", 0.0, 0.05)
+    covered, by_themselves = 0, 0
+    for _ in range(100):
+        pairs = compare_with_reference(draw_variants(11, 100), labels, rules=rules)
+        chosen = max(pairs.values(), key=lambda pair: pair.gain)
+        covered += chosen.simultaneous.low <= 0 <= chosen.simultaneous.high
+        by_themselves += chosen.interval.low <= 0 <= chosen.interval.high
+    assert covered >= 91
+    assert by_themselves < covered
+
+
+def test_d22_several_bounds_hold_together_by_what_they_have_in_common() -> None:
+    shared, own = RNG.normal(size=4_000), RNG.normal(size=(8, 4_000))
+
+    def find(weight: float) -> float:
+        draws = np.sqrt(weight) * shared + np.sqrt(1 - weight) * own
+        return find_common_tail([make_estimate_of(joint_R) for joint_R in draws], tail=0.05)
+
+    assert find(1.0) == pytest.approx(0.05, rel=0.15)
+    assert find(0.0) == pytest.approx(1 - 0.95 ** (1 / 8), rel=0.25)
+    assert find(0.0) < find(0.5) < find(1.0)
+    assert find_common_tail([make_estimate_of(shared)], tail=0.05) == 0.05
+
+
+def make_estimate_of(joint_R: np.ndarray) -> Estimate:
+    return Estimate(0.0, np.sort(joint_R), joint_R, 0.0, 0.0, 1.0, 0.0, 99, 99, has_seeds=False)
+
+
+def test_d22_what_cannot_be_told_from_the_best_is_not_as_good_as_it() -> None:
+    labels = np.zeros((60, 1))
+    rules = Rules("mae", "v0", margin=0.2, min_difference=0.05)
+    variants = draw_variants(3, 60, 0.2, 0.1)
+    variants["copy"] = [variants["v0"][0] + RNG.normal(0, 0.05, size=(60, 1))]
+    variants["bad"] = [variants["v0"][0] + 2 + RNG.normal(0, 0.05, size=(60, 1))]
+    gaps = compare_with_best(variants, labels, rules=rules)
+    assert min(gaps, key=lambda name: gaps[name].gap) == next(iter(gaps))
+    assert (gaps["bad"].may_be_best, gaps["bad"].within_margin) == (False, False)
+    assert gaps["bad"].bounds.low > 1.9
+    for name in ("v0", "copy", "v1"):
+        assert gaps[name].may_be_best
+    unsure = gaps["v1"]
+    assert unsure.bounds.low == 0 < unsure.gap < unsure.bounds.high
+    assert not unsure.within_margin, "not told apart is not as good"
+    only = {name: variants[name] for name in ("v0", "copy", "bad")}
+    gaps = compare_with_best(only, labels, rules=rules)
+    assert gaps["v0"].within_margin
+    assert gaps["copy"].within_margin
+
+
+def test_d22_the_true_best_is_seldom_ruled_out() -> None:
+    labels, rules = np.zeros((60, 1)), Rules("mae", "v0", 0.2, 0.05)
+    ruled_out = wrongly_equal = 0
+    for _ in range(100):
+        gaps = compare_with_best(draw_variants(5, 60, 0.3), labels, rules=rules)
+        ruled_out += not gaps["v0"].may_be_best
+        wrongly_equal += any(gaps[f"v{i}"].within_margin for i in range(1, 5))
+    assert ruled_out <= 8
+    assert wrongly_equal <= 8, "they are worse by 0.3, which is more than the margin"
+
+
+def test_on_few_rows_nothing_is_as_good_as_the_best() -> None:
+    variants = draw_variants(3, 12)
+    assert compare_with_best(variants, np.zeros((12, 1)), rules=Rules("mae", "v0", 9, 0.1)) == {}
+
+
+# Looks.
+def test_d19_the_error_rates_of_all_looks_are_5_percent_together() -> None:
+    levels = [find_level(look) for look in range(1, 10_000)]
+    assert levels[0] == pytest.approx(0.0304, abs=1e-4)
+    assert levels[:3] == sorted(levels[:3], reverse=True)
+    assert 0.0499 < sum(levels) < 0.05
+
+
+def test_d19_looking_again_until_it_is_significant_wins_no_more_often() -> None:
+    """Rows are added until a look finds a winner; none is better by the margin."""
+    at_once = spent = 0
+    for _ in range(400):
+        gains = RNG.normal(size=120)
+        looks = [estimate_mean([gains[: 20 * look]]) for look in range(1, 7)]
+        p_values = np.array([compute_margin_p_value(found, 0.0) for found in looks])
+        at_once += (p_values < 0.05).any()
+        spent += (p_values < [find_level(look) for look in range(1, 7)]).any()
+    assert spent <= 0.05 * 400 + 9
+    assert at_once > 1.6 * spent
+
+
+def test_d19_the_next_look_is_what_rows_are_advised_for() -> None:
+    labels = np.zeros((60, 1))
+    variants = {
+        "ref": [RNG.normal(1.2, 1, size=(60, 1))], "a": [RNG.normal(1.0, 1, size=(60, 1))],
+    }  # fmt: skip
+    needed = []
+    for next_level in (0.05, find_level(2)):
+        rules = Rules("mae", "ref", 0.0, 0.05, level=find_level(1), next_level=next_level)
+        pair = compare_with_reference(variants, labels, rules=rules)["a"]
+        assert pair.finding == "unresolved"
+        needed.append(pair.needed.rows)
+    assert needed[1] > 1.3 * needed[0]

@@ -15,13 +15,13 @@ def make_difference(
     finding: str,
     *,
     needed: SampleSize | None = None,
-    is_small: bool = False,
+    shortage: str | None = None,
 ) -> Pair:
     ends = Interval(gain - half, gain + half)
     return Pair(
         challenger="a", reference="ref", gain=gain, interval=ends, lower=ends.low, upper=ends.high,
         p_value=0.03, p_margin=0.02, p_margin_adjusted=0.04, finding=finding, power=None,
-        needed=needed, is_small=is_small,
+        needed=needed, shortage=shortage, simultaneous=ends,
     )  # fmt: skip
 
 
@@ -78,7 +78,7 @@ def test_d2_a_broken_comparison_has_no_winner(finding, valid_variants, expected:
 
 def test_d14_few_rows_are_named_as_the_reason() -> None:
     few = make_difference(
-        5.0, 1.0, "unresolved", needed=SampleSize(rows=20, seeds=None), is_small=True
+        5.0, 1.0, "unresolved", needed=SampleSize(rows=20, seeds=None), shortage="6 rows are few"
     )
     found = reach_verdict(
         {"a": few},
@@ -90,7 +90,7 @@ def test_d14_few_rows_are_named_as_the_reason() -> None:
         scope="recipes",
     )
     assert found.name == "UNRESOLVED"
-    assert "fewer than 20 test rows" in found.why
+    assert "but 6 rows are few" in found.why
 
 
 def test_a_metric_that_is_undefined_resolves_nothing() -> None:

@@ -54,7 +54,8 @@ def make_pair(
         mcnemar=counts if is_class else None,
         power=Power(effect=0.05, power=0.813, interval=Interval(0.642, 0.934)),
         needed=SampleSize(rows=1733, seeds=None),
-        is_small=False,
+        shortage=None,
+        simultaneous=Interval(0.243, 0.396),
         parts={
             name: PartGain(
                 metric="f1" if is_class else "mae", gain=0.119 + i, p_value=0.003,

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import special, stats
 
 from llmft.config.metrics import METRICS
 from llmft.config.task import ClassConfig, LabelsConfig, ScoresConfig
@@ -9,10 +10,13 @@ from llmft.metrics.definitions import compute_metric
 from llmft.statistics.intervals import (
     Interval,
     bootstrap_mean,
+    bound_flawless,
     bound_proportion,
+    describe_shortage,
     estimate_interval,
     estimate_part_intervals,
 )
+from llmft.statistics.resampling import find_clusters
 from tests.evaluation.shortcuts import bootstrap_rows, compare_runs
 
 RNG = np.random.default_rng(3)
@@ -142,15 +146,20 @@ def test_d14_a_flawless_metric_rests_on_the_rows_that_it_was_seen_on() -> None:
     labels = np.array([1] * 5 + [0] * 95)
     probs = np.eye(2)[labels]
     by_all, by_five = 0.025 ** (1 / 100), 0.025 ** (1 / 5)
-    for metric in ("accuracy", "f1_macro", "balanced_accuracy"):
-        assert estimate_interval(metric, labels, [probs, probs]) == pytest.approx((by_all, 1))
+    assert estimate_interval("accuracy", labels, [probs, probs]) == pytest.approx((by_all, 1))
+    for metric in ("f1_macro", "balanced_accuracy"):  # D20: half of it rests on five rows
+        found = estimate_interval(metric, labels, [probs, probs])
+        assert found == pytest.approx(((by_five + 1) / 2, 1), abs=1e-3)
+    assert bound_flawless(40, 40, 40) == pytest.approx(bound_flawless(120))
     for metric in ("roc_auc", "average_precision"):
         assert estimate_interval(metric, labels, [probs]) == pytest.approx((by_five, 1))
     several = np.stack([labels == 1, labels == 0], axis=1)
     found = estimate_interval("hamming_loss", several, [several.astype(float)])
     assert found == pytest.approx((0, 1 - by_all))
     found = estimate_interval("roc_auc", several, [several.astype(float)])
-    assert found == pytest.approx((0.025 ** (1 / 10), 1))
+    assert found == pytest.approx(
+        (0.025 ** (1 / 10), 1)
+    )  # each of two labels has a rarer side of 5
     parts = estimate_part_intervals(labels, [probs], names=["no", "yes"])
     assert parts.intervals["yes"] == pytest.approx((by_five, 1))
 
@@ -180,6 +189,98 @@ def test_what_is_undefined_has_no_interval_and_no_difference() -> None:
     compare = {"reference": [scores], "challenger": [constant], "margin": 0}
     assert compare_runs("spearman", scores, **compare) is None
     assert compare_runs("mae", scores, **compare).finding == "not better"
+
+
+def test_d20_the_error_of_an_area_is_delongs_and_obuchowskis() -> None:
+    is_true = np.arange(60) % 4 == 0
+    outputs = np.round(RNG.normal(size=60) + is_true, 1)
+    positives, negatives = outputs[is_true], outputs[~is_true]
+    wins = (positives[:, None] > negatives) + 0.5 * (positives[:, None] == negatives)
+    area, of_rows = wins.mean(), [(wins.mean(axis=axis), wins.shape[1 - axis]) for axis in (0, 1)]
+    error = np.sqrt(sum(v.var(ddof=1) / len(v) for v, _ in of_rows))
+    labels, probs = is_true.astype(int), np.stack([-outputs, outputs], axis=1)
+    low, high = estimate_interval("roc_auc", labels, [probs])
+    # Student's t for the effective number of rows, of which 15 are true and 45 are not
+    effective = (15 / 15**2 + 45 / 45**2) ** 2 / (15 / 15**4 + 45 / 45**4)
+    half = stats.t.ppf(0.975, effective - 1) * error / (area * (1 - area))
+    assert special.logit([low, high]) == pytest.approx(
+        special.logit(area) + half * np.r_[-1, 1], rel=0.02
+    )
+    # Every row twice, in one cluster: as many positives, and the same error
+    twice = estimate_interval(
+        "roc_auc", labels.repeat(2), [probs.repeat(2, axis=0)], groups=np.arange(60).repeat(2)
+    )
+    assert twice == pytest.approx((low, high), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("metric", "num_true", "num_rows", "size"),
+    [
+        ("roc_auc", 5, 100, 1), ("balanced_accuracy", 5, 100, 1), ("average_precision", 6, 100, 1),
+        ("balanced_accuracy", 4, 20, 1), ("roc_auc", 12, 60, 3), ("balanced_accuracy", 30, 300, 5),
+    ],
+)  # fmt: skip
+def test_d20_few_positives_are_covered(
+    metric: str, num_true: int, num_rows: int, size: int
+) -> None:
+    """The bootstrap of the rows covered 75 to 87 %."""
+
+    def draw(num_rows: int, num_true: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        groups = np.arange(num_rows) // size
+        is_true = groups < num_true // size
+        shared, own = RNG.normal(size=groups[-1] + 1)[groups], RNG.normal(size=num_rows)
+        noise = own if size == 1 else np.sqrt(0.7) * shared + np.sqrt(0.3) * own
+        scores = 1.8 * (is_true - 0.5) + noise
+        return is_true.astype(int), np.stack([-scores, scores], axis=1), groups
+
+    labels, outputs, _ = draw(200_000, 200_000 * num_true // num_rows)
+    known = compute_metric(metric, labels, outputs)
+    num_draws, covered = (100 if metric == "average_precision" else 400), 0
+    for _ in range(num_draws):
+        labels, outputs, groups = draw(num_rows, num_true)
+        low, high = estimate_interval(metric, labels, [outputs], groups=groups)
+        covered += low <= known <= high
+    assert covered >= 0.92 * num_draws
+
+
+def test_d20_recalls_vary_with_their_clusters_and_seeds() -> None:
+    groups = np.arange(200) // 5
+    labels = (groups % 4 == 0).astype(int)
+    is_right = RNG.random(40)[groups] < 0.8  # all rows of a cluster, or none
+    outputs = np.eye(2)[np.where(is_right, labels, 1 - labels)]
+    by_rows = estimate_interval("balanced_accuracy", labels, [outputs])
+    by_clusters = estimate_interval("balanced_accuracy", labels, [outputs], groups=groups)
+    assert by_clusters.high - by_clusters.low > 1.8 * (by_rows.high - by_rows.low)
+    worse = np.eye(2)[np.where(RNG.random(200) < 0.6, labels, 1 - labels)]
+    low, high = estimate_interval("balanced_accuracy", labels, [outputs, worse])
+    assert high - low > 1.5 * (by_rows.high - by_rows.low), "the runs differ"
+
+
+@pytest.mark.parametrize(
+    ("metric", "labels", "said"),
+    [
+        ("balanced_accuracy", [1] * 9 + [0] * 91, "the rarer class, whose 9 rows"),
+        ("roc_auc", [0] * 9 + [1] * 91, "the rarer class, whose 9 rows"),
+        ("f1_macro", [1] * 10 + [0] * 90, None),
+        ("accuracy", [1] * 9 + [0] * 91, None),
+        ("balanced_accuracy", [2] * 4 + [1] * 48 + [0] * 48, "rare classes as much as frequent"),
+        ("f1_macro", [3] * 9 + [2] * 30 + [1] * 30 + [0] * 31, None),
+    ],
+)
+def test_d20_metrics_that_weigh_classes_count_the_rarer_one(metric, labels, said) -> None:
+    found = describe_shortage(find_clusters(100), metric=metric, labels=np.array(labels))
+    assert said in found if said else found is None
+
+
+def test_d20_positives_of_one_cluster_count_once() -> None:
+    labels = np.array([1] * 30 + [0] * 90)
+    groups = np.r_[np.arange(30) // 5, np.arange(6, 96)]
+    clusters = find_clusters(120, groups)
+    found = describe_shortage(clusters, metric="roc_auc", labels=labels)
+    assert "whose 6 clusters of rows are too few" in found
+    assert describe_shortage(clusters, metric="accuracy", labels=labels) is None
+    tags = np.stack([labels == 1], axis=1)
+    assert "6 clusters" in describe_shortage(clusters, metric="f1_micro", labels=tags)
 
 
 @pytest.mark.parametrize("metric", ["mae", "rmse"])

@@ -42,13 +42,13 @@ def estimate_mean(runs, *, groups=None) -> Estimate:
 def make_estimate(value: float, *, rows: float, seeds: float = 0.0) -> Estimate:
     """Return a normal estimate by its variances, known well."""
     draws = value + np.sqrt(rows + seeds) * stats.norm.ppf(np.arange(0.5, 4000) / 4000)
-    return Estimate(value, draws, 0.0, 0.0, rows, seeds, 1e6, 10**6, 1e6, has_seeds=seeds > 0)
+    return Estimate(value, draws, draws, 0.0, 0.0, rows, seeds, 1e6, 1e6, has_seeds=seeds > 0)
 
 
 # The bootstrap.
 def test_without_expansion_the_interval_is_scipys_bca() -> None:
     values = RNG.exponential(size=60)
-    found = estimate_mean([values])._replace(degrees=1e9, num_clusters=10**9)
+    found = estimate_mean([values])._replace(degrees=1e9, row_degrees=1e9)
     known = stats.bootstrap((values,), np.mean, n_resamples=40_000, rng=1).confidence_interval
     assert find_interval(found) == pytest.approx((known.low, known.high), abs=0.02)
     assert found.acceleration == pytest.approx(stats.skew(values) / 6 / np.sqrt(60), rel=0.02)
@@ -59,7 +59,7 @@ def test_few_rows_get_students_t() -> None:
     low, high = find_interval(estimate_mean([values]))
     known = stats.ttest_1samp(values, 0).confidence_interval()
     assert high - low == pytest.approx(known.high - known.low, rel=0.25)
-    plain = estimate_mean([values])._replace(degrees=1e9, num_clusters=10**9)
+    plain = estimate_mean([values])._replace(degrees=1e9, row_degrees=1e9)
     assert high - low > 1.05 * (find_interval(plain).high - find_interval(plain).low)
 
 
@@ -89,7 +89,7 @@ def test_clusters_of_unequal_size_are_a_ratio() -> None:
 def test_many_rows_are_put_together_without_another_error() -> None:
     values = RNG.exponential(size=9_000)
     found = estimate_mean([values])
-    assert found.num_clusters == 2_000
+    assert 1_900 < found.row_degrees < 2_000  # blocks of 4 or 5 rows
     assert found.error == pytest.approx(values.std(ddof=1) / np.sqrt(9_000), rel=0.05)
     assert found.acceleration == 0
 
@@ -116,7 +116,8 @@ def test_noise_of_single_rows_is_not_counted_as_that_of_seeds(seed_deviation: fl
 
 def test_d21_clusters_that_dominate_count_for_less() -> None:
     def count(*sizes: int) -> float:
-        return find_clusters(sum(sizes), np.repeat(np.arange(len(sizes)), sizes)).effective
+        groups = np.repeat(np.arange(len(sizes)), sizes)
+        return find_clusters(sum(sizes), groups).count_effective()
 
     assert count(*[1] * 40) == count(*[5] * 40) == 40
     assert count(80, 80, 80, *[2] * 30) == pytest.approx(3, abs=0.1), "three hold 80 % of the rows"
@@ -124,6 +125,8 @@ def test_d21_clusters_that_dominate_count_for_less() -> None:
     squares = np.array([9.0, 4, 1, 1, 25])
     known = 5 / (1 + squares.var() / squares.mean() ** 2)
     assert count(3, 2, 1, 1, 5) == pytest.approx(known)
+    of_rare = find_clusters(100).count_effective(np.r_[np.full(5, 19.0), np.ones(95)])
+    assert of_rare == pytest.approx(5.5, abs=0.1), "five rows that weigh as much as all others"
 
 
 def test_d21_a_few_large_clusters_have_few_degrees_of_freedom() -> None:
