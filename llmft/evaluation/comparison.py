@@ -1,7 +1,6 @@
 """The steps of `compare`: audit, measure and compare the variants of a suite."""
 
 import logging
-import math
 import time
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -74,6 +73,8 @@ class SuiteRun(NamedTuple):
     """The recipe to train it from; None if the suite names the folder itself."""
 
 
+_ABOUT_AS_CHEAP = 1.1
+"""A variant that costs up to so many times as much as another is about as cheap."""
 RunsByVariant = dict[str, list[SuiteRun]]
 """Variant -> its runs."""
 
@@ -261,9 +262,10 @@ def open_comparison(suite: ResolvedSuite, plan: RunsByVariant) -> Comparison:
 def find_look(path: Path, comparison: Comparison) -> int:
     """Return which look at the same variants a comparison is (D19).
 
-    The next one after an earlier comparison of the same recipes, metric and reference on other rows
-    or with other seeds. The same rows and runs again are the same look; with other recipes it is
-    the first one, since choosing among recipes by test results is no look.
+    The next one after an earlier comparison, by the same metric, of the same reference with one of
+    the same challengers, on other rows or with other seeds. The same rows and runs again are the
+    same look, and what could find nothing was none. With other recipes it is the first one, since
+    choosing among recipes by test results is no look.
 
     Args:
         path: `comparison.json` of the earlier comparison.
@@ -277,16 +279,18 @@ def find_look(path: Path, comparison: Comparison) -> int:
         logger.warning("this counts as the first look at these variants: %s", error)
         return 1
     config = comparison.suite.config
-    recipes = {name: _strip(runs[0].record) for name, runs in comparison.opened.items()}
+    ours = {name: _strip(runs[0].record) for name, runs in comparison.opened.items()}
     theirs = {name: _strip(variant.record) for name, variant in before.variants.items()}
-    asked = (config.metric, config.reference, recipes)
-    if (before.metric, before.reference, theirs) != asked:
+    is_alike = before.metric == config.metric
+    is_alike &= theirs.pop(before.reference) == ours.pop(config.reference)
+    if not is_alike or not any(recipe in theirs.values() for recipe in ours.values()):
         return 1
     measured = {str(run.path) for runs in comparison.opened.values() for run in runs}
     of_before = {run.path for variant in before.variants.values() for run in variant.runs}
     of_before |= {path for paths in before.left_out.values() for path in paths}
     is_same = before.data.fingerprint == comparison.data.fingerprint and of_before == measured
-    return before.look if is_same or before.verdict == "INVALID" else before.look + 1
+    could_find = any(pair.shortage is None for pair in before.pairs)
+    return before.look if is_same or not could_find else before.look + 1
 
 
 def _strip(record: RunRecord) -> Recipe:
@@ -487,16 +491,18 @@ def complete_result(comparison: Comparison, result: ComparisonResult) -> Compari
         train_val_predictions=train_val_predictions,
         val_rows=data.read_split("val"),
         costs={name: find_cost(variant) for name, variant in decided.items()},
-        may_recommend=verdict.name != "CONFOUNDED",
+        may_recommend=verdict.name != "CONFOUNDED"
+        and all(variant.decision != "FAIL" for variant in decided.values()),
     )  # fmt: skip
     variants = result.variants | decided
     outcome = decide_comparison(verdict, variants)
-    gaps = compare_with_best(
-        outputs, rows.labels, rules=comparison.rules, groups=rows.groups, config=rows.config
-    )
-    recommended = next((name for name, found in ensembles.items() if found.recommended), None)
-    if recommended is None and verdict.name != "CONFOUNDED":
-        recommended = recommend_variant(decided, gaps, winner=verdict.winner)
+    gaps, recommended = {}, None
+    if verdict.name != "CONFOUNDED":
+        gaps = compare_with_best(
+            outputs, rows.labels, rules=comparison.rules, groups=rows.groups, config=rows.config
+        )
+        recommended = next((name for name, found in ensembles.items() if found.recommended), None)
+        recommended = recommended or recommend_variant(decided, gaps, winner=verdict.winner)
     return result.replace(
         variants=variants,
         decision=outcome.decision,
@@ -559,29 +565,28 @@ def _add_edge_cases_and_latency(
 def recommend_variant(
     variants: Mapping[str, VariantResult], gaps: Mapping[str, Gap], *, winner: str | None
 ) -> str | None:
-    """Return the cheapest variant that is as good as the best, or the winner (D22).
+    """Return the cheapest of the winner and the variants that are as good as the best (D22).
 
-    Not told apart is not as good: without a winner, and a variant whose bound stays within the
-    margin of the best, there is none.
+    The fastest, of about as fast ones the one with the least memory, of those the best. Not told
+    apart is not as good: without a winner, and a variant whose bound stays within the margin of the
+    best, there is none. Nor is one whose gates fail.
 
     Args:
         variants: The valid variants with their decisions.
         gaps: By how much each is behind the best.
         winner: The variant that the verdict names.
     """
-    may_be_used = [
+    usable = [
         name
         for name, variant in variants.items()
         if variant.decision != "FAIL"
         and (name == winner or (name in gaps and gaps[name].within_margin))
     ]
-
-    def cost(name: str) -> tuple[float, float]:
-        latency = variants[name].latency
-        assert latency is not None
-        return latency.single_p50_ms, latency.peak_memory_gib or math.inf
-
-    return min(may_be_used, key=cost, default=None)
+    costs = {name: find_cost(variants[name]) for name in usable}
+    for key in ("single_p50_ms", "peak_memory_gib"):
+        values = {name: getattr(costs[name], key) for name in usable}
+        usable = [n for n in usable if values[n] <= _ABOUT_AS_CHEAP * min(values.values())]
+    return min(usable, key=lambda name: gaps[name].gap if name in gaps else 0.0, default=None)
 
 
 def _list_left_out(comparison: Comparison) -> dict[str, list[str]]:

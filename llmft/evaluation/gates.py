@@ -48,7 +48,7 @@ class GateFacts(NamedTuple):
     """Inputs of the gates: of one run, or the mean over the runs (seeds) of a variant."""
 
     shortage: str | None
-    """Why the rows are too few for evidence; None if they suffice (`describe_shortage`)."""
+    """Why the rows are too few for evidence; None if they suffice (`find_shortage`)."""
     metric: str
     """The leading metric, which the gaps compare."""
     metrics: Mapping[str, float | None]
@@ -398,7 +398,7 @@ def _apply_classes(name: str, gate: GateConfig, facts: GateFacts) -> GateResult 
     if absent:
         doubt = f"no row of {', '.join(absent)}"
     elif facts.rare and doubt is None:
-        doubt = f"fewer than {MIN_CLUSTERS} with or without {shorten_list(facts.rare)}"
+        doubt = f"fewer than {MIN_CLUSTERS} rows of (or not of) {shorten_list(facts.rare)}"
     worst = _find_worst(found, higher=True)
     if worst is None:
         return _make_result(name, gate, what="not defined", value=None, bound=None, doubt=doubt)
@@ -418,7 +418,7 @@ def _apply_gap(name: str, gate: GateConfig, facts: GateFacts) -> GateResult | No
     before, after = facts.splits.get(earlier), facts.splits.get(later)
     if before is None or after is None:
         return None
-    doubt = facts.shortage if later == "test" else None
+    doubt = facts.shortages.get(metric, facts.shortage) if later == "test" else None
     higher = METRICS[metric].higher_is_better
     gap = estimate_gap(before, after, higher_is_better=higher)
     if gap.value is None:

@@ -32,11 +32,10 @@ from llmft.results.evaluation import (
 )
 from llmft.statistics.intervals import (
     MIN_CLUSTERS,
-    describe_shortage,
     estimate_interval,
+    find_shortage,
     list_rare,
 )
-from llmft.statistics.resampling import Clusters, find_clusters
 
 _NUM_WORST = 15
 _MAX_TEXT = 2_000
@@ -55,11 +54,6 @@ class LabelledRows(NamedTuple):
     config: LabelsConfig
 
     @property
-    def clusters(self) -> Clusters:
-        """The clusters; of one row each if rows are independent."""
-        return find_clusters(len(self.rows), self.groups)
-
-    @property
     def num_clusters(self) -> int:
         """Number of clusters; that of the rows if all are independent."""
         return len(self.rows) if self.groups is None else int(self.groups.max()) + 1
@@ -67,23 +61,25 @@ class LabelledRows(NamedTuple):
     @property
     def shortage(self) -> str | None:
         """Why they are too few for evidence; None if they suffice."""
-        return describe_shortage(self.clusters)
+        found = find_shortage(len(self.rows), self.groups)
+        return None if found is None else found.reason
 
     def find_shortage(self, metric: str) -> str | None:
         """Return why they are too few for a metric, which may weigh rare classes."""
-        return describe_shortage(self.clusters, metric=metric, labels=self.labels)
+        found = find_shortage(len(self.rows), self.groups, metric=metric, labels=self.labels)
+        return None if found is None else found.reason
 
     def check_rare_classes(self) -> list[Finding]:
         """Name the classes or labels that are too rare to find anything by themselves (D20)."""
         if self.shortage is not None:
             return []
-        rare = list_rare(self.labels, self.clusters, self.names)
+        rare = list_rare(self.labels, self.groups, self.names)
         if not rare:
             return []
         unit = "rows" if self.groups is None else "clusters of rows"
         message = (
-            f"fewer than {MIN_CLUSTERS} {unit} with or without {shorten_list(rare)}: nothing is "
-            "found for them, and averages over all of them depend on those few"
+            f"fewer than {MIN_CLUSTERS} {unit} of (or not of) {shorten_list(rare)}: nothing is "
+            "found for these by themselves, and means over all classes depend on those few"
         )
         return [make_finding("rare_classes", "warning", message)]
 

@@ -335,7 +335,7 @@ def decide_variant(
     facts = GateFacts(
         shortage=rows.shortage,
         shortages={name: rows.find_shortage(name) for name in variant.metrics},
-        rare=list_rare(labels, rows.clusters, rows.names),
+        rare=list_rare(labels, groups, rows.names),
         metric=metric,
         metrics=variant.metrics,
         intervals=variant.intervals,

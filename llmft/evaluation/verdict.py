@@ -16,13 +16,11 @@ from llmft.metrics.moments import find_moments, find_part_moments
 from llmft.results.comparison import Gap, Pair, PartGain, SampleSize, Scope, VerdictName
 from llmft.results.evaluation import Finding, Interval
 from llmft.statistics.intervals import (
-    MIN_CLUSTERS,
-    MIN_ROWS,
     Estimate,
-    describe_shortage,
     estimate_contrasts,
     find_common_tail,
     find_quantile,
+    find_shortage,
     find_tail,
     list_rare,
     resample_metric,
@@ -41,7 +39,7 @@ OutputsByVariant = dict[str, list[Floats]]
 """Variant -> decision scores [N, C] of each of its runs (seeds)."""
 ERROR_RATE = 0.05
 _SAFETY_FACTOR = 1.1
-"""Safety factor on error rates: bounds are at 4.5 instead of 5 %, and p-values of the margin are
+"""Safety factor on error rates: those of bounds are divided by it, and p-values of the margin
 multiplied. On skewed errors in few clusters the coverage of a nominal 95 % interval is less; with
 this, false winners stay under 5 % (tests/evaluation/test_false_winners.py). Calibrating a level by
 simulation: Loh 1987, doi:10.1080/01621459.1987.10478408."""
@@ -85,7 +83,7 @@ def compare_with_reference(
 
     Rows are resampled in pairs, so the difficulty of a row cancels out. The value of a variant is
     the mean over its runs; with several, seeds are resampled too. A bound of a gain is the more
-    cautious of BCa and Student's t, at an error rate of 4.5 % where 5 % is meant, since skewed
+    cautious of BCa and Student's t, at an error rate a tenth smaller than is meant, since skewed
     errors in few clusters need that.
 
     Args:
@@ -99,7 +97,7 @@ def compare_with_reference(
     Returns:
         Challenger -> its pair with the reference; without those with an undefined metric.
     """
-    rows = _PairedRows(labels, find_clusters(len(labels), groups, seed=seed), config, seed)
+    rows = _PairedRows(labels, groups, find_clusters(len(labels), groups, seed=seed), config, seed)
     estimates = _estimate_gains(variants, rows, rules=rules, over=[rules.reference])[
         rules.reference
     ]
@@ -134,11 +132,11 @@ def compare_with_best(
 ) -> dict[str, Gap]:
     """Return by how much each variant may be behind the best one (D22).
 
-    Bounds hold for all variants together, although the best is named after the fact: those of each
-    cover all others, and whichever is truly the best, its own hold.
+    The bounds hold for all variants together, although nobody knows which one is the best: those
+    computed for the true best do, and each variant's is the widest for any that may be it.
 
     Args:
-        variants: Variant -> outputs of each of its runs.
+        variants: Two variants or more -> outputs of each of their runs.
         labels: Scores [N, D], classes [N], or labels [N, L].
         rules: Metric, margin and error rate.
         groups: The cluster of each row, [N]; None if rows are independent.
@@ -153,23 +151,24 @@ def compare_with_best(
         Hsu 1984, Constrained Simultaneous Confidence Intervals for Multiple Comparisons with the
         Best, doi:10.1214/aos/1176346732; with max-t in place of Dunnett's quantile.
     """
-    rows = _PairedRows(labels, find_clusters(len(labels), groups, seed=seed), config, seed)
+    rows = _PairedRows(labels, groups, find_clusters(len(labels), groups, seed=seed), config, seed)
     gains = _estimate_gains(variants, rows, rules=rules, over=list(variants))
     is_known = all(len(found) == len(variants) - 1 for found in gains.values())
-    if not is_known or describe_shortage(rows.clusters, metric=rules.metric, labels=labels):
+    if not is_known or find_shortage(len(labels), groups, metric=rules.metric, labels=labels):
         return {}
-    bounds = {}
+    lower: dict[str, dict[str, float]] = {}
     for variant, others in gains.items():
         tail = find_common_tail([*others.values()], tail=rules.level)
-        bounds[variant] = {name: bound_gain(gain, tail=tail) for name, gain in others.items()}
-    least = {name: max(0.0, *(low for low, _ in found.values())) for name, found in bounds.items()}
-    may_be_best = [name for name, lower in least.items() if lower == 0]
+        lower[variant] = {name: bound_gain(gain, tail=tail)[0] for name, gain in others.items()}
+    may_be_best = [name for name, found in lower.items() if max(found.values()) <= 0]
     gaps = {}
     for variant, others in gains.items():
-        upper = max([0.0, *(bounds[variant][name][1] for name in may_be_best if name != variant)])
+        # If `name` is the best, this one is behind it by no more than that.
+        behind = [-lower[name][variant] for name in may_be_best if name != variant]
+        upper = max([0.0, *behind])
         gaps[variant] = Gap(
-            gap=max(0.0, *(gain.value for gain in others.values())),
-            bounds=Interval(least[variant], upper),
+            gap=max([0.0, *(gain.value for gain in others.values())]),
+            upper=upper,
             may_be_best=variant in may_be_best,
             within_margin=upper <= rules.margin,
         )
@@ -180,7 +179,7 @@ def _estimate_gains(
     variants: OutputsByVariant, rows: "_PairedRows", *, rules: Rules, over: Sequence[str]
 ) -> dict[str, dict[str, Estimate]]:
     """Return the gains over some variants of all others for which the metric is defined."""
-    labels, clusters, config, seed = rows
+    labels, _, clusters, config, seed = rows
     sampled = [
         resample_metric(rules.metric, labels, runs, clusters=clusters, config=config, seed=seed)
         for runs in variants.values()
@@ -233,6 +232,7 @@ class _PairedRows(NamedTuple):
     """The rows that variants are compared on."""
 
     labels: NDArray[Any]
+    groups: Groups | None
     clusters: Clusters
     config: LabelsConfig | None
     seed: int
@@ -247,7 +247,7 @@ class _PairedRuns(NamedTuple):
 
 def _test_equality(metric: str, runs: _PairedRuns, estimate: Estimate, rows: _PairedRows) -> float:
     """Return the two-sided p-value of no difference."""
-    labels, clusters, config, seed = rows
+    labels, _, clusters, config, seed = rows
     moments = [
         [find_moments(metric, labels, o, config=config) for o in outputs] for outputs in runs
     ]
@@ -276,7 +276,7 @@ def _make_pair(
     """Return the pair with its finding, its power and the sample size that would resolve it."""
     lower, upper = bound_gain(estimate, tail=rules.level)
     num_rows = len(rows.labels)
-    shortage = describe_shortage(rows.clusters, metric=rules.metric, labels=rows.labels)
+    shortage = find_shortage(num_rows, rows.groups, metric=rules.metric, labels=rows.labels)
     finding: Literal["better", "not better", "unresolved"] = "unresolved"
     if p_adjusted < rules.level and shortage is None:
         finding = "better"
@@ -293,9 +293,10 @@ def _make_pair(
             num_seeds=min((len(outputs) for outputs in runs if len(outputs) > 1), default=1),
         )
     if needed is not None and shortage is not None:
-        effective = min(rows.clusters.count_effective(), estimate.row_degrees + 1)
-        least = math.ceil(max(MIN_ROWS, num_rows * MIN_CLUSTERS / effective))
-        needed = SampleSize(rows=max(least, needed.rows or 0), seeds=needed.seeds)
+        least = math.ceil(num_rows / shortage.fraction - 1e-9) if shortage.fraction else None
+        needed = SampleSize(
+            rows=None if least is None else max(least, needed.rows or 0), seeds=needed.seeds
+        )
     return Pair(
         challenger=challenger,
         reference=rules.reference,
@@ -314,7 +315,7 @@ def _make_pair(
             tail=rules.level / _SAFETY_FACTOR / num_challengers,
         ),
         needed=needed,
-        shortage=shortage,
+        shortage=None if shortage is None else shortage.reason,
     )
 
 
@@ -331,7 +332,8 @@ def compare_parts(
     """Compare two variants in each dimension (mae), or in each class or label (f1).
 
     A variant is better in a part only if Holm's p is below 0.05 and the difference is not a tie.
-    Classes and labels of fewer than 10 rows, or clusters of rows, are ties (D20).
+    Classes and labels with fewer than 10 rows, or clusters of rows, that have them or not are ties
+    (D20).
 
     Args:
         labels: Scores [N, D], classes [N], or labels [N, L].
@@ -346,8 +348,8 @@ def compare_parts(
         Name -> gain; without the classes that never occur.
     """
     clusters = find_clusters(len(labels), groups, seed=seed)
-    shortage = describe_shortage(clusters)
-    rare = list_rare(labels, clusters, names)
+    shortage = find_shortage(len(labels), groups)
+    rare = list_rare(labels, groups, names)
     variants = [
         resample_parts(labels, runs, clusters=clusters, seed=seed)
         for runs in (reference, challenger)
@@ -451,7 +453,10 @@ def reach_verdict(
     if scope == "recipes":
         return found
     count = "two" if len(valid_variants) == 2 else len(valid_variants)
-    limits = f"these {count} trained models only, other seeds of the recipes are left out"
+    limits = (
+        f"these {count} trained models only, which leaves out what their recipes give with other "
+        "seeds"
+    )
     return found._replace(why=f"{limits}: {found.why}")
 
 
@@ -469,8 +474,8 @@ def _judge(
     if better:
         winner = max(better, key=lambda variant: better[variant].gain)
         why = f"{winner} beats {reference} by {better[winner].gain:.3f} {metric}"
-        sure = _assure(better[winner], margin=margin, num_challengers=len(pairs))
-        return Verdict("WINNER", winner, f"{why} {sure}")
+        sure = _assure(better[winner], margin=margin, num_challengers=len(pairs), level=level)
+        return Verdict("WINNER", winner, f"{why}, {sure}")
     undefined = [variant for variant in valid_variants if variant not in (reference, *pairs)]
     unresolved = {variant: p for variant, p in pairs.items() if p.finding == "unresolved"}
     if undefined:
@@ -485,22 +490,23 @@ def _judge(
         verb, onto = ("gains", "over") if pair.gain >= 0 else ("loses", "to")
         why = f"{variant} {verb} {abs(pair.gain):.3f} {metric} {onto} {reference}"
         doubt = _doubt(pair, margin=margin, num_challengers=len(pairs), level=level)
-        return Verdict("UNRESOLVED", None, f"{why}{doubt}; {_advise(pair.needed)}")
+        return Verdict("UNRESOLVED", None, f"{why}{doubt}; {_advise(pair)}")
     most = max(pair.upper for pair in pairs.values())
     why = (
-        f"no challenger beats {reference} by more than the margin {margin:g} {metric}: the upper "
-        f"bounds of their gains (one-sided, {_name_confidence(level)}) end at {most:.3f}"
+        f"no challenger beats {reference} by more than the margin {margin:g} {metric}: the largest "
+        f"upper bound of a gain (one-sided, {_name_confidence(level)}) is {most:.3f}"
     )
     return Verdict("REFERENCE_HOLDS", reference, why)
 
 
-def _assure(pair: Pair, *, margin: float, num_challengers: int) -> str:
+def _assure(pair: Pair, *, margin: float, num_challengers: int, level: float) -> str:
     """Return the evidence that a challenger is better."""
     low, high = pair.simultaneous
-    together = "" if num_challengers == 1 else f" that covers the choice among {num_challengers}"
+    together = "" if num_challengers == 1 else f" for all {num_challengers} challengers together"
     return (
-        f"(95 % interval {low:.3f} to {high:.3f}{together}), more than the margin {margin:g} "
-        f"(one-sided p = {pair.p_margin_adjusted:.2g}{_name_holm(num_challengers)})"
+        f"more than the margin {margin:g} (one-sided p = {pair.p_margin_adjusted:.2g}"
+        f"{_name_holm(num_challengers)}, below {level:.2g}; 95 % interval{together} {low:.3f} to "
+        f"{high:.3f})"
     )
 
 
@@ -522,12 +528,15 @@ def _doubt(pair: Pair, *, margin: float, num_challengers: int, level: float) -> 
 
 
 def _name_confidence(level: float) -> str:
-    return f"{100 * (1 - level):.3g} %"
+    return f"{100 * (1 - level):.3g} %" if level > 0.001 else "over 99.9 %"
 
 
-def _advise(needed: SampleSize | None) -> str:
+def _advise(pair: Pair) -> str:
     """Return how many rows or seeds would resolve a pair."""
-    match needed:
+    if pair.shortage is not None:
+        rows = pair.needed and pair.needed.rows
+        return f"at least about {rows} test rows are needed" if rows else "other rows are needed"
+    match pair.needed:
         case SampleSize(rows=int(rows), seeds=int(seeds)):
             more = f"about {rows} test rows and {seeds} seeds per variant"
         case SampleSize(rows=int(rows), seeds=None):
@@ -536,7 +545,7 @@ def _advise(needed: SampleSize | None) -> str:
             more = f"about {seeds} seeds per variant"
         case _:
             return "the gain is so close to the margin that no number of rows or seeds resolves it"
-    return f"with {more} a gain of this size is resolved in 80 % of all cases"
+    return f"with {more} a gain of this size is resolved in 80 % of all cases, at the next look"
 
 
 def _name_holm(num_challengers: int) -> str:

@@ -85,9 +85,13 @@ def linearise_auc(labels: NDArray[Any], outputs_NC: Floats, units_N: NDArray[np.
     moved_NC = np.zeros(placements_NC.shape)
     for side_NC in (true_NC, ~true_NC):
         units_C = np.array([len(np.unique(units_N[side_N])) for side_N in side_NC.T])
-        scale_C = np.sqrt(units_C / np.maximum(units_C - 1, 1)) / side_NC.sum(axis=0)
-        moved_NC += len(labels) * scale_C * np.where(side_NC, placements_NC - area_C, 0.0)
-    return Moments((area_C + moved_NC).mean(axis=1, keepdims=True), _keep)
+        scale_C = np.sqrt(units_C / np.maximum(units_C - 1, 1))
+        residuals_NC = np.where(units_C > 1, placements_NC - area_C, 0.0)
+        # A single one shows no variance: it may have any, as much as a fraction can.
+        residuals_NC += np.where(units_C > 1, 0.0, np.sqrt(area_C * (1 - area_C)))
+        moved_NC += np.where(side_NC, scale_C * residuals_NC / side_NC.sum(axis=0), 0.0)
+    moved_NC -= moved_NC.mean(axis=0)
+    return Moments((area_C + len(labels) * moved_NC).mean(axis=1, keepdims=True), _keep)
 
 
 def find_part_moments(labels: NDArray[Any], outputs_NC: Floats) -> Moments:

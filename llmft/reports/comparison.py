@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from llmft.config.suite import NoiseKind
+from llmft.config.suite import FEWEST_SEEDS, NoiseKind
 from llmft.reports import formatting as f
 from llmft.reports.gates import make_gates
 from llmft.reports.layout import (
@@ -53,6 +53,7 @@ from llmft.results.comparison import (
     Pair,
     Power,
     RareEvents,
+    Scope,
     SliceTable,
 )
 from llmft.results.evaluation import Interval, MetricValue
@@ -66,15 +67,26 @@ _HEADLINES = {
     "CONFOUNDED": ("doubt", "This comparison is not fair"),
     "INVALID": ("bad", "This comparison is not valid"),
 }
+_SCOPES: dict[Scope, str] = {
+    "models": "one run represents each variant; other seeds of its recipe may give other results",
+    "recipes": "the average over the seeds of each recipe, not a single next seed",
+}
 _LEADS = {"REVIEW": "Why REVIEW and not DEPLOY:", "FAIL": "Why FAIL:"}
-_SIDE_INTRO = (
-    "Means over the runs of a variant; ↑ higher is better, ↓ lower is better, the best value of a "
-    "row is marked. Intervals are 95 %."
-)
+_SIDE_INTRO = "↑ higher is better, ↓ lower is better, the best value of a row is marked."
+_COVERAGE: dict[Scope, str] = {
+    "models": "One run of each variant; 95 % intervals cover the test rows only.",
+    "recipes": "Means over the seeds of a variant; 95 % intervals cover test rows and seeds.",
+}
 _ENSEMBLE_INTRO = (
     " Ensembles combine variants; the routes of a routed ensemble are chosen on validation. One is "
     "recommended only if it beats the best single variant on test by the rule of the verdict."
 )
+_GAP_LINES = [
+    "at most by: one-sided upper bound, at the level of this look, of all variants together (Hsu "
+    "1984)",
+    "may be the best: the best variant is among these; as good as the best: the upper bound is "
+    "within the margin",
+]
 _Read = Callable[[Pair], str]
 _POWER = "power for a gain of"
 _EXPLAINED = {
@@ -83,13 +95,15 @@ _EXPLAINED = {
     "one-sided bounds": "at the level of this look, the ends of the thin line in the plot; a "
     "challenger is better if the lower one is above the margin and Holm's p is also below the "
     "level, and not better if the upper one is below the margin",
-    "p, no difference": "probability of such a gain if the variants were the same, by permutation",
-    "p, gain within margin": "probability of such a gain if the true gain were at most the margin; "
+    "p, no difference": "probability of a gain at least as large, in either direction, if there "
+    "were no difference: by permutation, with several seeds by Student's t where that is larger",
+    "p, gain within margin": "the same, one-sided, if the true gain were at most the margin; "
     "bounds and this p are more cautious than their nominal level (docs/suites.md)",
     "p, Holm": "the same, corrected for the number of challengers",
     _POWER: "probability, with these rows, of finding a challenger with this true gain better",
-    "rows needed": "about how many rows resolve the pair with 80 % power",
-    "seeds needed": "about how many seeds per variant resolve the pair with 80 % power",
+    "rows needed": "about how many rows resolve the pair with 80 % power, if the true gain is the "
+    "observed one, at the next look",
+    "seeds needed": "the same in seeds per variant",
 }
 _ORACLES: dict[NoiseKind, str] = {
     "repeated": "the same oracle, asked again",
@@ -173,7 +187,9 @@ def _make_content(
         "reasons_lead": _LEADS.get(result.decision, ""),
         "facts": _list_facts(result),
         "plots": plots,
-        "side_intro": _SIDE_INTRO + (_ENSEMBLE_INTRO if ensembles else ""),
+        "side_intro": f"{_COVERAGE[result.scope]} {_SIDE_INTRO}"
+        + (_ENSEMBLE_INTRO if ensembles else ""),
+        "coverage": _COVERAGE[result.scope],
         "main_table": make_metric_table(
             heads, entries, caption="The variants and the baselines on the same test rows"
         ),
@@ -239,48 +255,82 @@ def _list_facts(result: ComparisonResult) -> list[_Fact]:
     direction = "higher" if is_higher_better(result.metric) else "lower"
     rows = "the same for all variants"
     if result.num_dropped:
-        rows += f"; {result.num_dropped} excluded as near-duplicates of training rows"
+        rows += f"; {result.num_dropped} excluded as near-duplicates of train or validation rows"
     if result.num_clusters < result.num_rows:
-        rows += f"; in {result.num_clusters} clusters, which are drawn together"
+        rows += (
+            f"; in {result.num_clusters} clusters (near-duplicates, pairs of one article, groups), "
+            "each of which counts once"
+        )
     facts = [
         _Fact("metric", result.metric, f"{direction} is better"),
         _Fact("margin", f.format_threshold(result.margin), "gain that a challenger has to exceed"),
         _Fact("test rows", str(result.num_rows), rows),
         _Fact("reference", result.reference, "the variant to beat"),
-        _Fact("scope", result.scope, _describe_scope(result)),
+    ]
+    if result.verdict == "INVALID":
+        return facts
+    facts += [
+        _Fact("scope", result.scope, _SCOPES[result.scope]),
+        _Fact("seeds", _list_seeds(result), "of the measured runs; a frozen base has none"),
         _Fact(
             "look", str(result.look),
-            f"decided at an error rate of {result.level:.1%}; all looks at these variants, with "
-            "more rows or seeds, have 5 % together",
+            f"decides at an error rate of {f.format_percent(result.level)}; a next one, on more "
+            "rows or seeds, at a smaller one: all of them have 5 % together",
         ),
     ]  # fmt: skip
-    equals = [name for name, gap in result.gaps.items() if gap.may_be_best]
-    if len(equals) > 1:
-        facts.append(_Fact("not told apart", ", ".join(equals), "each of them may be the best"))
-    note = "none is as good as the best for sure, within the margin" if result.gaps else ""
-    if result.recommended is not None:
-        note = "the cheapest that is as good as the best within the margin, or wins"
-        if result.recommended in result.ensembles:
-            note = "it beats the best variant"
-    if result.recommended or note:
-        facts.append(_Fact("recommended", result.recommended or "none", note))
+    may_be_best = [name for name, gap in result.gaps.items() if gap.may_be_best]
+    if len(may_be_best) > 1:
+        note = "any of them may be the best"
+        facts.append(_Fact("not told apart", ", ".join(may_be_best), note))
+    if result.gaps:
+        name = result.recommended
+        facts.append(_Fact("recommended", name or "none", _explain_recommendation(result, name)))
+    change = _list_changes(result)
+    if change:
+        facts.append(_Fact("to change this", "; ".join(change), "a rerun is the next look"))
     return facts
 
 
-def _describe_scope(result: ComparisonResult) -> str:
-    """Return on which runs the verdict rests."""
+def _list_seeds(result: ComparisonResult) -> str:
+    """Return the seeds of the measured runs, with the number of those that are not."""
     listed = []
     for name, variant in result.variants.items():
         if variant.valid:
             seeds = ", ".join(str(run.record.recipe.train.seed) for run in variant.runs)
             rest = len(result.left_out.get(name, []))
-            listed.append(f"{name} {seeds}" + (f", {rest} left out" if rest else ""))
-    what = (
-        "what other seeds of the recipes would give is covered"
-        if result.scope == "recipes"
-        else "one run of each variant; other seeds may give other results"
-    )
-    return f"{what}; seeds: {'; '.join(listed)}"
+            not_used = f" ({rest} more {'run' if rest == 1 else 'runs'} not used)" if rest else ""
+            listed.append(f"{name} {'frozen' if variant.record.is_frozen else seeds}{not_used}")
+    return "; ".join(listed)
+
+
+def _explain_recommendation(result: ComparisonResult, name: str | None) -> str:
+    if name is None:
+        usable = [n for n, gap in result.gaps.items() if gap.within_margin or n == result.winner]
+        if usable:
+            return "what is good enough fails its gates"
+        return "no variant is certain to be as good as the best, within the margin"
+    if name in result.ensembles:
+        return "it beats the best variant"
+    if name == result.winner:
+        return "none that is as good, within the margin, is cheaper"
+    return "as good as the best, within the margin, and cheaper than the others that are"
+
+
+def _list_changes(result: ComparisonResult) -> list[str]:
+    """Return what would resolve the comparison, or allow to deploy."""
+    changes = []
+    trained = [name for name, v in result.variants.items() if v.valid and not v.record.is_frozen]
+    if result.scope == "models" and trained:
+        changes.append(f"{FEWEST_SEEDS} seeds each of {', '.join(trained)}, for any DEPLOY")
+    needed = [pair.needed for pair in result.pairs if pair.needed is not None]
+    if result.verdict == "UNRESOLVED":
+        rows = max((found.rows for found in needed if found.rows is not None), default=None)
+        seeds = max((found.seeds for found in needed if found.seeds is not None), default=None)
+        if rows is not None:
+            changes.append(f"about {rows} test rows")
+        if seeds is not None:
+            changes.append(f"about {seeds} seeds per variant")
+    return changes
 
 
 def make_differences(
@@ -307,12 +357,13 @@ def make_differences(
     folded = f"Findings by {kind}" if len(parts.heads) > MAX_PARTS else ""
     about = [
         "Finding: the better variant, if the p-value, corrected for the number of comparisons "
-        f"(Holm), is below 0.05 and the difference at least "
+        f"(Holm), is below 0.05 at any look, and the difference at least "
         f"{f.format_threshold(result.min_difference)}; else a tie."
+        + (" Classes or labels with few rows are ties." if kind != "dimension" else "")
     ]
     blocks = [
         Block(table, lines=lines),
-        Block(_make_gap_table(result, by_name)),
+        Block(_make_gap_table(result, by_name), lines=_GAP_LINES),
         Block(lines=[_describe_mcnemar(p, p.mcnemar) for p in pairs if p.mcnemar]),
         Block(parts, lines=about, summary=folded),
     ]
@@ -370,12 +421,12 @@ def _make_gap_table(result: ComparisonResult, by_name: Mapping[str, ReportEntry]
     gaps = result.gaps.values()
     texts = {
         "behind by": [f.format_metric(gap.gap) for gap in gaps],
-        "bounds": [f.format_interval(gap.bounds) for gap in gaps],
+        "at most by": [f.format_metric(gap.upper) for gap in gaps],
         "may be the best": ["yes" if gap.may_be_best else "no" for gap in gaps],
-        "within the margin": ["yes" if gap.within_margin else "not known" for gap in gaps],
+        "as good as the best": ["yes" if gap.within_margin else "not certain" for gap in gaps],
     }
     heads = [HeaderCell(name, by_name[name]) for name in result.gaps]
-    words = ["may be the best", "within the margin"]
+    words = ["may be the best", "as good as the best"]
     return Table("Distance from the best", "variant", heads, make_columns(texts, words=words))
 
 
@@ -419,10 +470,13 @@ def _list_power_rows(effect: float, *, margin: float) -> dict[str, _Read]:
 def _describe_mcnemar(pair: Pair, found: McNemar) -> str:
     """Return a line on the rows that only one of two variants classifies correctly."""
     p_value = f.format_p_value(found.p_value)
+    tested = f"McNemar p {p_value if '<' in p_value else f'= {p_value}'}"
+    if found.p_value is None:
+        tested = "no McNemar p, since rows of one cluster are not independent"
     return (
-        f"accuracy: only {pair.challenger} is right on {found.only_challenger} rows, only "
-        f"{pair.reference} on {found.only_reference} (both on {found.both_right}, neither on "
-        f"{found.both_wrong}); McNemar p {p_value if '<' in p_value else f'= {p_value}'}"
+        f"accuracy of the first run of each: only {pair.challenger} is right on "
+        f"{found.only_challenger} rows, only {pair.reference} on {found.only_reference} (both on "
+        f"{found.both_right}, neither on {found.both_wrong}); {tested}, other seeds not covered"
     )
 
 

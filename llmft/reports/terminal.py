@@ -97,13 +97,14 @@ def describe_comparison(result: ComparisonResult) -> Iterator[str]:
     yield f"decision{of}: {result.decision}"
     if result.decision != "DEPLOY":
         yield from (f"  {reason}" for reason in result.reasons)
-    equals = [name for name, gap in result.gaps.items() if gap.may_be_best]
-    if len(equals) > 1:
-        yield f"not told from the best: {', '.join(equals)}"
-    if result.look > 1:
-        yield f"look {result.look} at these variants: error rate {result.level:.1%}"
-    if result.recommended is not None:
-        yield f"recommended: {result.recommended}"
+    may_be_best = [name for name, gap in result.gaps.items() if gap.may_be_best]
+    if len(may_be_best) > 1:
+        yield f"not told apart: any of {', '.join(may_be_best)} may be the best"
+    if result.verdict != "INVALID":
+        level = format_percent(result.level)
+        yield f"look {result.look} at these variants, decided at an error rate of {level}"
+    if result.gaps:
+        yield f"recommended: {result.recommended or 'none'}"
 
 
 def _describe_audit(audit: Sequence[Finding]) -> Iterator[str]:

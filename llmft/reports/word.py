@@ -27,8 +27,8 @@ _METHOD = (
     "All variants predict the same test rows, joined by id. A gain is the difference to the "
     "reference on the same rows. Its 95 % interval comes from the bootstrap over rows, or clusters "
     "of rows; where each variant has three seeds or more, also over seeds, else one run represents "
-    "each variant, and the results are about these models only. p-values come from permutation "
-    "tests, with Holm's correction for several challengers, dimensions or classes.",
+    "each variant, and the results are about these models only. The p-value that decides is that "
+    "of a gain within the margin, with Holm's correction for several challengers.",
     "A challenger wins if the one-sided lower bound of its gain is above the margin, and its "
     "p-value after Holm is below the level of this look. The reference holds if the upper bound of "
     "every challenger is below the margin. Otherwise the comparison is unresolved. Before that, "

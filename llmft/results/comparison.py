@@ -116,12 +116,12 @@ class Gap(Result):
 
     gap: float
     """0 for the best."""
-    bounds: Interval
-    """One-sided bounds, at the level of the comparison, of all variants together."""
+    upper: float
+    """One-sided upper bound, at the level of the comparison, of all variants together."""
     may_be_best: bool
-    """Whether it cannot be told from the best."""
+    """Whether it cannot be told from the best: the best one is among these."""
     within_margin: bool
-    """Whether the bound stays within the margin: none is better by more than that."""
+    """Whether `upper` is at most the margin: it is as good as the best."""
 
 
 class Cost(Result):

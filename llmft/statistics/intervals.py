@@ -33,6 +33,7 @@ from llmft.statistics.resampling import (
 )
 
 _OF_RANKINGS = ("roc_auc", "average_precision")
+_ALMOST = 1e-9
 _ROUNDING = 1e-9
 """Relative to a metric; a standard error below this is a rounding error."""
 MIN_ROWS = 20
@@ -219,7 +220,7 @@ def find_interval(estimate: Estimate, *, confidence: float = 0.95) -> Interval:
 
 
 def find_logit_interval(estimate: Estimate, *, confidence: float = 0.95) -> Interval:
-    """Return the two-sided interval of a number in (0, 1), by Student's t on the logit scale.
+    """Return the two-sided interval of an area in (0, 1), by Student's t on the logit scale.
 
     Source:
         Pepe 2003, The Statistical Evaluation of Medical Tests, section 5.2.3 (areas under the ROC
@@ -337,21 +338,34 @@ def estimate_interval(
     if len(values) < len(found):
         return None
     groups = _drop_single_rows(groups)
-    flawless = METRICS[metric].flawless
-    if flawless is not None and abs(float(np.mean(values)) - flawless) < 1e-9:
-        low, high = bound_flawless(*_count_evidence(metric, labels, groups))
-        return Interval(low, high) if METRICS[metric].higher_is_better else Interval(0.0, 1 - low)
-    if METRICS[metric].is_row_fraction and len(runs) == 1 and groups is None:
-        return bound_proportion(round(values[0] * len(labels)), len(labels))
+    exact = _find_exact_interval(metric, labels, float(np.mean(values)), len(runs), groups)
+    if exact is not None:
+        return exact
     clusters = find_clusters(len(labels), groups, seed=seed)
     variant = resample_metric(metric, labels, runs, clusters=clusters, config=config, seed=seed)
     estimate = estimate_contrasts([variant], [1], seed=seed)[0]
+    if estimate is None:
+        return None
     match metric:
-        case "balanced_accuracy" if estimate is not None:
+        case "balanced_accuracy":
             return bound_mean_recall(labels, runs, clusters=clusters, estimate=estimate)
-        case "roc_auc" | "average_precision" if estimate is not None:
+        case "roc_auc" | "average_precision":
             return find_logit_interval(estimate)
     return _bound_mean(variant, seed=seed)[0]
+
+
+def _find_exact_interval(
+    metric: str, labels: NDArray[Any], value: float, num_runs: int, groups: Groups | None
+) -> Interval | None:
+    """Return the interval where it is exact: of a metric at its end, or of a fraction of rows."""
+    flawless, is_higher_better = METRICS[metric].flawless, METRICS[metric].higher_is_better
+    is_at_end = flawless is not None and abs(value - flawless) < 1e-9
+    if is_at_end or (metric in _OF_RANKINGS and value <= 0):  # 0: every pair is ranked wrongly
+        low, high = bound_flawless(*_count_evidence(metric, labels, groups))
+        return Interval(low, high) if is_at_end and is_higher_better else Interval(0.0, 1 - low)
+    if METRICS[metric].is_row_fraction and num_runs == 1 and groups is None:
+        return bound_proportion(round(value * len(labels)), len(labels))
+    return None
 
 
 def estimate_part_intervals(
@@ -473,7 +487,7 @@ def bound_mean_recall(
     is_clustered = len(clusters.sizes_G) < len(labels_N)
     z = float(stdtrit(estimate.row_degrees if is_clustered else np.inf, 0.975))
     hits_N = np.mean([outputs.argmax(axis=1) == labels_N for outputs in runs], axis=0)
-    below, above, moved, variances = [], [], [], []
+    below, above, moved = [], [], []
     for label in np.unique(labels_N):
         rows_N = labels_N == label
         recall, num_rows = float(hits_N[rows_N].mean()), int(rows_N.sum())
@@ -481,16 +495,14 @@ def bound_mean_recall(
         residuals_N1 = np.where(rows_N, hits_N - recall, 0.0)[:, None] / num_rows
         moved_G = clusters.add_up(residuals_N1)[:, 0]
         variance = float((moved_G**2).sum()) * num_units / max(1, num_units - 1)
-        spread = recall * (1 - recall)
-        count = float(num_units)
-        if is_clustered and variance > 0:
-            count = min(float(num_rows), max(spread / variance, 1.0))
+        spread, count = recall * (1 - recall), float(num_units)
+        if is_clustered and spread > 0:
+            count = min(float(num_rows), spread / max(variance, spread / num_rows))
         middle = (recall + z**2 / (2 * count)) / (1 + z**2 / count)
         half = z * math.sqrt(spread / count + z**2 / (4 * count**2)) / (1 + z**2 / count)
         below.append(recall - (middle - half))
         above.append(middle + half - recall)
         moved.append(moved_G)
-        variances.append(variance)
     # Classes vary together where a cluster has rows of several.
     together = float((np.sum(moved, axis=0) ** 2).sum())
     apart = float((np.array(moved) ** 2).sum())
@@ -539,56 +551,67 @@ def _drop_single_rows(groups: Groups | None) -> Groups | None:
     return None if groups is None or len(np.unique(groups)) == len(groups) else groups
 
 
-def describe_shortage(
-    clusters: Clusters, *, metric: str = "", labels: NDArray[Any] | None = None
-) -> str | None:
-    """Return why rows, in clusters, are too few for evidence; None if they suffice.
+class Shortage(NamedTuple):
+    """Rows that are too few for evidence."""
 
-    Large clusters among small ones count for less than their number (D21), and in metrics that
-    weigh classes so do rows of frequent classes (D20).
+    reason: str
+    fraction: float
+    """The rows there are, of those that are needed."""
+
+
+def find_shortage(
+    num_rows: int,
+    groups: Groups | None = None,
+    *,
+    metric: str = "",
+    labels: NDArray[Any] | None = None,
+) -> Shortage | None:
+    """Return why rows are too few for evidence; None if they suffice.
+
+    Clusters count by their effective number, so large ones among small ones count for less (D21);
+    in metrics that weigh classes rows of frequent ones count for less (D20).
 
     Args:
-        clusters: The clusters of the rows.
+        num_rows: N.
+        groups: The cluster of each row, [N]; None if rows are independent.
         metric: An overall metric.
         labels: Scores [N, D], classes [N], or labels [N, L]; needed for a metric.
     """
-    num_rows, num_clusters = len(clusters.index_N), len(clusters.sizes_G)
     if num_rows < MIN_ROWS:
-        return f"{num_rows} rows are too few for evidence; at least {MIN_ROWS} are needed"
-    effective = clusters.count_effective()
-    if effective >= MIN_CLUSTERS - 1e-9:
-        return None if labels is None else _describe_rarity(metric, labels, clusters)
-    known = ""
+        reason = f"{num_rows} rows are too few for evidence; at least {MIN_ROWS} are needed"
+        return Shortage(reason, num_rows / MIN_ROWS)
+    clusters = find_clusters(num_rows, groups, most=None)
+    num_clusters, effective = len(clusters.sizes_G), clusters.count_effective()
+    counted = f"{num_rows} rows in {num_clusters} clusters"
     if num_clusters >= MIN_CLUSTERS:
-        known = (
-            f", of which the largest has {clusters.sizes_G.max():.0f}, so that they tell as much "
-            f"as {effective:.1f} of equal size,"
+        counted += (
+            f" tell as much as {effective:.1f} clusters of equal size, since the largest has "
+            f"{clusters.sizes_G.max():.0f} rows; these"
         )
-    return (
-        f"{num_rows} rows in {num_clusters} clusters{known} are too few for evidence; at least "
-        f"{MIN_CLUSTERS} clusters are needed"
-    )
+    if effective >= MIN_CLUSTERS - _ALMOST and labels is not None:
+        counted, effective = _count_for_metric(metric, labels, clusters)
+    if effective >= MIN_CLUSTERS - _ALMOST:
+        return None
+    reason = f"{counted} are too few for evidence; at least {MIN_CLUSTERS} are needed"
+    return Shortage(reason, effective / MIN_CLUSTERS)
 
 
-def _describe_rarity(metric: str, labels: NDArray[Any], clusters: Clusters) -> str | None:
-    """Return why rows of rare classes are too few for a metric that weighs classes (D20)."""
+def _count_for_metric(metric: str, labels: NDArray[Any], clusters: Clusters) -> tuple[str, float]:
+    """Return on how many rows, or clusters of rows, a metric rests, in words and as a number."""
     weights_N = weigh_rows(metric, labels)
     if weights_N is None:
-        return None
+        return "", math.inf
     unit = "rows" if len(clusters.sizes_G) == len(labels) else "clusters of rows"
-    is_binary = labels.shape[1] == 1 if labels.ndim == 2 else labels.max() <= 1
-    if is_binary:
-        effective = count_rarer(labels.reshape(len(labels), -1)[:, 0] == 1, clusters)
-        why = f"{metric} rests on the rarer class, whose {effective:.3g} {unit}"
-    else:
-        effective = clusters.count_effective(weights_N)
-        why = (
-            f"{metric} weighs rare classes as much as frequent ones, and {effective:.3g} {unit}, "
-            "as many as these tell as much as,"
-        )
-    if effective >= MIN_CLUSTERS - 1e-9:
-        return None
-    return f"{why} are too few for evidence; at least {MIN_CLUSTERS} are needed"
+    columns_NC = labels.reshape(len(labels), -1)
+    if columns_NC.shape[1] == 1 and len(np.unique(columns_NC)) <= 2:
+        effective = count_rarer(columns_NC[:, 0] == columns_NC.max(), clusters)
+        return f"{metric} rests on the rarer class, and its {effective:.3g} {unit}", effective
+    effective = clusters.count_effective(weights_N)
+    return (
+        f"{metric} rests mostly on rows of rare classes, so that all rows tell as much as "
+        f"{effective:.3g} {unit} of equal weight; these",
+        effective,
+    )
 
 
 def count_rarer(true_N: NDArray[np.bool_], clusters: Clusters) -> float:
@@ -596,16 +619,21 @@ def count_rarer(true_N: NDArray[np.bool_], clusters: Clusters) -> float:
     return min(clusters.count_effective(side_N.astype(float)) for side_N in (true_N, ~true_N))
 
 
-def list_rare(labels: NDArray[Any], clusters: Clusters, names: Sequence[str]) -> list[str]:
+def list_rare(labels: NDArray[Any], groups: Groups | None, names: Sequence[str]) -> list[str]:
     """Return the classes or labels with too few clusters to find anything by themselves (D20).
 
     Those that never occur are left out, and all if labels are scores.
     """
     if find_label_type(labels) == "scores":
         return []
+    clusters = find_clusters(len(labels), groups, most=None)
     true_NC = labels if labels.ndim == 2 else labels[:, None] == np.arange(len(names))
     counts = [count_rarer(true_N, clusters) for true_N in true_NC.T]
-    return [n for n, count in zip(names, counts, strict=True) if 0 < count < MIN_CLUSTERS - 1e-9]
+    return [
+        name
+        for name, count, true_N in zip(names, counts, true_NC.T, strict=True)
+        if true_N.any() and count < MIN_CLUSTERS - _ALMOST
+    ]
 
 
 def count_clusters(chosen_N: NDArray[np.bool_], groups: Groups | None) -> int:
@@ -637,12 +665,14 @@ def _count_evidence(metric: str, labels: NDArray[Any], groups: Groups | None) ->
     if metric not in ("f1_macro", "balanced_accuracy", *_OF_RANKINGS):
         return [num_units]
     true_NC = labels if labels.ndim == 2 else labels[:, None] == np.arange(labels.max() + 1)
-    counts = [count_clusters(true_N, groups) for true_N in true_NC.T]
+    if labels.ndim == 1 and true_NC.shape[1] == 2 and metric in _OF_RANKINGS:
+        true_NC = true_NC[:, 1:]  # the ranking of one class reverses the other's
+    counted_NC = true_NC.copy()
     if labels.ndim == 2 or metric in _OF_RANKINGS:
-        others = [count_clusters(~true_N, groups) for true_N in true_NC.T]
-        counts = [min(pair) for pair in zip(counts, others, strict=True)]
-        if labels.ndim == 1 and len(counts) == 2:  # the ranking of one class reverses the other's
-            counts = counts[1:]
-    known = [count for count in counts if count > 0]
-    # Labels of one row are not independent of each other.
-    return [count * min(1.0, num_units / sum(known)) for count in known] or [num_units]
+        for i, true_N in enumerate(true_NC.T):
+            if count_clusters(true_N, groups) > count_clusters(~true_N, groups):
+                counted_NC[:, i] = ~true_N
+    known = [n for counted_N in counted_NC.T if (n := count_clusters(counted_N, groups)) > 0]
+    # The labels of a row are not independent of each other.
+    num_units = count_clusters(np.asarray(counted_NC.any(axis=1)), groups)
+    return [count * min(1.0, num_units / sum(known)) for count in known] or [1.0]

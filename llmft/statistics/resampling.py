@@ -89,24 +89,27 @@ class Resamples(NamedTuple):
         return (self.num_clusters - 1) / self.num_clusters * float(squares.sum())
 
 
-def find_clusters(num_rows: int, groups: Groups | None = None, *, seed: int = 0) -> Clusters:
+def find_clusters(
+    num_rows: int, groups: Groups | None = None, *, seed: int = 0, most: int | None = MAX_CLUSTERS
+) -> Clusters:
     """Return the clusters of rows.
 
-    More than 2,000 are merged at random, which keeps the variance of a mean and makes a draw
+    More than `most` are merged at random, which keeps the variance of a mean and makes a draw
     small.
 
     Args:
         num_rows: N.
         groups: The cluster of each row, [N]; None if the rows are independent.
         seed: Seed of the merge.
+        most: Largest number of clusters; None to merge none, for counts of them.
     """
     index_N = np.arange(num_rows)
     if groups is not None:
         index_N = np.unique(groups, return_inverse=True)[1]
     num_clusters = int(index_N.max()) + 1
-    if num_clusters > MAX_CLUSTERS:
+    if most is not None and num_clusters > most:
         blocks = np.random.default_rng([seed, num_clusters]).permutation(num_clusters)
-        index_N = blocks[index_N] % MAX_CLUSTERS
+        index_N = blocks[index_N] % most
     return Clusters(index_N, np.bincount(index_N).astype(np.float64))
 
 

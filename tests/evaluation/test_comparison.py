@@ -14,7 +14,7 @@ from llmft.evaluation.comparison import (
     recommend_variant,
 )
 from llmft.results.comparison import ComparisonResult, Gap
-from llmft.results.evaluation import Interval, VariantResult
+from llmft.results.evaluation import VariantResult
 from llmft.results.files import write_result
 from tests.reports.made_up import make_comparison
 
@@ -106,7 +106,7 @@ def test_d19_the_same_variants_on_more_rows_or_seeds_are_another_look(tmp_path: 
     assert look_again(tmp_path, then=then.replace(look=4), data=more_rows) == 5
     assert look_again(tmp_path, then=then.replace(look=4)) == 4
     assert look_again(tmp_path, then=then, left_out={}) == 2, "other seeds"
-    broken = then.replace(look=3, verdict="INVALID")
+    broken = then.replace(look=3, pairs=[])
     assert look_again(tmp_path, then=broken, data=more_rows) == 3, "it decided nothing"
 
 
@@ -114,7 +114,8 @@ def test_d19_other_recipes_or_another_question_are_no_look(tmp_path: Path) -> No
     then = make_comparison().replace(look=2)
     more_rows = then.data.replace(fingerprint="another")
     assert look_again(tmp_path, then=then, data=more_rows, metric="rmse") == 1
-    assert look_again(tmp_path, then=then, data=more_rows, reference="instruction") == 1
+    few = then.replace(pairs=[pair.replace(shortage="too few") for pair in then.pairs])
+    assert look_again(tmp_path, then=few, data=more_rows) == 2, "it could find nothing"
     other = then.variants["instruction"]
     recipe = other.record.recipe
     run = other.runs[0].replace(
@@ -149,11 +150,17 @@ def make_costs(**milliseconds: float) -> dict[str, VariantResult]:
 
 
 def make_gaps(**within_margin: bool) -> dict[str, Gap]:
-    bounds = Interval(0.0, 0.3)
     return {
-        name: Gap(gap=0.1, bounds=bounds, may_be_best=True, within_margin=known)
+        name: Gap(gap=0.1, upper=0.3, may_be_best=True, within_margin=known)
         for name, known in within_margin.items()
     }
+
+
+def test_d22_of_about_equally_cheap_ones_the_best_is_recommended() -> None:
+    variants = make_costs(large=20.1, small=20.0)
+    gaps = make_gaps(large=True, small=True)
+    gaps["large"] = gaps["large"].replace(gap=0.0)
+    assert recommend_variant(variants, gaps, winner="large") == "large"
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,7 @@ from llmft.results.evaluation import (
     MetricValue,
 )
 from llmft.results.run import LearningCurve
-from llmft.statistics.intervals import describe_shortage, estimate_interval
-from llmft.statistics.resampling import find_clusters
+from llmft.statistics.intervals import estimate_interval, find_shortage
 from tests.results.made_up import make_curve
 
 MAE = GateConfig(deploy=1.0, review=1.2)
@@ -39,8 +38,8 @@ def make_facts(**known: Any) -> GateFacts:
 
 
 def shorten(num_rows: int, num_clusters: int) -> dict[str, str | None]:
-    clusters = find_clusters(num_rows, np.arange(num_rows) % num_clusters)
-    return {"shortage": describe_shortage(clusters)}
+    found = find_shortage(num_rows, np.arange(num_rows) % num_clusters)
+    return {"shortage": found and found.reason}
 
 
 def apply_one(name: str, gate: GateConfig, facts: GateFacts) -> GateResult:
@@ -54,7 +53,7 @@ def apply_gate(
     metric: str, gate: GateConfig, labels: np.ndarray, outputs: np.ndarray
 ) -> GateResult:
     facts = make_facts(
-        shortage=describe_shortage(find_clusters(len(labels))),
+        **shorten(len(labels), len(labels)),
         metrics={metric: compute_metric(metric, labels, outputs)},
         intervals={metric: estimate_interval(metric, labels, [outputs])},
     )
@@ -174,7 +173,7 @@ def test_a_dimension_without_an_interval_does_not_pass() -> None:
     assert (result.bound, result.result) == (None, "REVIEW")
     some = gate.model_copy(update={"fraction": 0.5})
     assert apply_one("dimensions", some, make_facts(parts=parts)).result == "DEPLOY"
-    few = make_facts(parts=make_dimensions(0.1), shortage=describe_shortage(find_clusters(19)))
+    few = make_facts(parts=make_dimensions(0.1), **shorten(19, 19))
     assert apply_one("dimensions", gate, few).result == "REVIEW"
 
 

@@ -169,6 +169,6 @@ def test_what_would_settle_it_is_said(needed: SampleSize, said: str | None) -> N
     assert found.why.endswith(
         "no number of rows or seeds resolves it"
         if said is None
-        else f"with {said} a gain of this size is resolved in 80 % of all cases"
+        else f"with {said} a gain of this size is resolved in 80 % of all cases, at the next look"
     )
     assert "by Holm over 2 challengers" in found.why

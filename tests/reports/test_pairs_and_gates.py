@@ -65,7 +65,7 @@ def test_sections_stand_in_the_order_in_which_they_are_asked_for(written: Writte
     [
         "mae: the bound 0.732 does not pass 0.7",  # reasons
         "waived by the suite: a spare machine was used",
-        "2 excluded as near-duplicates of training rows; in 4 clusters",
+        "2 excluded as near-duplicates of train or validation rows; in 4 clusters",
         "not recommended",  # of a mixed column
         "severity by distillation, stress by instruction",
         "< 0.001", "0.026", "0.813", "0.642 to 0.934", "1733",  # p, Holm, power, rows needed
@@ -260,7 +260,7 @@ def test_a_pair_of_classifiers_says_what_was_counted_and_what_could_be_found(
         edit(results, lambda r: r["pairs"][0]["mcnemar"].update(p_value=0.0002)), tmp_path
     )
     for expected in (
-        "accuracy: only instruction is right on 61 rows, only distillation on 37",
+        "of the first run of each: only instruction is right on 61 rows, only distillation on 37",
         "McNemar p < 0.001",
         "power for a gain of 0.2 + 0.05",
         "by chance: up to 0.041", "0.271 to 0.312",  # ece, Brier

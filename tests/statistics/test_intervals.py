@@ -12,11 +12,10 @@ from llmft.statistics.intervals import (
     bootstrap_mean,
     bound_flawless,
     bound_proportion,
-    describe_shortage,
     estimate_interval,
     estimate_part_intervals,
+    find_shortage,
 )
-from llmft.statistics.resampling import find_clusters
 from tests.evaluation.shortcuts import bootstrap_rows, compare_runs
 
 RNG = np.random.default_rng(3)
@@ -157,9 +156,7 @@ def test_d14_a_flawless_metric_rests_on_the_rows_that_it_was_seen_on() -> None:
     found = estimate_interval("hamming_loss", several, [several.astype(float)])
     assert found == pytest.approx((0, 1 - by_all))
     found = estimate_interval("roc_auc", several, [several.astype(float)])
-    assert found == pytest.approx(
-        (0.025 ** (1 / 10), 1)
-    )  # each of two labels has a rarer side of 5
+    assert found == pytest.approx((by_five, 1)), "the same five rows in both labels"
     parts = estimate_part_intervals(labels, [probs], names=["no", "yes"])
     assert parts.intervals["yes"] == pytest.approx((by_five, 1))
 
@@ -259,28 +256,53 @@ def test_d20_recalls_vary_with_their_clusters_and_seeds() -> None:
 @pytest.mark.parametrize(
     ("metric", "labels", "said"),
     [
-        ("balanced_accuracy", [1] * 9 + [0] * 91, "the rarer class, whose 9 rows"),
-        ("roc_auc", [0] * 9 + [1] * 91, "the rarer class, whose 9 rows"),
+        ("balanced_accuracy", [1] * 9 + [0] * 91, "its 9 rows"),
+        ("roc_auc", [0] * 9 + [1] * 91, "its 9 rows"),
         ("f1_macro", [1] * 10 + [0] * 90, None),
         ("accuracy", [1] * 9 + [0] * 91, None),
-        ("balanced_accuracy", [2] * 4 + [1] * 48 + [0] * 48, "rare classes as much as frequent"),
+        ("balanced_accuracy", [2] * 4 + [1] * 48 + [0] * 48, "mostly on rows of rare classes"),
         ("f1_macro", [3] * 9 + [2] * 30 + [1] * 30 + [0] * 31, None),
     ],
 )
 def test_d20_metrics_that_weigh_classes_count_the_rarer_one(metric, labels, said) -> None:
-    found = describe_shortage(find_clusters(100), metric=metric, labels=np.array(labels))
-    assert said in found if said else found is None
+    found = find_shortage(100, metric=metric, labels=np.array(labels))
+    assert said in found.reason if said else found is None
 
 
 def test_d20_positives_of_one_cluster_count_once() -> None:
     labels = np.array([1] * 30 + [0] * 90)
     groups = np.r_[np.arange(30) // 5, np.arange(6, 96)]
-    clusters = find_clusters(120, groups)
-    found = describe_shortage(clusters, metric="roc_auc", labels=labels)
-    assert "whose 6 clusters of rows are too few" in found
-    assert describe_shortage(clusters, metric="accuracy", labels=labels) is None
+    found = find_shortage(120, groups, metric="roc_auc", labels=labels)
+    assert "its 6 clusters of rows are too few" in found.reason
+    assert found.fraction == pytest.approx(0.6)
+    assert find_shortage(120, groups, metric="accuracy", labels=labels) is None
     tags = np.stack([labels == 1], axis=1)
-    assert "6 clusters" in describe_shortage(clusters, metric="f1_micro", labels=tags)
+    assert "6 clusters" in find_shortage(120, groups, metric="f1_micro", labels=tags).reason
+
+
+def test_d20_many_rows_are_counted_before_they_are_merged() -> None:
+    labels = np.zeros(20_000, dtype=int)
+    labels[RNG.choice(20_000, size=10, replace=False)] = 1
+    assert find_shortage(20_000, metric="roc_auc", labels=labels) is None
+    labels[np.flatnonzero(labels)[0]] = 0
+    assert "its 9 rows" in find_shortage(20_000, metric="roc_auc", labels=labels).reason
+
+
+@pytest.mark.parametrize("classes", [(0, 1), (1, 2), (0, 2)])
+def test_d20_two_classes_are_binary_whatever_their_ids(classes: tuple[int, int]) -> None:
+    labels = np.repeat(classes, [91, 9])
+    assert find_shortage(100, metric="balanced_accuracy", labels=labels) is not None
+
+
+def test_an_area_at_its_end_has_an_interval() -> None:
+    labels = np.arange(30) % 2
+    assert estimate_interval("roc_auc", labels, [np.eye(2)[1 - labels]]) == pytest.approx(
+        (0, 1 - 0.025 ** (1 / 15))
+    )
+    lone = np.r_[1, np.zeros(199, dtype=int)]
+    outputs = np.stack([np.zeros(200), np.r_[0.8, np.linspace(0, 1, 199)]], axis=1)
+    low, high = estimate_interval("roc_auc", lone, [outputs])
+    assert high - low > 0.9, "one positive may have been ranked anywhere"
 
 
 @pytest.mark.parametrize("metric", ["mae", "rmse"])
