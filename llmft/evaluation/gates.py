@@ -258,7 +258,8 @@ def apply_gates(gates: Mapping[str, GateConfig], facts: GateFacts) -> list[GateR
     """Apply gates: DEPLOY if the bound reaches deploy, FAIL if the value is worse than review.
 
     Gates without inputs, such as edge cases that the suite does not have, are left out. On fewer
-    than 20 rows no gate is DEPLOY, nor is one with an undefined value.
+    than 20 rows no gate is DEPLOY, nor is one with an undefined value, or one that weighs classes
+    where a class has too few rows.
     """
     found = [_SPECIAL.get(name, _apply_metric)(name, gate, facts) for name, gate in gates.items()]
     return [result for result in found if result is not None]

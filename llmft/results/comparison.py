@@ -102,7 +102,7 @@ class Pair(Result):
     """Better: the adjusted p is below the level. Not better: `upper` is not above the margin."""
     power: Power | None
     needed: SampleSize | None
-    """Null unless the finding is unresolved."""
+    """Null unless the finding is unresolved; with a shortage at least the rows that end it."""
     shortage: str | None
     """Why the rows are too few to find anything; null if they suffice."""
     mcnemar: McNemar | None = None
