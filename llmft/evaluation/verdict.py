@@ -502,7 +502,7 @@ def _judge(
 def _assure(pair: Pair, *, margin: float, num_challengers: int, level: float) -> str:
     """Return the evidence that a challenger is better."""
     low, high = pair.simultaneous
-    together = "" if num_challengers == 1 else f" for all {num_challengers} challengers together"
+    together = "" if num_challengers == 1 else f" for the {num_challengers} challengers together"
     return (
         f"more than the margin {margin:g} (one-sided p = {pair.p_margin_adjusted:.2g}"
         f"{_name_holm(num_challengers)}, below {level:.2g}; 95 % interval{together} {low:.3f} to "
