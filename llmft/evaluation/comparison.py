@@ -285,9 +285,8 @@ def find_look(path: Path, comparison: Comparison) -> int:
     is_alike &= theirs.pop(before.reference) == ours.pop(config.reference)
     if not is_alike or not any(recipe in theirs.values() for recipe in ours.values()):
         return 1
-    measured = {str(run.path) for runs in comparison.opened.values() for run in runs}
+    measured = {str(run.path) for runs in comparison.variants.values() for run in runs}
     of_before = {run.path for variant in before.variants.values() for run in variant.runs}
-    of_before |= {path for paths in before.left_out.values() for path in paths}
     is_same = before.data.fingerprint == comparison.data.fingerprint and of_before == measured
     could_find = any(pair.shortage is None for pair in before.pairs)
     return before.look if is_same or not could_find else before.look + 1

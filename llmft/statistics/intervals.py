@@ -259,7 +259,7 @@ def find_common_tail(
 
     Args:
         estimates: Of the same rows.
-        tail: Error rate of all one-sided upper bounds together, or of each side of all intervals.
+        tail: Error rate of all one-sided lower bounds together, or of each side of all intervals.
         two_sided: Whether both sides have to hold.
 
     Source:

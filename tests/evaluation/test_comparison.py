@@ -87,13 +87,12 @@ def look_again(tmp_path: Path, *, then: ComparisonResult, **changes: Any) -> int
         name: [SimpleNamespace(path=run.path, record=run.record) for run in variant.runs]
         for name, variant in now.variants.items()
     }
-    for name, paths in now.left_out.items():
-        opened[name] += [
-            SimpleNamespace(path=path, record=opened[name][0].record) for path in paths
-        ]
     suite = SimpleNamespace(config=SimpleNamespace(metric=now.metric, reference=now.reference))
     comparison: Any = SimpleNamespace(
-        suite=suite, opened=opened, data=SimpleNamespace(fingerprint=now.data.fingerprint)
+        suite=suite,
+        opened=opened,
+        variants=opened,
+        data=SimpleNamespace(fingerprint=now.data.fingerprint),
     )
     return find_look(path, comparison)
 
@@ -105,7 +104,11 @@ def test_d19_the_same_variants_on_more_rows_or_seeds_are_another_look(tmp_path: 
     assert look_again(tmp_path, then=then, data=more_rows) == 2
     assert look_again(tmp_path, then=then.replace(look=4), data=more_rows) == 5
     assert look_again(tmp_path, then=then.replace(look=4)) == 4
-    assert look_again(tmp_path, then=then, left_out={}) == 2, "other seeds"
+    assert look_again(tmp_path, then=then, left_out={}) == 1, "other seeds that are not measured"
+    other = then.variants["instruction"]
+    run = other.runs[0].replace(path="runs/instruction/seed-9")
+    variants = {**then.variants, "instruction": other.replace(runs=[*other.runs, run])}
+    assert look_again(tmp_path, then=then, variants=variants) == 2, "a further seed is measured"
     broken = then.replace(look=3, pairs=[])
     assert look_again(tmp_path, then=broken, data=more_rows) == 3, "it decided nothing"
 
