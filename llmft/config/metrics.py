@@ -1,7 +1,8 @@
 """The metrics that can choose a checkpoint, be a gate or decide a comparison."""
 
+import math
 import sys
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import WithJsonSchema
 
@@ -21,7 +22,18 @@ class Metric(NamedTuple):
     """One line for people who read a report."""
     is_row_fraction: bool = False
     """Whether it is the fraction of rows that are right."""
-    can_be_negative: bool = False
+    lowest: float = 0.0
+    """Its lowest possible value."""
+    weighs: Literal["rows", "classes", "positives", "order"] = "rows"
+    """What counts the same: each row; each class or label, whose rows share its weight; each label
+    that a row has; or each squared distance of a class from the mean."""
+    is_area: bool = False
+    """Whether it is the area under a curve over all thresholds."""
+
+    @property
+    def highest(self) -> float:
+        """Its highest possible value."""
+        return math.inf if self.flawless is None else 1.0
 
 
 METRICS = {
@@ -41,21 +53,21 @@ METRICS = {
         ("scores",),
         True,
         1.0,
-        can_be_negative=True,
+        lowest=-math.inf,
         meaning="fraction of the labels' variance that is explained",
     ),
     "spearman": Metric(
         ("scores",),
         True,
         1.0,
-        can_be_negative=True,
+        lowest=-1.0,
         meaning="rank correlation, 1 at best",
     ),
     "skill": Metric(
         ("scores",),
         True,
         1.0,
-        can_be_negative=True,
+        lowest=-math.inf,
         meaning="1 is perfect, 0 is as good as the best constant, negative is worse",
     ),
     "overall_mae": Metric(
@@ -83,18 +95,21 @@ METRICS = {
         True,
         1.0,
         meaning="mean recall over the classes",
+        weighs="classes",
     ),
     "f1_macro": Metric(
         ("class", "multilabel"),
         True,
         1.0,
         meaning="mean over the classes or labels of F1, the harmonic mean of precision and recall",
+        weighs="classes",
     ),
     "f1_micro": Metric(
         ("multilabel",),
         True,
         1.0,
         meaning="F1 of all decisions, one per label and row, together",
+        weighs="positives",
     ),
     "hamming_loss": Metric(
         ("multilabel",),
@@ -108,6 +123,8 @@ METRICS = {
         1.0,
         meaning="probability that a row of a class gets a higher probability than another row; "
         "0.5 by chance",
+        weighs="classes",
+        is_area=True,
     ),
     "average_precision": Metric(
         ("class", "multilabel"),
@@ -115,6 +132,8 @@ METRICS = {
         1.0,
         meaning="area under the precision-recall curve; by chance the fraction of rows "
         "of the class",
+        weighs="classes",
+        is_area=True,
     ),
     "top_3_accuracy": Metric(
         ("class",),
@@ -127,8 +146,9 @@ METRICS = {
         ("class",),
         True,
         1.0,
-        can_be_negative=True,
+        lowest=-1.0,
         meaning="agreement beyond chance; confusions of distant classes weigh more",
+        weighs="order",
     ),
 }
 """Name, as in scikit-learn where it has the metric -> what it is.

@@ -51,6 +51,7 @@ from llmft.evaluation.verdict import (
     compare_with_reference,
     find_level,
     find_valid_variants,
+    jackknife_variants,
     reach_verdict,
 )
 from llmft.metrics.definitions import find_label_type, is_better
@@ -351,6 +352,36 @@ def _pick_best(runs: Sequence[Run], metric: str) -> Run:
     return best
 
 
+class Judgement(NamedTuple):
+    """A verdict and what it rests on."""
+
+    verdict: Verdict
+    pairs: dict[str, Pair]
+    """Challenger -> its gain over the reference."""
+    gaps: dict[str, Gap]
+    """Variant -> by how much it is behind the best; empty unless the comparison is fair."""
+
+
+def judge_variants(comparison: Comparison) -> Judgement:
+    """Compare the valid variants with the reference and with the best, and reach the verdict."""
+    config, rows = comparison.suite.config, comparison.rows
+    pairs: dict[str, Pair] = {}
+    gaps: dict[str, Gap] = {}
+    if config.reference in comparison.valid and len(comparison.valid) > 1:
+        jackknifed = jackknife_variants(
+            comparison.outputs, rows.labels,
+            rules=comparison.rules, groups=rows.groups, config=rows.config,
+        )  # fmt: skip
+        pairs, gaps = compare_with_reference(jackknifed), compare_with_best(jackknifed)
+    verdict = reach_verdict(
+        pairs, valid_variants=comparison.valid, findings=comparison.audit,
+        reference=config.reference, metric=config.metric, margin=config.margin,
+        scope=comparison.scope, level=comparison.rules.level,
+    )  # fmt: skip
+    is_fair = verdict.name not in ("INVALID", "CONFOUNDED")
+    return Judgement(verdict, pairs, gaps if is_fair else {})
+
+
 def compare_variants(comparison: Comparison, *, probe: Path | None = None) -> ComparisonResult:
     """Measure the valid variants, compare them with the reference, and reach the verdict.
 
@@ -369,17 +400,7 @@ def compare_variants(comparison: Comparison, *, probe: Path | None = None) -> Co
         variant: measure_variant(runs, rows, valid=variant in valid)
         for variant, runs in comparison.variants.items()
     }
-    pairs: dict[str, Pair] = {}
-    if config.reference in valid:
-        pairs = compare_with_reference(
-            comparison.outputs, rows.labels,
-            rules=comparison.rules, groups=rows.groups, config=rows.config,
-        )  # fmt: skip
-    verdict = reach_verdict(
-        pairs, valid_variants=valid, findings=comparison.audit, reference=config.reference,
-        metric=config.metric, margin=config.margin, scope=comparison.scope,
-        level=comparison.rules.level,
-    )  # fmt: skip
+    judged = judge_variants(comparison)
     audit = [
         *comparison.audit,
         *check_baselines(
@@ -416,16 +437,17 @@ def compare_variants(comparison: Comparison, *, probe: Path | None = None) -> Co
         num_clusters=rows.num_clusters,
         num_test_rows=comparison.num_test_rows,
         num_dropped=comparison.num_test_rows - len(rows.rows),
-        verdict=verdict.name,
-        winner=verdict.winner,
-        why=verdict.why,
+        verdict=judged.verdict.name,
+        winner=judged.verdict.winner,
+        why=judged.verdict.why,
         decision="FAIL",
         reasons=[
             "the comparison is invalid, so no variant can be deployed"
-            if verdict.name == "INVALID"
+            if judged.verdict.name == "INVALID"
             else "no gate was applied"
         ],
-        pairs=[] if verdict.name == "INVALID" else list(pairs.values()),
+        pairs=list(judged.pairs.values()),
+        gaps=judged.gaps,
         scope=comparison.scope,
         left_out=_list_left_out(comparison),
         look=comparison.look,
@@ -495,18 +517,12 @@ def complete_result(comparison: Comparison, result: ComparisonResult) -> Compari
     )  # fmt: skip
     variants = result.variants | decided
     outcome = decide_comparison(verdict, variants)
-    gaps, recommended = {}, None
-    if verdict.name != "CONFOUNDED":
-        gaps = compare_with_best(
-            outputs, rows.labels, rules=comparison.rules, groups=rows.groups, config=rows.config
-        )
-        recommended = next((name for name, found in ensembles.items() if found.recommended), None)
-        recommended = recommended or recommend_variant(decided, gaps, winner=verdict.winner)
+    recommended = next((name for name, found in ensembles.items() if found.recommended), None)
+    recommended = recommended or recommend_variant(decided, result.gaps, winner=verdict.winner)
     return result.replace(
         variants=variants,
         decision=outcome.decision,
         reasons=outcome.reasons,
-        gaps=gaps,
         recommended=recommended,
         pairs=[complete_pair(p, outputs, rows, rules=comparison.rules) for p in result.pairs],
         ensembles=ensembles,

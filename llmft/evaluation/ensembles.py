@@ -13,7 +13,12 @@ from llmft.config.task import Split
 from llmft.data.batches import make_targets
 from llmft.data.fields import Row
 from llmft.evaluation.rows import LabelledRows, average_metrics
-from llmft.evaluation.verdict import OutputsByVariant, Rules, compare_with_reference
+from llmft.evaluation.verdict import (
+    OutputsByVariant,
+    Rules,
+    compare_with_reference,
+    jackknife_variants,
+)
 from llmft.metrics.definitions import Floats, compute_parts, find_label_type, is_better
 from llmft.prediction.stored import StoredPredictions
 from llmft.results.comparison import Cost, EnsembleResult, Pair
@@ -81,13 +86,14 @@ def measure_ensembles(
     best_variant = find_best_variant(
         rules.metric, {variant: measured[variant].get(rules.metric) for variant in outputs}
     )
-    pairs = compare_with_reference(
+    jackknifed = jackknife_variants(
         {name: everyone[name] for name in (best_variant, *ensembles)},
         rows.labels,
         rules=rules._replace(reference=best_variant),
         groups=rows.groups,
         config=rows.config,
     )
+    pairs = compare_with_reference(jackknifed)
     best = recommend(pairs, best_variant=best_variant) if may_recommend else best_variant
     return {
         name: EnsembleResult(

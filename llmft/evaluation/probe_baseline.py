@@ -11,7 +11,7 @@ from llmft.config.task import name_task
 from llmft.data.fields import Row
 from llmft.errors import UserError
 from llmft.evaluation.rows import LabelledRows
-from llmft.evaluation.verdict import Rules, compare_with_reference
+from llmft.evaluation.verdict import Rules, compare_with_reference, jackknife_variants
 from llmft.files import write_text
 from llmft.metrics.definitions import Floats
 from llmft.models.bases import hash_base, pin_base
@@ -150,7 +150,7 @@ def measure_probe(
         source=name_source(record.model_hash, data),
     ).align(ids)  # fmt: skip
     outputs_NC = stored.outputs[[place[row["id"]] for row in rows.rows]]
-    pairs = compare_with_reference(
+    jackknifed = jackknife_variants(
         {_PROBE: [outputs_NC], **{name: list(runs) for name, runs in variants.items()}},
         rows.labels,
         rules=Rules(metric, _PROBE, margin=0.0, min_difference=0.0),
@@ -158,7 +158,7 @@ def measure_probe(
         config=rows.config,
     )
     gains = {}
-    for variant, pair in pairs.items():
+    for variant, pair in compare_with_reference(jackknifed).items():
         finding: Literal["better", "worse", "not told apart"] = "not told apart"
         if pair.finding == "better" and pair.interval.low > 0:
             finding = "better"

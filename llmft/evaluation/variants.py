@@ -272,7 +272,9 @@ def measure_variant(
         per_class=average_parts([m.per_class for m in measured]),
         metrics_per_run=[m.metrics for m in measured],
         intervals=rows.estimate_intervals(outputs),
-        part_intervals=estimate_part_intervals(labels, outputs, names=names, groups=groups),
+        part_intervals=estimate_part_intervals(
+            labels, outputs, names=names, groups=groups, config=config
+        ),
         confusion_matrix=count_confusions(labels, outputs, num_classes=len(names))
         if label_type == "class"
         else None,

@@ -2,38 +2,33 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import partial
-from itertools import permutations
 from typing import Any, Literal, NamedTuple
 
 from numpy.typing import NDArray
-from scipy.special import stdtr, stdtrit
 
 from llmft.config.metrics import METRICS
 from llmft.config.task import LabelsConfig
-from llmft.metrics.definitions import Floats, compute_metric, find_label_type
-from llmft.metrics.moments import find_moments, find_part_moments
+from llmft.metrics.definitions import Floats, find_label_type
 from llmft.results.comparison import Gap, Pair, PartGain, SampleSize, Scope, VerdictName
 from llmft.results.evaluation import Finding, Interval
 from llmft.statistics.intervals import (
     Estimate,
+    Shortage,
+    bound,
     estimate_contrasts,
     find_common_tail,
-    find_quantile,
     find_shortage,
     find_tail,
+    jackknife_metric,
+    jackknife_parts,
     list_rare,
-    resample_metric,
-    resample_parts,
 )
 from llmft.statistics.paired_tests import (
     adjust_by_holm,
     estimate_power,
     find_sample_size,
-    permute_moments,
-    permute_outputs,
 )
-from llmft.statistics.resampling import MAX_CLUSTERS, Clusters, Groups, find_clusters
+from llmft.statistics.resampling import Groups, Jackknife, find_clusters
 
 OutputsByVariant = dict[str, list[Floats]]
 """Variant -> decision scores [N, C] of each of its runs (seeds)."""
@@ -70,7 +65,30 @@ class Rules(NamedTuple):
     """That of the next look, for which the rows and seeds that it needs are computed."""
 
 
-def compare_with_reference(
+class JackknifedVariants(NamedTuple):
+    """The metric of variants on the same rows, and without each cluster of them."""
+
+    variants: dict[str, Jackknife]
+    rules: Rules
+    num_rows: int
+    shortage: Shortage | None
+    """Why the rows are too few for evidence."""
+    seed: int
+
+    def estimate_gains(self, over: str) -> dict[str, Estimate]:
+        """Return the gains over a variant of all others for which the metric is defined."""
+        sign = 1 if METRICS[self.rules.metric].higher_is_better else -1
+        gains = {
+            name: estimate_contrasts([self.variants[over], variant], [-sign, sign], seed=self.seed)[
+                0
+            ]
+            for name, variant in self.variants.items()
+            if name != over
+        }
+        return {name: gain for name, gain in gains.items() if gain is not None}
+
+
+def jackknife_variants(
     variants: OutputsByVariant,
     labels: NDArray[Any],
     *,
@@ -78,13 +96,8 @@ def compare_with_reference(
     groups: Groups | None = None,
     config: LabelsConfig | None = None,
     seed: int = 0,
-) -> dict[str, Pair]:
-    """Compare every challenger with the reference on the same rows, with Holm's correction.
-
-    Rows are resampled in pairs, so the difficulty of a row cancels out. The value of a variant is
-    the mean over its runs; with several, seeds are resampled too. A bound of a gain is the more
-    cautious of BCa and Student's t, at an error rate a tenth smaller than is meant, since skewed
-    errors in few clusters need that.
+) -> JackknifedVariants:
+    """Leave each cluster of rows out of the metric of a comparison, for all its variants.
 
     Args:
         variants: Variant -> outputs of each of its runs; the reference and the valid challengers.
@@ -93,55 +106,49 @@ def compare_with_reference(
         groups: The cluster of each row, [N]; None if rows are independent.
         config: The task's labels.
         seed: Seed of the resampling.
+    """
+    clusters = find_clusters(len(labels), groups, seed=seed)
+    jackknifed = {
+        name: jackknife_metric(
+            rules.metric, labels, runs, clusters=clusters, config=config, seed=seed
+        )._replace(stream=i)
+        for i, (name, runs) in enumerate(variants.items())
+    }
+    shortage = find_shortage(len(labels), groups, metric=rules.metric, labels=labels)
+    return JackknifedVariants(jackknifed, rules, len(labels), shortage, seed)
+
+
+def compare_with_reference(jackknifed: JackknifedVariants) -> dict[str, Pair]:
+    """Compare every challenger with the reference on the same rows, with Holm's correction.
+
+    Rows are resampled in pairs, so the difficulty of a row cancels out. The value of a variant is
+    the mean over its runs; with several, seeds are resampled too. A bound of a gain is the more
+    cautious of the bootstrap-t and Student's t, at an error rate a tenth smaller than is meant,
+    since skewed errors in few clusters need that.
 
     Returns:
         Challenger -> its pair with the reference; without those with an undefined metric.
     """
-    rows = _PairedRows(labels, groups, find_clusters(len(labels), groups, seed=seed), config, seed)
-    estimates = _estimate_gains(variants, rows, rules=rules, over=[rules.reference])[
-        rules.reference
-    ]
+    rules = jackknifed.rules
+    estimates = jackknifed.estimate_gains(rules.reference)
     adjusted = adjust_by_holm([compute_margin_p_value(e, rules.margin) for e in estimates.values()])
     tail_of_all = ERROR_RATE / 2
     if estimates:
         tail_of_all = find_common_tail([*estimates.values()], tail=ERROR_RATE / 2, two_sided=True)
-    found = {}
-    for (variant, estimate), p_adjusted in zip(estimates.items(), adjusted, strict=True):
-        runs = _PairedRuns(variants[rules.reference], variants[variant])
-        found[variant] = _make_pair(
-            variant,
-            estimate,
-            rules,
-            p_adjusted=p_adjusted,
-            num_challengers=len(estimates),
-            tail_of_all=tail_of_all,
-            runs=runs,
-            rows=rows,
+    return {
+        variant: _make_pair(
+            variant, estimate, jackknifed,
+            p_adjusted=p_adjusted, num_challengers=len(estimates), tail_of_all=tail_of_all,
         )
-    return found
+        for (variant, estimate), p_adjusted in zip(estimates.items(), adjusted, strict=True)
+    }  # fmt: skip
 
 
-def compare_with_best(
-    variants: OutputsByVariant,
-    labels: NDArray[Any],
-    *,
-    rules: Rules,
-    groups: Groups | None = None,
-    config: LabelsConfig | None = None,
-    seed: int = 0,
-) -> dict[str, Gap]:
+def compare_with_best(jackknifed: JackknifedVariants) -> dict[str, Gap]:
     """Return by how much each variant may be behind the best one (D22).
 
     The bounds hold for all variants together, although nobody knows which one is the best: those
     computed for the true best do, and each variant's is the widest for any that may be it.
-
-    Args:
-        variants: Two variants or more -> outputs of each of their runs.
-        labels: Scores [N, D], classes [N], or labels [N, L].
-        rules: Metric, margin and error rate.
-        groups: The cluster of each row, [N]; None if rows are independent.
-        config: The task's labels.
-        seed: Seed of the resampling.
 
     Returns:
         Variant -> its gap, the best first; empty where the metric is undefined, or the rows are
@@ -151,10 +158,10 @@ def compare_with_best(
         Hsu 1984, Constrained Simultaneous Confidence Intervals for Multiple Comparisons with the
         Best, doi:10.1214/aos/1176346732; with max-t in place of Dunnett's quantile.
     """
-    rows = _PairedRows(labels, groups, find_clusters(len(labels), groups, seed=seed), config, seed)
-    gains = _estimate_gains(variants, rows, rules=rules, over=list(variants))
-    is_known = all(len(found) == len(variants) - 1 for found in gains.values())
-    if not is_known or find_shortage(len(labels), groups, metric=rules.metric, labels=labels):
+    rules = jackknifed.rules
+    gains = {variant: jackknifed.estimate_gains(variant) for variant in jackknifed.variants}
+    is_known = all(len(found) == len(gains) - 1 for found in gains.values())
+    if not is_known or jackknifed.shortage is not None:
         return {}
     lower: dict[str, dict[str, float]] = {}
     for variant, others in gains.items():
@@ -175,108 +182,35 @@ def compare_with_best(
     return dict(sorted(gaps.items(), key=lambda item: item[1].gap))
 
 
-def _estimate_gains(
-    variants: OutputsByVariant, rows: "_PairedRows", *, rules: Rules, over: Sequence[str]
-) -> dict[str, dict[str, Estimate]]:
-    """Return the gains over some variants of all others for which the metric is defined."""
-    labels, _, clusters, config, seed = rows
-    sampled = [
-        resample_metric(rules.metric, labels, runs, clusters=clusters, config=config, seed=seed)
-        for runs in variants.values()
-    ]
-    sign = 1 if METRICS[rules.metric].higher_is_better else -1
-    gains: dict[str, dict[str, Estimate]] = {name: {} for name in over}
-    for (i, one), (j, other) in permutations(enumerate(variants), 2):
-        if one in over:
-            estimate = estimate_contrasts(
-                [sampled[i], sampled[j]], [-sign, sign], seed=seed, streams=[i, j]
-            )[0]
-            if estimate is not None:
-                gains[one][other] = estimate
-    return gains
-
-
-def bound_gain(estimate: Estimate, *, tail: float) -> tuple[float, float]:
+def bound_gain(estimate: Estimate, *, tail: float) -> Interval:
     """Return one-sided lower and upper bounds, each with an error rate of `tail`."""
-    level = tail / _SAFETY_FACTOR
-    half = estimate.error * float(stdtrit(estimate.degrees, 1 - level))
-    return (
-        min(find_quantile(estimate, level), estimate.value - half),
-        max(find_quantile(estimate, 1 - level), estimate.value + half),
-    )
+    return bound(estimate, tail=tail / _SAFETY_FACTOR)
 
 
 def compute_margin_p_value(estimate: Estimate, margin: float) -> float:
     """Return the one-sided p-value of a gain of at most the margin, by inverting `bound_gain`."""
-    p_value = find_tail(estimate, margin)
-    if estimate.error > 0:
-        from_margin = (margin - estimate.value) / estimate.error
-        p_value = max(p_value, float(stdtr(estimate.degrees, from_margin)))
-    return min(1.0, _SAFETY_FACTOR * p_value)
+    return min(1.0, _SAFETY_FACTOR * find_tail(estimate, margin))
 
 
-def compute_equality_p_value(estimate: Estimate) -> float:
-    """Return the two-sided p-value of no difference, by Student's t over rows and seeds."""
-    if estimate.error == 0:
-        return 1.0
-    distance = -abs(estimate.value) / estimate.error
-    return min(1.0, _SAFETY_FACTOR * 2 * float(stdtr(estimate.degrees, distance)))
-
-
-def cover_seed_variance(p_value: float, estimate: Estimate) -> float:
-    """Return a p-value that covers other seeds too; a permutation test covers these runs only."""
-    return max(p_value, compute_equality_p_value(estimate)) if estimate.has_seeds else p_value
-
-
-class _PairedRows(NamedTuple):
-    """The rows that variants are compared on."""
-
-    labels: NDArray[Any]
-    groups: Groups | None
-    clusters: Clusters
-    config: LabelsConfig | None
-    seed: int
-
-
-class _PairedRuns(NamedTuple):
-    """The runs of two variants."""
-
-    reference: list[Floats]
-    challenger: list[Floats]
-
-
-def _test_equality(metric: str, runs: _PairedRuns, estimate: Estimate, rows: _PairedRows) -> float:
-    """Return the two-sided p-value of no difference."""
-    labels, _, clusters, config, seed = rows
-    moments = [
-        [find_moments(metric, labels, o, config=config) for o in outputs] for outputs in runs
-    ]
-    theirs, ours = ([m for m in found if m is not None] for found in moments)
-    if theirs and ours:
-        p_value = float(permute_moments(theirs, ours, clusters=clusters, seed=seed)[0])
-        return cover_seed_variance(p_value, estimate)
-    if len(labels) > MAX_CLUSTERS:  # swapping would take minutes; here Student's t is as good
-        return compute_equality_p_value(estimate)
-    compute = partial(compute_metric, metric, labels, config=config)
-    p_value = permute_outputs(compute, *runs, clusters=clusters, seed=seed)
-    return cover_seed_variance(p_value, estimate)
+def compute_p_value(estimate: Estimate) -> float:
+    """Return the two-sided p-value of no gain, by inverting both bounds of `bound_gain`."""
+    one_sided = (compute_margin_p_value(gain, 0.0) for gain in (estimate, estimate.negate()))
+    return min(1.0, 2 * min(one_sided))
 
 
 def _make_pair(
     challenger: str,
     estimate: Estimate,
-    rules: Rules,
+    jackknifed: JackknifedVariants,
     *,
     p_adjusted: float,
     num_challengers: int,
     tail_of_all: float,
-    runs: _PairedRuns,
-    rows: _PairedRows,
 ) -> Pair:
     """Return the pair with its finding, its power and the sample size that would resolve it."""
+    rules, num_rows, shortage = jackknifed.rules, jackknifed.num_rows, jackknifed.shortage
     lower, upper = bound_gain(estimate, tail=rules.level)
-    num_rows = len(rows.labels)
-    shortage = find_shortage(num_rows, rows.groups, metric=rules.metric, labels=rows.labels)
+    runs = [len(jackknifed.variants[name].values_KP) for name in (rules.reference, challenger)]
     finding: Literal["better", "not better", "unresolved"] = "unresolved"
     if p_adjusted < rules.level and shortage is None:
         finding = "better"
@@ -290,7 +224,7 @@ def _make_pair(
             margin=rules.margin,
             tail=next_tail / num_challengers if above else next_tail,
             num_rows=num_rows,
-            num_seeds=min((len(outputs) for outputs in runs if len(outputs) > 1), default=1),
+            num_seeds=min((num_runs for num_runs in runs if num_runs > 1), default=1),
         )
     if needed is not None and shortage is not None:
         least = math.ceil(num_rows / shortage.fraction - 1e-9) if shortage.fraction else None
@@ -301,11 +235,11 @@ def _make_pair(
         challenger=challenger,
         reference=rules.reference,
         gain=estimate.value,
-        interval=Interval(*bound_gain(estimate, tail=ERROR_RATE / 2)),
-        simultaneous=Interval(*bound_gain(estimate, tail=tail_of_all)),
+        interval=bound_gain(estimate, tail=ERROR_RATE / 2),
+        simultaneous=bound_gain(estimate, tail=tail_of_all),
         lower=lower,
         upper=upper,
-        p_value=_test_equality(rules.metric, runs, estimate, rows),
+        p_value=compute_p_value(estimate),
         p_margin=compute_margin_p_value(estimate, rules.margin),
         p_margin_adjusted=p_adjusted,
         finding=finding,
@@ -342,7 +276,7 @@ def compare_parts(
         challenger: The same.
         min_difference: Smaller differences are ties.
         groups: The cluster of each row, [N]; None if rows are independent.
-        seed: Seed of the resampling and of the swaps.
+        seed: Seed of the resampling.
 
     Returns:
         Name -> gain; without the classes that never occur.
@@ -351,20 +285,15 @@ def compare_parts(
     shortage = find_shortage(len(labels), groups)
     rare = list_rare(labels, groups, names)
     variants = [
-        resample_parts(labels, runs, clusters=clusters, seed=seed)
-        for runs in (reference, challenger)
+        jackknife_parts(labels, runs, clusters=clusters)._replace(stream=i)
+        for i, runs in enumerate((reference, challenger))
     ]
     is_error = find_label_type(labels) == "scores"
     sign = -1 if is_error else 1
     estimates = estimate_contrasts(variants, [-sign, sign], seed=seed)
-    p_values_P = permute_moments(
-        *([find_part_moments(labels, o) for o in runs] for runs in (reference, challenger)),
-        clusters=clusters,
-        seed=seed,
-    )
     known = [
-        (name, estimate, cover_seed_variance(float(p_value), estimate))
-        for name, estimate, p_value in zip(names, estimates, p_values_P, strict=True)
+        (name, estimate, compute_p_value(estimate))
+        for name, estimate in zip(names, estimates, strict=True)
         if estimate is not None
     ]
     found = {}
@@ -375,7 +304,7 @@ def compare_parts(
         is_sure = p_adjusted < ERROR_RATE and shortage is None and name not in rare
         if is_sure and abs(estimate.value) >= min_difference:
             finding = "challenger" if estimate.value > 0 else "reference"
-        interval = Interval(*bound_gain(estimate, tail=ERROR_RATE / 2))
+        interval = bound_gain(estimate, tail=ERROR_RATE / 2)
         metric = "mae" if is_error else "f1"
         found[name] = PartGain(
             metric=metric,

@@ -107,15 +107,17 @@ def weigh_rows(metric: str, labels: NDArray[Any]) -> Floats | None:
 
     Where every class or label counts the same, a row of a rare one weighs more.
     """
-    if metric == "quadratic_kappa":
-        return np.asarray((labels - labels.mean()) ** 2)
-    if metric == "f1_micro":
-        return np.asarray(labels.sum(axis=1, dtype=np.float64))
-    if metric in ("f1_macro", "balanced_accuracy", "roc_auc", "average_precision"):
-        if labels.ndim == 1:
+    match METRICS[metric].weighs:
+        case "rows":
+            return None
+        case "order":
+            return np.asarray((labels - labels.mean()) ** 2)
+        case "positives":
+            return np.asarray(labels.sum(axis=1, dtype=np.float64))
+        case "classes" if labels.ndim == 1:
             return np.asarray(1 / np.bincount(labels)[labels])
-        return np.asarray(weigh_class_rows(labels, labels.shape[1]).sum(axis=1))
-    return None
+        case "classes":
+            return np.asarray(weigh_class_rows(labels, labels.shape[1]).sum(axis=1))
 
 
 def weigh_class_rows(labels: NDArray[Any], num_outputs: int) -> Floats:

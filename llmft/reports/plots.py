@@ -310,7 +310,7 @@ def draw_parts(entries: Sequence[ReportEntry], *, metric: str, kind: str) -> Plo
     axes.set_ylim(len(parts) - 0.4, -0.6)
     axes.hlines(np.arange(len(parts) - 1) + 0.5, 0, 1, transform=axes.get_yaxis_transform(),
                 color=GRID, lw=0.8)  # fmt: skip
-    if metric not in METRICS or not METRICS[metric].can_be_negative:
+    if metric not in METRICS or not METRICS[metric].lowest < 0:
         axes.set_xlim(left=min(0, axes.get_xlim()[0]))
     axes.set_xlabel(f"{metric} ({'higher' if is_higher_better(metric) else 'lower'} is better)")
     axes.spines["left"].set_visible(False)

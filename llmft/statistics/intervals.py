@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize
-from scipy.special import expit, logit, ndtr, ndtri, stdtr, stdtrit
+from scipy.special import expit, logit, ndtr, stdtr, stdtrit
 from scipy.stats import binomtest
 
 from llmft.config.metrics import METRICS
-from llmft.config.task import LabelsConfig
+from llmft.config.task import LabelsConfig, ScoresConfig
 from llmft.metrics.definitions import (
     Floats,
     compute_metric,
@@ -25,15 +25,18 @@ from llmft.results.evaluation import Interval, PartIntervals
 from llmft.statistics.resampling import (
     Clusters,
     Groups,
-    Resamples,
+    Jackknife,
     draw_seed_weights,
+    draw_weights,
+    estimate_variance,
     find_clusters,
-    resample_moments,
-    resample_rows,
+    jackknife_moments,
+    jackknife_rows,
 )
 
-_OF_RANKINGS = ("roc_auc", "average_precision")
 _ALMOST = 1e-9
+_FEWEST_WRONG = 4
+"""With fewer rows that are wrong, more than exp(-4) of the draws have none of them."""
 _ROUNDING = 1e-9
 """Relative to a metric; a standard error below this is a rounding error."""
 MIN_ROWS = 20
@@ -47,14 +50,10 @@ class Estimate(NamedTuple):
 
     value: float
     draws_R: Floats
-    """Its bootstrap distribution over rows and seeds, sorted."""
-    joint_R: Floats
-    """The same in the order drawn, which is that of all estimates on the same rows; NaN where
-    undefined."""
-    bias: float
-    """z0 of BCa: how far the median of the draws is below the value."""
-    acceleration: float
-    """a of BCa: how fast the standard error grows with the value."""
+    """Its bootstrap distribution over rows and seeds, in the order drawn, which is that of all
+    estimates on the same rows."""
+    pivots_R: Floats
+    """Distance of each draw from the value in its own standard errors, sorted."""
     row_variance: float
     """Of the value, over clusters of rows."""
     seed_variance: float
@@ -70,6 +69,12 @@ class Estimate(NamedTuple):
     def error(self) -> float:
         """Standard error."""
         return float(np.sqrt(self.row_variance + self.seed_variance))
+
+    def negate(self) -> "Estimate":
+        """Return that of the negative value."""
+        return self._replace(
+            value=-self.value, draws_R=-self.draws_R, pivots_R=-self.pivots_R[::-1]
+        )
 
     def grow(self, rows: float, seeds: float) -> "Estimate":
         """Return it with its variances and degrees as with so many times the rows and seeds."""
@@ -87,53 +92,95 @@ class Estimate(NamedTuple):
 
 
 def estimate_contrasts(
-    variants: Sequence[Resamples],
-    signs: Sequence[int],
-    *,
-    seed: int,
-    streams: Sequence[int] = (0, 1),
+    variants: Sequence[Jackknife], signs: Sequence[int], *, seed: int
 ) -> list[Estimate | None]:
     """Return the signed sum of the means over the runs of some variants, with its distribution.
 
     Rows and seeds are crossed: every run is measured on the same rows. Each draw resamples the
-    rows, the same ones for all variants, and moves each variant by what its seeds vary. Noise of
-    single rows in single runs is part of both variances, so it is subtracted from that of the
-    seeds.
+    clusters of rows by their influences, the same ones for all variants, and moves each variant by
+    what its seeds vary. Noise of single rows in single runs is part of both variances, so it is
+    subtracted from that of the seeds.
 
     Args:
-        variants: One, or those to compare, with the same clusters, seed and parts.
+        variants: One, or those to compare, with the same clusters and parts.
         signs: 1 for a variant to add, -1 for one to subtract.
-        seed: Seed of the draws of seeds.
-        streams: Number of each variant, so that the seeds of different ones are drawn apart.
+        seed: Seed of the draws.
 
     Returns:
-        Per part; None if the value is undefined, or is so in more than half of the draws.
+        Per part; None if the value is undefined, or is so without one of the clusters.
 
     Source:
         Owen 2007, The Pigeonhole Bootstrap, doi:10.1214/07-AOAS122: resampling rows and seeds
         counts the noise of single cells more than once. Searle, Casella and McCulloch 1992,
         Variance Components, section 4.5: two crossed random factors.
     """
-    num_parts = variants[0].values_KP.shape[1]
-    estimates: list[Estimate | None] = []
-    for part in range(num_parts):
-        if any(np.isnan(variant.values_KP[:, part]).any() for variant in variants):
-            estimates.append(None)
-            continue
-        value, seed_variances = 0.0, []
-        draws_R, by_rows = np.zeros(1), np.zeros(1)
-        for variant, sign, stream in zip(variants, signs, streams, strict=False):
-            values_S, draws_RS = variant.values_KP[:, part], variant.draws_RKP[:, :, part]
-            value += sign * values_S.mean()
-            draws_R = draws_R + sign * draws_RS.mean(axis=1)
-            by_rows = by_rows + sign * variant.resampled[:, :, part].mean(axis=1)
-            if len(values_S) > 1:
-                found = _find_seed_variance(variant, part)
-                seed_variances.append(found)
-                weights_RS = draw_seed_weights(len(values_S), seed, stream)[: len(draws_RS)]
-                draws_R = draws_R + sign * found.share * (weights_RS @ values_S)
-        estimates.append(_estimate(variants[0], part, value, draws_R, by_rows, seed_variances))
-    return estimates
+    return [
+        _estimate_part(variants, signs, part, seed=seed)
+        for part in range(variants[0].values_KP.shape[1])
+    ]
+
+
+def _estimate_part(
+    variants: Sequence[Jackknife], signs: Sequence[int], part: int, *, seed: int
+) -> Estimate | None:
+    num_clusters = len(variants[0].without_GKP)
+    runs_VS = [variant.values_KP[:, part] for variant in variants]
+    value = sum(sign * values_S.mean() for sign, values_S in zip(signs, runs_VS, strict=True))
+    influences_VGS = [variant.influences_GKP[:, :, part] for variant in variants]
+    influences_G = sum(
+        sign * influences_GS.mean(axis=1)
+        for sign, influences_GS in zip(signs, influences_VGS, strict=True)
+    )
+    if num_clusters < 2 or np.isnan(value) or np.isnan(influences_G).any():
+        return None
+    by_seeds: list[_SeedVariance] = []
+    seeds_R = np.zeros(1)
+    for variant, sign, values_S, influences_GS in zip(
+        variants, signs, runs_VS, influences_VGS, strict=True
+    ):
+        if len(values_S) > 1:
+            by_seeds.append(_find_seed_variance(values_S, influences_GS))
+            weights_RS = draw_seed_weights(len(values_S), seed, variant.stream)
+            seeds_R = seeds_R + sign * by_seeds[-1].share * (weights_RS @ values_S)
+    size = max(float(np.abs(values_S).max()) for values_S in runs_VS)
+    influences_G[np.abs(influences_G) <= _ROUNDING * size] = 0
+    row_variance = estimate_variance(influences_G)
+    seed_variance = sum(found.net for found in by_seeds)
+    # Satterthwaite, for a sum of mean squares of which one is subtracted
+    row_degrees = max(1.0, float(variants[0].effective_P[part]) - 1)
+    below = row_variance**2 / row_degrees
+    for found in by_seeds:
+        below += found.of_means**2 / (found.num_seeds - 1)
+        below += found.of_cells**2 / ((found.num_seeds - 1) * row_degrees)
+    total = row_variance + seed_variance
+    moved_R, errors_R = _resample_influences(influences_G, seed=seed)
+    errors_R = np.hypot(errors_R, math.sqrt(seed_variance))
+    moved_R = moved_R + seeds_R
+    return Estimate(
+        value=float(value),
+        draws_R=value + moved_R,
+        pivots_R=np.sort(moved_R / np.where(errors_R > 0, errors_R, 1.0)),
+        row_variance=row_variance,
+        seed_variance=seed_variance,
+        degrees=max(1.0, total**2 / below) if below > 0 else row_degrees,
+        row_degrees=row_degrees,
+        has_seeds=bool(by_seeds),
+    )
+
+
+def _resample_influences(influences_G: Floats, *, seed: int) -> tuple[Floats, Floats]:
+    """Return the means of R draws of clusters, and the standard error in each draw, [R].
+
+    A draw in which nothing varies gets the error of a single cluster that does.
+    """
+    num_clusters = len(influences_G)
+    weights_RG = draw_weights(num_clusters, seed)
+    sums_R2 = weights_RG @ np.stack([influences_G, influences_G**2], axis=1) / num_clusters
+    variances_R = (sums_R2[:, 1] - sums_R2[:, 0] ** 2) / (num_clusters - 1)
+    least = float(np.abs(influences_G).max()) / num_clusters
+    varies_R = variances_R > _ROUNDING * sums_R2[:, 1] / num_clusters
+    errors_R = np.where(varies_R, np.sqrt(np.abs(variances_R)), least)
+    return sums_R2[:, 0], errors_R
 
 
 class _SeedVariance(NamedTuple):
@@ -156,11 +203,10 @@ class _SeedVariance(NamedTuple):
         return float(np.sqrt(self.net / self.of_means)) if self.of_means > 0 else 0.0
 
 
-def _find_seed_variance(variant: Resamples, part: int) -> _SeedVariance:
-    values_S, resampled_XS = variant.values_KP[:, part], variant.resampled[:, :, part]
+def _find_seed_variance(values_S: Floats, influences_GS: Floats) -> _SeedVariance:
     num_seeds = len(values_S)
-    apart_XS = resampled_XS - resampled_XS.mean(axis=1, keepdims=True)
-    over_rows = sum(variant.find_variance(apart_X) for apart_X in apart_XS.T)
+    apart_GS = influences_GS - influences_GS.mean(axis=1, keepdims=True)
+    over_rows = sum(estimate_variance(apart_G) for apart_G in apart_GS.T)
     return _SeedVariance(
         of_means=float(values_S.var(ddof=1) / num_seeds),
         of_cells=over_rows / (num_seeds * (num_seeds - 1)),
@@ -168,55 +214,42 @@ def _find_seed_variance(variant: Resamples, part: int) -> _SeedVariance:
     )
 
 
-def _estimate(
-    variant: Resamples,
-    part: int,
-    value: float,
-    draws_R: Floats,
-    by_rows: Floats,
-    seed_variances: list[_SeedVariance],
-) -> Estimate | None:
-    """Describe a number by its draws, by its jackknife (or draws of rows), and by its seeds."""
-    known_R = np.sort(draws_R[~np.isnan(draws_R)])
-    if variant.num_clusters < 2 or np.isnan(value) or 2 * len(known_R) < len(draws_R):
-        return None
-    row_variance = variant.find_variance(by_rows)
-    total = row_variance + sum(found.net for found in seed_variances)
-    # Satterthwaite, for a sum of mean squares of which one is subtracted
-    row_degrees = max(1.0, float(variant.effective_P[part]) - 1)
-    below = row_variance**2 / row_degrees
-    for found in seed_variances:
-        below += found.of_means**2 / (found.num_seeds - 1)
-        below += found.of_cells**2 / ((found.num_seeds - 1) * row_degrees)
-    from_mean = by_rows[~np.isnan(by_rows)] - np.nanmean(by_rows)
-    bias = acceleration = 0.0
-    if variant.is_corrected and total > 0:
-        fraction_below = np.mean(known_R < value) + np.mean(known_R == value) / 2
-        # Draws that differ by rounding errors alone are neither biased nor skewed.
-        is_varied = np.sqrt(row_variance) > _ROUNDING * float(np.nanmax(np.abs(variant.values_KP)))
-        if 0 < fraction_below < 1 and is_varied:
-            skewness = -(from_mean**3).sum() / (from_mean**2).sum() ** 1.5
-            bias = float(ndtri(fraction_below))
-            # The error from seeds is taken as symmetric.
-            acceleration = float(skewness / 6 * (row_variance / total) ** 1.5)
-    return Estimate(
-        float(value),
-        known_R,
-        draws_R,
-        bias,
-        acceleration,
-        row_variance,
-        total - row_variance,
-        max(1.0, total**2 / below) if below > 0 else row_degrees,
-        row_degrees,
-        has_seeds=bool(seed_variances),
+def bound(estimate: Estimate, *, tail: float) -> Interval:
+    """Return one-sided lower and upper bounds, each with an error rate of `tail`.
+
+    The more cautious of Student's t, which knows how many clusters and seeds there are, and of the
+    bootstrap-t, which knows how skewed they are.
+
+    Source:
+        Efron and Tibshirani 1993, An Introduction to the Bootstrap, section 12.5; Hall 1988,
+        Theoretical Comparison of Bootstrap Confidence Intervals, doi:10.1214/aos/1176350933.
+    """
+    if estimate.error == 0:
+        return Interval(estimate.value, estimate.value)
+    of_t = float(stdtrit(estimate.degrees, 1 - tail))
+    lowest, highest = np.quantile(estimate.pivots_R, [tail, 1 - tail])
+    return Interval(
+        estimate.value - estimate.error * max(of_t, float(highest)),
+        estimate.value + estimate.error * max(of_t, -float(lowest)),
     )
+
+
+def find_tail(estimate: Estimate, value: float) -> float:
+    """Return the p-value of a true value of at most `value`: the lower end of `bound` inverted.
+
+    Beyond all draws it is that of Student's t alone: so few draws cannot show it.
+    """
+    if estimate.error == 0:
+        return float(estimate.value <= value)
+    distance = (estimate.value - value) / estimate.error
+    pivots_R = estimate.pivots_R
+    place = np.interp(distance, pivots_R, np.arange(len(pivots_R)))
+    return max(float(stdtr(estimate.degrees, -distance)), 1 - float(place) / (len(pivots_R) - 1))
 
 
 def find_interval(estimate: Estimate, *, confidence: float = 0.95) -> Interval:
     """Return the two-sided interval."""
-    tail = (1 - confidence) / 2
-    return Interval(find_quantile(estimate, tail), find_quantile(estimate, 1 - tail))
+    return bound(estimate, tail=(1 - confidence) / 2)
 
 
 def find_logit_interval(estimate: Estimate, *, confidence: float = 0.95) -> Interval:
@@ -230,23 +263,6 @@ def find_logit_interval(estimate: Estimate, *, confidence: float = 0.95) -> Inte
     half = float(stdtrit(estimate.degrees, (1 + confidence) / 2)) * estimate.error / slope
     middle = float(logit(estimate.value))
     return Interval(float(expit(middle - half)), float(expit(middle + half)))
-
-
-def find_quantile(estimate: Estimate, tail: float) -> float:
-    """Return a confidence bound: the true value is below it with the probability `tail`.
-
-    By BCa up to 2,000 rows, else by percentiles. The bootstrap of G clusters is too narrow by
-    sqrt((G - 1) / G), and lacks the tails of Student's t; the level is expanded for both.
-
-    Source:
-        Efron 1987, Better Bootstrap Confidence Intervals (BCa); Hesterberg 2015, What Teachers
-        Should Know About the Bootstrap, arXiv:1411.5279, section 5.3 (expanded percentiles).
-    """
-    from_bias = estimate.bias + _find_expansion(estimate) * stdtrit(estimate.degrees, tail)
-    below = 1 - estimate.acceleration * from_bias
-    adjusted = from_bias / below if below > 0 else np.copysign(np.inf, from_bias)
-    position = ndtr(estimate.bias + adjusted) * (len(estimate.draws_R) - 1)
-    return float(np.interp(position, np.arange(len(estimate.draws_R)), estimate.draws_R))
 
 
 def find_common_tail(
@@ -266,43 +282,18 @@ def find_common_tail(
         Westfall and Young 1993, Resampling-Based Multiple Testing, section 2.5; Romano and Wolf
         2005, doi:10.1111/j.1468-0262.2005.00615.x.
     """
-    joint_ER = np.array([estimate.joint_R for estimate in estimates])
-    joint_ER = joint_ER[:, ~np.isnan(joint_ER).any(axis=0)]
-    errors_E = joint_ER.std(axis=1)
-    varies_E = errors_E > _ROUNDING * np.abs(joint_ER).max(axis=1)
+    draws_ER = np.array([estimate.draws_R for estimate in estimates])
+    errors_E = draws_ER.std(axis=1)
+    varies_E = errors_E > _ROUNDING * np.abs(draws_ER).max(axis=1)
     if varies_E.sum() < 2:
         return tail
-    moved_ER = joint_ER[varies_E] - joint_ER[varies_E].mean(axis=1, keepdims=True)
+    moved_ER = draws_ER[varies_E] - draws_ER[varies_E].mean(axis=1, keepdims=True)
     sizes_ER = moved_ER / errors_E[varies_E, None]
     if two_sided:
         sizes_ER, tail = np.abs(sizes_ER), 2 * tail
     critical = float(np.quantile(sizes_ER.max(axis=0), 1 - tail))
     most = tail / 2 if two_sided else tail
     return float(np.clip(ndtr(-critical), most / len(estimates), most))
-
-
-def find_tail(estimate: Estimate, value: float) -> float:
-    """Return the probability that the true value is below `value`: `find_quantile` inverted."""
-    draws_R = estimate.draws_R
-    i = int(np.searchsorted(draws_R, value, side="right"))
-    if i == 0:
-        position = 0.0
-    elif i == len(draws_R):
-        position = i - 1.0
-    else:
-        position = i - 1 + (value - draws_R[i - 1]) / (draws_R[i] - draws_R[i - 1])
-    # R draws cannot show a probability below 1 in R + 1.
-    rarest = 1 / (len(draws_R) + 1)
-    level = np.clip(position / (len(draws_R) - 1), rarest, 1 - rarest)
-    adjusted = ndtri(level) - estimate.bias
-    below = 1 + estimate.acceleration * adjusted
-    from_bias = adjusted / below if below > 0 else np.copysign(np.inf, adjusted)
-    expanded = (from_bias - estimate.bias) / _find_expansion(estimate)
-    return float(stdtr(estimate.degrees, expanded))
-
-
-def _find_expansion(estimate: Estimate) -> float:
-    return float(np.sqrt((estimate.row_degrees + 1) / estimate.row_degrees))
 
 
 def estimate_interval(
@@ -316,10 +307,10 @@ def estimate_interval(
 ) -> Interval | None:
     """Return the 95 % interval of a metric, the mean over the runs.
 
-    By the bootstrap over rows and, with several runs, over seeds; areas under curves by Student's t
-    on the logit scale, and balanced accuracy from proportions (D20). For a proportion of
+    By the bootstrap-t over rows and, with several runs, over seeds; areas under curves by Student's
+    t on the logit scale, and balanced accuracy from proportions (D20). For a proportion of
     independent rows of one run the exact one of Clopper and Pearson (1934), which is also used if
-    no run has an error (D14).
+    no run has an error, or hardly any (D14).
 
     Args:
         metric: Name of the metric.
@@ -330,8 +321,8 @@ def estimate_interval(
         seed: Seed of the resampling.
 
     Returns:
-        None if the metric is undefined, or is so in more than half of the resamples, or if all rows
-        are one cluster.
+        None if the metric is undefined, or is so without one of the clusters, or if all rows are
+        one cluster.
     """
     found = [compute_metric(metric, labels, outputs, config=config) for outputs in runs]
     values = [value for value in found if value is not None]
@@ -339,10 +330,15 @@ def estimate_interval(
         return None
     groups = _drop_single_rows(groups)
     exact = _find_exact_interval(metric, labels, float(np.mean(values)), len(runs), groups)
+    if exact is None and metric in ("mae", "overall_mae", "rmse"):
+        errors_N = np.max([np.abs(labels - outputs).max(axis=1) for outputs in runs], axis=0)
+        exact = _bound_rare_errors(errors_N, groups, span=_find_span(labels, runs, config))
+        if exact is not None and metric == "rmse":
+            exact = Interval(0.0, math.sqrt(exact.high))
     if exact is not None:
         return exact
     clusters = find_clusters(len(labels), groups, seed=seed)
-    variant = resample_metric(metric, labels, runs, clusters=clusters, config=config, seed=seed)
+    variant = jackknife_metric(metric, labels, runs, clusters=clusters, config=config, seed=seed)
     estimate = estimate_contrasts([variant], [1], seed=seed)[0]
     if estimate is None:
         return None
@@ -351,7 +347,7 @@ def estimate_interval(
             return bound_mean_recall(labels, runs, clusters=clusters, estimate=estimate)
         case "roc_auc" | "average_precision":
             return find_logit_interval(estimate)
-    return _bound_mean(variant, seed=seed)[0]
+    return _clip(find_interval(estimate), METRICS[metric].lowest, METRICS[metric].highest)
 
 
 def _find_exact_interval(
@@ -360,12 +356,32 @@ def _find_exact_interval(
     """Return the interval where it is exact: of a metric at its end, or of a fraction of rows."""
     flawless, is_higher_better = METRICS[metric].flawless, METRICS[metric].higher_is_better
     is_at_end = flawless is not None and abs(value - flawless) < 1e-9
-    if is_at_end or (metric in _OF_RANKINGS and value <= 0):  # 0: every pair is ranked wrongly
+    if is_at_end or (METRICS[metric].is_area and value <= 0):  # 0: every pair is ranked wrongly
         low, high = bound_flawless(*_count_evidence(metric, labels, groups))
         return Interval(low, high) if is_at_end and is_higher_better else Interval(0.0, 1 - low)
     if METRICS[metric].is_row_fraction and num_runs == 1 and groups is None:
         return bound_proportion(round(value * len(labels)), len(labels))
     return None
+
+
+def _find_span(labels_ND: Floats, runs: Sequence[Floats], config: LabelsConfig | None) -> float:
+    """Return the largest possible error of a score."""
+    if isinstance(config, ScoresConfig):
+        return config.range[1] - config.range[0]
+    return float(max(np.ptp([labels_ND, outputs_ND]) for outputs_ND in runs))
+
+
+def _bound_rare_errors(errors_N: Floats, groups: Groups | None, *, span: float) -> Interval | None:
+    """Return the 95 % interval of a mean error where hardly any row is wrong (D14); else None.
+
+    Then more than 2.5 % of all bootstrap draws are without an error. The upper bound is that of the
+    fraction of wrong rows, times the largest possible error.
+    """
+    num_wrong = count_clusters(errors_N > 0, groups)
+    num_units = count_clusters(np.ones(len(errors_N), dtype=bool), groups)
+    if num_wrong >= min(_FEWEST_WRONG, num_units / 2):
+        return None
+    return Interval(0.0, span * bound_proportion(num_wrong, num_units).high)
 
 
 def estimate_part_intervals(
@@ -374,14 +390,23 @@ def estimate_part_intervals(
     *,
     names: list[str],
     groups: Groups | None = None,
+    config: LabelsConfig | None = None,
     seed: int = 0,
 ) -> PartIntervals:
     """Return the 95 % intervals of each dimension's mae, or each class's or label's f1."""
     clusters = find_clusters(len(labels), groups, seed=seed)
-    variant = resample_parts(labels, runs, clusters=clusters, seed=seed)
-    found = _bound_mean(variant, seed=seed)
+    variant = jackknife_parts(labels, runs, clusters=clusters)
     is_scores = find_label_type(labels) == "scores"
-    if not is_scores:
+    found = [
+        interval and _clip(interval, 0.0, math.inf if is_scores else 1.0)
+        for interval in _bound_mean(variant, seed=seed)
+    ]
+    if is_scores:
+        errors_ND = np.max([np.abs(labels - outputs) for outputs in runs], axis=0)
+        span = _find_span(labels, runs, config)
+        for i, errors_N in enumerate(errors_ND.T):
+            found[i] = _bound_rare_errors(errors_N, groups, span=span) or found[i]
+    else:
         support_NC = labels if labels.ndim == 2 else labels[:, None] == np.arange(len(names))
         for i, f1 in enumerate(variant.values_KP.mean(axis=0)):
             if f1 == 1:
@@ -390,7 +415,7 @@ def estimate_part_intervals(
     return PartIntervals(metric=metric, intervals=dict(zip(names, found, strict=True)))
 
 
-def resample_metric(
+def jackknife_metric(
     metric: str,
     labels: NDArray[Any],
     runs: Sequence[Floats],
@@ -398,49 +423,54 @@ def resample_metric(
     clusters: Clusters,
     config: LabelsConfig | None,
     seed: int,
-) -> Resamples:
-    """Resample an overall metric of the runs of a variant, as its only part."""
+) -> Jackknife:
+    """Leave each cluster out of an overall metric of the runs of a variant, its only part."""
     if metric == "roc_auc":
         moments = [linearise_auc(labels, outputs, clusters.index_N) for outputs in runs]
     else:
-        found = [find_moments(metric, labels, outputs, config=config) for outputs in runs]
-        moments = [m for m in found if m is not None]
+        known = [find_moments(metric, labels, outputs, config=config) for outputs in runs]
+        moments = [m for m in known if m is not None]
 
     def compute(rows_RM: NDArray[np.int64]) -> Floats:
         values = [compute_on_draws(metric, labels, o, rows_RM, config=config) for o in runs]
         return np.stack(values, axis=1)[:, :, None]
 
     if moments:
-        resampled = resample_moments(moments, clusters=clusters, seed=seed)
+        found = jackknife_moments(moments, clusters=clusters)
     else:
-        resampled = resample_rows(compute, clusters=clusters, seed=seed)
+        found = jackknife_rows(compute, clusters=clusters, seed=seed)
     weights_N = weigh_rows(metric, labels)
     if weights_N is None:
-        return resampled
+        return found
     effective = clusters.count_effective(weights_N)
-    return resampled._replace(effective_P=np.minimum(resampled.effective_P, effective))
+    return found._replace(effective_P=np.minimum(found.effective_P, effective))
 
 
-def resample_parts(
-    labels: NDArray[Any], runs: Sequence[Floats], *, clusters: Clusters, seed: int
-) -> Resamples:
-    """Resample each dimension's mae, or each class's or label's f1, of the runs of a variant."""
+def jackknife_parts(
+    labels: NDArray[Any], runs: Sequence[Floats], *, clusters: Clusters
+) -> Jackknife:
+    """Leave each cluster out of each dimension's mae, or each class's or label's f1."""
     moments = [find_part_moments(labels, outputs) for outputs in runs]
-    resampled = resample_moments(moments, clusters=clusters, seed=seed)
+    found = jackknife_moments(moments, clusters=clusters)
     if find_label_type(labels) == "scores":
-        return resampled
+        return found
     weights_NC = weigh_class_rows(labels, runs[0].shape[1])
     effective = [clusters.count_effective(weights_N) for weights_N in weights_NC.T]
-    return resampled._replace(effective_P=np.array(effective))
+    return found._replace(effective_P=np.array(effective))
 
 
 def bootstrap_mean(
     values_N: Floats, *, groups: Groups | None = None, seed: int = 0
 ) -> Interval | None:
-    """Return the 95 % interval of a mean over rows; None if all of them are one cluster."""
+    """Return the 95 % interval of a mean over rows; None if all of them are one cluster.
+
+    If no value is below 0 or above 1, the mean is taken to be bounded there.
+    """
     clusters = find_clusters(len(values_N), groups, seed=seed)
     mean = Moments(np.asarray(values_N, dtype=np.float64)[:, None], lambda means: means)
-    return _bound_mean(resample_moments([mean], clusters=clusters, seed=seed), seed=seed)[0]
+    interval = _bound_mean(jackknife_moments([mean], clusters=clusters), seed=seed)[0]
+    ends = float(np.min(values_N, initial=0.0)), float(np.max(values_N, initial=1.0))
+    return interval and _clip(interval, *ends)
 
 
 def bound_flawless(*counts: float) -> Interval:
@@ -641,19 +671,16 @@ def count_clusters(chosen_N: NDArray[np.bool_], groups: Groups | None) -> int:
     return int(chosen_N.sum()) if groups is None else len(np.unique(groups[chosen_N]))
 
 
-def _bound_mean(variant: Resamples, *, seed: int) -> list[Interval | None]:
+def _bound_mean(variant: Jackknife, *, seed: int) -> list[Interval | None]:
     """Return the interval of the mean over the runs, per part."""
-    found: list[Interval | None] = []
-    for part, estimate in enumerate(estimate_contrasts([variant], [1], seed=seed)):
-        if estimate is None:
-            found.append(None)
-            continue
-        # If no draw of a run is below 0 or above 1, the metric is taken to be bounded there.
-        drawn_RK = variant.draws_RKP[:, :, part]
-        least, most = float(np.nanmin(drawn_RK)), float(np.nanmax(drawn_RK))
-        low, high = find_interval(estimate)
-        found.append(Interval(max(low, min(0.0, least)), min(high, max(1.0, most))))
-    return found
+    return [
+        estimate and find_interval(estimate)
+        for estimate in estimate_contrasts([variant], [1], seed=seed)
+    ]
+
+
+def _clip(interval: Interval, low: float, high: float) -> Interval:
+    return Interval(max(interval.low, low), min(interval.high, high))
 
 
 def _count_evidence(metric: str, labels: NDArray[Any], groups: Groups | None) -> list[float]:
@@ -662,13 +689,14 @@ def _count_evidence(metric: str, labels: NDArray[Any], groups: Groups | None) ->
     For areas under curves and for labels those of the rarer side.
     """
     num_units = count_clusters(np.ones(len(labels), dtype=bool), groups)
-    if metric not in ("f1_macro", "balanced_accuracy", *_OF_RANKINGS):
+    if METRICS[metric].weighs != "classes":
         return [num_units]
+    is_area = METRICS[metric].is_area
     true_NC = labels if labels.ndim == 2 else labels[:, None] == np.arange(labels.max() + 1)
-    if labels.ndim == 1 and true_NC.shape[1] == 2 and metric in _OF_RANKINGS:
+    if labels.ndim == 1 and true_NC.shape[1] == 2 and is_area:
         true_NC = true_NC[:, 1:]  # the ranking of one class reverses the other's
     counted_NC = true_NC.copy()
-    if labels.ndim == 2 or metric in _OF_RANKINGS:
+    if labels.ndim == 2 or is_area:
         for i, true_N in enumerate(true_NC.T):
             if count_clusters(true_N, groups) > count_clusters(~true_N, groups):
                 counted_NC[:, i] = ~true_N

@@ -1,9 +1,7 @@
-"""Paired tests of two variants on the same rows, their power, and the sample size they need."""
+"""Tests of variants on the same rows, Holm's correction, power and sample size."""
 
 import math
-from collections.abc import Callable, Sequence
-from functools import lru_cache
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,93 +9,15 @@ from scipy import optimize, stats
 from scipy.special import stdtrit
 
 from llmft.metrics.definitions import Floats
-from llmft.metrics.moments import Moments
 from llmft.results.comparison import McNemar, Power, SampleSize
 from llmft.results.evaluation import Interval
 from llmft.statistics.intervals import Estimate
-from llmft.statistics.resampling import Clusters, Groups
+from llmft.statistics.resampling import Groups
 
-_NUM_SWAPS = 9_999
-_MAX_EXACT_CLUSTERS = 15
-"""Up to this many clusters G, all 2^G swaps are enumerated."""
 _MOST = 1_000
 """A sample size of more than this many times the current one is not reported."""
 WANTED_POWER = 0.8
 """Of the sample sizes that are advised."""
-
-
-def permute_moments(
-    reference: Sequence[Moments],
-    challenger: Sequence[Moments],
-    *,
-    clusters: Clusters,
-    seed: int = 0,
-) -> Floats:
-    """Return the two-sided p-values of no difference, [P], by swapping the variants in clusters.
-
-    Under the null hypothesis the outputs of the two variants are exchangeable. All swaps are
-    enumerated for up to 15 clusters; else 9,999 are drawn, and the observed one counts too. The
-    test is conditional on these runs: it does not cover other seeds.
-
-    Args:
-        reference: Moments of each run; if the variants have different numbers of runs and the
-            metric is not a mean, the runs of the smaller one are repeated.
-        challenger: The same.
-        clusters: Rows that are swapped together.
-        seed: Seed of the swaps.
-
-    Source:
-        Good 2005, Permutation, Parametric and Bootstrap Tests of Hypotheses, section 3.6; Phipson
-        and Smyth 2010, doi:10.2202/1544-6115.1585 (the observed one is counted).
-    """
-    combine = reference[0].combine
-    pairs = _pair_runs(_average_means(reference), _average_means(challenger))
-    theirs_GKM, ours_GKM = (
-        np.stack([clusters.add_up(run.values_NM) for run in runs], axis=1)
-        for runs in zip(*pairs, strict=True)
-    )
-    num_rows = clusters.sizes_G.sum()
-    swapped_RG = draw_swaps(len(clusters.sizes_G), seed)
-    apart_GX = (ours_GKM - theirs_GKM).reshape(len(ours_GKM), -1)
-    moved_RX = swapped_RG @ apart_GX.astype(np.float32)
-    moved_RKM = moved_RX.reshape(-1, *ours_GKM.shape[1:])
-    ours_RKM = (ours_GKM.sum(axis=0) - moved_RKM) / num_rows
-    theirs_RKM = (theirs_GKM.sum(axis=0) + moved_RKM) / num_rows
-    return _count_extremes((combine(ours_RKM) - combine(theirs_RKM)).mean(axis=1))
-
-
-def permute_outputs(
-    compute: Callable[[Floats], float | None],
-    reference: Sequence[Floats],
-    challenger: Sequence[Floats],
-    *,
-    clusters: Clusters,
-    seed: int = 0,
-) -> float:
-    """Return the same p-value for a metric of the ranking of the rows, by at most 1,024 swaps.
-
-    Args:
-        compute: Outputs [N, C] -> the metric.
-        reference: Outputs of each run.
-        challenger: The same.
-        clusters: Rows that are swapped together.
-        seed: Seed of the swaps.
-    """
-    pairs = _pair_runs(reference, challenger)
-    swapped_RG = draw_swaps(len(clusters.sizes_G), seed, num_swaps=999, max_exact=10)
-    gains = []
-    for swapped_G in swapped_RG:
-        swapped_N1 = swapped_G[clusters.index_N, None] > 0
-        found = [
-            (
-                compute(np.where(swapped_N1, theirs, ours)),
-                compute(np.where(swapped_N1, ours, theirs)),
-            )
-            for theirs, ours in pairs
-        ]
-        known = [ours - theirs for ours, theirs in found if ours is not None and theirs is not None]
-        gains.append(np.mean(known) if len(known) == len(found) else np.nan)
-    return float(_count_extremes(np.array(gains)[:, None])[0])
 
 
 def compute_mcnemar(
@@ -137,29 +57,6 @@ def compute_mcnemar(
     )
 
 
-def _pair_runs(one: Sequence[Any], other: Sequence[Any]) -> list[tuple[Any, Any]]:
-    """Return pairs of runs; those of the smaller variant are repeated."""
-    num_runs = max(len(one), len(other))
-    return [(one[i % len(one)], other[i % len(other)]) for i in range(num_runs)]
-
-
-def _average_means(runs: Sequence[Moments]) -> list[Moments]:
-    """Return one run whose values are the mean over the runs, if the metric is a mean."""
-    if not runs[0].is_mean:
-        return list(runs)
-    return [runs[0]._replace(values_NM=np.mean([m.values_NM for m in runs], axis=0))]
-
-
-def _count_extremes(gains_RP: Floats) -> Floats:
-    """Return the fraction of gains that are at least as large as the first, the observed one.
-
-    Undefined gains count as large, and so do those that are smaller by a rounding error.
-    """
-    sizes_RP = np.abs(gains_RP)
-    tolerance_P = 1e-5 * np.fmax.reduce(sizes_RP)
-    return np.asarray((~(sizes_RP < sizes_RP[0] - tolerance_P)).mean(axis=0))
-
-
 def adjust_by_holm(p_values: Sequence[float]) -> list[float]:
     """Return p-values corrected for multiple comparisons.
 
@@ -171,30 +68,6 @@ def adjust_by_holm(p_values: Sequence[float]) -> list[float]:
     adjusted = np.empty(len(p_values))
     adjusted[order] = np.minimum(np.maximum.accumulate(stepped), 1)
     return [float(p) for p in adjusted]
-
-
-@lru_cache(maxsize=2)
-def draw_swaps(
-    num_clusters: int,
-    seed: int,
-    *,
-    num_swaps: int = _NUM_SWAPS,
-    max_exact: int = _MAX_EXACT_CLUSTERS,
-) -> NDArray[np.float32]:
-    """Return in which clusters the variants are swapped, 1 or 0, [R, G]; in the first row in none.
-
-    All 2^G swaps for up to `max_exact` clusters, else `num_swaps` random ones. At most 80 MB.
-    """
-    if num_clusters <= max_exact:
-        bits_RG = np.arange(2**num_clusters)[:, None] >> np.arange(num_clusters) & 1
-        swapped_RG = bits_RG.astype(np.float32)
-    else:
-        bits = np.random.default_rng(seed).bytes(num_swaps * -(-num_clusters // 8))
-        drawn = np.unpackbits(np.frombuffer(bits, dtype=np.uint8).reshape(num_swaps, -1), axis=1)
-        swapped_RG = np.zeros((num_swaps + 1, num_clusters), dtype=np.float32)
-        swapped_RG[1:] = drawn[:, :num_clusters]
-    swapped_RG.flags.writeable = False
-    return swapped_RG
 
 
 def estimate_power(estimate: Estimate, *, effect: float, tail: float) -> Power | None:

@@ -1,6 +1,5 @@
-"""The bootstrap: metrics of runs on resampled rows."""
+"""Clusters of rows, metrics without each of them, and the weights of bootstrap draws."""
 
-import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -13,10 +12,8 @@ from llmft.metrics.moments import Moments
 
 Groups = NDArray[np.int64]
 MAX_CLUSTERS = 2_000
-"""Intervals are corrected for skewness up to this many rows; more clusters are merged at random."""
+"""More clusters are merged at random."""
 _NUM_RESAMPLES = 4_000
-_NUM_ROW_RESAMPLES = 1_000
-"""For metrics that have to be recomputed on each resample."""
 _NUM_BLOCKS = 50
 
 
@@ -57,36 +54,35 @@ class Clusters(NamedTuple):
         return np.stack(sums, axis=1)
 
 
-class Resamples(NamedTuple):
-    """P metrics of the K runs of a variant, on the rows and on resamples; NaN if undefined."""
+class Jackknife(NamedTuple):
+    """P metrics of the K runs of a variant, on all rows and without each cluster; NaN if undefined.
+
+    They give the influence of each cluster, and with it variances and bootstrap draws.
+    """
 
     values_KP: Floats
-    draws_RKP: Floats
-    """On R draws of the rows. Two variants with the same clusters and seed have the same draws."""
-    jackknife_GKP: Floats | None
-    """Leaving out each cluster in turn; None if that is too costly."""
-    num_clusters: int
+    without_GKP: Floats
+    """Without each cluster in turn."""
     effective_P: Floats
-    """Their effective number for each metric (`Clusters.count_effective`)."""
-    is_corrected: bool
-    """Whether to correct intervals for bias and skewness (BCa)."""
+    """The effective number of clusters for each metric (`Clusters.count_effective`)."""
+    stream: int = 0
+    """Of the random numbers that seeds are drawn by: another one for each variant."""
 
     @property
-    def resampled(self) -> Floats:
-        """The metrics without each cluster, [G, K, P], or on draws of the rows, [R, K, P]."""
-        return self.draws_RKP if self.jackknife_GKP is None else self.jackknife_GKP
+    def influences_GKP(self) -> Floats:
+        """By how much each cluster moves the metrics, times the number of clusters; mean 0."""
+        apart_GKP: Floats = self.without_GKP.mean(axis=0) - self.without_GKP
+        return (len(apart_GKP) - 1) * apart_GKP
 
-    def find_variance(self, values_X: Floats) -> float:
-        """Return the variance over rows of a number that was computed on `resampled`, [X].
 
-        NaN for a single cluster.
-        """
-        if self.num_clusters < 2:
-            return math.nan
-        squares = (values_X[~np.isnan(values_X)] - np.nanmean(values_X)) ** 2
-        if self.jackknife_GKP is None:
-            return self.num_clusters / (self.num_clusters - 1) * float(squares.mean())
-        return (self.num_clusters - 1) / self.num_clusters * float(squares.sum())
+def estimate_variance(influences_G: Floats) -> float:
+    """Return the variance over clusters of a number, from their influences on it.
+
+    Source:
+        Efron and Tibshirani 1993, An Introduction to the Bootstrap, section 11.2 (jackknife).
+    """
+    num_clusters = len(influences_G)
+    return float((influences_G**2).sum() / (num_clusters * (num_clusters - 1)))
 
 
 def find_clusters(
@@ -113,21 +109,14 @@ def find_clusters(
     return Clusters(index_N, np.bincount(index_N).astype(np.float64))
 
 
-def resample_moments(runs: Sequence[Moments], *, clusters: Clusters, seed: int) -> Resamples:
-    """Resample metrics that are functions of means over rows.
+def jackknife_moments(runs: Sequence[Moments], *, clusters: Clusters) -> Jackknife:
+    """Leave each cluster out of metrics that are functions of means over rows.
 
-    For clusters of unequal size the mean is the ratio of two sums. One matrix product gives all
-    draws: the count of each cluster in each draw, times the sums of the clusters.
-
-    Source:
-        Davison and Hinkley 1997, Bootstrap Methods and their Application, section 2.4 (ratios)
-        and 3.8 (clusters).
+    For clusters of unequal size the mean is the ratio of two sums.
     """
     sizes_G = clusters.sizes_G
-    num_clusters, num_rows = len(sizes_G), sizes_G.sum()
-    weights_RG = draw_weights(num_clusters, seed)
-    drawn_R1 = weights_RG @ sizes_G[:, None]
-    values, draws, jackknife = [], [], []
+    num_rows = sizes_G.sum()
+    values, without = [], []
     for values_NM, combine, _ in runs:
         sums_GM = clusters.add_up(values_NM)
         mean_M = sums_GM.sum(axis=0) / num_rows
@@ -135,80 +124,38 @@ def resample_moments(runs: Sequence[Moments], *, clusters: Clusters, seed: int) 
         centred_GM = sums_GM - sizes_G[:, None] * mean_M
         centred_GM[np.abs(centred_GM) <= 1e-9 * np.abs(sums_GM).max()] = 0
         values.append(combine(mean_M))
-        draws.append(combine(mean_M + (weights_RG @ centred_GM) / drawn_R1))
-        if num_clusters > 1:
-            others_G1 = num_rows - sizes_G[:, None]
-            jackknife.append(combine(mean_M - centred_GM / others_G1))
-    return Resamples(
-        np.stack(values),
-        np.stack(draws, axis=1),
-        np.stack(jackknife, axis=1) if jackknife else None,
-        num_clusters,
-        np.full(values[0].shape, clusters.count_effective()),
-        is_corrected=num_rows <= MAX_CLUSTERS,
-    )
+        others_G1 = np.maximum(num_rows - sizes_G[:, None], 1)
+        without.append(combine(mean_M - centred_GM / others_G1))
+    effective_P = np.full(values[0].shape, clusters.count_effective())
+    return Jackknife(np.stack(values), np.stack(without, axis=1), effective_P)
 
 
-def resample_rows(
+def jackknife_rows(
     statistic: Callable[[NDArray[np.int64]], Floats], *, clusters: Clusters, seed: int
-) -> Resamples:
-    """Resample metrics of the ranking of the rows.
+) -> Jackknife:
+    """Leave each cluster out of metrics of the ranking of the rows.
 
-    The draws are shifted so that their median is the metric itself: repeated rows in a draw are
-    enough to raise an average precision.
+    Of more than 2,000 rows blocks of clusters are left out, since the statistic is computed anew.
 
     Args:
         statistic: Row positions of R draws [R, M] -> metrics [R, K, P], NaN if undefined.
-        clusters: Rows that are drawn together.
-        seed: Seed of the draws.
-    """
-    num_rows, num_clusters = len(clusters.index_N), len(clusters.sizes_G)
-    values_KP = statistic(np.arange(num_rows)[None])[0]
-    if num_rows > MAX_CLUSTERS and num_clusters > _NUM_BLOCKS:
-        return _resample_blocks(statistic, values_KP, clusters, seed)
-    order_N = np.argsort(clusters.index_N, kind="stable")
-    rows_of = np.split(order_N, np.cumsum(clusters.sizes_G.astype(int))[:-1])
-    generator = np.random.default_rng(seed)
-    drawn = []
-    for _ in range(_NUM_ROW_RESAMPLES):
-        drawn_G = generator.integers(num_clusters, size=num_clusters)
-        drawn.append(np.concatenate([rows_of[i] for i in drawn_G]))
-    if len(set(map(len, rows_of))) == 1:
-        draws_RKP = statistic(np.stack(drawn))
-    else:  # draws of clusters of several sizes differ in their number of rows
-        draws_RKP = np.concatenate([statistic(rows_M[None]) for rows_M in drawn])
-    is_known = ~np.isnan(draws_RKP).all(axis=0)
-    middle_KP = np.full(values_KP.shape, np.nan)
-    middle_KP[is_known] = np.nanmedian(draws_RKP[:, is_known], axis=0)
-    # If no draw is below 0 or above 1, the metric is taken to be bounded there.
-    low_KP = np.fmin(0.0, np.fmin.reduce(draws_RKP))
-    high_KP = np.fmax(1.0, np.fmax.reduce(draws_RKP))
-    shifted_RKP = np.clip(draws_RKP + (values_KP - middle_KP), low_KP, high_KP)
-    effective_P = np.full(values_KP.shape[1], clusters.count_effective())
-    return Resamples(values_KP, shifted_RKP, None, num_clusters, effective_P, is_corrected=False)
-
-
-def _resample_blocks(
-    statistic: Callable[[NDArray[np.int64]], Floats],
-    values_KP: Floats,
-    clusters: Clusters,
-    seed: int,
-) -> Resamples:
-    """Resample the pseudo-values of blocks of rows: the statistic is computed 51 times only.
+        clusters: Rows that are left out together.
+        seed: Seed of the blocks.
 
     Source:
-        Efron and Tibshirani 1993, An Introduction to the Bootstrap, section 11.5 (pseudo-values);
         Shao and Tu 1995, The Jackknife and Bootstrap, section 2.1 (blocks).
     """
-    block_N = np.random.default_rng(seed).permutation(len(clusters.sizes_G)) % _NUM_BLOCKS
-    block_N = block_N[clusters.index_N]
-    others = [statistic(np.flatnonzero(block_N != i)[None]) for i in range(_NUM_BLOCKS)]
-    others_GKP = np.concatenate(others)
-    from_mean_GX = (others_GKP.mean(axis=0) - others_GKP).reshape(_NUM_BLOCKS, -1)
-    moved_RX = draw_weights(_NUM_BLOCKS, seed) @ from_mean_GX * (_NUM_BLOCKS - 1) / _NUM_BLOCKS
-    draws_RKP = values_KP + moved_RX.reshape(-1, *values_KP.shape)
-    effective_P = np.full(values_KP.shape[1], _NUM_BLOCKS)
-    return Resamples(values_KP, draws_RKP, others_GKP, _NUM_BLOCKS, effective_P, is_corrected=False)
+    num_rows, index_N = len(clusters.index_N), clusters.index_N
+    if num_rows > MAX_CLUSTERS:
+        index_N = find_clusters(num_rows, index_N, seed=seed, most=_NUM_BLOCKS).index_N
+    rows_of = [np.flatnonzero(index_N != i) for i in range(index_N.max() + 1)]
+    values_KP = statistic(np.arange(num_rows)[None])[0]
+    if len(set(map(len, rows_of))) == 1:
+        without_GKP = statistic(np.stack(rows_of))
+    else:  # clusters of several sizes leave several numbers of rows
+        without_GKP = np.concatenate([statistic(rows_M[None]) for rows_M in rows_of])
+    effective = find_clusters(num_rows, index_N, most=None).count_effective()
+    return Jackknife(values_KP, without_GKP, np.full(values_KP.shape[1], effective))
 
 
 @lru_cache(maxsize=2)
@@ -224,7 +171,7 @@ def draw_weights(num_clusters: int, seed: int) -> Floats:
 
 
 @lru_cache(maxsize=4)
-def draw_seed_weights(num_seeds: int, seed: int, variant: int) -> Floats:
+def draw_seed_weights(num_seeds: int, seed: int, stream: int) -> Floats:
     """Return the weight of each seed in each resample, minus 1 / S, [R, S].
 
     A few seeds have only a handful of different resamples, so they get normal multipliers, under
@@ -233,6 +180,6 @@ def draw_seed_weights(num_seeds: int, seed: int, variant: int) -> Floats:
     Source:
         van der Vaart and Wellner 1996, Weak Convergence and Empirical Processes, section 2.9.
     """
-    drawn_RS = np.random.default_rng([seed, variant]).normal(size=(_NUM_RESAMPLES, num_seeds))
+    drawn_RS = np.random.default_rng([seed, stream]).normal(size=(_NUM_RESAMPLES, num_seeds))
     centred_RS = drawn_RS - drawn_RS.mean(axis=1, keepdims=True)
     return np.asarray(centred_RS / np.sqrt(num_seeds * max(1, num_seeds - 1)))

@@ -5,11 +5,18 @@ from typing import Any
 
 import numpy as np
 
-from llmft.evaluation.verdict import Rules, compare_with_reference
+from llmft.evaluation.verdict import Rules, compare_with_reference, jackknife_variants
 from llmft.results.comparison import Pair
 from llmft.results.evaluation import Interval
 from llmft.statistics.intervals import estimate_contrasts, find_interval
-from llmft.statistics.resampling import find_clusters, resample_rows
+from llmft.statistics.resampling import find_clusters, jackknife_rows
+
+
+def compare_all(
+    variants: dict[str, list[np.ndarray]], labels: np.ndarray, rules: Rules, **options: Any
+) -> dict[str, Pair]:
+    """Compare variants with the reference of the rules."""
+    return compare_with_reference(jackknife_variants(variants, labels, rules=rules, **options))
 
 
 def compare_runs(
@@ -22,18 +29,16 @@ def compare_runs(
     **options: Any,
 ) -> Pair | None:
     """Compare two variants only."""
-    found = compare_with_reference(
-        {"reference": reference, "challenger": challenger},
-        labels,
-        rules=Rules(metric, "reference", margin, min_difference=0.0),
-        **options,
-    )
-    return found.get("challenger")
+    variants = {"reference": reference, "challenger": challenger}
+    rules = Rules(metric, "reference", margin, min_difference=0.0)
+    return compare_all(variants, labels, rules, **options).get("challenger")
 
 
-def bootstrap_rows(statistic: Callable[[np.ndarray], Any], num_rows: int) -> list[Interval | None]:
+def jackknife_interval(
+    statistic: Callable[[np.ndarray], Any], num_rows: int
+) -> list[Interval | None]:
     """Return the intervals of any statistics of row positions, or of one."""
-    variant = resample_rows(
+    variant = jackknife_rows(
         lambda draws: np.array([statistic(rows) for rows in draws], dtype=np.float64).reshape(
             len(draws), 1, -1
         ),

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from llmft.evaluation.verdict import Rules, Verdict, compare_with_reference, reach_verdict
+from llmft.evaluation.verdict import Rules, Verdict, reach_verdict
 from llmft.results.comparison import Pair
+from tests.evaluation.shortcuts import compare_all
 
 FORMS = [(55, False), (55, True), (515, False), (515, True)]
 
@@ -66,7 +67,7 @@ def simulate(
                 by_seed = rng.normal(0, seed_deviation, size=(num_seeds, 1, 1))
                 by_row = rng.normal(0, 0.5, size=(num_seeds, num_rows, 1))
                 variants[name] = list(variants[name] + by_seed + by_row)
-        differences = compare_with_reference(variants, labels, rules=rules, groups=groups)
+        differences = compare_all(variants, labels, rules, groups=groups)
         verdict = reach_verdict(
             differences, valid_variants=names, findings=[], reference="ref", metric="mae",
             margin=margin, scope="recipes",
@@ -139,6 +140,6 @@ def test_rare_disasters_of_a_challenger_make_more_false_winners(form, most: int)
     found = 0
     for _ in range(1_000):
         variants = {"ref": reference, "a": [draw(num_rows, groups)[:, None]]}
-        difference = compare_with_reference(variants, labels, rules=rules, groups=groups)["a"]
+        difference = compare_all(variants, labels, rules, groups=groups)["a"]
         found += difference.finding == "better"
     assert found <= most

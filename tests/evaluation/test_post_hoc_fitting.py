@@ -74,7 +74,7 @@ def test_scores_are_calibrated_as_scikit_learn_would(home: Path) -> None:
     assert own > 4 and results["metrics"]["mae"] < 1e-6  # it ranked the rows well, but compressed
     assert results["calibration"]["risk"]["slope"] == pytest.approx(1)
     assert results["rows"][0]["outputs"]["tiered"] == pytest.approx([fitted[0]], abs=1e-4)
-    assert results["intervals"]["mae"][1] < 1
+    assert results["intervals"]["mae"][1] < 2, "no error in 24 rows"
 
 
 def test_predict_gives_calibrated_scores_and_their_tier(home: Path) -> None:

@@ -192,7 +192,7 @@ def test_rows_of_one_group_count_as_one_in_a_slice() -> None:
     alone, clustered = measure(None), measure(np.arange(120) // 4)
     for one, other in zip(alone[:2], clustered[:2], strict=True):
         ratio = (other[1] - other[0]) / (one[1] - one[0])
-        assert ratio == pytest.approx(2, rel=0.25)  # four equal rows: twice the standard error
+        assert 1.6 < ratio < 3.2  # four equal rows: twice the standard error, and fewer of them
     assert alone[2] is not None
     assert clustered[2] is None  # the slice is a single group
 

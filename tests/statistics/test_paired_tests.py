@@ -7,19 +7,13 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
-from llmft.metrics.definitions import compute_metric
 from llmft.statistics.paired_tests import (
     adjust_by_holm,
     compute_mcnemar,
     estimate_power,
     find_sample_size,
-    permute_moments,
-    permute_outputs,
 )
-from llmft.statistics.resampling import (
-    find_clusters,
-)
-from tests.statistics.test_resampling import make_estimate, make_mean
+from tests.statistics.test_resampling import make_estimate
 
 RNG = np.random.default_rng(2)
 
@@ -39,57 +33,6 @@ def test_holm_is_statsmodels() -> None:
         expected = multipletests(p_values, method="holm")[1]
         assert adjust_by_holm(p_values) == pytest.approx(expected)
     assert adjust_by_holm([]) == []
-
-
-# Permutation and McNemar.
-def test_fishers_test_of_darwins_maize() -> None:
-    """Fisher 1935, The Design of Experiments, section 21: 1,726 of 32,768 swaps, 5.267 %."""
-    crossed_less_selfed = [49, -67, 8, 16, 6, 23, 28, 41, 14, 29, 56, 24, 75, 60, -48]
-    (found,) = permute_moments(
-        [make_mean(np.zeros(15))], [make_mean(crossed_less_selfed)], clusters=find_clusters(15)
-    )
-    assert found == 1_726 / 32_768
-
-
-def test_swaps_of_many_clusters_agree_with_scipy() -> None:
-    sums = RNG.normal(0.3, 1, size=30)
-    groups = np.repeat(np.arange(30), 2)
-    (found,) = permute_moments(
-        [make_mean(np.zeros(60))],
-        [make_mean(np.repeat(sums, 2))],
-        clusters=find_clusters(60, groups),
-    )
-    known = stats.permutation_test((sums,), np.mean, permutation_type="samples", rng=1)
-    assert found == pytest.approx(known.pvalue, abs=0.015)
-
-
-def test_a_metric_by_order_is_swapped_too() -> None:
-    labels = np.arange(40) % 2 == 0
-    outputs = [RNG.random((40, 1)) + strength * labels[:, None] for strength in (0.0, 0.2, 2.0)]
-
-    def compute(probs: np.ndarray) -> float | None:
-        return compute_metric("roc_auc", labels[:, None], probs)
-
-    clusters = find_clusters(40)
-    assert permute_outputs(compute, outputs[:1], outputs[2:], clusters=clusters) == 0.001
-    assert permute_outputs(compute, outputs[:1], outputs[:1], clusters=clusters) == 1
-    assert 0.01 < permute_outputs(compute, outputs[:1], outputs[1:2] * 2, clusters=clusters) < 1
-
-
-@pytest.mark.parametrize("num_clusters", [10, 11, 12, 15, 16, 40])
-def test_a_ranking_is_tested_with_every_cluster_swapped(num_clusters: int) -> None:
-    labels = np.arange(2 * num_clusters) % 2 == 0
-    groups = np.arange(2 * num_clusters) // 2
-    worse, better = RNG.random((2 * num_clusters, 1)), RNG.random((2 * num_clusters, 1))
-    seen: list[np.ndarray] = []
-
-    def compute(outputs: np.ndarray) -> float | None:
-        seen.append((outputs == better)[:, 0])
-        return compute_metric("roc_auc", labels[:, None], outputs)
-
-    permute_outputs(compute, [worse], [better], clusters=find_clusters(len(labels), groups))
-    fractions = np.mean(seen, axis=0)
-    assert np.all(np.abs(fractions - 0.5) < 0.1), "each row in half of the swaps"
 
 
 def test_mcnemar_is_the_exact_binomial() -> None:
