@@ -155,10 +155,11 @@ class GateConfig(ConfigSection):
     """Thresholds of one gate."""
 
     deploy: float
-    """To deploy, the worse end of the 95 % interval has to reach this; of gaps and convergence, the
+    """To deploy, the worse end of the 95 % interval has to reach this; of convergence, the
     value."""
     review: float | None = None
-    """A run whose value is worse than this fails; without it the gate never fails a run."""
+    """A run whose value is worse than this fails; without it the gate never fails a run. A gap
+    fails only if its interval is above 0."""
     fraction: float | None = Field(default=None, gt=0, le=1)
     """Of the gate `dimensions`: the fraction of them that has to reach `deploy` (by default all);
     no dimension may be worse than `review`."""
@@ -218,7 +219,7 @@ def get_default_gates(labels: LabelsConfig) -> dict[str, GateConfig]:
                 "mae": GateConfig(deploy=1.0 * unit, review=1.2 * unit),
                 "skill": GateConfig(deploy=0.30, review=0.15),
                 "dimensions": GateConfig(deploy=1.1 * unit, review=2.0 * unit, fraction=0.625),
-                **_get_common_gates(0.05 * unit),
+                **_get_common_gates(val_test_gap=0.2 * unit, train_val_gap=0.5 * unit),
             }
         case ClassConfig():
             return {
@@ -227,7 +228,7 @@ def get_default_gates(labels: LabelsConfig) -> dict[str, GateConfig]:
                 "balanced_accuracy": GateConfig(deploy=0.70, review=0.60),
                 "class_f1": GateConfig(deploy=0.50, review=0.30),
                 "class_recall": GateConfig(deploy=0.50, review=0.30),
-                **_get_common_gates(0.05),
+                **_get_common_gates(val_test_gap=0.1, train_val_gap=0.5),
             }
         case MultilabelConfig():
             return {
@@ -235,15 +236,15 @@ def get_default_gates(labels: LabelsConfig) -> dict[str, GateConfig]:
                 "f1_macro": GateConfig(deploy=0.60, review=0.50),
                 "class_f1": GateConfig(deploy=0.40, review=0.20),
                 "class_recall": GateConfig(deploy=0.40, review=0.20),
-                **_get_common_gates(0.05),
+                **_get_common_gates(val_test_gap=0.1, train_val_gap=0.5),
             }
     raise AssertionError(labels)
 
 
-def _get_common_gates(gap: float) -> dict[str, GateConfig]:
+def _get_common_gates(*, val_test_gap: float, train_val_gap: float) -> dict[str, GateConfig]:
     return {
-        "val_test_gap": GateConfig(deploy=gap, review=4 * gap),
-        "train_val_gap": GateConfig(deploy=10 * gap),
+        "val_test_gap": GateConfig(deploy=val_test_gap, review=2 * val_test_gap),
+        "train_val_gap": GateConfig(deploy=train_val_gap),
         "convergence": GateConfig(deploy=0.02),
         "edge_cases": GateConfig(deploy=0.60, review=0.60),
     }

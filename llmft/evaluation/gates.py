@@ -47,8 +47,6 @@ _Z = float(norm.ppf(0.975))
 class GateFacts(NamedTuple):
     """Inputs of the gates: of one run, or the mean over the runs (seeds) of a variant."""
 
-    shortage: str | None
-    """Why the rows are too few for evidence; None if they suffice (`find_shortage`)."""
     metric: str
     """The leading metric, which the gaps compare."""
     metrics: Mapping[str, float | None]
@@ -65,7 +63,7 @@ class GateFacts(NamedTuple):
     probe_gain: ProbeGain | None = None
     """Its gain over the baseline `probe`."""
     shortages: Mapping[str, str | None] = MappingProxyType({})
-    """Metric -> why the rows are too few for it, since it may weigh rare classes."""
+    """Gate on the test rows -> why they are too few for it; None if they suffice."""
     rare: Sequence[str] = ()
     """Classes or labels with too few rows (`list_rare`)."""
 
@@ -352,7 +350,7 @@ def _apply_metric(name: str, gate: GateConfig, facts: GateFacts) -> GateResult:
     what = "not defined on these rows" if value is None else _show(value)
     return _make_result(
         name, gate, what=what, value=value, bound=_find_worse_end(name, interval),
-        interval=interval, doubt=facts.shortages.get(name, facts.shortage),
+        interval=interval, doubt=facts.shortages.get(name),
     )  # fmt: skip
 
 
@@ -376,7 +374,7 @@ def _apply_dimensions(name: str, gate: GateConfig, facts: GateFacts) -> GateResu
     result = _make_result(
         name, gate, what=what, value=deciding.value,
         bound=bound if math.isfinite(bound) else None, interval=deciding.interval,
-        doubt=facts.shortage,
+        doubt=facts.shortages.get(name),
     )  # fmt: skip
     value = found[worst].value
     if gate.review is None or value is None or value <= gate.review:
@@ -395,7 +393,7 @@ def _apply_classes(name: str, gate: GateConfig, facts: GateFacts) -> GateResult 
     if not found:
         return None
     absent = [part for part, estimate in found.items() if estimate.value is None]
-    doubt = facts.shortage
+    doubt = facts.shortages.get(name)
     if absent:
         doubt = f"no row of {', '.join(absent)}"
     elif facts.rare and doubt is None:
@@ -413,33 +411,27 @@ def _apply_classes(name: str, gate: GateConfig, facts: GateFacts) -> GateResult 
 
 
 def _apply_gap(name: str, gate: GateConfig, facts: GateFacts) -> GateResult | None:
-    """A gap within noise is allowed: up to 2 standard errors deploy, up to 4 do not fail."""
+    """It passes by the upper end of its interval, and fails only where it is surely a gap."""
     metric = facts.metric
     earlier, later, _ = name.split("_")
     before, after = facts.splits.get(earlier), facts.splits.get(later)
     if before is None or after is None:
         return None
-    doubt = facts.shortages.get(metric, facts.shortage) if later == "test" else None
+    doubt = facts.shortages.get(name)
     higher = METRICS[metric].higher_is_better
     gap = estimate_gap(before, after, higher_is_better=higher)
     if gap.value is None:
         what = f"{metric} is not defined on {earlier} or {later}"
         return _make_result(name, gate, what=what, value=None, bound=None, doubt=doubt)
-    error = find_standard_error(gap.interval)
-    widened = gate.model_copy(
-        update={
-            "deploy": max(gate.deploy, 2 * error),
-            "review": None if gate.review is None else max(gate.review, 4 * error),
-        }
-    )
     what = (
         f"{metric} is {_show(after.value)} on {later} and {_show(before.value)} on {earlier}, "
-        f"{_show(abs(gap.value))} {'worse' if gap.value > 0 else 'better'}; {gate.deploy:g} or "
-        "2 standard errors are allowed"
+        f"{_show(abs(gap.value))} {'worse' if gap.value > 0 else 'better'}"
     )
+    if gap.interval is not None and gap.interval.low <= 0:  # it may be none
+        gate = gate.model_copy(update={"review": None})
     return _make_result(
-        name, widened, what=what, value=gap.value, bound=gap.value, interval=gap.interval,
-        doubt=doubt,
+        name, gate, what=what, value=gap.value, bound=gap.interval and gap.interval.high,
+        interval=gap.interval, doubt=doubt,
     )  # fmt: skip
 
 

@@ -1,12 +1,13 @@
 """The labelled rows: metrics, errors and confusions on them, and their entries in results."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmft.audit.findings import make_finding
+from llmft.config.metrics import METRICS
 from llmft.config.task import LabelsConfig, ScoresConfig, Task
 from llmft.data.batches import make_targets
 from llmft.data.fields import Row, join_pair, shorten_list
@@ -63,6 +64,15 @@ class LabelledRows(NamedTuple):
         """Why they are too few for evidence; None if they suffice."""
         found = find_shortage(len(self.rows), self.groups)
         return None if found is None else found.reason
+
+    def find_shortages(self, gates: Collection[str], *, metric: str) -> dict[str, str | None]:
+        """Return why the rows are too few for each gate; the gap between splits is in a metric."""
+        of_metrics = {"val_test_gap": metric, **{name: name for name in METRICS}}
+        return {
+            name: self.find_shortage(of_metrics[name]) if name in of_metrics else self.shortage
+            for name in gates
+            if name != "train_val_gap"  # it is not about these rows
+        }
 
     def find_shortage(self, metric: str) -> str | None:
         """Return why they are too few for a metric, which may weigh rare classes."""

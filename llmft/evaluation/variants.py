@@ -335,8 +335,7 @@ def decide_variant(
         raw = [run.raw_outputs for run in runs]
         on_splits["test"] = estimate_metric(metric, labels, raw, config=rows.config, groups=groups)
     facts = GateFacts(
-        shortage=rows.shortage,
-        shortages={name: rows.find_shortage(name) for name in variant.metrics},
+        shortages=rows.find_shortages(criteria.gates, metric=metric),
         rare=list_rare(labels, groups, rows.names),
         metric=metric,
         metrics=variant.metrics,

@@ -16,6 +16,7 @@ from llmft.metrics.definitions import (
     Floats,
     compute_metric,
     compute_on_draws,
+    compute_row_values,
     find_label_type,
     weigh_class_rows,
     weigh_rows,
@@ -330,11 +331,8 @@ def estimate_interval(
         return None
     groups = _drop_single_rows(groups)
     exact = _find_exact_interval(metric, labels, float(np.mean(values)), len(runs), groups)
-    if exact is None and metric in ("mae", "overall_mae", "rmse"):
-        errors_N = np.max([np.abs(labels - outputs).max(axis=1) for outputs in runs], axis=0)
-        exact = _bound_rare_errors(errors_N, groups, span=_find_span(labels, runs, config))
-        if exact is not None and metric == "rmse":
-            exact = Interval(0.0, math.sqrt(exact.high))
+    if exact is None:
+        exact = _bound_rare_errors(metric, labels, runs, groups=groups, config=config)
     if exact is not None:
         return exact
     clusters = find_clusters(len(labels), groups, seed=seed)
@@ -364,24 +362,52 @@ def _find_exact_interval(
     return None
 
 
+def _bound_rare_errors(
+    metric: str,
+    labels: NDArray[Any],
+    runs: Sequence[Floats],
+    *,
+    groups: Groups | None,
+    config: LabelsConfig | None,
+) -> Interval | None:
+    """Return the interval of a mean over rows where hardly any row is wrong (D14); else None.
+
+    Then more than 2.5 % of all bootstrap draws are without an error. The error is at most the upper
+    bound of the fraction of wrong rows, times the largest possible error of a row.
+    """
+    of_scores = find_label_type(labels) == "scores" and not METRICS[metric].is_row_fraction
+    best = METRICS[metric].flawless or 0.0
+    values = [
+        np.abs(labels - outputs).max(axis=1) if metric == "rmse"
+        else compute_row_values(metric, labels, outputs, config=config)
+        for outputs in runs
+    ]  # fmt: skip
+    known = [np.abs(values_N - best) for values_N in values if values_N is not None]
+    if not known:
+        return None
+    rate = _bound_rare_fraction(np.max(known, axis=0) > 0, groups)
+    if rate is None:
+        return None
+    error = rate * (_find_span(labels, runs, config) if of_scores else 1.0)
+    if metric == "rmse":
+        error = math.sqrt(rate) * _find_span(labels, runs, config)
+    return Interval(best - error, best) if METRICS[metric].higher_is_better else Interval(0, error)
+
+
+def _bound_rare_fraction(wrong_N: NDArray[np.bool_], groups: Groups | None) -> float | None:
+    """Return the upper bound of the fraction of wrong rows; None unless hardly any is wrong."""
+    num_wrong = count_clusters(wrong_N, groups)
+    num_units = count_clusters(np.ones(len(wrong_N), dtype=bool), groups)
+    if num_wrong >= min(_FEWEST_WRONG, num_units / 2):
+        return None
+    return bound_proportion(num_wrong, num_units).high
+
+
 def _find_span(labels_ND: Floats, runs: Sequence[Floats], config: LabelsConfig | None) -> float:
     """Return the largest possible error of a score."""
     if isinstance(config, ScoresConfig):
         return config.range[1] - config.range[0]
     return float(max(np.ptp([labels_ND, outputs_ND]) for outputs_ND in runs))
-
-
-def _bound_rare_errors(errors_N: Floats, groups: Groups | None, *, span: float) -> Interval | None:
-    """Return the 95 % interval of a mean error where hardly any row is wrong (D14); else None.
-
-    Then more than 2.5 % of all bootstrap draws are without an error. The upper bound is that of the
-    fraction of wrong rows, times the largest possible error.
-    """
-    num_wrong = count_clusters(errors_N > 0, groups)
-    num_units = count_clusters(np.ones(len(errors_N), dtype=bool), groups)
-    if num_wrong >= min(_FEWEST_WRONG, num_units / 2):
-        return None
-    return Interval(0.0, span * bound_proportion(num_wrong, num_units).high)
 
 
 def estimate_part_intervals(
@@ -405,7 +431,8 @@ def estimate_part_intervals(
         errors_ND = np.max([np.abs(labels - outputs) for outputs in runs], axis=0)
         span = _find_span(labels, runs, config)
         for i, errors_N in enumerate(errors_ND.T):
-            found[i] = _bound_rare_errors(errors_N, groups, span=span) or found[i]
+            rate = _bound_rare_fraction(errors_N > 0, groups)
+            found[i] = found[i] if rate is None else Interval(0.0, rate * span)
     else:
         support_NC = labels if labels.ndim == 2 else labels[:, None] == np.arange(len(names))
         for i, f1 in enumerate(variant.values_KP.mean(axis=0)):

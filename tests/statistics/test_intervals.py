@@ -84,7 +84,7 @@ def test_d14_hardly_any_error_is_not_known_to_be_small(num_wrong: int) -> None:
     outputs[:num_wrong] = [6.0, 5.0]
     high = bound_proportion(num_wrong, 55).high
     config = TIERED.model_copy(update={"range": [0, 20]})
-    for metric, expected in (("mae", 20 * high), ("rmse", np.sqrt(20 * high))):
+    for metric, expected in (("mae", 20 * high), ("rmse", 20 * np.sqrt(high))):
         found = estimate_interval(metric, labels, [outputs], config=config)
         assert found == pytest.approx((0, expected))
     parts = estimate_part_intervals(labels, [outputs], names=["a", "b"], config=config)
