@@ -22,6 +22,7 @@ _ARTICLE_ONLY = "train without a prompt: llmft, the stock Trainer, and a loop th
 _SHORT_TEXTS = "train on texts of a dozen words: llmft and the stock Trainer"
 _PROMPT_GROWTH = "time of a training step by length of the prompt and by batch size"
 _COLD_START = "CPU and wall seconds of commands, each in a process of its own"
+_VERDICT = "how often verdicts are false, and true gains are found, on simulated test rows"
 _GPU = "training steps of Qwen2.5 with LoRA and QLoRA on a GPU, from random weights"
 
 
@@ -35,6 +36,7 @@ def main(arguments: list[str]) -> int:
         ("short-texts", _SHORT_TEXTS, _add_short_texts),
         ("prompt-growth", _PROMPT_GROWTH, _add_prompt_growth),
         ("cold-start", _COLD_START, _add_cold_start),
+        ("verdict", _VERDICT, _add_verdict),
         ("gpu", _GPU, _add_gpu),
     ):
         subparser = what.add_parser(name, help=purpose, description=purpose, allow_abbrev=False)
@@ -123,6 +125,21 @@ def _measure_cold_start(args: argparse.Namespace) -> list[Figures]:
     from llmft.benchmarks.cold_start import measure_cold_start
 
     return measure_cold_start(num_rounds=args.num_rounds)
+
+
+def _add_verdict(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--quick", action="store_true", help="200 draws instead of 10,000, of small test sets"
+    )
+    parser.add_argument("--seed", type=_read_seed, default=0, help="seed of the rows; default 0")
+    parser.set_defaults(measure=_measure_verdict)
+
+
+def _measure_verdict(args: argparse.Namespace) -> Iterator[Figures]:
+    from llmft.benchmarks.verdicts import measure_verdicts
+
+    # The cells in --json are kept: with 10,000 draws all of them take an hour.
+    yield from measure_verdicts(seed=args.seed, quick=args.quick, resume=args.json)
 
 
 def _add_gpu(parser: argparse.ArgumentParser) -> None:

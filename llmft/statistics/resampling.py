@@ -158,7 +158,7 @@ def jackknife_rows(
     return Jackknife(values_KP, without_GKP, np.full(values_KP.shape[1], effective))
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def draw_weights(num_clusters: int, seed: int) -> Floats:
     """Return the count of each cluster in each resample, [R, G]; at most 64 MB."""
     generator = np.random.default_rng(seed)
