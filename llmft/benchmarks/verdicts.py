@@ -141,13 +141,13 @@ def _compare_scores(
                  np.where(is_shared, shared[1][groups], theirs))
                 for ours, theirs in found
             ]  # fmt: skip
-        variants = {"reference": vary(rng, found[0][0] + strength, num_seeds[0])}
+        variants: OutputsByVariant = {"reference": vary(rng, found[0][0] + strength, num_seeds[0])}
         for i, (_, challenger_N) in enumerate(found):
             variants[f"challenger{i}"] = vary(rng, challenger_N, num_seeds[1])
         # Labels below all outputs, so that an output is an error, also where a seed lowers it.
         shift = np.full((num_rows, 1), 100.0)
         shifted: OutputsByVariant = {
-            name: [np.asarray(run + shift) for run in runs] for name, runs in variants.items()
+            name: [run + shift for run in runs] for name, runs in variants.items()
         }
         return TestSet(shifted, np.zeros((num_rows, 1)), groups)
 
@@ -164,7 +164,7 @@ def _compare_classes(fraction: float) -> Callable[[np.random.Generator, int, flo
     def draw(rng: np.random.Generator, num_rows: int, strength: float) -> TestSet:
         labels = (rng.permutation(num_rows) < round(fraction * num_rows)).astype(np.int64)
         shared = rng.normal(size=num_rows)
-        variants = {}
+        variants: OutputsByVariant = {}
         for name, better in (("reference", 0.0), ("challenger", strength)):
             noise = (shared + rng.normal(size=num_rows)) / math.sqrt(2)
             scores_N = (1.8 + better) * (labels - 0.5) + noise

@@ -22,6 +22,8 @@ class Metric(NamedTuple):
     """One line for people who read a report."""
     is_row_fraction: bool = False
     """Whether it is the fraction of rows that are right."""
+    is_mean: bool = False
+    """Whether it is the mean of a value of each row."""
     lowest: float = 0.0
     """Its lowest possible value."""
     weighs: Literal["rows", "classes", "positives", "order"] = "rows"
@@ -41,6 +43,7 @@ METRICS = {
         ("scores",),
         False,
         None,
+        is_mean=True,
         meaning="mean absolute error: the mean distance of a score from its label",
     ),
     "rmse": Metric(
@@ -74,6 +77,7 @@ METRICS = {
         ("scores",),
         False,
         None,
+        is_mean=True,
         meaning="mae of the weighted mean of the dimensions",
     ),
     "tier_accuracy": Metric(
@@ -81,6 +85,7 @@ METRICS = {
         True,
         1.0,
         is_row_fraction=True,
+        is_mean=True,
         meaning="fraction of rows in the right tier",
     ),
     "accuracy": Metric(
@@ -88,6 +93,7 @@ METRICS = {
         True,
         1.0,
         is_row_fraction=True,
+        is_mean=True,
         meaning="fraction of rows predicted correctly; with several labels, all of them",
     ),
     "balanced_accuracy": Metric(
@@ -115,6 +121,7 @@ METRICS = {
         ("multilabel",),
         False,
         0.0,
+        is_mean=True,
         meaning="fraction of the decisions, one per label and row, that are wrong",
     ),
     "roc_auc": Metric(
@@ -140,6 +147,7 @@ METRICS = {
         True,
         1.0,
         is_row_fraction=True,
+        is_mean=True,
         meaning="fraction of rows whose class is among the three most probable ones",
     ),
     "quadratic_kappa": Metric(

@@ -46,17 +46,19 @@ from llmft.evaluation.verdict import (
     OutputsByVariant,
     Rules,
     Verdict,
+    bound_without_assumptions,
     compare_parts,
     compare_with_best,
     compare_with_reference,
     find_level,
+    find_unseen,
     find_valid_variants,
     jackknife_variants,
     reach_verdict,
 )
 from llmft.metrics.definitions import find_label_type, is_better
 from llmft.prediction.inference import Predictor
-from llmft.results.comparison import ComparisonResult, Gap, Pair, Scope
+from llmft.results.comparison import ComparisonResult, Gap, Pair, Scope, UnseenRows
 from llmft.results.evaluation import Finding, Measurement, ProbeBaseline, VariantResult
 from llmft.results.files import read_result
 from llmft.results.run import RunRecord
@@ -360,6 +362,7 @@ class Judgement(NamedTuple):
     """Challenger -> its gain over the reference."""
     gaps: dict[str, Gap]
     """Variant -> by how much it is behind the best; empty unless the comparison is fair."""
+    unseen: UnseenRows | None
 
 
 def judge_variants(comparison: Comparison) -> Judgement:
@@ -367,19 +370,25 @@ def judge_variants(comparison: Comparison) -> Judgement:
     config, rows = comparison.suite.config, comparison.rows
     pairs: dict[str, Pair] = {}
     gaps: dict[str, Gap] = {}
+    unseen = None
     if config.reference in comparison.valid and len(comparison.valid) > 1:
         jackknifed = jackknife_variants(
             comparison.outputs, rows.labels,
             rules=comparison.rules, groups=rows.groups, config=rows.config,
         )  # fmt: skip
-        pairs, gaps = compare_with_reference(jackknifed), compare_with_best(jackknifed)
+        bounds = bound_without_assumptions(jackknifed)
+        pairs = {
+            name: pair.replace(assumption_free=bounds.get(name))
+            for name, pair in compare_with_reference(jackknifed).items()
+        }
+        gaps, unseen = compare_with_best(jackknifed), find_unseen(jackknifed)
     verdict = reach_verdict(
         pairs, valid_variants=comparison.valid, findings=comparison.audit,
         reference=config.reference, metric=config.metric, margin=config.margin,
         scope=comparison.scope, level=comparison.rules.level,
     )  # fmt: skip
     is_fair = verdict.name not in ("INVALID", "CONFOUNDED")
-    return Judgement(verdict, pairs, gaps if is_fair else {})
+    return Judgement(verdict, pairs, gaps if is_fair else {}, unseen)
 
 
 def compare_variants(comparison: Comparison, *, probe: Path | None = None) -> ComparisonResult:
@@ -448,6 +457,7 @@ def compare_variants(comparison: Comparison, *, probe: Path | None = None) -> Co
         ],
         pairs=list(judged.pairs.values()),
         gaps=judged.gaps,
+        unseen=judged.unseen,
         scope=comparison.scope,
         left_out=_list_left_out(comparison),
         look=comparison.look,

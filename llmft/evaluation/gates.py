@@ -308,6 +308,7 @@ def _make_result(
     bound: float | None,
     interval: Interval | None = None,
     doubt: str | None = None,
+    may_fail: bool = True,
 ) -> GateResult:
     """Compare value and bound with the thresholds, by the rule that all gates share.
 
@@ -319,6 +320,7 @@ def _make_result(
         bound: Has to reach `deploy`.
         interval: Interval of the value.
         doubt: Why it is not DEPLOY, whatever the bound.
+        may_fail: Whether a value worse than `review` fails.
     """
     sign = 1.0 if HIGHER_IS_BETTER[name] else -1.0
     deploy, review = gate.deploy, gate.review
@@ -330,7 +332,8 @@ def _make_result(
         ending = f"so it cannot reach {deploy:.4g}"
     elif bound is None:
         ending = f"without an interval it cannot reach {deploy:.4g}"
-    if value is not None and review is not None and sign * value < sign * review:
+    is_worse = value is not None and review is not None and sign * value < sign * review
+    if is_worse and may_fail:
         result, ending = "FAIL", f"{ending}, and a value worse than {review:.4g} fails"
     reason = "; ".join(part for part in (what, ending, doubt) if part)
     return GateResult(
@@ -427,11 +430,9 @@ def _apply_gap(name: str, gate: GateConfig, facts: GateFacts) -> GateResult | No
         f"{metric} is {_show(after.value)} on {later} and {_show(before.value)} on {earlier}, "
         f"{_show(abs(gap.value))} {'worse' if gap.value > 0 else 'better'}"
     )
-    if gap.interval is not None and gap.interval.low <= 0:  # it may be none
-        gate = gate.model_copy(update={"review": None})
     return _make_result(
         name, gate, what=what, value=gap.value, bound=gap.interval and gap.interval.high,
-        interval=gap.interval, doubt=doubt,
+        interval=gap.interval, doubt=doubt, may_fail=gap.interval is None or gap.interval.low > 0,
     )  # fmt: skip
 
 

@@ -4,19 +4,31 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
 from llmft.config.metrics import METRICS
 from llmft.config.task import LabelsConfig
 from llmft.metrics.definitions import Floats, find_label_type
-from llmft.results.comparison import Gap, Pair, PartGain, SampleSize, Scope, VerdictName
+from llmft.results.comparison import (
+    Gap,
+    Pair,
+    PartGain,
+    SampleSize,
+    Scope,
+    UnseenRows,
+    VerdictName,
+)
 from llmft.results.evaluation import Finding, Interval
 from llmft.statistics.intervals import (
     Estimate,
     Shortage,
     bound,
+    bound_by_betting,
+    count_clusters,
     estimate_contrasts,
     find_common_tail,
+    find_largest_error,
     find_shortage,
     find_tail,
     jackknife_metric,
@@ -33,7 +45,7 @@ from llmft.statistics.resampling import Groups, Jackknife, find_clusters
 OutputsByVariant = dict[str, list[Floats]]
 """Variant -> decision scores [N, C] of each of its runs (seeds)."""
 ERROR_RATE = 0.05
-_SAFETY_FACTOR = 1.1
+SAFETY_FACTOR = 1.1
 """Safety factor on error rates: those of bounds are divided by it, and p-values of the margin
 multiplied. On skewed errors in few clusters the coverage of a nominal 95 % interval is less; with
 this, false winners stay under 5 % (tests/evaluation/test_false_winners.py). Calibrating a level by
@@ -71,8 +83,11 @@ class JackknifedVariants(NamedTuple):
     variants: dict[str, Jackknife]
     rules: Rules
     num_rows: int
+    num_clusters: int
     shortage: Shortage | None
     """Why the rows are too few for evidence."""
+    largest_error: float | None
+    """Of a row; None where the metric is no mean over rows."""
     seed: int
 
     def estimate_gains(self, over: str) -> dict[str, Estimate]:
@@ -115,7 +130,20 @@ def jackknife_variants(
         for i, (name, runs) in enumerate(variants.items())
     }
     shortage = find_shortage(len(labels), groups, metric=rules.metric, labels=labels)
-    return JackknifedVariants(jackknifed, rules, len(labels), shortage, seed)
+    largest = None
+    if METRICS[rules.metric].is_mean:
+        every = [outputs for runs in variants.values() for outputs in runs]
+        largest = find_largest_error(rules.metric, labels, every, config=config)
+        largest *= clusters.sizes_G.max() / clusters.sizes_G.mean()
+    return JackknifedVariants(
+        jackknifed,
+        rules,
+        num_rows=len(labels),
+        num_clusters=count_clusters(np.ones(len(labels), dtype=bool), groups),
+        shortage=shortage,
+        largest_error=largest,
+        seed=seed,
+    )
 
 
 def compare_with_reference(jackknifed: JackknifedVariants) -> dict[str, Pair]:
@@ -184,12 +212,12 @@ def compare_with_best(jackknifed: JackknifedVariants) -> dict[str, Gap]:
 
 def bound_gain(estimate: Estimate, *, tail: float) -> Interval:
     """Return one-sided lower and upper bounds, each with an error rate of `tail`."""
-    return bound(estimate, tail=tail / _SAFETY_FACTOR)
+    return bound(estimate, tail=tail / SAFETY_FACTOR)
 
 
 def compute_margin_p_value(estimate: Estimate, margin: float) -> float:
     """Return the one-sided p-value of a gain of at most the margin, by inverting `bound_gain`."""
-    return min(1.0, _SAFETY_FACTOR * find_tail(estimate, margin))
+    return min(1.0, SAFETY_FACTOR * find_tail(estimate, margin))
 
 
 def compute_p_value(estimate: Estimate) -> float:
@@ -216,7 +244,7 @@ def _make_pair(
         finding = "better"
     elif upper <= rules.margin and shortage is None:
         finding = "not better"
-    above, next_tail = estimate.value > rules.margin, rules.next_level / _SAFETY_FACTOR
+    above, next_tail = estimate.value > rules.margin, rules.next_level / SAFETY_FACTOR
     needed = None
     if finding == "unresolved":
         needed = find_sample_size(
@@ -246,11 +274,36 @@ def _make_pair(
         power=estimate_power(
             estimate,
             effect=rules.min_difference,
-            tail=rules.level / _SAFETY_FACTOR / num_challengers,
+            tail=rules.level / SAFETY_FACTOR / num_challengers,
         ),
         needed=needed,
         shortage=None if shortage is None else shortage.reason,
     )
+
+
+def bound_without_assumptions(jackknifed: JackknifedVariants) -> dict[str, float]:
+    """Return lower bounds of the gains for any distribution of errors within their range.
+
+    They cover rows, not seeds; empty where the metric is no mean over rows.
+    """
+    largest, rules = jackknifed.largest_error, jackknifed.rules
+    if largest is None:
+        return {}
+    return {
+        name: bound_by_betting(gain, largest=largest, tail=rules.level)
+        for name, gain in jackknifed.estimate_gains(rules.reference).items()
+    }
+
+
+def find_unseen(jackknifed: JackknifedVariants) -> UnseenRows:
+    """Return what so many clusters of rows cannot exclude.
+
+    Source:
+        Hanley and Lippman-Hand 1983, If Nothing Goes Wrong, Is Everything All Right?,
+        doi:10.1001/jama.1983.03330370053031 (rule of three; this is the exact one).
+    """
+    rate = 1 - 0.05 ** (1 / jackknifed.num_clusters)
+    return UnseenRows(rate=rate, largest_error=jackknifed.largest_error)
 
 
 def compare_parts(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmft.config.suite import FEWEST_SEEDS, NoiseKind
+from llmft.evaluation.verdict import SAFETY_FACTOR
 from llmft.reports import formatting as f
 from llmft.reports.gates import make_gates
 from llmft.reports.layout import (
@@ -26,6 +27,7 @@ from llmft.reports.layout import (
     style_ensemble,
     write_report,
 )
+from llmft.reports.methods import make_methods
 from llmft.reports.rows import make_row_table
 from llmft.reports.sections import (
     ReportContext,
@@ -90,15 +92,14 @@ _GAP_LINES = [
 _Read = Callable[[Pair], str]
 _POWER = "power for a gain of"
 _EXPLAINED = {
-    "simultaneous interval": "95 % for all challengers together, so that it also holds for the one "
-    "that is named after the fact",
-    "one-sided bounds": "at the level of this look, the ends of the thin line in the plot; a "
-    "challenger is better if the lower one is above the margin and Holm's p is also below the "
-    "level, and not better if the upper one is below the margin",
+    "simultaneous interval": "for all challengers together, so that it also holds for the one that "
+    "is named after the fact",
+    "one-sided bounds": "the ends of the thin line in the plot; a challenger is better if the "
+    "lower one is above the margin and Holm's p is also below the level, and not better by the "
+    "margin if the upper one is below it",
     "p, no difference": "probability of a gain at least as large, in either direction, if there "
-    "were no difference: by permutation, with several seeds by Student's t where that is larger",
-    "p, gain within margin": "the same, one-sided, if the true gain were at most the margin; "
-    "bounds and this p are more cautious than their nominal level (docs/suites.md)",
+    "were no difference: the larger of bootstrap-t and Student's t, times 1.1 (see Methods)",
+    "p, gain within margin": "the same, one-sided, if the true gain were at most the margin",
     "p, Holm": "the same, corrected for the number of challengers",
     _POWER: "probability, with these rows, of finding a challenger with this true gain better",
     "rows needed": "about how many rows resolve the pair with 80 % power, if the true gain is the "
@@ -239,6 +240,7 @@ def _list_sections(
         shared["fits"],
         shared["predicted"],
         shared["calibration"],
+        make_methods(result),
     ]
     return [section for section in found if not section.is_empty]
 
@@ -346,7 +348,7 @@ def make_differences(
     ensembles = [found.pair for found in result.ensembles.values() if found.pair]
     pairs = [*result.pairs, *ensembles]
     by_name = {s.name: s for s in entries}
-    table = _make_pair_table(pairs, by_name, margin=result.margin)
+    table = _make_pair_table(pairs, by_name, margin=result.margin, level=result.level)
     shown = [head.name for head in table.heads]
     lines = [
         f"{name.removesuffix(' for a gain of')}: {meaning}"
@@ -362,7 +364,7 @@ def make_differences(
         + (" Classes or labels with few rows are ties." if kind != "dimension" else "")
     ]
     blocks = [
-        Block(table, lines=lines),
+        Block(table, lines=[*lines, *_describe_unseen(result)]),
         Block(_make_gap_table(result, by_name), lines=_GAP_LINES),
         Block(lines=[_describe_mcnemar(p, p.mcnemar) for p in pairs if p.mcnemar]),
         Block(parts, lines=about, summary=folded),
@@ -376,8 +378,46 @@ def make_differences(
     )
 
 
+def _describe_unseen(result: ComparisonResult) -> list[str]:
+    """Return what the rows cannot exclude, and the bounds that do not mind."""
+    if result.unseen is None:
+        return []
+    rate, largest = result.unseen.rate, result.unseen.largest_error
+    line = (
+        f"not excluded: {f.format_percent(rate)} of all articles may be of a kind that no test row "
+        "shows (rule of three, 95 %)"
+    )
+    if largest is not None:
+        line += (
+            f"; if a variant is wrong by {f.format_threshold(largest)} on those, its "
+            f"{result.metric} is worse by {f.format_metric(rate * largest)}"
+        )
+    bounds = [
+        f"{pair.challenger} {f.format_metric(pair.assumption_free)}"
+        for pair in result.pairs
+        if pair.assumption_free is not None
+    ]
+    if bounds:
+        line += (
+            ". Lower bounds of the gains, whatever the errors are within their range (by betting, "
+            f"see Methods): {', '.join(bounds)}; the verdict rests on the bounds above"
+        )
+    return [line]
+
+
+def _name_finding(pair: Pair, margin: float) -> str:
+    if margin == 0 or pair.finding == "unresolved":
+        return pair.finding
+    by = "more than the margin" if pair.finding == "better" else "the margin"
+    return f"{pair.finding} by {by}"
+
+
 def _make_pair_table(
-    pairs: Sequence[Pair], by_name: Mapping[str, ReportEntry], *, margin: float
+    pairs: Sequence[Pair],
+    by_name: Mapping[str, ReportEntry],
+    *,
+    margin: float,
+    level: float,
 ) -> Table:
     """Return a row per quantity, and a column per challenger."""
     effects = dict.fromkeys(p.power.effect for p in pairs if p.power)
@@ -389,7 +429,7 @@ def _make_pair_table(
             "" if p.simultaneous == p.interval else f.format_interval(p.simultaneous)
         ),
         "one-sided bounds": lambda p: f.format_interval(Interval(p.lower, p.upper)),
-        "finding": lambda p: p.finding,
+        "finding": lambda p: _name_finding(p, margin),
         "p, no difference": lambda p: f.format_p_value(p.p_value),
         "p, gain within margin": lambda p: f.format_p_value(p.p_margin),
         "p, Holm": lambda p: f.format_p_value(p.p_margin_adjusted),
@@ -400,6 +440,15 @@ def _make_pair_table(
         },
         "rows needed": lambda p: f.format_count(p.needed.rows if p.needed else None),
         "seeds needed": lambda p: f.format_count(p.needed.seeds if p.needed else None),
+    }
+    drawn_at = f.format_percent(1 - 0.05 / SAFETY_FACTOR)
+    notes = {
+        "95 % interval": f"two-sided, drawn at {drawn_at}",
+        "simultaneous interval": "95 %, max-t",
+        "one-sided bounds": f"{f.format_percent(1 - level)} each",
+        "p, no difference": "two-sided",
+        "p, gain within margin": "one-sided",
+        "p, Holm": f"better: below {f.format_p_value(level)}",
     }
     columns = [
         Column(
@@ -412,7 +461,12 @@ def _make_pair_table(
         for pair in pairs
     ]
     return keep_known_rows(
-        Table("Gains with intervals and p-values", "", [HeaderCell(name) for name in rows], columns)
+        Table(
+            "Gains with intervals and p-values",
+            "",
+            [HeaderCell(name, note=notes.get(name, "")) for name in rows],
+            columns,
+        )
     )
 
 
@@ -444,7 +498,9 @@ def make_findings_table(pairs: Sequence[Pair], *, kind: str) -> Table:
             for part in parts
         ]
         texts = {
-            "p, Holm": [f.format_p_value(part.p_adjusted if part else None) for part in parts],
+            "p, Holm, two-sided": [
+                f.format_p_value(part.p_adjusted if part else None) for part in parts
+            ],
             "finding": [names_of[part.finding] if part else "" for part in parts],
         }
         made = [Column(HeaderCell("gain"), gains), *make_columns(texts, words=["finding"])]

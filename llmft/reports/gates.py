@@ -22,8 +22,8 @@ def make_gates_table(gates: Sequence[GateResult], baselines: Sequence[ReportEntr
         "value": [f.format_metric(gate.value) for gate in gates],
         "95 % interval": [f.format_interval(gate.interval) for gate in gates],
         "bound": [f.format_metric(gate.bound) for gate in gates],
-        "deploy": [_show_threshold(gate.deploy) for gate in gates],
-        "review": [_show_threshold(gate.review) for gate in gates],
+        "deploy": [f.format_threshold(gate.deploy) for gate in gates],
+        "review": [f.format_threshold(gate.review) for gate in gates],
     }
     for s in baselines:
         texts[s.name] = [f.format_metric(s.metrics.get(gate.name)) for gate in gates]
@@ -31,11 +31,6 @@ def make_gates_table(gates: Sequence[GateResult], baselines: Sequence[ReportEntr
     arrows = {True: "↑", False: "↓"}
     heads = [HeaderCell(f"{gate.name} {arrows[HIGHER_IS_BETTER[gate.name]]}") for gate in gates]
     return Table("Gates", "gate", heads, make_columns(texts, words=["result"]))
-
-
-def _show_threshold(value: float | None) -> str:
-    """Format a threshold as in the suite; one that was widened for noise with three decimals."""
-    return min(f.format_threshold(value), f.format_metric(value), key=len)
 
 
 def make_gates(variants: Mapping[str, VariantResult], shown: Sequence[ReportEntry]) -> Section:
@@ -60,8 +55,7 @@ def make_gates(variants: Mapping[str, VariantResult], shown: Sequence[ReportEntr
     return Section(
         "Gates",
         "Bound: the worse end of the 95 % interval, which has to reach the deploy threshold; a "
-        "value worse than the review threshold fails. Gaps: 2 standard errors are always allowed, "
-        "so thresholds differ between variants.",
+        "value worse than the review threshold fails, a gap only if its interval is above 0.",
         [
             Block(
                 Table(

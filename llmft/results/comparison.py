@@ -91,8 +91,7 @@ class Pair(Result):
     upper: float
     """One-sided, at the level of the comparison."""
     p_value: float
-    """Two-sided, of no difference, by permutation; with several seeds Student's t, which covers the
-    variance between seeds, where that is larger."""
+    """Two-sided, of no difference: below 0.05 if, and only if, `interval` does not contain 0."""
     p_margin: float
     """One-sided, of a gain that is not above the margin: below the level of the comparison if, and
     only if, `lower` is above the margin."""
@@ -105,10 +104,22 @@ class Pair(Result):
     """Null unless the finding is unresolved; with a shortage at least the rows that end it."""
     shortage: str | None
     """Why the rows are too few to find anything; null if they suffice."""
+    assumption_free: float | None = None
+    """One-sided lower bound, at the level of the comparison, for any distribution of errors within
+    their range; null where the metric is no mean over rows."""
     mcnemar: McNemar | None = None
     """Of classes."""
     parts: dict[str, PartGain] = Field(default={})
     """Dimension, class or label -> its gain; without classes that never occur."""
+
+
+class UnseenRows(Result):
+    """Articles of a kind that no test row shows, and what they could do to a mean."""
+
+    rate: float
+    """As many of all articles may be of such a kind, at 95 % confidence (rule of three)."""
+    largest_error: float | None
+    """The largest possible error of one of them; null where the metric is no mean over rows."""
 
 
 class Gap(Result):
@@ -227,7 +238,7 @@ class NoiseResult(Result):
 class ComparisonResult(EvaluationBase, ResultFile, HasTable):
     """Variants, pairs of them, and a verdict."""
 
-    schema_version: Literal[9] = 9
+    schema_version: Literal[10] = 10
     suite: str
     """Its file; `suite` if it was made in Python."""
     data: Manifest
@@ -257,6 +268,8 @@ class ComparisonResult(EvaluationBase, ResultFile, HasTable):
     """Which look at these variants this is: a rerun with other rows or seeds is the next one."""
     level: float = 0.05
     """Error rate of the verdict at this look; those of all looks together are at most 5 %."""
+    unseen: UnseenRows | None = None
+    """What so many rows cannot exclude; null if the comparison is invalid."""
     gaps: dict[str, Gap] = Field(default={})
     """Variant -> by how much it is behind the best one, the best first; empty on too few rows."""
     recommended: str | None = None

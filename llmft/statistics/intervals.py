@@ -53,6 +53,8 @@ class Estimate(NamedTuple):
     draws_R: Floats
     """Its bootstrap distribution over rows and seeds, in the order drawn, which is that of all
     estimates on the same rows."""
+    influences_G: Floats
+    """By how much each cluster moves the value, times the number of clusters; mean 0."""
     pivots_R: Floats
     """Distance of each draw from the value in its own standard errors, sorted."""
     row_variance: float
@@ -74,7 +76,10 @@ class Estimate(NamedTuple):
     def negate(self) -> "Estimate":
         """Return that of the negative value."""
         return self._replace(
-            value=-self.value, draws_R=-self.draws_R, pivots_R=-self.pivots_R[::-1]
+            value=-self.value,
+            draws_R=-self.draws_R,
+            influences_G=-self.influences_G,
+            pivots_R=-self.pivots_R[::-1],
         )
 
     def grow(self, rows: float, seeds: float) -> "Estimate":
@@ -160,6 +165,7 @@ def _estimate_part(
     return Estimate(
         value=float(value),
         draws_R=value + moved_R,
+        influences_G=influences_G,
         pivots_R=np.sort(moved_R / np.where(errors_R > 0, errors_R, 1.0)),
         row_variance=row_variance,
         seed_variance=seed_variance,
@@ -251,6 +257,34 @@ def find_tail(estimate: Estimate, value: float) -> float:
 def find_interval(estimate: Estimate, *, confidence: float = 0.95) -> Interval:
     """Return the two-sided interval."""
     return bound(estimate, tail=(1 - confidence) / 2)
+
+
+def bound_by_betting(estimate: Estimate, *, largest: float, tail: float) -> float:
+    """Return a lower bound of a mean over clusters for any distribution within their range.
+
+    Args:
+        estimate: The mean, over clusters of about equal size; seeds are not covered.
+        largest: Largest size of a cluster's mean, in either direction.
+        tail: Error rate of the bound.
+
+    Source:
+        Waudby-Smith and Ramdas 2024, Estimating Means of Bounded Random Variables by Betting,
+        doi:10.1093/jrsssb/qkad009, with predictable plug-in bets; the last grid point that is not
+        excluded is the bound.
+    """
+    values_G = np.clip((estimate.value + estimate.influences_G + largest) / (2 * largest), 0, 1)
+    num_clusters = len(values_G)
+    seen_G = np.arange(1, num_clusters + 1)
+    means_G = (0.5 + np.cumsum(values_G)) / (1 + seen_G)
+    variances_G = (0.25 + np.cumsum((values_G - means_G) ** 2)) / (1 + seen_G)
+    before_G = np.r_[0.25, variances_G[:-1]]
+    bets_G = np.sqrt(2 * np.log(1 / tail) / (num_clusters * before_G))
+    grid_M = np.linspace(0, 1, 1_001)[1:-1]
+    bets_GM = np.minimum(bets_G[:, None], 0.75 / grid_M)
+    wealth_GM = np.log1p(bets_GM * (values_G[:, None] - grid_M)).cumsum(axis=0)
+    excluded_M = wealth_GM.max(axis=0) >= np.log(1 / tail)
+    kept = int(np.argmin(excluded_M)) if not excluded_M.all() else len(grid_M) - 1
+    return float(2 * largest * (grid_M[kept] if kept else 0.0) - largest)
 
 
 def find_logit_interval(estimate: Estimate, *, confidence: float = 0.95) -> Interval:
@@ -375,7 +409,6 @@ def _bound_rare_errors(
     Then more than 2.5 % of all bootstrap draws are without an error. The error is at most the upper
     bound of the fraction of wrong rows, times the largest possible error of a row.
     """
-    of_scores = find_label_type(labels) == "scores" and not METRICS[metric].is_row_fraction
     best = METRICS[metric].flawless or 0.0
     values = [
         np.abs(labels - outputs).max(axis=1) if metric == "rmse"
@@ -388,10 +421,21 @@ def _bound_rare_errors(
     rate = _bound_rare_fraction(np.max(known, axis=0) > 0, groups)
     if rate is None:
         return None
-    error = rate * (_find_span(labels, runs, config) if of_scores else 1.0)
+    error = rate * find_largest_error(metric, labels, runs, config=config)
     if metric == "rmse":
-        error = math.sqrt(rate) * _find_span(labels, runs, config)
+        error /= math.sqrt(rate)
     return Interval(best - error, best) if METRICS[metric].higher_is_better else Interval(0, error)
+
+
+def find_largest_error(
+    metric: str, labels: NDArray[Any], runs: Sequence[Floats], *, config: LabelsConfig | None
+) -> float:
+    """Return the largest possible error of a row, in the units of the metric."""
+    if find_label_type(labels) != "scores" or METRICS[metric].is_row_fraction:
+        return 1.0
+    if isinstance(config, ScoresConfig):
+        return config.range[1] - config.range[0]
+    return float(max(np.ptp([labels, outputs_ND]) for outputs_ND in runs))
 
 
 def _bound_rare_fraction(wrong_N: NDArray[np.bool_], groups: Groups | None) -> float | None:
@@ -401,13 +445,6 @@ def _bound_rare_fraction(wrong_N: NDArray[np.bool_], groups: Groups | None) -> f
     if num_wrong >= min(_FEWEST_WRONG, num_units / 2):
         return None
     return bound_proportion(num_wrong, num_units).high
-
-
-def _find_span(labels_ND: Floats, runs: Sequence[Floats], config: LabelsConfig | None) -> float:
-    """Return the largest possible error of a score."""
-    if isinstance(config, ScoresConfig):
-        return config.range[1] - config.range[0]
-    return float(max(np.ptp([labels_ND, outputs_ND]) for outputs_ND in runs))
 
 
 def estimate_part_intervals(
@@ -429,7 +466,7 @@ def estimate_part_intervals(
     ]
     if is_scores:
         errors_ND = np.max([np.abs(labels - outputs) for outputs in runs], axis=0)
-        span = _find_span(labels, runs, config)
+        span = find_largest_error("mae", labels, runs, config=config)
         for i, errors_N in enumerate(errors_ND.T):
             rate = _bound_rare_fraction(errors_N > 0, groups)
             found[i] = found[i] if rate is None else Interval(0.0, rate * span)

@@ -6,7 +6,7 @@ They are made from the models that the code writes, so that no key can be misspe
 from typing import Any
 
 from llmft.config.suite import WaiverConfig
-from llmft.results.comparison import ComparisonResult, Gap, VerdictName
+from llmft.results.comparison import ComparisonResult, Gap, UnseenRows, VerdictName
 from llmft.results.evaluation import (
     Decision,
     EvaluationResult,
@@ -164,6 +164,7 @@ def make_comparison(
         data=make_manifest(names=names, label_type=label_type),
         audit=make_audit(),
         pairs=[make_pair(name, variants[0], names=names, is_class=is_class) for name in valid[1:]],
+        unseen=UnseenRows(rate=0.053, largest_error=None if is_class else 10.0),
         gaps={
             name: Gap(gap=0.317 * i, upper=0.377 * i, may_be_best=i < 2, within_margin=i == 0)
             for i, name in enumerate(reversed(valid))

@@ -56,6 +56,7 @@ def make_pair(
         needed=SampleSize(rows=1733, seeds=None),
         shortage=None,
         simultaneous=Interval(0.243, 0.396),
+        assumption_free=None if is_class else -0.417,
         parts={
             name: PartGain(
                 metric="f1" if is_class else "mae", gain=0.119 + i, p_value=0.003,
