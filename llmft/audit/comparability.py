@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from llmft.audit.findings import RunFacts, make_finding
 from llmft.config.head import SELECTION_METRIC
+from llmft.config.recipe import Recipe
 from llmft.config.suite import FIXED_KEYS, IDENTITY_KEYS, Check
 from llmft.results.evaluation import Finding, Status
 
@@ -71,7 +72,8 @@ def check_treatment(
             `TREATMENT`, and the schedule of training if the bases or their tuning differ.
     """
     check: Check = "comparability"
-    expected = _list_settings(next(r for r in runs if r.variant == reference))
+    of_reference = next(r for r in runs if r.variant == reference)
+    expected = _list_settings(of_reference)
     findings: list[Finding] = []
     for run in runs:
         found = _list_settings(run)
@@ -79,6 +81,8 @@ def check_treatment(
         if "frozen" in (expected["base.tuning"], found["base.tuning"]):
             differing = [key for key in differing if not _is_of_optimisation(key)]
         allowed = _list_allowed(differing, treatment)
+        if _is_under("base.model", allowed):
+            allowed += _list_defaults(run.record.recipe, of_reference.record.recipe)
         confounders = [
             key
             for key in differing
@@ -139,6 +143,15 @@ def _list_allowed(differing: Sequence[str], treatment: Sequence[str] | None) -> 
         base_differs = any(key in differing for key in ("base.model", "base.tuning"))
         return TREATMENT + (_FOLLOWS_BASE if base_differs else ())
     return tuple(treatment)
+
+
+def _list_defaults(*recipes: Recipe) -> tuple[str, ...]:
+    """Return the keys that no recipe sets, so that their values follow from the base."""
+    is_unset = {
+        "head.init": all(recipe.head.init == "auto" for recipe in recipes),
+        "train.learning_rate": all(recipe.train.learning_rate is None for recipe in recipes),
+    }
+    return tuple(key for key, unset in is_unset.items() if unset)
 
 
 def _list_settings(run: RunFacts) -> dict[str, object]:

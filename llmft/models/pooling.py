@@ -236,6 +236,8 @@ def choose_pooling(config: BaseConfig, model_config: Any) -> Pooling | None:
         how = config.pooling
     elif declared is not None:
         how = declared[0]
+    elif is_causal(model_config):
+        how = "mean"  # their last token alone is worse (docs/results.md)
     else:
         return None
     normalises = declared == (how, True)

@@ -242,7 +242,7 @@ def test_a_gain_that_is_not_told_apart_is_no_evidence() -> None:
     gate = GateConfig(deploy=0.0)
     gain = ProbeGain(gain=0.5, interval=Interval(0.4, 0.6), finding="not told apart")
     facts = GateFacts(
-        shortage=None, metric="mae", metrics={}, intervals={}, parts={}, splits={}, histories=[],
+        metric="mae", metrics={}, intervals={}, parts={}, splits={}, histories=[],
         probe_gain=gain,
     )  # fmt: skip
     [result] = apply_gates({"beats_probe": gate}, facts)

@@ -147,7 +147,9 @@ def test_h2_h8_head_and_adapters_are_float32_and_have_moved(
     name: str, get_run: Callable[[str], Path]
 ) -> None:
     spec = read_spec(get_run(name) / "model")
-    start = load_model(spec.base, labels=spec.label_space, pad_token_id=0, seed=42).model
+    start = load_model(
+        spec.base, labels=spec.label_space, pad_token_id=0, seed=42, pooling=spec.pooling
+    ).model
     trained = load_saved(get_run(name) / "model").model
     before = dict(start.named_parameters())
     for key, after in trained.named_parameters():

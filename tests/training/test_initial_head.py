@@ -19,7 +19,7 @@ from llmft.results.run import Pooling, ResolvedDefaults, RunIdentity
 from llmft.training.launch import ONE_PROCESS, Launch
 from llmft.training.run_folder import claim_run_folder, update_run
 from llmft.training.train_model import resolve_defaults
-from tests.families import CONFIGS, build_base
+from tests.families import CONFIGS, DECODERS, build_base
 from tests.training.test_probe import LABELS, make_frame, make_recipe, write_prompt
 
 ZERO3 = Launch(2, "zero3", {})
@@ -105,7 +105,7 @@ def test_training_begins_at_the_probe(
     random = llmft.train(recipe, overrides={"head.init": "random", "output_dir": "runs/random"})
     assert random.record.head_fit is None
     assert random.record.best_metric > run.record.best_metric
-    is_stock = pooling == "auto" or family == "modernbert"
+    is_stock = family not in DECODERS if pooling == "auto" else family == "modernbert"
     assert (Path(run.path, "model", "modules.json").is_file()) is not is_stock
 
 

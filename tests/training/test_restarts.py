@@ -63,7 +63,9 @@ def test_checkpoints_are_kept_at_the_recipes_steps_and_at_every_epoch(
     with monkeypatch.context() as patch:
         stop_at(15, patch)
         assert train(recipe, "runs/a", *settings) == 130
-    assert list_checkpoints("runs/a") == [8, 10, 12, 14], "6 steps an epoch; step 6 and 12 end one"
+    found = list_checkpoints("runs/a")
+    assert found[-3:] == [10, 12, 14], "6 steps an epoch; step 6 and 12 end one"
+    assert found[0] in (6, 8), "the best, or one of the last four"
     shutil.rmtree("runs/a/checkpoints/checkpoint-14/")  # so that the last one ends an epoch
     assert train(recipe, "runs/a", *settings) == 0
     assert "resuming from checkpoint-12" in capsys.readouterr().out

@@ -24,6 +24,7 @@ from llmft.models.memory.estimates import (
     list_layouts,
     measure_footprint,
 )
+from llmft.models.pooling import choose_pooling
 from tests.families import CONFIGS, DECODERS
 
 ROOT = Path(__file__).parents[3]
@@ -58,7 +59,8 @@ def test_parameters_are_counted_without_weights(
     some = {"tiny_bert": ["query"], "tiny_qwen": ["q_proj", "down_proj"]}[name]
     lora = {"target_modules": some if targets == "some" else targets} if tuning == "lora" else {}
     base = make_base(request.getfixturevalue(name), tuning, **lora)
-    model = load_model(base, labels=SCORES, pad_token_id=0, seed=0).model
+    pooling = choose_pooling(base, read_config(base))
+    model = load_model(base, labels=SCORES, pad_token_id=0, seed=0, pooling=pooling).model
     found = measure(base)
     assert found.trainable == sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert found.total == sum(p.numel() for p in model.parameters())
