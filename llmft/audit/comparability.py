@@ -75,6 +75,7 @@ def check_treatment(
     of_reference = next(r for r in runs if r.variant == reference)
     expected = _list_settings(of_reference)
     findings: list[Finding] = []
+    followed: set[str] = set()
     for run in runs:
         found = _list_settings(run)
         differing = _list_differing(expected, found)
@@ -83,6 +84,7 @@ def check_treatment(
         allowed = _list_allowed(differing, treatment)
         if _is_under("base.model", allowed):
             allowed += _list_defaults(run.record.recipe, of_reference.record.recipe)
+        followed |= {key for key in differing if key in allowed and key in _FOLLOWS_BASE}
         confounders = [
             key
             for key in differing
@@ -102,6 +104,8 @@ def check_treatment(
     if not any(f.status == "confounded" for f in findings):
         declared = "as the suite declares it" if treatment else "the default"
         named = ", ".join(treatment or TREATMENT)
+        if followed:
+            named += f"; with the base also {', '.join(sorted(followed))}"
         message = f"the variants differ in the treatment only ({declared}: {named})"
         findings.append(make_finding(check, "ok", message))
     return [f for i, f in enumerate(findings) if f not in findings[:i]]

@@ -2,17 +2,21 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import optimize
 from scipy.stats import norm
 from threadpoolctl import threadpool_limits
 
 from llmft.benchmarks.plans import Figures
+from llmft.config.metrics import METRICS
 from llmft.errors import UserError
 from llmft.evaluation.verdict import (
     ERROR_RATE,
@@ -23,8 +27,7 @@ from llmft.evaluation.verdict import (
     jackknife_variants,
     reach_verdict,
 )
-from llmft.metrics.definitions import Floats
-from llmft.results.comparison import Pair, VerdictName
+from llmft.metrics.definitions import Floats, compute_metric
 from llmft.statistics.intervals import bound_proportion
 from llmft.statistics.resampling import Groups
 
@@ -34,8 +37,7 @@ _QUICK = 50
 _NUM_LOOKS = 4
 _DETECTABLE = float(norm.ppf(0.95) + norm.ppf(0.8))
 """Standard errors of a gain that a one-sided test at 5 % finds in 80 % of all cases."""
-_NUM_TRIALS = 200
-"""Draws by which the standard error of a gain, and what gives the gain for the power, are found."""
+_MANY_ROWS = 100_000
 
 
 class TestSet(NamedTuple):
@@ -52,7 +54,7 @@ class Shape(NamedTuple):
 
     draw: Callable[[np.random.Generator, int, float], TestSet]
     """Random numbers, N, strength -> test set. At strength 0 all variants are equal on average;
-    above, the challengers are better."""
+    above, the first challenger is better."""
     metric: str = "mae"
     num_rows: tuple[int, ...] = (20, 55, 200, 1_000)
     margins: tuple[float, ...] = (0.0, 0.2)
@@ -141,9 +143,10 @@ def _compare_scores(
                  np.where(is_shared, shared[1][groups], theirs))
                 for ours, theirs in found
             ]  # fmt: skip
-        variants: OutputsByVariant = {"reference": vary(rng, found[0][0] + strength, num_seeds[0])}
-        for i, (_, challenger_N) in enumerate(found):
-            variants[f"challenger{i}"] = vary(rng, challenger_N, num_seeds[1])
+        variants: OutputsByVariant = {"reference": vary(rng, found[0][0], num_seeds[0])}
+        for i, (_, errors_N) in enumerate(found):
+            better = strength if i == 0 else 0.0
+            variants[f"challenger{i}"] = vary(rng, errors_N - better, num_seeds[1])
         # Labels below all outputs, so that an output is an error, also where a seed lowers it.
         shift = np.full((num_rows, 1), 100.0)
         shifted: OutputsByVariant = {
@@ -181,9 +184,9 @@ def make_small_groups(num_rows: int) -> Groups:
 
 
 def _make_dominant_groups(num_rows: int) -> Groups:
-    """Return clusters of 2 rows and, of a quarter of the rows, 5 large ones, [N]."""
-    large = np.arange(num_rows // 4) % 5
-    return np.concatenate([large, 5 + np.arange(num_rows - len(large)) // 2])
+    """Return clusters of 2 rows and, of a quarter of the rows, of 10, [N]."""
+    large = np.arange(num_rows // 4) // 10
+    return np.concatenate([large, large[-1] + 1 + np.arange(num_rows - len(large)) // 2])
 
 
 SHAPES: dict[str, Shape] = {
@@ -195,11 +198,11 @@ SHAPES: dict[str, Shape] = {
     "rare disasters": Shape(_compare_scores(_draw_disasters), margins=(0.0,)),
     "small clusters": Shape(
         _compare_scores(draw_skewed_integers, draw_groups=make_small_groups),
-        num_rows=(55, 200, 1_000),
+        num_rows=(200, 1_000),
     ),
     "dominant clusters": Shape(
         _compare_scores(draw_skewed_integers, draw_groups=_make_dominant_groups),
-        num_rows=(55, 200, 1_000),
+        num_rows=(200, 1_000),
     ),
     "10 challengers": Shape(
         _compare_scores(draw_skewed_integers, num_challengers=10),
@@ -222,11 +225,14 @@ SHAPES: dict[str, Shape] = {
     ),
     **{
         f"{metric}, {fraction:.0%} positive": Shape(
-            _compare_classes(fraction), metric, num_rows=(55, 200, 1_000), margins=(0.0,)
+            _compare_classes(fraction), metric, num_rows=num_rows, margins=(0.0,)
         )
-        for metric, fraction in (
-            ("accuracy", 0.3), ("balanced_accuracy", 0.3), ("balanced_accuracy", 0.1),
-            ("f1_macro", 0.1), ("roc_auc", 0.1),
+        for metric, fraction, num_rows in (
+            ("accuracy", 0.3, (55, 200, 1_000)),
+            ("balanced_accuracy", 0.3, (55, 200, 1_000)),
+            ("balanced_accuracy", 0.1, (200, 1_000)),
+            ("f1_macro", 0.1, (200, 1_000)),
+            ("roc_auc", 0.1, (200, 1_000)),
         )
     },
 }  # fmt: skip
@@ -265,7 +271,8 @@ def measure_verdicts(*, seed: int, quick: bool, resume: Path | None) -> Iterator
         resume: JSON of an earlier run, whose cells are not measured again.
 
     Yields:
-        One object per cell: rates of false verdicts and of gains that are found.
+        One object per cell: rates of false verdicts and of gains that are found; first all of
+        `resume`.
 
     Raises:
         UserError: If `resume` is no such file.
@@ -274,9 +281,10 @@ def measure_verdicts(*, seed: int, quick: bool, resume: Path | None) -> Iterator
     cells = list_cells(seed=seed, quick=quick)
     # Each process multiplies small matrices: threads of their own would only wait for each other.
     with ProcessPoolExecutor(initializer=threadpool_limits, initargs=(1,)) as pool:
-        running = {cell: pool.submit(measure_cell, cell) for cell in cells if cell not in known}
-        for cell in cells:
-            yield known[cell] if cell in known else running[cell].result()
+        running = [pool.submit(measure_cell, cell) for cell in cells if cell not in known]
+        yield from known.values()  # other grids in the same file are kept as well
+        for found in running:
+            yield found.result()
 
 
 def _read_known(path: Path) -> dict[Cell, Figures]:
@@ -301,26 +309,24 @@ def _read_cell(entry: dict[str, Any]) -> Cell:
 def measure_cell(cell: Cell) -> Figures:
     """Return how often the verdicts of a cell are false, and how often a true gain is found."""
     shape = SHAPES[cell.shape]
-    winners = holds = first_look = 0
-    for verdict, pairs in _compare(cell, cell.num_draws, strength=0.0):
-        winners += verdict == "WINNER"
-        holds += verdict == "REFERENCE_HOLDS"
-        first_look += any(
-            pair.p_margin_adjusted < find_level(1) and pair.shortage is None for pair in pairs
-        )
-    strength, effect = _find_strength(cell)
+    outcomes = list(_compare(cell, cell.num_draws, strength=0.0))
+    effect = _DETECTABLE * float(np.std([outcome.gain for outcome in outcomes]))
+    strength = _find_strength(shape, effect)
     found = sum(
-        verdict == "WINNER"
-        for verdict, _ in _compare(cell, cell.num_power_draws, strength=strength)
+        outcome.is_winner for outcome in _compare(cell, cell.num_power_draws, strength=strength)
     )
+    first_look = sum(outcome.wins_first_look for outcome in outcomes) / cell.num_draws
     return {
         **cell._asdict(),
         "metric": shape.metric,
-        **_describe_rate("false_winner", winners, cell.num_draws),
-        **_describe_rate("false_reference_holds", holds, cell.num_draws),
-        "false_winner_first_look": None if shape.looks else first_look / cell.num_draws,
+        **_describe_rate("false_winner", sum(o.is_winner for o in outcomes), cell.num_draws),
+        **_describe_rate("false_reference_holds", sum(o.holds for o in outcomes), cell.num_draws),
+        "false_winner_first_look": None if shape.looks else first_look,
+        "too_few_rows": sum(o.is_short for o in outcomes) / cell.num_draws,
         "effect": effect,
         **_describe_rate("power", found, cell.num_power_draws),
+        "date": time.strftime("%Y-%m-%d"),
+        "versions": ", ".join(f"{name} {version(name)}" for name in ("llmft", "numpy", "scipy")),
     }
 
 
@@ -331,23 +337,40 @@ def _describe_rate(name: str, count: int, num_draws: int) -> Figures:
     }  # fmt: skip
 
 
-def _find_strength(cell: Cell) -> tuple[float, float]:
-    """Return the strength at which a test could have 80 % power, and the gain that it gives."""
-    trial = 0.5
+def _find_strength(shape: Shape, effect: float) -> float:
+    """Return the strength that gives the first challenger a gain, by bisection on many rows."""
 
-    def list_gains(strength: float) -> list[float]:
-        found = _compare(cell, _NUM_TRIALS, strength=strength)
-        return [pair.gain for _, pairs in found for pair in pairs[:1]]
+    def compute_gain(strength: float) -> float:
+        drawn = shape.draw(np.random.default_rng(0), _MANY_ROWS, strength)
+        values = [
+            np.mean([compute_metric(shape.metric, drawn.labels, run) for run in runs])
+            for runs in list(drawn.variants.values())[:2]
+        ]
+        sign = 1 if METRICS[shape.metric].higher_is_better else -1
+        return sign * float(values[1] - values[0])
 
-    effect = _DETECTABLE * float(np.std(list_gains(0.0)))
-    per_strength = float(np.mean(list_gains(trial)) - np.mean(list_gains(0.0))) / trial
-    return effect / per_strength, effect
+    at_zero = compute_gain(0.0)
+    most = 10.0
+    if compute_gain(most) - at_zero < effect:
+        return most
+    return float(optimize.brentq(lambda x: compute_gain(x) - at_zero - effect, 0, most, xtol=1e-3))
 
 
-def _compare(
-    cell: Cell, num_draws: int, *, strength: float
-) -> Iterator[tuple[VerdictName, Sequence[Pair]]]:
-    """Yield verdict and pairs on new test rows, where the true gain is the margin and more."""
+class _Outcome(NamedTuple):
+    """What a comparison found; of several looks, what any of them found."""
+
+    is_winner: bool
+    holds: bool
+    wins_first_look: bool
+    """Whether there is a winner at the level of a first look."""
+    is_short: bool
+    """Whether the rows are too few for any verdict."""
+    gain: float
+    """Of the first challenger."""
+
+
+def _compare(cell: Cell, num_draws: int, *, strength: float) -> Iterator[_Outcome]:
+    """Yield what is found on new test rows, where the true gain is the margin and more."""
     shape = SHAPES[cell.shape]
     rng = np.random.default_rng([cell.seed, cell.num_rows, *cell.shape.encode()])
     for _ in range(num_draws):
@@ -361,26 +384,38 @@ def _compare(
             yield _judge(drawn, Rules(shape.metric, "reference", cell.margin, 0.05, ERROR_RATE))
 
 
-def _look_again(drawn: TestSet, metric: str) -> tuple[VerdictName, Sequence[Pair]]:
+def _look_again(drawn: TestSet, metric: str) -> _Outcome:
     """Add rows until there is a winner, each look at its own level."""
-    num_rows = len(drawn.labels)
-    for look in range(1, _NUM_LOOKS + 1):
-        seen = slice(0, math.ceil(num_rows * look / _NUM_LOOKS))
-        part = TestSet(
+    num_rows, look, holds = len(drawn.labels), 1, False
+    for part in range(1, _NUM_LOOKS + 1):
+        seen = slice(0, math.ceil(num_rows * part / _NUM_LOOKS))
+        so_far = TestSet(
             {name: [run[seen] for run in runs] for name, runs in drawn.variants.items()},
             drawn.labels[seen],
         )
-        verdict, pairs = _judge(part, Rules(metric, "reference", 0.0, 0.05, find_level(look)))
-        if verdict == "WINNER":
+        found = _judge(so_far, Rules(metric, "reference", 0.0, 0.05, find_level(look)))
+        holds |= found.holds
+        if found.is_winner:
             break
-    return verdict, pairs
+        look += not found.is_short  # what could find nothing is no look
+    return found._replace(holds=holds)
 
 
-def _judge(drawn: TestSet, rules: Rules) -> tuple[VerdictName, Sequence[Pair]]:
+def _judge(drawn: TestSet, rules: Rules) -> _Outcome:
     jackknifed = jackknife_variants(drawn.variants, drawn.labels, rules=rules, groups=drawn.groups)
     pairs = compare_with_reference(jackknifed)
     verdict = reach_verdict(
         pairs, valid_variants=list(drawn.variants), findings=[], reference=rules.reference,
         metric=rules.metric, margin=rules.margin, scope="recipes", level=rules.level,
     )  # fmt: skip
-    return verdict.name, list(pairs.values())
+    first, *_ = pairs.values()
+    return _Outcome(
+        is_winner=verdict.name == "WINNER",
+        holds=verdict.name == "REFERENCE_HOLDS",
+        wins_first_look=any(
+            pair.p_margin_adjusted < find_level(1) and pair.shortage is None
+            for pair in pairs.values()
+        ),
+        is_short=jackknifed.shortage is not None,
+        gain=first.gain,
+    )

@@ -85,8 +85,7 @@ class HeadConfig(ConfigSection):
     init: Literal["auto", "random", "probe"] = "auto"
     """Initial weights of the output layer. probe: those of a linear head that is first fitted to
     what the layer reads, with the base as pretrained (Kumar et al. 2022, arXiv:2202.10054); random:
-    small random numbers; auto: probe where it reads vectors pooled as sentence-transformers does
-    (see base.pooling), else random."""
+    small random numbers; auto: probe, unless base.pooling is transformers or stands for it."""
     loss: LossConfig = LossConfig()
     """The loss function and its weights."""
 

@@ -59,10 +59,11 @@ class BaseConfig(ConfigSection):
     pooling: Literal["auto", "transformers", "cls", "mean", "last"] = "auto"
     """How the states of the tokens become the vector that the head reads: that of the first token,
     of the last, or the mean over all tokens after the shared prompt; transformers: whatever its
-    sequence classification class does. auto: what a sentence-transformers folder declares; where
-    none does, the mean of decoders and transformers of encoders, or of a frozen base mean or the
-    first token (of decoders the last), by validation. The last layer's vector is scaled to length 1
-    if such a folder declares this pooling with it."""
+    sequence classification class does. auto: what a sentence-transformers folder declares. Where
+    none does, decoders that are trained take the mean and encoders `transformers`; a frozen base
+    takes the mean or the first token (decoders the last), whichever is better on validation. With
+    sharded weights it is `transformers`. The last layer's vector is scaled to length 1 if such a
+    folder declares this pooling with it."""
     layer: Literal["auto", "last"] = "auto"
     """Layer whose states the head reads, for `tuning: frozen`. auto: the last, or the one at three
     quarters or half of the depth, whichever is best on validation; layers above it are not

@@ -548,6 +548,7 @@ def complete_result(comparison: Comparison, result: ComparisonResult) -> Compari
             measure_noise(
                 again, rows.labels, outputs, kind=kind,
                 path=comparison.suite.noise_paths[kind], names=rows.names, groups=rows.groups,
+                config=rows.config,
             )
             for kind, again in comparison.second_labels.items()
             if len(again.positions_M)

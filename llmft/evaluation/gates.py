@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
 
 from llmft.config.metrics import METRICS
 from llmft.config.suite import FEWEST_SEEDS, HIGHER_IS_BETTER, GateConfig
@@ -41,7 +40,6 @@ from llmft.statistics.intervals import MIN_CLUSTERS, bound_proportion, estimate_
 from llmft.training.inputs import limit_rows
 
 _MAX_TRAIN_ROWS = 500
-_Z = float(norm.ppf(0.975))
 
 
 class GateFacts(NamedTuple):
@@ -203,20 +201,21 @@ def estimate_metric(
 def estimate_gap(before: MetricValue, after: MetricValue, *, higher_is_better: bool) -> MetricValue:
     """Return by how much a value is worse on the later of two disjoint splits.
 
-    The interval is the normal one, from the standard errors of the two intervals.
+    The interval combines the distances of the ends of the two intervals from their values (MOVER).
+
+    Source:
+        Zou and Donner 2008, Construction of Confidence Limits about Effect Measures,
+        doi:10.1002/sim.3095.
     """
-    if before.value is None or after.value is None:
+    larger, smaller = (before, after) if higher_is_better else (after, before)
+    if larger.value is None or smaller.value is None:
         return MetricValue(value=None, interval=None)
-    gap = before.value - after.value if higher_is_better else after.value - before.value
-    if before.interval is None or after.interval is None:
+    gap = larger.value - smaller.value
+    if larger.interval is None or smaller.interval is None:
         return MetricValue(value=gap, interval=None)
-    error = math.hypot(find_standard_error(before.interval), find_standard_error(after.interval))
-    return MetricValue(value=gap, interval=Interval(gap - _Z * error, gap + _Z * error))
-
-
-def find_standard_error(interval: Interval | None) -> float:
-    """Return the standard error that a 95 % interval implies; 0 without an interval."""
-    return 0.0 if interval is None else (interval.high - interval.low) / (2 * _Z)
+    below = math.hypot(larger.value - larger.interval.low, smaller.interval.high - smaller.value)
+    above = math.hypot(larger.interval.high - larger.value, smaller.value - smaller.interval.low)
+    return MetricValue(value=gap, interval=Interval(gap - below, gap + above))
 
 
 def find_last_improvement(curve: LearningCurve) -> float | None:
@@ -256,8 +255,8 @@ def apply_gates(gates: Mapping[str, GateConfig], facts: GateFacts) -> list[GateR
     """Apply gates: DEPLOY if the bound reaches deploy, FAIL if the value is worse than review.
 
     Gates without inputs, such as edge cases that the suite does not have, are left out. On fewer
-    than 20 rows no gate is DEPLOY, nor is one with an undefined value, or one that weighs classes
-    where a class has too few rows.
+    than 20 rows no gate on the test rows is DEPLOY, nor is one with an undefined value, or one that
+    weighs classes where a class has too few rows.
     """
     found = [_SPECIAL.get(name, _apply_metric)(name, gate, facts) for name, gate in gates.items()]
     return [result for result in found if result is not None]
@@ -326,12 +325,13 @@ def _make_result(
     deploy, review = gate.deploy, gate.review
     reaches = bound is not None and sign * bound >= sign * deploy
     result: Decision = "DEPLOY" if reaches and doubt is None else "REVIEW"
-    at_bound = "" if bound is None or bound == value else f"the bound {_show(bound)} "
-    ending = f"{at_bound}{'reaches' if reaches else 'does not reach'} {deploy:.4g}"
-    if value is None:
-        ending = f"so it cannot reach {deploy:.4g}"
-    elif bound is None:
-        ending = f"without an interval it cannot reach {deploy:.4g}"
+    at_bound = "it " if bound is None or bound == value else f"the bound {_show(bound)} "
+    side = "at least" if sign > 0 else "at most"
+    ending = f"{at_bound}{'is' if reaches else 'is not'} {side} {deploy:.4g}"
+    if value is None or bound is None:
+        ending = f"so nobody knows whether it is {side} {deploy:.4g}"
+        if value is not None:
+            ending = f"without an interval, {ending}"
     is_worse = value is not None and review is not None and sign * value < sign * review
     if is_worse and may_fail:
         result, ending = "FAIL", f"{ending}, and a value worse than {review:.4g} fails"
@@ -445,7 +445,7 @@ def _apply_convergence(name: str, gate: GateConfig, facts: GateFacts) -> GateRes
         what = "not known from a single epoch"
         return _make_result(name, gate, what=what, value=None, bound=None)
     value = max(known)
-    what = f"the last epoch improved the validation metric by {value:.1%}"
+    what = f"the last epoch improved the validation metric by {value:.3f} of its value"
     return _make_result(name, gate, what=what, value=value, bound=value)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmft.config.suite import NoiseKind
-from llmft.config.task import SourceConfig, Task
+from llmft.config.task import LabelsConfig, SourceConfig, Task
 from llmft.data.batches import make_targets
 from llmft.data.fields import Row
 from llmft.data.labels import has_unknown_label
@@ -95,7 +95,7 @@ def measure_noise(
     path: Path,
     names: list[str],
     groups: Groups | None = None,
-    seed: int = 0,
+    config: LabelsConfig | None = None,
 ) -> NoiseResult:
     """Return the error of second labels against the first ones, and of variants on the same rows.
 
@@ -107,7 +107,7 @@ def measure_noise(
         path: File of the second labels.
         names: Of the dimensions, classes or labels.
         groups: The cluster of each row, [N]; None if rows are independent.
-        seed: Seed of the resampling.
+        config: The task's labels.
     """
     first = labels[second.positions_M]
     if find_label_type(labels) == "class":
@@ -116,7 +116,7 @@ def measure_noise(
         outputs_MC = second.labels.astype(np.float64)
     by_part = {} if labels.ndim == 1 else dict(zip(names, range(len(names)), strict=True))
     of_rows = None if groups is None else groups[second.positions_M]
-    measure = partial(_measure, groups=of_rows, seed=seed)
+    measure = partial(_measure, groups=of_rows, config=config)
     return NoiseResult(
         kind=kind,
         file=str(path),
@@ -136,14 +136,18 @@ def measure_noise(
 
 
 def _measure(
-    labels: NDArray[Any], runs: list[Floats], *, groups: Groups | None, seed: int
+    labels: NDArray[Any],
+    runs: list[Floats],
+    *,
+    groups: Groups | None,
+    config: LabelsConfig | None,
 ) -> MetricValue:
     """Return the `mae` of scores, or the fraction of rows with other classes or labels."""
     is_error = find_label_type(labels) == "scores"
     metric = "mae" if is_error else "accuracy"
     values = [compute_metric(metric, labels, outputs) for outputs in runs]
     value = float(np.mean([v for v in values if v is not None]))
-    interval = estimate_interval(metric, labels, runs, groups=groups, seed=seed)
+    interval = estimate_interval(metric, labels, runs, groups=groups, config=config)
     if is_error:
         return MetricValue(value=value, interval=interval)
     flipped = interval and Interval(1 - interval.high, 1 - interval.low)

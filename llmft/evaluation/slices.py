@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from llmft.config.metrics import METRICS
 from llmft.config.task import ClassConfig, LabelsConfig, ScoresConfig
 from llmft.data.fields import Row, is_missing, write_value
 from llmft.metrics.definitions import (
     Floats,
     average,
     compute_metric,
-    compute_row_values,
     find_label_type,
     find_tiers,
 )
@@ -112,9 +112,8 @@ def measure_slices(
         groups: The cluster of each row, [N]; None if rows are independent.
         seed: Seed of the resampling.
     """
-    outputs = next(iter(variants.values()))[0]
     plain = "mae" if find_label_type(labels) == "scores" else "accuracy"
-    is_mean = compute_row_values(metric, labels[:1], outputs[:1], config=config) is not None
+    is_mean = METRICS[metric].is_mean
     tables = []
     for slicing in slicings:
         shown = plain if slicing.is_true_label and not is_mean else metric

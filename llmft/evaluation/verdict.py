@@ -21,16 +21,18 @@ from llmft.results.comparison import (
 )
 from llmft.results.evaluation import Finding, Interval
 from llmft.statistics.intervals import (
+    FEWEST_DIFFERENT,
     Estimate,
     Shortage,
     bound,
     bound_by_betting,
+    bound_proportion,
     count_clusters,
     estimate_contrasts,
     find_common_tail,
     find_largest_error,
+    find_p_value,
     find_shortage,
-    find_tail,
     jackknife_metric,
     jackknife_parts,
     list_rare,
@@ -46,10 +48,10 @@ OutputsByVariant = dict[str, list[Floats]]
 """Variant -> decision scores [N, C] of each of its runs (seeds)."""
 ERROR_RATE = 0.05
 SAFETY_FACTOR = 1.1
-"""Safety factor on error rates: those of bounds are divided by it, and p-values of the margin
-multiplied. On skewed errors in few clusters the coverage of a nominal 95 % interval is less; with
-this, false winners stay under 5 % (tests/evaluation/test_false_winners.py). Calibrating a level by
-simulation: Loh 1987, doi:10.1080/01621459.1987.10478408."""
+"""Safety factor on error rates: those of bounds of gains are divided by it, and their p-values
+multiplied. On skewed errors in few clusters the coverage of a nominal 95 % interval is less.
+Calibrating a level by simulation: Loh 1987, doi:10.1080/01621459.1987.10478408; what comes out:
+`llmft bench verdict`, docs/suites.md."""
 _MAX_LISTED = 2
 
 
@@ -88,6 +90,8 @@ class JackknifedVariants(NamedTuple):
     """Why the rows are too few for evidence."""
     largest_error: float | None
     """Of a row; None where the metric is no mean over rows."""
+    is_balanced: bool
+    """Whether all clusters have the same number of rows."""
     seed: int
 
     def estimate_gains(self, over: str) -> dict[str, Estimate]:
@@ -134,7 +138,6 @@ def jackknife_variants(
     if METRICS[rules.metric].is_mean:
         every = [outputs for runs in variants.values() for outputs in runs]
         largest = find_largest_error(rules.metric, labels, every, config=config)
-        largest *= clusters.sizes_G.max() / clusters.sizes_G.mean()
     return JackknifedVariants(
         jackknifed,
         rules,
@@ -142,6 +145,7 @@ def jackknife_variants(
         num_clusters=count_clusters(np.ones(len(labels), dtype=bool), groups),
         shortage=shortage,
         largest_error=largest,
+        is_balanced=bool(clusters.sizes_G.max() == clusters.sizes_G.min()),
         seed=seed,
     )
 
@@ -217,7 +221,7 @@ def bound_gain(estimate: Estimate, *, tail: float) -> Interval:
 
 def compute_margin_p_value(estimate: Estimate, margin: float) -> float:
     """Return the one-sided p-value of a gain of at most the margin, by inverting `bound_gain`."""
-    return min(1.0, SAFETY_FACTOR * find_tail(estimate, margin))
+    return min(1.0, SAFETY_FACTOR * find_p_value(estimate, margin))
 
 
 def compute_p_value(estimate: Estimate) -> float:
@@ -236,7 +240,8 @@ def _make_pair(
     tail_of_all: float,
 ) -> Pair:
     """Return the pair with its finding, its power and the sample size that would resolve it."""
-    rules, num_rows, shortage = jackknifed.rules, jackknifed.num_rows, jackknifed.shortage
+    rules, num_rows = jackknifed.rules, jackknifed.num_rows
+    shortage = jackknifed.shortage or _find_few_differences(estimate, jackknifed)
     lower, upper = bound_gain(estimate, tail=rules.level)
     runs = [len(jackknifed.variants[name].values_KP) for name in (rules.reference, challenger)]
     finding: Literal["better", "not better", "unresolved"] = "unresolved"
@@ -284,13 +289,14 @@ def _make_pair(
 def bound_without_assumptions(jackknifed: JackknifedVariants) -> dict[str, float]:
     """Return lower bounds of the gains for any distribution of errors within their range.
 
-    They cover rows, not seeds; empty where the metric is no mean over rows.
+    They cover rows, not seeds; empty where the metric is no mean over rows, and for clusters of
+    unequal size.
     """
-    largest, rules = jackknifed.largest_error, jackknifed.rules
-    if largest is None:
+    rules, largest = jackknifed.rules, jackknifed.largest_error
+    if largest is None or not jackknifed.is_balanced:
         return {}
     return {
-        name: bound_by_betting(gain, largest=largest, tail=rules.level)
+        name: bound_by_betting(gain, largest=largest, tail=rules.level, seed=jackknifed.seed)
         for name, gain in jackknifed.estimate_gains(rules.reference).items()
     }
 
@@ -304,6 +310,28 @@ def find_unseen(jackknifed: JackknifedVariants) -> UnseenRows:
     """
     rate = 1 - 0.05 ** (1 / jackknifed.num_clusters)
     return UnseenRows(rate=rate, largest_error=jackknifed.largest_error)
+
+
+def _find_few_differences(estimate: Estimate, jackknifed: JackknifedVariants) -> Shortage | None:
+    """Return a shortage if two variants differ in hardly any cluster of rows (D14).
+
+    None if even then the gain is within the margin, by the bound of the fraction of such clusters.
+    """
+    rules, largest = jackknifed.rules, jackknifed.largest_error
+    gains_G = estimate.value + estimate.influences_G
+    num_different = int((np.abs(gains_G) > 1e-9).sum())
+    if num_different >= FEWEST_DIFFERENT:
+        return None
+    if largest is not None:
+        rate = bound_proportion(num_different, len(gains_G)).high
+        if estimate.value + rate * largest <= rules.margin:
+            return None
+    unit = "rows" if jackknifed.num_clusters == jackknifed.num_rows else "clusters of rows"
+    reason = (
+        f"the variants differ in {num_different} of {len(gains_G)} {unit} only; at least "
+        f"{FEWEST_DIFFERENT} are needed for evidence"
+    )
+    return Shortage(reason, num_different / FEWEST_DIFFERENT)
 
 
 def compare_parts(
@@ -435,10 +463,7 @@ def reach_verdict(
     if scope == "recipes":
         return found
     count = "two" if len(valid_variants) == 2 else len(valid_variants)
-    limits = (
-        f"these {count} trained models only, which leaves out what their recipes give with other "
-        "seeds"
-    )
+    limits = f"this is about these {count} trained models, not about their recipes"
     return found._replace(why=f"{limits}: {found.why}")
 
 

@@ -1,1 +1,1 @@
-"""Metrics under scikit-learn's names, on rows and on resampled rows."""
+"""Metrics under scikit-learn's names, on rows and without some of them."""

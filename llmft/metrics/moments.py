@@ -1,4 +1,4 @@
-"""Metrics as functions of means over rows, so that resampling them is one matrix product."""
+"""Metrics as functions of means over rows, so that leaving rows out takes no new computation."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -23,8 +23,6 @@ class Moments(NamedTuple):
     """Per row; the metric is a function of their means over the rows."""
     combine: Callable[[Floats], Floats]
     """Means [..., M] -> metric or its parts [..., P]; NaN where one is not defined."""
-    is_mean: bool = False
-    """Whether the metric is the means themselves."""
 
 
 def find_moments(
@@ -33,7 +31,7 @@ def find_moments(
     """Return the moments of an overall metric; None for metrics of the ranking of the rows."""
     values_N = compute_row_values(metric, labels, outputs_NC, config=config)
     if values_N is not None:
-        return Moments(values_N[:, None].astype(np.float64), _keep, is_mean=True)
+        return Moments(values_N[:, None].astype(np.float64), _keep)
     values_NM: Floats
     combine: Callable[[Floats], Floats]
     match metric:
@@ -97,7 +95,7 @@ def linearise_auc(labels: NDArray[Any], outputs_NC: Floats, units_N: NDArray[np.
 def find_part_moments(labels: NDArray[Any], outputs_NC: Floats) -> Moments:
     """Return the moments of each dimension's mae, or of each class's or label's f1."""
     if find_label_type(labels) == "scores":
-        return Moments(np.abs(labels - outputs_NC).astype(np.float64), _keep, is_mean=True)
+        return Moments(np.abs(labels - outputs_NC).astype(np.float64), _keep)
     return Moments(_count_hits(labels, outputs_NC), _compute_f1)
 
 

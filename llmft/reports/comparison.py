@@ -95,8 +95,8 @@ _EXPLAINED = {
     "simultaneous interval": "for all challengers together, so that it also holds for the one that "
     "is named after the fact",
     "one-sided bounds": "the ends of the thin line in the plot; a challenger is better if the "
-    "lower one is above the margin and Holm's p is also below the level, and not better by the "
-    "margin if the upper one is below it",
+    "lower one is above the margin and Holm's p is also below the level, and not better by more "
+    "than the margin if the upper one is below it",
     "p, no difference": "probability of a gain at least as large, in either direction, if there "
     "were no difference: the larger of bootstrap-t and Student's t, times 1.1 (see Methods)",
     "p, gain within margin": "the same, one-sided, if the true gain were at most the margin",
@@ -358,8 +358,8 @@ def make_differences(
     parts = make_findings_table(result.pairs, kind=kind)
     folded = f"Findings by {kind}" if len(parts.heads) > MAX_PARTS else ""
     about = [
-        "Finding: the better variant, if the p-value, corrected for the number of comparisons "
-        f"(Holm), is below 0.05 at any look, and the difference at least "
+        "Finding: the better variant, if the p-value, corrected (Holm) over all of one "
+        "challenger, not over challengers or looks, is below 0.05, and the difference at least "
         f"{f.format_threshold(result.min_difference)}; else a tie."
         + (" Classes or labels with few rows are ties." if kind != "dimension" else "")
     ]
@@ -383,14 +383,16 @@ def _describe_unseen(result: ComparisonResult) -> list[str]:
     if result.unseen is None:
         return []
     rate, largest = result.unseen.rate, result.unseen.largest_error
+    is_clustered = result.num_clusters < result.num_rows
+    unit = "clusters of articles" if is_clustered else "articles"
     line = (
-        f"not excluded: {f.format_percent(rate)} of all articles may be of a kind that no test row "
-        "shows (rule of three, 95 %)"
+        f"not excluded (95 %, rule of three): up to {f.format_percent(rate)} of all {unit} may be "
+        "of a kind that no test row shows"
     )
     if largest is not None:
         line += (
-            f"; if a variant is wrong by {f.format_threshold(largest)} on those, its "
-            f"{result.metric} is worse by {f.format_metric(rate * largest)}"
+            f"; errors of {f.format_threshold(largest)} on all of those would make "
+            f"{result.metric} worse by at most {f.format_metric(rate * largest)}"
         )
     bounds = [
         f"{pair.challenger} {f.format_metric(pair.assumption_free)}"
@@ -399,8 +401,9 @@ def _describe_unseen(result: ComparisonResult) -> list[str]:
     ]
     if bounds:
         line += (
-            ". Lower bounds of the gains, whatever the errors are within their range (by betting, "
-            f"see Methods): {', '.join(bounds)}; the verdict rests on the bounds above"
+            f". One-sided {f.format_percent(1 - result.level)} lower bounds of the gains that "
+            "assume only the range of the errors (betting; each challenger by itself, seeds not "
+            f"covered): {', '.join(bounds)}. The verdict rests on the bounds above"
         )
     return [line]
 
@@ -408,8 +411,7 @@ def _describe_unseen(result: ComparisonResult) -> list[str]:
 def _name_finding(pair: Pair, margin: float) -> str:
     if margin == 0 or pair.finding == "unresolved":
         return pair.finding
-    by = "more than the margin" if pair.finding == "better" else "the margin"
-    return f"{pair.finding} by {by}"
+    return f"{pair.finding} by more than the margin"
 
 
 def _make_pair_table(
@@ -441,11 +443,12 @@ def _make_pair_table(
         "rows needed": lambda p: f.format_count(p.needed.rows if p.needed else None),
         "seeds needed": lambda p: f.format_count(p.needed.seeds if p.needed else None),
     }
-    drawn_at = f.format_percent(1 - 0.05 / SAFETY_FACTOR)
+    computed_at = f.format_percent(1 - 0.05 / SAFETY_FACTOR)
     notes = {
-        "95 % interval": f"two-sided, drawn at {drawn_at}",
-        "simultaneous interval": "95 %, max-t",
-        "one-sided bounds": f"{f.format_percent(1 - level)} each",
+        "95 % interval": f"two-sided, computed at {computed_at}",
+        "simultaneous interval": "95 % together, max-t",
+        "one-sided bounds": f"{f.format_percent(1 - level)} each, computed at "
+        f"{f.format_percent(1 - level / SAFETY_FACTOR)}",
         "p, no difference": "two-sided",
         "p, gain within margin": "one-sided",
         "p, Holm": f"better: below {f.format_p_value(level)}",

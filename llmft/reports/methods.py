@@ -35,9 +35,10 @@ def make_methods(result: ComparisonResult) -> Section:
         units += f" in {result.num_clusters} clusters, which are drawn as a whole"
     intro = (
         f"{units}; look {result.look}, which decides at {f.format_percent(result.level)}. How "
-        "often verdicts by these procedures are false on simulated rows: docs/suites.md."
+        "often verdicts by these procedures are false on simulated rows: `llmft bench verdict`, "
+        "and its table in the documentation of suites."
     )
-    return Section("Methods", intro, [Block(table)])
+    return Section("Statistical procedures", intro, [Block(table)])
 
 
 def list_methods(result: ComparisonResult) -> list[Method]:
@@ -45,7 +46,6 @@ def list_methods(result: ComparisonResult) -> list[Method]:
     level, sure = f.format_percent(result.level), f.format_percent(1 - result.level)
     metrics = {name for variant in result.variants.values() for name in variant.metrics}
     several = len(result.pairs) > 1
-    corrected = [*["challengers"] * several, "dimensions, classes or labels"]
     return [
         Method(
             "jackknife over clusters of rows",
@@ -56,7 +56,8 @@ def list_methods(result: ComparisonResult) -> list[Method]:
         Method(
             "bootstrap-t",
             "intervals, bounds and p-values: 4,000 draws of the influences; the more cautious of "
-            "it and Student's t",
+            "it and Student's t, which is alone beyond all draws; above 2,000 clusters of merged "
+            "ones, for metrics of rankings of 50",
             f"intervals 95 %, bounds of the verdict {sure} each",
             "Efron and Tibshirani 1993, section 12.5; Hall 1988, doi:10.1214/aos/1176350933",
         ),
@@ -71,7 +72,8 @@ def list_methods(result: ComparisonResult) -> list[Method]:
             "variance over rows and seeds, and its degrees of freedom",
             "",
             "Searle, Casella and McCulloch 1992, Variance Components, section 4.5; Owen 2007, "
-            "doi:10.1214/07-AOAS122; Satterthwaite 1946, doi:10.2307/3002019",
+            "doi:10.1214/07-AOAS122; Satterthwaite 1946, doi:10.2307/3002019; normal multipliers: "
+            "van der Vaart and Wellner 1996, section 2.9",
             is_used=any(len(v.runs) > 1 for v in result.variants.values() if v.valid),
         ),
         Method(
@@ -84,13 +86,14 @@ def list_methods(result: ComparisonResult) -> list[Method]:
         Method(
             "spent error rate",
             "each further look at the same variants decides at a smaller level",
-            f"look {result.look}: 5 % times 6 / (pi {result.look})², {level}; all looks 5 %",
+            f"look {result.look}: 5 % times 6 / (π × {result.look})², {level}; all looks 5 %",
             "union bound",
         ),
         Method(
             "Holm's correction",
-            f"p-values over {' and over '.join(corrected)}",
-            f"verdict {level}; by dimension, class or label 5 % at any look",
+            "p-values of the verdict over challengers; those by dimension, class or label over "
+            "these, for each challenger by itself",
+            f"verdict {level}; by dimension, class or label 5 % at every look",
             "Holm 1979, A Simple Sequentially Rejective Multiple Test Procedure",
         ),
         Method(
@@ -108,8 +111,18 @@ def list_methods(result: ComparisonResult) -> list[Method]:
             is_used=bool(result.gaps),
         ),
         Method(
+            "MOVER of two splits",
+            "gates val_test_gap and train_val_gap, from the intervals on each split",
+            "95 %",
+            "Zou and Donner 2008, doi:10.1002/sim.3095",
+            is_used=any(
+                gate.name.endswith("_gap") for v in result.variants.values() for gate in v.gates
+            ),
+        ),
+        Method(
             "noncentral t",
-            "power, and the rows or seeds needed",
+            "power by Student's t at the level over the number of challengers, and the rows or "
+            "seeds needed; the bootstrap-t may need more",
             "80 % for what is advised, at the next look",
             "Lehmann and Romano 2005, Testing Statistical Hypotheses, section 5.2",
         ),
@@ -145,14 +158,14 @@ def list_methods(result: ComparisonResult) -> list[Method]:
         ),
         Method(
             "rule of three",
-            "fraction of articles of a kind that no test row shows",
+            "fraction of articles, or clusters of them, of a kind that no test row shows",
             "95 %, exact",
             "Hanley and Lippman-Hand 1983, doi:10.1001/jama.1983.03330370053031",
             is_used=result.unseen is not None,
         ),
         Method(
             "betting",
-            "lower bounds of gains for any errors within their range; nothing rests on them",
+            "lower bounds of gains that assume only the range of the errors; nothing rests on them",
             sure,
             "Waudby-Smith and Ramdas 2024, doi:10.1093/jrsssb/qkad009",
             is_used=any(pair.assumption_free is not None for pair in result.pairs),

@@ -25,9 +25,10 @@ _MAX_KEPT_ROWS = 14
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _METHOD = (
     "All variants predict the same test rows, joined by id. A gain is the difference to the "
-    "reference on the same rows. Its 95 % interval comes from the bootstrap over rows, or clusters "
-    "of rows; where each variant has three seeds or more, also over seeds, else one run represents "
-    "each variant, and the results are about these models only. The p-value that decides is that "
+    "reference on the same rows. Its 95 % interval covers the sampling of rows, or of clusters of "
+    "rows, by the wider of bootstrap-t and Student's t; where each trained variant has three seeds "
+    "or more, also that of seeds, else one run represents each variant, and the results are about "
+    "these models only. The p-value that decides is that "
     "of a gain within the margin, with Holm's correction for several challengers.",
     "A challenger wins if the one-sided lower bound of its gain is above the margin, and its "
     "p-value after Holm is below the level of this look. The reference holds if the upper bound of "

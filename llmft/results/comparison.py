@@ -117,7 +117,8 @@ class UnseenRows(Result):
     """Articles of a kind that no test row shows, and what they could do to a mean."""
 
     rate: float
-    """As many of all articles may be of such a kind, at 95 % confidence (rule of three)."""
+    """As many of all articles, or clusters of them, may be of such a kind, at 95 % confidence (rule
+    of three)."""
     largest_error: float | None
     """The largest possible error of one of them; null where the metric is no mean over rows."""
 

@@ -36,8 +36,9 @@ from llmft.statistics.resampling import (
 )
 
 _ALMOST = 1e-9
-_FEWEST_WRONG = 4
-"""With fewer rows that are wrong, more than exp(-4) of the draws have none of them."""
+FEWEST_DIFFERENT = 4
+"""Rows, or clusters, that a mean over mostly equal rows has to rest on. With fewer, more than
+exp(-4) of the bootstrap draws have none of them."""
 _ROUNDING = 1e-9
 """Relative to a metric; a standard error below this is a rounding error."""
 MIN_ROWS = 20
@@ -65,8 +66,6 @@ class Estimate(NamedTuple):
     """Degrees of freedom of the two variances together."""
     row_degrees: float
     """Degrees of freedom of the variance over clusters."""
-    has_seeds: bool
-    """Whether a variant has several."""
 
     @property
     def error(self) -> float:
@@ -132,7 +131,7 @@ def _estimate_part(
     num_clusters = len(variants[0].without_GKP)
     runs_VS = [variant.values_KP[:, part] for variant in variants]
     value = sum(sign * values_S.mean() for sign, values_S in zip(signs, runs_VS, strict=True))
-    influences_VGS = [variant.influences_GKP[:, :, part] for variant in variants]
+    influences_VGS = [variant.compute_influences(part) for variant in variants]
     influences_G = sum(
         sign * influences_GS.mean(axis=1)
         for sign, influences_GS in zip(signs, influences_VGS, strict=True)
@@ -171,7 +170,6 @@ def _estimate_part(
         seed_variance=seed_variance,
         degrees=max(1.0, total**2 / below) if below > 0 else row_degrees,
         row_degrees=row_degrees,
-        has_seeds=bool(by_seeds),
     )
 
 
@@ -233,15 +231,19 @@ def bound(estimate: Estimate, *, tail: float) -> Interval:
     """
     if estimate.error == 0:
         return Interval(estimate.value, estimate.value)
-    of_t = float(stdtrit(estimate.degrees, 1 - tail))
-    lowest, highest = np.quantile(estimate.pivots_R, [tail, 1 - tail])
     return Interval(
-        estimate.value - estimate.error * max(of_t, float(highest)),
-        estimate.value + estimate.error * max(of_t, -float(lowest)),
+        estimate.value - estimate.error * find_critical(estimate, tail=tail),
+        estimate.value + estimate.error * find_critical(estimate.negate(), tail=tail),
     )
 
 
-def find_tail(estimate: Estimate, value: float) -> float:
+def find_critical(estimate: Estimate, *, tail: float) -> float:
+    """Return how many standard errors the lower bound is below the value."""
+    of_t = float(stdtrit(estimate.degrees, 1 - tail))
+    return max(of_t, float(np.quantile(estimate.pivots_R, 1 - tail)))
+
+
+def find_p_value(estimate: Estimate, value: float) -> float:
     """Return the p-value of a true value of at most `value`: the lower end of `bound` inverted.
 
     Beyond all draws it is that of Student's t alone: so few draws cannot show it.
@@ -254,48 +256,50 @@ def find_tail(estimate: Estimate, value: float) -> float:
     return max(float(stdtr(estimate.degrees, -distance)), 1 - float(place) / (len(pivots_R) - 1))
 
 
-def find_interval(estimate: Estimate, *, confidence: float = 0.95) -> Interval:
-    """Return the two-sided interval."""
-    return bound(estimate, tail=(1 - confidence) / 2)
+def find_interval(estimate: Estimate) -> Interval:
+    """Return the two-sided 95 % interval."""
+    return bound(estimate, tail=0.025)
 
 
-def bound_by_betting(estimate: Estimate, *, largest: float, tail: float) -> float:
+def bound_by_betting(estimate: Estimate, *, largest: float, tail: float, seed: int = 0) -> float:
     """Return a lower bound of a mean over clusters for any distribution within their range.
 
     Args:
-        estimate: The mean, over clusters of about equal size; seeds are not covered.
+        estimate: The mean, over clusters of equal size; seeds are not covered.
         largest: Largest size of a cluster's mean, in either direction.
         tail: Error rate of the bound.
+        seed: Seed of the order in which clusters are bet on.
 
     Source:
         Waudby-Smith and Ramdas 2024, Estimating Means of Bounded Random Variables by Betting,
-        doi:10.1093/jrsssb/qkad009, with predictable plug-in bets; the last grid point that is not
-        excluded is the bound.
+        doi:10.1093/jrsssb/qkad009, with predictable plug-in bets; the bound is the last excluded
+        point of a grid.
     """
     values_G = np.clip((estimate.value + estimate.influences_G + largest) / (2 * largest), 0, 1)
     num_clusters = len(values_G)
+    values_G = np.random.default_rng(seed).permutation(values_G)
     seen_G = np.arange(1, num_clusters + 1)
     means_G = (0.5 + np.cumsum(values_G)) / (1 + seen_G)
     variances_G = (0.25 + np.cumsum((values_G - means_G) ** 2)) / (1 + seen_G)
     before_G = np.r_[0.25, variances_G[:-1]]
     bets_G = np.sqrt(2 * np.log(1 / tail) / (num_clusters * before_G))
-    grid_M = np.linspace(0, 1, 1_001)[1:-1]
+    grid_M = np.linspace(0, 1, 10_001)[1:-1]
     bets_GM = np.minimum(bets_G[:, None], 0.75 / grid_M)
     wealth_GM = np.log1p(bets_GM * (values_G[:, None] - grid_M)).cumsum(axis=0)
     excluded_M = wealth_GM.max(axis=0) >= np.log(1 / tail)
-    kept = int(np.argmin(excluded_M)) if not excluded_M.all() else len(grid_M) - 1
-    return float(2 * largest * (grid_M[kept] if kept else 0.0) - largest)
+    num_excluded = int(np.argmin(np.append(excluded_M, False)))
+    return float(2 * largest * (grid_M[num_excluded - 1] if num_excluded else 0.0) - largest)
 
 
-def find_logit_interval(estimate: Estimate, *, confidence: float = 0.95) -> Interval:
-    """Return the two-sided interval of an area in (0, 1), by Student's t on the logit scale.
+def find_logit_interval(estimate: Estimate) -> Interval:
+    """Return the two-sided 95 % interval of an area in (0, 1), by Student's t on the logit scale.
 
     Source:
         Pepe 2003, The Statistical Evaluation of Medical Tests, section 5.2.3 (areas under the ROC
         curve).
     """
     slope = estimate.value * (1 - estimate.value)
-    half = float(stdtrit(estimate.degrees, (1 + confidence) / 2)) * estimate.error / slope
+    half = float(stdtrit(estimate.degrees, 0.975)) * estimate.error / slope
     middle = float(logit(estimate.value))
     return Interval(float(expit(middle - half)), float(expit(middle + half)))
 
@@ -406,7 +410,7 @@ def _bound_rare_errors(
 ) -> Interval | None:
     """Return the interval of a mean over rows where hardly any row is wrong (D14); else None.
 
-    Then more than 2.5 % of all bootstrap draws are without an error. The error is at most the upper
+    Then more than 1.8 % of all bootstrap draws are without an error. The error is at most the upper
     bound of the fraction of wrong rows, times the largest possible error of a row.
     """
     best = METRICS[metric].flawless or 0.0
@@ -418,12 +422,12 @@ def _bound_rare_errors(
     known = [np.abs(values_N - best) for values_N in values if values_N is not None]
     if not known:
         return None
-    rate = _bound_rare_fraction(np.max(known, axis=0) > 0, groups)
+    rate = _bound_rare_fraction(np.max(known, axis=0) > _ALMOST, groups)
     if rate is None:
         return None
-    error = rate * find_largest_error(metric, labels, runs, config=config)
-    if metric == "rmse":
-        error /= math.sqrt(rate)
+    error = find_largest_error(metric, labels, runs, config=config)
+    error *= math.sqrt(rate) if metric == "rmse" else rate
+    error = max(error, float(np.mean([values_N.mean() for values_N in known])))
     return Interval(best - error, best) if METRICS[metric].higher_is_better else Interval(0, error)
 
 
@@ -439,12 +443,16 @@ def find_largest_error(
 
 
 def _bound_rare_fraction(wrong_N: NDArray[np.bool_], groups: Groups | None) -> float | None:
-    """Return the upper bound of the fraction of wrong rows; None unless hardly any is wrong."""
+    """Return the upper bound of the fraction of wrong rows; None unless hardly any is wrong.
+
+    All wrong clusters are taken to be as large as the largest.
+    """
+    sizes_G = find_clusters(len(wrong_N), groups, most=None).sizes_G
     num_wrong = count_clusters(wrong_N, groups)
-    num_units = count_clusters(np.ones(len(wrong_N), dtype=bool), groups)
-    if num_wrong >= min(_FEWEST_WRONG, num_units / 2):
+    if num_wrong >= min(FEWEST_DIFFERENT, len(sizes_G) / 2):
         return None
-    return bound_proportion(num_wrong, num_units).high
+    weight = float(sizes_G.max() / sizes_G.mean())
+    return min(1.0, weight * bound_proportion(num_wrong, len(sizes_G)).high)
 
 
 def estimate_part_intervals(
@@ -468,7 +476,7 @@ def estimate_part_intervals(
         errors_ND = np.max([np.abs(labels - outputs) for outputs in runs], axis=0)
         span = find_largest_error("mae", labels, runs, config=config)
         for i, errors_N in enumerate(errors_ND.T):
-            rate = _bound_rare_fraction(errors_N > 0, groups)
+            rate = _bound_rare_fraction(errors_N > _ALMOST, groups)
             found[i] = found[i] if rate is None else Interval(0.0, rate * span)
     else:
         support_NC = labels if labels.ndim == 2 else labels[:, None] == np.arange(len(names))

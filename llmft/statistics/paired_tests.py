@@ -6,12 +6,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, stats
-from scipy.special import stdtrit
+from scipy.special import nctdtr, stdtrit
 
 from llmft.metrics.definitions import Floats
 from llmft.results.comparison import McNemar, Power, SampleSize
 from llmft.results.evaluation import Interval
-from llmft.statistics.intervals import Estimate
+from llmft.statistics.intervals import Estimate, find_critical
 from llmft.statistics.resampling import Groups
 
 _MOST = 1_000
@@ -83,10 +83,10 @@ def estimate_power(estimate: Estimate, *, effect: float, tail: float) -> Power |
         return None
     if estimate.error == 0:
         return Power(effect=effect, power=1.0, interval=Interval(1.0, 1.0))
-    degrees = estimate.degrees
+    degrees, critical = estimate.degrees, find_critical(estimate, tail=tail)
 
     def find(error: float) -> float:
-        return _find_power(effect / error, degrees, tail)
+        return _find_power(effect / error, degrees, critical)
 
     high, low = (
         estimate.error * math.sqrt(degrees / stats.chi2.ppf(q, degrees)) for q in (0.975, 0.025)
@@ -96,10 +96,10 @@ def estimate_power(estimate: Estimate, *, effect: float, tail: float) -> Power |
     )
 
 
-def _find_power(distance: float, degrees: float, tail: float) -> float:
+def _find_power(distance: float, degrees: float, critical: float) -> float:
     """Return the power for an effect of so many standard errors."""
-    quantile = float(stdtrit(degrees, 1 - tail))
-    return float(stats.nct.sf(quantile, degrees, distance))
+    power = 1 - float(nctdtr(degrees, distance, critical))
+    return float(distance > critical) if math.isnan(power) else power
 
 
 def find_sample_size(
@@ -118,13 +118,18 @@ def find_sample_size(
         num_seeds: Current number of seeds of the variant with the fewest.
     """
     effect = abs(estimate.value - margin)
+    ahead = estimate if estimate.value > margin else estimate.negate()
+    # What skewed rows need on top of Student's t shrinks with the root of their number.
+    on_top = find_critical(ahead, tail=tail) - float(stdtrit(estimate.degrees, 1 - tail))
 
     def find(*, rows: bool, seeds: bool) -> float | None:
         """Return by which factor to grow these."""
 
         def lack(factor: float) -> float:
             more = estimate.grow(factor if rows else 1.0, factor if seeds else 1.0)
-            return _find_power(effect / more.error, more.degrees, tail) - WANTED_POWER
+            critical = float(stdtrit(more.degrees, 1 - tail))
+            critical += on_top / math.sqrt(factor if rows else 1.0)
+            return _find_power(effect / more.error, more.degrees, critical) - WANTED_POWER
 
         if effect == 0:
             return None

@@ -68,11 +68,13 @@ class Jackknife(NamedTuple):
     stream: int = 0
     """Of the random numbers that seeds are drawn by: another one for each variant."""
 
-    @property
-    def influences_GKP(self) -> Floats:
-        """By how much each cluster moves the metrics, times the number of clusters; mean 0."""
-        apart_GKP: Floats = self.without_GKP.mean(axis=0) - self.without_GKP
-        return (len(apart_GKP) - 1) * apart_GKP
+    def compute_influences(self, part: int) -> Floats:
+        """Return by how much each cluster moves a metric, times the number of clusters, [G, K].
+
+        Their mean is 0.
+        """
+        apart_GK: Floats = self.without_GKP[:, :, part].mean(axis=0) - self.without_GKP[:, :, part]
+        return (len(apart_GK) - 1) * apart_GK
 
 
 def estimate_variance(influences_G: Floats) -> float:
@@ -117,7 +119,7 @@ def jackknife_moments(runs: Sequence[Moments], *, clusters: Clusters) -> Jackkni
     sizes_G = clusters.sizes_G
     num_rows = sizes_G.sum()
     values, without = [], []
-    for values_NM, combine, _ in runs:
+    for values_NM, combine in runs:
         sums_GM = clusters.add_up(values_NM)
         mean_M = sums_GM.sum(axis=0) / num_rows
         # Constant values must stay exactly constant.
@@ -150,7 +152,9 @@ def jackknife_rows(
         index_N = find_clusters(num_rows, index_N, seed=seed, most=_NUM_BLOCKS).index_N
     rows_of = [np.flatnonzero(index_N != i) for i in range(index_N.max() + 1)]
     values_KP = statistic(np.arange(num_rows)[None])[0]
-    if len(set(map(len, rows_of))) == 1:
+    if len(rows_of) == 1:
+        without_GKP = np.full((1, *values_KP.shape), np.nan)
+    elif len(set(map(len, rows_of))) == 1:
         without_GKP = statistic(np.stack(rows_of))
     else:  # clusters of several sizes leave several numbers of rows
         without_GKP = np.concatenate([statistic(rows_M[None]) for rows_M in rows_of])

@@ -10,6 +10,7 @@ from llmft.bench import main
 from llmft.benchmarks import verdicts
 from llmft.benchmarks.verdicts import SHAPES, Cell, list_cells, measure_cell
 from llmft.errors import UserError
+from llmft.evaluation.verdict import find_level
 from llmft.metrics.definitions import compute_metric
 from llmft.results.evaluation import Interval
 from llmft.statistics.intervals import bound_proportion
@@ -38,7 +39,7 @@ def test_verdicts_on_equal_variants_are_seldom_false(name: str) -> None:
     found = measure_cell(Cell(name, 55, 0.0, num_draws=300, num_power_draws=30, seed=1))
     assert found["false_winner_low"] < 0.055
     assert found["false_reference_holds_low"] < 0.055
-    assert found["false_winner_first_look"] <= found["false_winner"]
+    assert found["too_few_rows"] == 0
     expected = bound_proportion(round(found["false_winner"] * 300), 300)
     assert Interval(found["false_winner_low"], found["false_winner_high"]) == expected
 
@@ -64,9 +65,9 @@ def test_looks_end_with_the_first_winner(monkeypatch: pytest.MonkeyPatch) -> Non
         return judge(drawn, rules)
 
     monkeypatch.setattr(verdicts, "_judge", record)
-    list(verdicts._compare(Cell("four looks", 81, 0.0, 1, 1, 0), 1, strength=0.0))
-    assert [num_rows for num_rows, _ in seen] == [21, 41, 61, 81]
-    assert [level for _, level in seen] == sorted((level for _, level in seen), reverse=True)
+    list(verdicts._compare(Cell("four looks", 76, 0.0, 1, 1, 0), 1, strength=0.0))
+    levels = [find_level(look) for look in (1, 1, 2, 3)]
+    assert seen == list(zip([19, 38, 57, 76], levels, strict=True)), "19 rows are no look"
     seen.clear()
     list(verdicts._compare(Cell("four looks", 81, 0.0, 1, 1, 0), 1, strength=9.0))
     assert len(seen) == 1

@@ -291,7 +291,7 @@ def test_d22_several_bounds_hold_together_by_what_they_have_in_common() -> None:
 
 
 def make_estimate_of(joint_R: np.ndarray) -> Estimate:
-    return Estimate(0.0, joint_R, np.zeros(2), np.sort(joint_R), 1.0, 0.0, 99, 99, has_seeds=False)
+    return Estimate(0.0, joint_R, np.zeros(2), np.sort(joint_R), 1.0, 0.0, 99, 99)
 
 
 def test_d22_what_cannot_be_told_from_the_best_is_not_as_good_as_it() -> None:

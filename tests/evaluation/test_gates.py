@@ -125,12 +125,12 @@ def test_an_undefined_metric_is_for_review_at_best() -> None:
 def test_without_review_a_gate_fails_nobody_and_reasons_give_all_numbers() -> None:
     result = apply_made_up("mae", 9.0, Interval(8.0, 10.0), review=None)
     assert (result.result, result.review) == ("REVIEW", None)
-    assert result.reason == "mae: 9.000; the bound 10.000 does not reach 0.6"
+    assert result.reason == "mae: 9.000; the bound 10.000 is not at most 0.6"
     good = apply_made_up("mae", 0.4, Interval(0.3, 0.5))
-    assert good.reason == "mae: 0.400; the bound 0.500 reaches 0.6"
+    assert good.reason == "mae: 0.400; the bound 0.500 is at most 0.6"
     bad = apply_made_up("mae", 0.7, Interval(0.65, 0.75))
     assert bad.reason == (
-        "mae: 0.700; the bound 0.750 does not reach 0.6, and a value worse than 0.6 fails"
+        "mae: 0.700; the bound 0.750 is not at most 0.6, and a value worse than 0.6 fails"
     )
 
 
@@ -391,11 +391,11 @@ def test_the_worst_gate_decides_and_says_why() -> None:
                 ]
             },
             "DEPLOY",
-            "reaches 1",
+            "is at most 1",
         ),
         ({"beats_constant": False}, "REVIEW", "does not beat the best constant"),  # D9
         (shorten_all(19, 19), "REVIEW", "19 rows are too few for evidence"),
-        (shorten_all(20, 10), "DEPLOY", "reaches 1"),
+        (shorten_all(20, 10), "DEPLOY", "is at most 1"),
         (shorten_all(500, 9), "REVIEW", "500 rows in 9 clusters are too few"),
         ({"few_seeds": ["a", "b"]}, "REVIEW", "since a, b have fewer than 3 seeds"),
     ],

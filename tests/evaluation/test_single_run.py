@@ -101,7 +101,7 @@ def test_several_labels_are_compared_with_edge_cases(home: Path) -> None:
     assert {"ece", "ece_by_chance", "bins", "brier", "brier_interval"} == set(one["reliability"])
     pair = results["pairs"][0]
     assert (pair["challenger"], pair["reference"]) == ("two", "one")
-    assert (pair["gain"], pair["interval"], pair["finding"]) == (0, [0, 0], "not better")
+    assert (pair["gain"], pair["interval"], pair["finding"]) == (0, [0, 0], "unresolved")
 
 
 def test_ordered_classes_have_kappa_and_a_ranking(home: Path) -> None:

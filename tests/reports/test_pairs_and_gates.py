@@ -55,7 +55,7 @@ def test_sections_stand_in_the_order_in_which_they_are_asked_for(written: Writte
         "Side by side", "Gains over distillation", "By dimension", "Learning curves", "Latency",
         "Gates", "Slices", "Rare events", "Label noise", "Edge cases",
         "Calibrators and thresholds", "Predicted against true", "Calibration",
-        "Methods", "Rows with the largest errors",
+        "Statistical procedures", "Rows with the largest errors",
         "Rows", "Data and training",
     ]  # fmt: skip
 
@@ -70,10 +70,10 @@ def test_sections_stand_in_the_order_in_which_they_are_asked_for(written: Writte
         "severity by distillation, stress by instruction",
         "< 0.001", "0.026", "0.813", "0.642 to 0.934", "1733",  # p, Holm, power, rows needed
         "0.263 to 0.377",  # one-sided bounds
-        "two-sided, drawn at 95.5 %", "better by more than the margin",
-        "5.3 % of all articles may be of a kind that no test row shows",
-        "if a variant is wrong by 10 on those, its mae is worse by 0.530",
-        "whatever the errors are within their range",
+        "two-sided, computed at 95.5 %", "better by more than the margin",
+        "up to 5.3 % of all clusters of articles may be of a kind that no test row shows",
+        "errors of 10 on all of those would make mae worse by at most 0.530",
+        "assume only the range of the errors",
         "bootstrap-t", "Hall 1988, doi:10.1214/aos/1176350933", "Waudby-Smith and Ramdas 2024",
         "208", "49.7", "1.93",  # batch, uncached prompt, cost of a million
         "p95_ms", "one calibrator per dimension; fitted on val", "0.742",

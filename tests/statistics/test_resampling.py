@@ -29,7 +29,7 @@ def _draw_again() -> None:
 
 
 def make_mean(values) -> Moments:
-    return Moments(np.asarray(values, dtype=float)[:, None], lambda means: means, is_mean=True)
+    return Moments(np.asarray(values, dtype=float)[:, None], lambda means: means)
 
 
 def estimate_mean(runs, *, groups=None) -> Estimate:
@@ -43,7 +43,7 @@ def make_estimate(value: float, *, rows: float, seeds: float = 0.0) -> Estimate:
     """Return a normal estimate by its variances, known well."""
     pivots = stats.norm.ppf(np.arange(0.5, 4000) / 4000)
     draws = value + np.sqrt(rows + seeds) * pivots
-    return Estimate(value, draws, np.zeros(2), pivots, rows, seeds, 1e6, 1e6, has_seeds=seeds > 0)
+    return Estimate(value, draws, np.zeros(2), pivots, rows, seeds, 1e6, 1e6)
 
 
 # The bootstrap.
