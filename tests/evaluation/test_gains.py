@@ -121,6 +121,22 @@ def test_d20_the_rows_that_are_advised_lift_the_shortage() -> None:
     assert found.needed.rows >= 112, "ten of so many are positive"
 
 
+@pytest.mark.parametrize("num_different", [0, 3])
+def test_d14_variants_that_hardly_differ_are_not_told_apart(num_different: int) -> None:
+    labels = np.zeros(60, dtype=int)
+    wrong = np.eye(2)[(np.arange(60) < 20).astype(int)]
+    better = np.eye(2)[(np.arange(60) < 20 - num_different).astype(int)]
+    runs = {"reference": [wrong], "challenger": [better]}
+    pair = compare_runs("accuracy", labels, **runs, margin=0.0)
+    assert pair.finding == "unresolved"
+    assert f"differ in {num_different} of 60 rows only" in pair.shortage
+    within = compare_runs("accuracy", labels, **runs, margin=0.25)
+    assert (within.finding, within.shortage) == ("not better", None)
+    scores = np.zeros((60, 1))
+    far = compare_runs("mae", scores, reference=[scores], challenger=[scores], margin=0.2)
+    assert far.finding == "not better", "no output is another one, so no error can be"
+
+
 def test_several_runs_count_by_their_mean() -> None:
     labels = np.zeros((10, 1))
     one, two = np.full((10, 1), 1.0), np.full((10, 1), 3.0)

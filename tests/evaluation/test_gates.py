@@ -245,6 +245,14 @@ def test_d14_a_gap_passes_only_if_it_is_surely_small(
     assert result.interval == pytest.approx((gap - Z * error, gap + Z * error), abs=1e-6)
 
 
+def test_a_gap_reaches_as_far_as_the_longer_sides_of_its_intervals() -> None:
+    before = MetricValue(value=0.9, interval=Interval(0.8, 1.0))
+    after = MetricValue(value=1.0, interval=Interval(0.8, 1.8))
+    result = apply_gap(before, after, deploy=0.7, review=2.0)
+    assert result.interval == pytest.approx((0.1 - np.hypot(0.2, 0.1), 0.1 + np.hypot(0.8, 0.1)))
+    assert result.result == "REVIEW"
+
+
 def test_a_gap_without_its_facts_is_left_out_or_for_review() -> None:
     gates = {name: GateConfig(deploy=0.05) for name in ("val_test_gap", "train_val_gap")}
     splits = {"train": around(0.4, 0.0), "val": around(0.5, 0.0)}

@@ -94,6 +94,16 @@ def test_d14_hardly_any_error_is_not_known_to_be_small(num_wrong: int) -> None:
     assert clustered.high > 2 * 20 * high
 
 
+def test_d14_rare_errors_in_large_clusters_are_covered() -> None:
+    """97 right rows, and 3 clusters of 4 that are all wrong: 89 % of the rows are right."""
+    groups = np.r_[np.arange(97), 97 + np.arange(12) // 4]
+    labels = np.zeros(109, dtype=int)
+    outputs = np.eye(2)[np.r_[np.zeros(97, dtype=int), np.ones(12, dtype=int)]]
+    low, high = estimate_interval("accuracy", labels, [outputs], groups=groups)
+    assert low < 97 / 109 - 0.05
+    assert high == 1
+
+
 def test_repeated_rows_alone_do_not_move_an_interval() -> None:
     """A resampled positive stands twice at its rank, which raises its precision."""
     labels = np.arange(300) % 30 == 0
@@ -131,6 +141,13 @@ def test_the_same_seed_gives_the_same_interval() -> None:
 
 
 EVERY = [(metric, kind) for metric, known in METRICS.items() for kind in known.labels]
+
+
+@pytest.mark.parametrize(("metric", "label_type"), EVERY)
+def test_rows_of_a_single_cluster_have_no_interval(metric: str, label_type: str) -> None:
+    labels, _, bad, config = make_variants(label_type)
+    groups = np.zeros(len(labels), dtype=int)
+    assert estimate_interval(metric, labels, [bad], groups=groups, config=config) is None
 
 
 @pytest.mark.parametrize(("metric", "label_type"), EVERY)

@@ -9,7 +9,12 @@ from llmft.evaluation.verdict import (
 )
 from llmft.metrics.definitions import compute_metric
 from llmft.metrics.moments import Moments, find_moments
-from llmft.statistics.intervals import Estimate, estimate_contrasts, find_interval
+from llmft.statistics.intervals import (
+    Estimate,
+    bound_by_betting,
+    estimate_contrasts,
+    find_interval,
+)
 from llmft.statistics.resampling import (
     Clusters,
     find_clusters,
@@ -205,3 +210,18 @@ def test_moments_give_the_metric_itself(metric: str, label_type: str) -> None:
             known = compute_metric(metric, labels[rows], outputs[rows], config=config)
             found = moments.combine(moments.values_NM[rows].mean(axis=0))
             assert found == pytest.approx([known])
+
+
+@pytest.mark.parametrize("order", ["as drawn", "sorted"])
+def test_the_betting_bound_holds_whatever_the_errors(order: str) -> None:
+    """Errors that are seldom large, in any order of the rows: the true mean is 0."""
+    above = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        values = np.where(rng.random(60) < 0.02, -4.9, 0.1)
+        estimate = estimate_mean([np.sort(values)[::-1] if order == "sorted" else values])
+        above += bound_by_betting(estimate, largest=5.0, tail=0.05) > 0
+    assert above <= 10 + 6
+    sure = estimate_mean([np.full(200, 0.4) + 0.01 * RNG.normal(size=200)])
+    assert 0.3 < bound_by_betting(sure, largest=1.0, tail=0.05) < 0.4
+    assert bound_by_betting(sure, largest=10.0, tail=0.05) < 0.3
