@@ -66,7 +66,7 @@ def test_d13_a_comparison_says_more_than_its_verdict(copy: Path) -> None:
     assert results["left_out"] == {"plain": ["runs/plain/seed-2"]}
     assert [len(variant["runs"]) for variant in results["variants"].values()] == [1, 1, 1]
     assert results["why"].startswith(
-        "these 3 trained models only, which leaves out what their recipes give with other seeds: "
+        "this is about these 3 trained models, not about their recipes: "
     )
     for found in results["latency"].values():
         cost = 3.6 / 3_600 / found["articles_per_second"] * 1e6
