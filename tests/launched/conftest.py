@@ -71,7 +71,9 @@ def recipes(
     write: Callable[..., Path] = make_recipe_writer(folder)
     write(still, name="bert")
     qwen = write(tiny_qwen, name="qwen", tuning="lora", prompt=PROMPT)
-    text = qwen.read_text().replace("tuning: lora", "tuning: lora, lora: {dropout: 0.0}")
+    # As sharded weights are read: by the class in transformers, from a random head.
+    settings = "tuning: lora, pooling: transformers, lora: {dropout: 0.0}"
+    text = qwen.read_text().replace("tuning: lora", settings)
     qwen.write_text(text)
     four_bit = text.replace("name: qwen", "name: four_bit").replace("tuning: lora", "tuning: qlora")
     (folder / "four_bit.yaml").write_text(four_bit)

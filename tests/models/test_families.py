@@ -97,7 +97,8 @@ def get_run(home: Path) -> Callable[[str], Path]:
         path = Path(f"{name.replace(' ', '-')}.yaml")
         path.write_text(
             f"name: {path.stem}\ntask: {head}.yaml\nbase: {{model: bases/{family}, "
-            f"tuning: {tuning}}}\nhead: {{type: {head}}}\ntokens: {{max_length: 64}}\n"
+            f"tuning: {tuning}, pooling: transformers}}\nhead: {{type: {head}}}\n"
+            "tokens: {max_length: 64}\n"
             "train: {steps: 3, batch_size: 16, learning_rate: 1e-2, warmup_steps: 0, "
             f"lr_scheduler: constant, precision: float32}}\noutput_dir: runs/{path.stem}\n"
         )

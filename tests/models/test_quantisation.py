@@ -77,7 +77,8 @@ def train(home: Path) -> Callable[..., Path]:
 @pytest.fixture(scope="module")
 def runs(train: Callable[..., Path]) -> dict[str, Path]:
     """A run of six epochs in each precision."""
-    return {p: train(p, f"train.precision={p}", "train.epochs=6") for p in PRECISIONS}
+    settings = ["train.epochs=6", "base.pooling=transformers"]  # so that PEFT opens it
+    return {p: train(p, f"train.precision={p}", *settings) for p in PRECISIONS}
 
 
 def make_base(home: Path, **lora: Any) -> BaseConfig:
