@@ -76,7 +76,8 @@ def test_r1_l7_two_processes_learn_what_one_learns(alone: None, recipe: str, way
 
 
 def test_two_processes_fit_the_head_that_one_fits(recipes: None) -> None:
-    frozen = ["--set", "base.tuning=frozen", "--set", "base.lora=null"]
+    settings = ["base.tuning=frozen", "base.pooling=auto", "base.lora=null"]
+    frozen = [part for setting in settings for part in ("--set", setting)]
     done = launch(
         "-m", "llmft.train", "qwen.yaml", *frozen, "--set", "output_dir=runs/frozen-two",
         launcher=TORCHRUN,
