@@ -82,6 +82,7 @@ def _compare(suite: ResolvedSuite, *, train_first: bool) -> ComparisonResult:
         )  # fmt: skip
     result = compare_variants(comparison, probe=probe)
     if result.verdict != "INVALID":
+        logger.info("%s: %s", result.verdict, result.why)
         result = complete_result(comparison, result)
     write_result(folder / "comparison.json", result)
     record_test_reads(comparison, report=folder / "comparison.json")

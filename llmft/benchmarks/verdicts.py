@@ -275,7 +275,7 @@ def measure_verdicts(*, seed: int, quick: bool, resume: Path | None) -> Iterator
         `resume`.
 
     Raises:
-        UserError: If `resume` is no such file.
+        UserError: If `resume` is no such file, or is one of other versions.
     """
     known = {} if resume is None else _read_known(resume)
     cells = list_cells(seed=seed, quick=quick)
@@ -292,11 +292,22 @@ def _read_known(path: Path) -> dict[Cell, Figures]:
         return {}
     try:
         entries: list[dict[str, Any]] = json.loads(path.read_text())
-        return {_read_cell(entry): entry for entry in entries}
+        known = {_read_cell(entry): entry for entry in entries}
+        others = {entry["versions"] for entry in entries} - {_name_versions()}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"--json: {path}: is not the result of an earlier run; remove it, or name another file"
         ) from error
+    if others:
+        raise UserError(
+            f"--json: {path}: was measured by {'; '.join(sorted(others))}, and this is "
+            f"{_name_versions()}; remove it, or name another file"
+        )
+    return known
+
+
+def _name_versions() -> str:
+    return ", ".join(f"{name} {version(name)}" for name in ("llmft", "numpy", "scipy"))
 
 
 def _read_cell(entry: dict[str, Any]) -> Cell:
@@ -326,7 +337,7 @@ def measure_cell(cell: Cell) -> Figures:
         "effect": effect,
         **_describe_rate("power", found, cell.num_power_draws),
         "date": time.strftime("%Y-%m-%d"),
-        "versions": ", ".join(f"{name} {version(name)}" for name in ("llmft", "numpy", "scipy")),
+        "versions": _name_versions(),
     }
 
 

@@ -571,6 +571,10 @@ def _add_edge_cases_and_latency(
             "so that a machine that slows down meanwhile slows some of them only",
             " | ".join(", ".join(group) for group in groups),
         )  # fmt: skip
+    logger.info(
+        "timing predictions of %d models, in turns: about a minute each, less for fast ones",
+        len(first),
+    )
     complete = {}
     for group in groups:
         predictors = {name: Predictor.open(first[name].path) for name in group}

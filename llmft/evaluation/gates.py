@@ -36,7 +36,8 @@ from llmft.results.evaluation import (
     ProbeGain,
 )
 from llmft.results.run import LearningCurve, RunRecord
-from llmft.statistics.intervals import MIN_CLUSTERS, bound_proportion, estimate_interval
+from llmft.statistics.intervals import bound_proportion, estimate_interval
+from llmft.statistics.shortages import MIN_CLUSTERS
 from llmft.training.inputs import limit_rows
 
 _MAX_TRAIN_ROWS = 500

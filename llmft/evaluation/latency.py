@@ -100,7 +100,7 @@ def measure_latencies(
 def _warm_up(predictor: Predictor, rows: Sequence[Row], *, batch_size: int) -> _ModelTimes:
     """Warm a model up, and measure its peak memory."""
     fastest = min(_time_predict(predictor, [row]) for row in rows[:_NUM_WARM_UP])
-    can_batch = fastest * batch_size < MAX_SECONDS
+    can_batch = fastest * batch_size * _MIN_MEASURES < MAX_SECONDS / 2
     some = list(itertools.islice(itertools.cycle(rows), batch_size if can_batch else 1))
     predictor.forget_prompt()  # a cached prompt counts towards this model's memory
     reset_peak_memory()

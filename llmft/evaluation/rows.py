@@ -31,12 +31,8 @@ from llmft.results.evaluation import (
     RowResult,
     TierConfusion,
 )
-from llmft.statistics.intervals import (
-    MIN_CLUSTERS,
-    estimate_interval,
-    find_shortage,
-    list_rare,
-)
+from llmft.statistics.intervals import estimate_interval
+from llmft.statistics.shortages import MIN_CLUSTERS, find_shortage, list_rare
 
 _NUM_WORST = 15
 _MAX_TEXT = 2_000

@@ -53,7 +53,8 @@ from llmft.results.evaluation import (
 )
 from llmft.results.files import read_result, write_result
 from llmft.results.run import LearningCurve, PostHocFit, Read, ReadLog, RunRecord
-from llmft.statistics.intervals import estimate_part_intervals, list_rare
+from llmft.statistics.intervals import estimate_part_intervals
+from llmft.statistics.shortages import list_rare
 from llmft.training.run_folder import read_curve, read_record
 
 

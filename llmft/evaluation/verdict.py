@@ -20,29 +20,34 @@ from llmft.results.comparison import (
     VerdictName,
 )
 from llmft.results.evaluation import Finding, Interval
-from llmft.statistics.intervals import (
-    FEWEST_DIFFERENT,
+from llmft.statistics.estimates import (
     Estimate,
-    Shortage,
     bound,
     bound_by_betting,
-    bound_proportion,
-    count_clusters,
     estimate_contrasts,
     find_common_tail,
-    find_largest_error,
     find_p_value,
-    find_shortage,
-    jackknife_metric,
-    jackknife_parts,
-    list_rare,
 )
+from llmft.statistics.intervals import bound_proportion, find_largest_error
 from llmft.statistics.paired_tests import (
     adjust_by_holm,
     estimate_power,
     find_sample_size,
 )
-from llmft.statistics.resampling import Groups, Jackknife, find_clusters
+from llmft.statistics.resampling import (
+    Groups,
+    Jackknife,
+    find_clusters,
+    jackknife_metric,
+    jackknife_parts,
+)
+from llmft.statistics.shortages import (
+    FEWEST_DIFFERENT,
+    Shortage,
+    count_clusters,
+    find_shortage,
+    list_rare,
+)
 
 OutputsByVariant = dict[str, list[Floats]]
 """Variant -> decision scores [N, C] of each of its runs (seeds)."""

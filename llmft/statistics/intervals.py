@@ -1,13 +1,13 @@
-"""Confidence intervals of metrics, by the bootstrap over rows and seeds."""
+"""Confidence intervals of metrics over rows and seeds."""
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize
-from scipy.special import expit, logit, ndtr, stdtr, stdtrit
+from scipy.special import stdtrit
 from scipy.stats import binomtest
 
 from llmft.config.metrics import METRICS
@@ -15,324 +15,29 @@ from llmft.config.task import LabelsConfig, ScoresConfig
 from llmft.metrics.definitions import (
     Floats,
     compute_metric,
-    compute_on_draws,
     compute_row_values,
     find_label_type,
-    weigh_class_rows,
-    weigh_rows,
 )
-from llmft.metrics.moments import Moments, find_moments, find_part_moments, linearise_auc
+from llmft.metrics.moments import Moments
 from llmft.results.evaluation import Interval, PartIntervals
+from llmft.statistics.estimates import (
+    Estimate,
+    estimate_contrasts,
+    find_interval,
+    find_logit_interval,
+)
 from llmft.statistics.resampling import (
     Clusters,
     Groups,
     Jackknife,
-    draw_seed_weights,
-    draw_weights,
-    estimate_variance,
     find_clusters,
+    jackknife_metric,
     jackknife_moments,
-    jackknife_rows,
+    jackknife_parts,
 )
+from llmft.statistics.shortages import FEWEST_DIFFERENT, count_clusters
 
 _ALMOST = 1e-9
-FEWEST_DIFFERENT = 4
-"""Rows, or clusters, that a mean over mostly equal rows has to rest on. With fewer, more than
-exp(-4) of the bootstrap draws have none of them."""
-_ROUNDING = 1e-9
-"""Relative to a metric; a standard error below this is a rounding error."""
-MIN_ROWS = 20
-"""With fewer rows nothing is decided: no variant is better and none is deployed."""
-MIN_CLUSTERS = 10
-"""The same for clusters of rows: they, not the rows, are the sample size."""
-
-
-class Estimate(NamedTuple):
-    """A number with its bootstrap distribution and its variances."""
-
-    value: float
-    draws_R: Floats
-    """Its bootstrap distribution over rows and seeds, in the order drawn, which is that of all
-    estimates on the same rows."""
-    influences_G: Floats
-    """By how much each cluster moves the value, times the number of clusters; mean 0."""
-    pivots_R: Floats
-    """Distance of each draw from the value in its own standard errors, sorted."""
-    row_variance: float
-    """Of the value, over clusters of rows."""
-    seed_variance: float
-    """Of the value, over seeds, without the noise of single rows; 0 if no variant has several."""
-    degrees: float
-    """Degrees of freedom of the two variances together."""
-    row_degrees: float
-    """Degrees of freedom of the variance over clusters."""
-
-    @property
-    def error(self) -> float:
-        """Standard error."""
-        return float(np.sqrt(self.row_variance + self.seed_variance))
-
-    def negate(self) -> "Estimate":
-        """Return that of the negative value."""
-        return self._replace(
-            value=-self.value,
-            draws_R=-self.draws_R,
-            influences_G=-self.influences_G,
-            pivots_R=-self.pivots_R[::-1],
-        )
-
-    def grow(self, rows: float, seeds: float) -> "Estimate":
-        """Return it with its variances and degrees as with so many times the rows and seeds."""
-        of_rows, of_seeds = self.row_variance / rows, self.seed_variance / seeds
-        row_degrees = (self.row_degrees + 1) * rows - 1
-        below = of_rows**2 / row_degrees
-        rest = self.error**4 / self.degrees - self.row_variance**2 / self.row_degrees
-        below += max(0.0, rest) / seeds**3  # squared variances over degrees
-        return self._replace(
-            row_variance=of_rows,
-            seed_variance=of_seeds,
-            row_degrees=row_degrees,
-            degrees=(of_rows + of_seeds) ** 2 / below if below > 0 else row_degrees,
-        )
-
-
-def estimate_contrasts(
-    variants: Sequence[Jackknife], signs: Sequence[int], *, seed: int
-) -> list[Estimate | None]:
-    """Return the signed sum of the means over the runs of some variants, with its distribution.
-
-    Rows and seeds are crossed: every run is measured on the same rows. Each draw resamples the
-    clusters of rows by their influences, the same ones for all variants, and moves each variant by
-    what its seeds vary. Noise of single rows in single runs is part of both variances, so it is
-    subtracted from that of the seeds.
-
-    Args:
-        variants: One, or those to compare, with the same clusters and parts.
-        signs: 1 for a variant to add, -1 for one to subtract.
-        seed: Seed of the draws.
-
-    Returns:
-        Per part; None if the value is undefined, or is so without one of the clusters.
-
-    Source:
-        Owen 2007, The Pigeonhole Bootstrap, doi:10.1214/07-AOAS122: resampling rows and seeds
-        counts the noise of single cells more than once. Searle, Casella and McCulloch 1992,
-        Variance Components, section 4.5: two crossed random factors.
-    """
-    return [
-        _estimate_part(variants, signs, part, seed=seed)
-        for part in range(variants[0].values_KP.shape[1])
-    ]
-
-
-def _estimate_part(
-    variants: Sequence[Jackknife], signs: Sequence[int], part: int, *, seed: int
-) -> Estimate | None:
-    num_clusters = len(variants[0].without_GKP)
-    runs_VS = [variant.values_KP[:, part] for variant in variants]
-    value = sum(sign * values_S.mean() for sign, values_S in zip(signs, runs_VS, strict=True))
-    influences_VGS = [variant.compute_influences(part) for variant in variants]
-    influences_G = sum(
-        sign * influences_GS.mean(axis=1)
-        for sign, influences_GS in zip(signs, influences_VGS, strict=True)
-    )
-    if num_clusters < 2 or np.isnan(value) or np.isnan(influences_G).any():
-        return None
-    by_seeds: list[_SeedVariance] = []
-    seeds_R = np.zeros(1)
-    for variant, sign, values_S, influences_GS in zip(
-        variants, signs, runs_VS, influences_VGS, strict=True
-    ):
-        if len(values_S) > 1:
-            by_seeds.append(_find_seed_variance(values_S, influences_GS))
-            weights_RS = draw_seed_weights(len(values_S), seed, variant.stream)
-            seeds_R = seeds_R + sign * by_seeds[-1].share * (weights_RS @ values_S)
-    size = max(float(np.abs(values_S).max()) for values_S in runs_VS)
-    influences_G[np.abs(influences_G) <= _ROUNDING * size] = 0
-    row_variance = estimate_variance(influences_G)
-    seed_variance = sum(found.net for found in by_seeds)
-    # Satterthwaite, for a sum of mean squares of which one is subtracted
-    row_degrees = max(1.0, float(variants[0].effective_P[part]) - 1)
-    below = row_variance**2 / row_degrees
-    for found in by_seeds:
-        below += found.of_means**2 / (found.num_seeds - 1)
-        below += found.of_cells**2 / ((found.num_seeds - 1) * row_degrees)
-    total = row_variance + seed_variance
-    moved_R, errors_R = _resample_influences(influences_G, seed=seed)
-    errors_R = np.hypot(errors_R, math.sqrt(seed_variance))
-    moved_R = moved_R + seeds_R
-    return Estimate(
-        value=float(value),
-        draws_R=value + moved_R,
-        influences_G=influences_G,
-        pivots_R=np.sort(moved_R / np.where(errors_R > 0, errors_R, 1.0)),
-        row_variance=row_variance,
-        seed_variance=seed_variance,
-        degrees=max(1.0, total**2 / below) if below > 0 else row_degrees,
-        row_degrees=row_degrees,
-    )
-
-
-def _resample_influences(influences_G: Floats, *, seed: int) -> tuple[Floats, Floats]:
-    """Return the means of R draws of clusters, and the standard error in each draw, [R].
-
-    A draw in which nothing varies gets the error of a single cluster that does.
-    """
-    num_clusters = len(influences_G)
-    weights_RG = draw_weights(num_clusters, seed)
-    sums_R2 = weights_RG @ np.stack([influences_G, influences_G**2], axis=1) / num_clusters
-    variances_R = (sums_R2[:, 1] - sums_R2[:, 0] ** 2) / (num_clusters - 1)
-    least = float(np.abs(influences_G).max()) / num_clusters
-    varies_R = variances_R > _ROUNDING * sums_R2[:, 1] / num_clusters
-    errors_R = np.where(varies_R, np.sqrt(np.abs(variances_R)), least)
-    return sums_R2[:, 0], errors_R
-
-
-class _SeedVariance(NamedTuple):
-    """Variance of the mean over a variant's runs, by what its seeds vary."""
-
-    of_means: float
-    """Estimated from the values of the runs; the noise of single rows in them included."""
-    of_cells: float
-    """Part of it that is the noise of single rows, which the variance over rows has as well."""
-    num_seeds: int
-
-    @property
-    def net(self) -> float:
-        """Without the noise of single rows."""
-        return max(0.0, self.of_means - self.of_cells)
-
-    @property
-    def share(self) -> float:
-        """Standard deviation without the noise of single rows, relative to that with it."""
-        return float(np.sqrt(self.net / self.of_means)) if self.of_means > 0 else 0.0
-
-
-def _find_seed_variance(values_S: Floats, influences_GS: Floats) -> _SeedVariance:
-    num_seeds = len(values_S)
-    apart_GS = influences_GS - influences_GS.mean(axis=1, keepdims=True)
-    over_rows = sum(estimate_variance(apart_G) for apart_G in apart_GS.T)
-    return _SeedVariance(
-        of_means=float(values_S.var(ddof=1) / num_seeds),
-        of_cells=over_rows / (num_seeds * (num_seeds - 1)),
-        num_seeds=num_seeds,
-    )
-
-
-def bound(estimate: Estimate, *, tail: float) -> Interval:
-    """Return one-sided lower and upper bounds, each with an error rate of `tail`.
-
-    The more cautious of Student's t, which knows how many clusters and seeds there are, and of the
-    bootstrap-t, which knows how skewed they are.
-
-    Source:
-        Efron and Tibshirani 1993, An Introduction to the Bootstrap, section 12.5; Hall 1988,
-        Theoretical Comparison of Bootstrap Confidence Intervals, doi:10.1214/aos/1176350933.
-    """
-    if estimate.error == 0:
-        return Interval(estimate.value, estimate.value)
-    return Interval(
-        estimate.value - estimate.error * find_critical(estimate, tail=tail),
-        estimate.value + estimate.error * find_critical(estimate.negate(), tail=tail),
-    )
-
-
-def find_critical(estimate: Estimate, *, tail: float) -> float:
-    """Return how many standard errors the lower bound is below the value."""
-    of_t = float(stdtrit(estimate.degrees, 1 - tail))
-    return max(of_t, float(np.quantile(estimate.pivots_R, 1 - tail)))
-
-
-def find_p_value(estimate: Estimate, value: float) -> float:
-    """Return the p-value of a true value of at most `value`: the lower end of `bound` inverted.
-
-    Beyond all draws it is that of Student's t alone: so few draws cannot show it.
-    """
-    if estimate.error == 0:
-        return float(estimate.value <= value)
-    distance = (estimate.value - value) / estimate.error
-    pivots_R = estimate.pivots_R
-    place = np.interp(distance, pivots_R, np.arange(len(pivots_R)))
-    return max(float(stdtr(estimate.degrees, -distance)), 1 - float(place) / (len(pivots_R) - 1))
-
-
-def find_interval(estimate: Estimate) -> Interval:
-    """Return the two-sided 95 % interval."""
-    return bound(estimate, tail=0.025)
-
-
-def bound_by_betting(estimate: Estimate, *, largest: float, tail: float, seed: int = 0) -> float:
-    """Return a lower bound of a mean over clusters for any distribution within their range.
-
-    Args:
-        estimate: The mean, over clusters of equal size; seeds are not covered.
-        largest: Largest size of a cluster's mean, in either direction.
-        tail: Error rate of the bound.
-        seed: Seed of the order in which clusters are bet on.
-
-    Source:
-        Waudby-Smith and Ramdas 2024, Estimating Means of Bounded Random Variables by Betting,
-        doi:10.1093/jrsssb/qkad009, with predictable plug-in bets; the bound is the last excluded
-        point of a grid.
-    """
-    values_G = np.clip((estimate.value + estimate.influences_G + largest) / (2 * largest), 0, 1)
-    num_clusters = len(values_G)
-    values_G = np.random.default_rng(seed).permutation(values_G)
-    seen_G = np.arange(1, num_clusters + 1)
-    means_G = (0.5 + np.cumsum(values_G)) / (1 + seen_G)
-    variances_G = (0.25 + np.cumsum((values_G - means_G) ** 2)) / (1 + seen_G)
-    before_G = np.r_[0.25, variances_G[:-1]]
-    bets_G = np.sqrt(2 * np.log(1 / tail) / (num_clusters * before_G))
-    grid_M = np.linspace(0, 1, 10_001)[1:-1]
-    bets_GM = np.minimum(bets_G[:, None], 0.75 / grid_M)
-    wealth_GM = np.log1p(bets_GM * (values_G[:, None] - grid_M)).cumsum(axis=0)
-    excluded_M = wealth_GM.max(axis=0) >= np.log(1 / tail)
-    num_excluded = int(np.argmin(np.append(excluded_M, False)))
-    return float(2 * largest * (grid_M[num_excluded - 1] if num_excluded else 0.0) - largest)
-
-
-def find_logit_interval(estimate: Estimate) -> Interval:
-    """Return the two-sided 95 % interval of an area in (0, 1), by Student's t on the logit scale.
-
-    Source:
-        Pepe 2003, The Statistical Evaluation of Medical Tests, section 5.2.3 (areas under the ROC
-        curve).
-    """
-    slope = estimate.value * (1 - estimate.value)
-    half = float(stdtrit(estimate.degrees, 0.975)) * estimate.error / slope
-    middle = float(logit(estimate.value))
-    return Interval(float(expit(middle - half)), float(expit(middle + half)))
-
-
-def find_common_tail(
-    estimates: Sequence[Estimate], *, tail: float, two_sided: bool = False
-) -> float:
-    """Return the error rate of each of several bounds, with which all hold together.
-
-    By max-t over the draws, which have the correlation of the estimates, so it is more than the
-    `tail` divided by their number (Bonferroni).
-
-    Args:
-        estimates: Of the same rows.
-        tail: Error rate of all one-sided lower bounds together, or of each side of all intervals.
-        two_sided: Whether both sides have to hold.
-
-    Source:
-        Westfall and Young 1993, Resampling-Based Multiple Testing, section 2.5; Romano and Wolf
-        2005, doi:10.1111/j.1468-0262.2005.00615.x.
-    """
-    draws_ER = np.array([estimate.draws_R for estimate in estimates])
-    errors_E = draws_ER.std(axis=1)
-    varies_E = errors_E > _ROUNDING * np.abs(draws_ER).max(axis=1)
-    if varies_E.sum() < 2:
-        return tail
-    moved_ER = draws_ER[varies_E] - draws_ER[varies_E].mean(axis=1, keepdims=True)
-    sizes_ER = moved_ER / errors_E[varies_E, None]
-    if two_sided:
-        sizes_ER, tail = np.abs(sizes_ER), 2 * tail
-    critical = float(np.quantile(sizes_ER.max(axis=0), 1 - tail))
-    most = tail / 2 if two_sided else tail
-    return float(np.clip(ndtr(-critical), most / len(estimates), most))
 
 
 def estimate_interval(
@@ -487,50 +192,6 @@ def estimate_part_intervals(
     return PartIntervals(metric=metric, intervals=dict(zip(names, found, strict=True)))
 
 
-def jackknife_metric(
-    metric: str,
-    labels: NDArray[Any],
-    runs: Sequence[Floats],
-    *,
-    clusters: Clusters,
-    config: LabelsConfig | None,
-    seed: int,
-) -> Jackknife:
-    """Leave each cluster out of an overall metric of the runs of a variant, its only part."""
-    if metric == "roc_auc":
-        moments = [linearise_auc(labels, outputs, clusters.index_N) for outputs in runs]
-    else:
-        known = [find_moments(metric, labels, outputs, config=config) for outputs in runs]
-        moments = [m for m in known if m is not None]
-
-    def compute(rows_RM: NDArray[np.int64]) -> Floats:
-        values = [compute_on_draws(metric, labels, o, rows_RM, config=config) for o in runs]
-        return np.stack(values, axis=1)[:, :, None]
-
-    if moments:
-        found = jackknife_moments(moments, clusters=clusters)
-    else:
-        found = jackknife_rows(compute, clusters=clusters, seed=seed)
-    weights_N = weigh_rows(metric, labels)
-    if weights_N is None:
-        return found
-    effective = clusters.count_effective(weights_N)
-    return found._replace(effective_P=np.minimum(found.effective_P, effective))
-
-
-def jackknife_parts(
-    labels: NDArray[Any], runs: Sequence[Floats], *, clusters: Clusters
-) -> Jackknife:
-    """Leave each cluster out of each dimension's mae, or each class's or label's f1."""
-    moments = [find_part_moments(labels, outputs) for outputs in runs]
-    found = jackknife_moments(moments, clusters=clusters)
-    if find_label_type(labels) == "scores":
-        return found
-    weights_NC = weigh_class_rows(labels, runs[0].shape[1])
-    effective = [clusters.count_effective(weights_N) for weights_N in weights_NC.T]
-    return found._replace(effective_P=np.array(effective))
-
-
 def bootstrap_mean(
     values_N: Floats, *, groups: Groups | None = None, seed: int = 0
 ) -> Interval | None:
@@ -651,96 +312,6 @@ def bound_fraction(
 def _drop_single_rows(groups: Groups | None) -> Groups | None:
     """Return None for clusters of one row each, such as those of a slice."""
     return None if groups is None or len(np.unique(groups)) == len(groups) else groups
-
-
-class Shortage(NamedTuple):
-    """Rows that are too few for evidence."""
-
-    reason: str
-    fraction: float
-    """The rows there are, of those that are needed."""
-
-
-def find_shortage(
-    num_rows: int,
-    groups: Groups | None = None,
-    *,
-    metric: str = "",
-    labels: NDArray[Any] | None = None,
-) -> Shortage | None:
-    """Return why rows are too few for evidence; None if they suffice.
-
-    Clusters count by their effective number, so large ones among small ones count for less (D21);
-    in metrics that weigh classes rows of frequent ones count for less (D20).
-
-    Args:
-        num_rows: N.
-        groups: The cluster of each row, [N]; None if rows are independent.
-        metric: An overall metric.
-        labels: Scores [N, D], classes [N], or labels [N, L]; needed for a metric.
-    """
-    if num_rows < MIN_ROWS:
-        reason = f"{num_rows} rows are too few for evidence; at least {MIN_ROWS} are needed"
-        return Shortage(reason, num_rows / MIN_ROWS)
-    clusters = find_clusters(num_rows, groups, most=None)
-    num_clusters, effective = len(clusters.sizes_G), clusters.count_effective()
-    counted = f"{num_rows} rows in {num_clusters} clusters"
-    if num_clusters >= MIN_CLUSTERS:
-        counted += (
-            f" tell as much as {effective:.1f} clusters of equal size, since the largest has "
-            f"{clusters.sizes_G.max():.0f} rows; these"
-        )
-    if effective >= MIN_CLUSTERS - _ALMOST and labels is not None:
-        counted, effective = _count_for_metric(metric, labels, clusters)
-    if effective >= MIN_CLUSTERS - _ALMOST:
-        return None
-    reason = f"{counted} are too few for evidence; at least {MIN_CLUSTERS} are needed"
-    return Shortage(reason, effective / MIN_CLUSTERS)
-
-
-def _count_for_metric(metric: str, labels: NDArray[Any], clusters: Clusters) -> tuple[str, float]:
-    """Return on how many rows, or clusters of rows, a metric rests, in words and as a number."""
-    weights_N = weigh_rows(metric, labels)
-    if weights_N is None:
-        return "", math.inf
-    unit = "rows" if len(clusters.sizes_G) == len(labels) else "clusters of rows"
-    columns_NC = labels.reshape(len(labels), -1)
-    if columns_NC.shape[1] == 1 and len(np.unique(columns_NC)) <= 2:
-        effective = count_rarer(columns_NC[:, 0] == columns_NC.max(), clusters)
-        return f"{metric} rests on the rarer class, and its {effective:.3g} {unit}", effective
-    effective = clusters.count_effective(weights_N)
-    return (
-        f"{metric} rests mostly on rows of rare classes, so that all rows tell as much as "
-        f"{effective:.3g} {unit} of equal weight; these",
-        effective,
-    )
-
-
-def count_rarer(true_N: NDArray[np.bool_], clusters: Clusters) -> float:
-    """Return the effective number of clusters of the rarer side of a class or label."""
-    return min(clusters.count_effective(side_N.astype(float)) for side_N in (true_N, ~true_N))
-
-
-def list_rare(labels: NDArray[Any], groups: Groups | None, names: Sequence[str]) -> list[str]:
-    """Return the classes or labels with too few clusters to find anything by themselves (D20).
-
-    Those that never occur are left out, and all if labels are scores.
-    """
-    if find_label_type(labels) == "scores":
-        return []
-    clusters = find_clusters(len(labels), groups, most=None)
-    true_NC = labels if labels.ndim == 2 else labels[:, None] == np.arange(len(names))
-    counts = [count_rarer(true_N, clusters) for true_N in true_NC.T]
-    return [
-        name
-        for name, count, true_N in zip(names, counts, true_NC.T, strict=True)
-        if true_N.any() and count < MIN_CLUSTERS - _ALMOST
-    ]
-
-
-def count_clusters(chosen_N: NDArray[np.bool_], groups: Groups | None) -> int:
-    """Return the number of independent rows among the chosen ones: clusters count once."""
-    return int(chosen_N.sum()) if groups is None else len(np.unique(groups[chosen_N]))
 
 
 def _bound_mean(variant: Jackknife, *, seed: int) -> list[Interval | None]:

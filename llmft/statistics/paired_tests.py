@@ -11,7 +11,7 @@ from scipy.special import nctdtr, stdtrit
 from llmft.metrics.definitions import Floats
 from llmft.results.comparison import McNemar, Power, SampleSize
 from llmft.results.evaluation import Interval
-from llmft.statistics.intervals import Estimate, find_critical
+from llmft.statistics.estimates import Estimate, find_critical
 from llmft.statistics.resampling import Groups
 
 _MOST = 1_000

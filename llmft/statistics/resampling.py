@@ -2,13 +2,20 @@
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llmft.metrics.definitions import Floats
-from llmft.metrics.moments import Moments
+from llmft.config.task import LabelsConfig
+from llmft.metrics.definitions import (
+    Floats,
+    compute_on_draws,
+    find_label_type,
+    weigh_class_rows,
+    weigh_rows,
+)
+from llmft.metrics.moments import Moments, find_moments, find_part_moments, linearise_auc
 
 Groups = NDArray[np.int64]
 MAX_CLUSTERS = 2_000
@@ -160,6 +167,50 @@ def jackknife_rows(
         without_GKP = np.concatenate([statistic(rows_M[None]) for rows_M in rows_of])
     effective = find_clusters(num_rows, index_N, most=None).count_effective()
     return Jackknife(values_KP, without_GKP, np.full(values_KP.shape[1], effective))
+
+
+def jackknife_metric(
+    metric: str,
+    labels: NDArray[Any],
+    runs: Sequence[Floats],
+    *,
+    clusters: Clusters,
+    config: LabelsConfig | None,
+    seed: int,
+) -> Jackknife:
+    """Leave each cluster out of an overall metric of the runs of a variant, its only part."""
+    if metric == "roc_auc":
+        moments = [linearise_auc(labels, outputs, clusters.index_N) for outputs in runs]
+    else:
+        known = [find_moments(metric, labels, outputs, config=config) for outputs in runs]
+        moments = [m for m in known if m is not None]
+
+    def compute(rows_RM: NDArray[np.int64]) -> Floats:
+        values = [compute_on_draws(metric, labels, o, rows_RM, config=config) for o in runs]
+        return np.stack(values, axis=1)[:, :, None]
+
+    if moments:
+        found = jackknife_moments(moments, clusters=clusters)
+    else:
+        found = jackknife_rows(compute, clusters=clusters, seed=seed)
+    weights_N = weigh_rows(metric, labels)
+    if weights_N is None:
+        return found
+    effective = clusters.count_effective(weights_N)
+    return found._replace(effective_P=np.minimum(found.effective_P, effective))
+
+
+def jackknife_parts(
+    labels: NDArray[Any], runs: Sequence[Floats], *, clusters: Clusters
+) -> Jackknife:
+    """Leave each cluster out of each dimension's mae, or each class's or label's f1."""
+    moments = [find_part_moments(labels, outputs) for outputs in runs]
+    found = jackknife_moments(moments, clusters=clusters)
+    if find_label_type(labels) == "scores":
+        return found
+    weights_NC = weigh_class_rows(labels, runs[0].shape[1])
+    effective = [clusters.count_effective(weights_N) for weights_N in weights_NC.T]
+    return found._replace(effective_P=np.array(effective))
 
 
 @lru_cache(maxsize=4)

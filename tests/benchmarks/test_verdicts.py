@@ -102,6 +102,16 @@ def test_an_interrupted_grid_goes_on(
     assert len(again) == 3
 
 
+def test_cells_of_other_versions_do_not_join_a_grid(tmp_path: Path) -> None:
+    path = tmp_path / "grid.json"
+    cell = Cell("skewed integers", 20, 0.0, 20, 5, 0)
+    path.write_text(json.dumps([{**cell._asdict(), "versions": "llmft 0.0.1, numpy 1.0"}]))
+    before = path.read_text()
+    with pytest.raises(UserError, match="was measured by llmft 0.0.1, numpy 1.0, and this is"):
+        main(["verdict", "--quick", "--json", str(path)])
+    assert path.read_text() == before
+
+
 def test_a_file_that_is_no_grid_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "other.json"
     path.write_text('[{"a": 1}]')

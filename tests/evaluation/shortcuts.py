@@ -8,7 +8,7 @@ import numpy as np
 from llmft.evaluation.verdict import Rules, compare_with_reference, jackknife_variants
 from llmft.results.comparison import Pair
 from llmft.results.evaluation import Interval
-from llmft.statistics.intervals import estimate_contrasts, find_interval
+from llmft.statistics.estimates import estimate_contrasts, find_interval
 from llmft.statistics.resampling import find_clusters, jackknife_rows
 
 

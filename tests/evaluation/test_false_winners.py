@@ -6,18 +6,13 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
+from llmft.benchmarks.verdicts import make_small_groups
 from llmft.evaluation.verdict import Rules, Verdict, reach_verdict
 from llmft.results.comparison import Pair
 from tests.evaluation.shortcuts import compare_all
 
 FORMS = [(55, False), (120, True), (515, False), (515, True)]
 """Rows, and whether in clusters."""
-
-
-def make_groups(num_rows: int) -> np.ndarray:
-    """Return clusters of 1 to 8 rows, [N]."""
-    sizes = np.random.default_rng(3).integers(1, 9, size=num_rows)
-    return np.repeat(np.arange(num_rows), sizes)[:num_rows]
 
 
 def draw_errors(
@@ -53,7 +48,7 @@ def simulate(
     Each seed of a variant is worse or better than it as a whole, and on each row.
     """
     num_rows, is_clustered = form
-    groups = make_groups(num_rows) if is_clustered else None
+    groups = make_small_groups(num_rows) if is_clustered else None
     rng = np.random.default_rng(0)
     names = ["ref", *(f"a{i}" for i in range(num_challengers))]
     rules = Rules("mae", "ref", margin, effect or 0.05)

@@ -14,7 +14,7 @@ from llmft.evaluation.verdict import (
     find_level,
     jackknife_variants,
 )
-from llmft.statistics.intervals import Estimate, find_common_tail
+from llmft.statistics.estimates import Estimate, find_common_tail
 from llmft.statistics.paired_tests import (
     adjust_by_holm,
 )

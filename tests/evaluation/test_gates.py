@@ -22,7 +22,8 @@ from llmft.results.evaluation import (
     MetricValue,
 )
 from llmft.results.run import LearningCurve
-from llmft.statistics.intervals import estimate_interval, find_shortage
+from llmft.statistics.intervals import estimate_interval
+from llmft.statistics.shortages import find_shortage
 from tests.results.made_up import make_curve
 
 MAE = GateConfig(deploy=1.0, review=1.2)

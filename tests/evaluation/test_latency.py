@@ -91,13 +91,13 @@ def test_a_slow_variant_is_measured_no_more_than_it_has_to(
             time.sleep(0.05 * len(rows))
             return super().predict(rows, **given)
 
-    monkeypatch.setattr(latency, "MAX_SECONDS", 0.6)
+    monkeypatch.setattr(latency, "MAX_SECONDS", 1.2)
     slow = Slow("slow", bert, [])
     config = LatencyConfig(batch_size=2)
     variants = {"slow": slow, "fast": bert}
     found = measure_latencies(variants, ROWS, config)  # type: ignore[arg-type]
-    assert 5 <= found["slow"].num_singles <= 6
-    assert found["slow"].num_batches == 5
+    assert 5 <= found["slow"].num_singles <= 12
+    assert 5 <= found["slow"].num_batches <= 6
     assert found["slow"].single_p95_bound_ms is None  # too few to bound the 95th percentile
     assert found["fast"].num_singles > found["slow"].num_singles
 

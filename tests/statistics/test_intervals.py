@@ -7,15 +7,15 @@ from scipy import special, stats
 from llmft.config.metrics import METRICS
 from llmft.config.task import ClassConfig, LabelsConfig, ScoresConfig
 from llmft.metrics.definitions import compute_metric
+from llmft.results.evaluation import Interval
 from llmft.statistics.intervals import (
-    Interval,
     bootstrap_mean,
     bound_flawless,
     bound_proportion,
     estimate_interval,
     estimate_part_intervals,
-    find_shortage,
 )
+from llmft.statistics.shortages import find_shortage
 from tests.evaluation.shortcuts import compare_runs, jackknife_interval
 
 RNG = np.random.default_rng(3)

@@ -9,12 +9,7 @@ from llmft.evaluation.verdict import (
 )
 from llmft.metrics.definitions import compute_metric
 from llmft.metrics.moments import Moments, find_moments
-from llmft.statistics.intervals import (
-    Estimate,
-    bound_by_betting,
-    estimate_contrasts,
-    find_interval,
-)
+from llmft.statistics.estimates import Estimate, bound_by_betting, estimate_contrasts, find_interval
 from llmft.statistics.resampling import (
     Clusters,
     find_clusters,
