@@ -1,7 +1,10 @@
 """The schema of a task: sources, fields, labels, cleaning and splits."""
 
 import codecs
+import json
+import math
 import re
+from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -41,30 +44,67 @@ PREPARED_NAMES = {
 }
 """Reserved field of a prepared row -> its content, for error messages."""
 _Values = list[str | int | float | bool]
+_INTEGRAL = re.compile(r"(-?(?:0|[1-9][0-9]*))\.0+")
 
 
-def _write_numbers_as_text(value: Any) -> Any:
-    def write(item: Any) -> Any:
-        return str(item) if type(item) in (int, float) else item
+def write_value(value: Any) -> str:
+    """Return a value as text: true, not True; 7, not 7.0, since a column with a gap holds floats.
 
+    Fractions are written as Python does; a string is returned as it is.
+    """
+    match value:
+        case bool():
+            return json.dumps(value)
+        case float() | Decimal() if math.isfinite(value) and value == int(value):
+            return str(int(value))
+        case Decimal():
+            return str(float(value))
+        case _:
+            return str(value)
+
+
+def name_class(value: Any) -> str:
+    """Return the name of a class or label in data or configuration (D24).
+
+    An integral number, or a boolean, has one name however it is written: `1`, `1.0`, "1" and "1.0"
+    are one class, as are true, "true" and "True". Codes such as "007" stay as they are.
+    """
+    text = write_value(value)
+    if text.lower() in ("true", "false"):
+        return text.lower()
+    integral = _INTEGRAL.fullmatch(text)
+    text = integral[1] if integral else text
+    return "0" if text == "-0" else text
+
+
+def _name_classes(value: Any) -> Any:
     match value:
         case dict():
-            return {write(k): write(v) for k, v in value.items()}
+            return {_name_class(k): _name_class(v) for k, v in value.items()}
         case list():
-            return [write(item) for item in value]
+            return [_name_class(item) for item in value]
         case _:
-            return write(value)
+            return _name_class(value)
 
 
-_TAKES_NUMBERS = BeforeValidator(_write_numbers_as_text, json_schema_input_type=str | float | None)
+def _name_class(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError(
+            f"found {json.dumps(value)}, which is a boolean, not a name; quote it: "
+            f"{json.dumps(value)!r}"
+        )
+    return name_class(value) if isinstance(value, int | float | str) else value
+
+
+_NAMES_CLASS = BeforeValidator(_name_classes, json_schema_input_type=str | float | None)
 Names = Annotated[
     list[str],
-    BeforeValidator(_write_numbers_as_text, json_schema_input_type=list[str | float]),
+    BeforeValidator(_name_classes, json_schema_input_type=list[str | float]),
 ]
 """Names of classes; numbers are taken as text."""
 NameMap = Annotated[
     dict[str, str],
-    BeforeValidator(_write_numbers_as_text, json_schema_input_type=dict[str, str | float]),
+    BeforeValidator(_name_classes, json_schema_input_type=dict[str, str | float]),
 ]
 
 
@@ -122,7 +162,7 @@ class ClassConfig(ConfigSection):
     """One class per row."""
     from_: str | list[str] = Field(alias="from", min_length=1)
     """Field that holds the class, or fields of 0 and 1 of which one is 1."""
-    otherwise: Annotated[str | None, _TAKES_NUMBERS] = None
+    otherwise: Annotated[str | None, _NAMES_CLASS] = None
     """Class of rows in which none of the fields in `from` is 1; without it they are rejected."""
     map: NameMap | None = None
     """Value in the data (or field of 0 and 1) -> name of the class; a value that is not listed
@@ -140,7 +180,7 @@ class ClassConfig(ConfigSection):
             raise ValueError("otherwise: only for a list of fields in `from`")
         if isinstance(self.from_, list):
             _refuse_repeats(self.from_, key="from")
-            _refuse_unknown(self.map or {}, self.from_, key="map")
+            _refuse_unknown(self.map or {}, list(map(name_class, self.from_)), key="map")
         if self.order is not None:
             _refuse_repeats(self.order, key="order")
             _refuse_unknown(self.exclude, self.order, key="exclude", negate=True)
@@ -156,22 +196,36 @@ class MultilabelConfig(ConfigSection):
 
     type: Literal["multilabel"]
     """Any number of labels per row."""
-    from_: list[str] = Field(alias="from", min_length=1)
-    """Fields of 0 and 1, one per label, in this order."""
+    from_: str | list[str] = Field(alias="from", min_length=1)
+    """Field that holds the labels that apply, as a list or separated by commas; or fields of 0 and
+    1, one per label, in this order."""
+    names: Names | None = Field(default=None, min_length=1)
+    """For a field that holds the labels: all of them, in the order of the outputs; a row with
+    another one is rejected. Without them those in the data, sorted."""
     map: NameMap | None = None
-    """Field -> name of its label; without it the field's name."""
+    """Label in the data, or field of 0 and 1 -> name of the label; what is not listed keeps its
+    name."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        _refuse_repeats(self.from_, key="from")
-        _refuse_unknown(self.map or {}, self.from_, key="map")
-        _refuse_repeats(self.names, key="map")
+        if isinstance(self.from_, list):
+            _refuse_repeats(self.from_, key="from")
+            _refuse_unknown(self.map or {}, list(map(name_class, self.from_)), key="map")
+            if self.names is not None:
+                raise ValueError("names: only for one field that holds the labels; use `map`")
+        _refuse_repeats(self.known_names or [], key="map" if self.names is None else "names")
         return self
 
     @property
-    def names(self) -> list[str]:
-        """The labels, in the order of the outputs."""
-        return [(self.map or {}).get(field, field) for field in self.from_]
+    def known_names(self) -> list[str] | None:
+        """The labels, in the order of the outputs; None if the data name them."""
+        if isinstance(self.from_, str):
+            return self.names
+        return [self.rename(field) for field in self.from_]
+
+    def rename(self, name: str) -> str:
+        """Return the name of the label with this field or name in the data."""
+        return (self.map or {}).get(name_class(name), name)
 
 
 LabelsConfig = ScoresConfig | ClassConfig | MultilabelConfig
@@ -200,11 +254,15 @@ class SourceConfig(ConfigSection):
     """One input file, glob or data set, or in Python a DataFrame."""
 
     path: Annotated[str, TAKES_PATHS] = Field(min_length=1)
-    """File or glob; `.jsonl`, `.csv` and `.parquet` are read, by ending. Or `hf://owner/name` on
-    the Hugging Face Hub, `hf://owner/name@revision`, `hf://FOLDER`. Or in Python a pandas
-    DataFrame."""
+    """File or glob; `.jsonl`, `.json`, `.csv`, `.tsv` and `.parquet` are read, by ending, and all
+    but Parquet with `.gz` or `.zst` behind it too. Or `hf://owner/name` on the Hugging Face Hub,
+    `hf://owner/name@revision`, `hf://FOLDER`. Or in Python a pandas DataFrame."""
     encoding: str = "utf-8"
-    """Encoding of JSONL and CSV files, as Python names it."""
+    """Encoding of JSON and CSV files, as Python names it."""
+    delimiter: str | None = Field(default=None, min_length=1, max_length=1)
+    """Character between the cells of a CSV; without it a comma, of `.tsv` a tab."""
+    columns: list[str] | None = Field(default=None, min_length=1)
+    """Names of the columns of a CSV without a header, in their order."""
     split: Split | None = None
     """Split that all rows of this source belong to, such as a given test set; other rows are
     assigned to the splits that no source fixes."""
@@ -251,6 +309,8 @@ class SourceConfig(ConfigSection):
     def _check_hub(self) -> Self:
         if not self.path.startswith("hf://") and (self.subset or self.rows):
             raise ValueError("subset and rows are for hf:// sources only")
+        if self.columns is not None:
+            _refuse_repeats(self.columns, key="columns")
         return self
 
 
@@ -412,6 +472,9 @@ class Task(ConfigFile):
     """What is to be learned."""
     filters: list[FilterConfig] = Field(default=[])
     """Conditions that the rows of all splits have to meet."""
+    max_rejected: float = Field(default=0.05, ge=0.0, le=1.0)
+    """Fraction of the rows of a source, if it has 20 or more, that may be rejected for one reason
+    that nobody asked for, such as a date that cannot be read; beyond it `prepare` stops."""
     clean: CleanConfig = CleanConfig()
     """What happens to short, long and repeated texts."""
     split: SplitConfig = SplitConfig()

@@ -1,14 +1,16 @@
 """The fields of a row, as text."""
 
-import json
 import math
+import re
+import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from llmft.config.loading import suggest
-from llmft.config.task import FieldsConfig
+from llmft.config.task import FieldsConfig, write_value
 from llmft.errors import UserError
 
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 Row = dict[str, Any]
 """A row of data: field -> value."""
 
@@ -53,7 +55,9 @@ def as_text(value: Any, *, name: str) -> str:
         raise RowFaultError(f"not text: {name} holds bytes")
     if isinstance(value, dict | list):
         raise RowFaultError(f"not text: {name} holds a {type(value).__name__}")
-    text = str(value).strip()
+    text = write_value(value).strip()
+    if not any(map(_is_visible, text)):
+        return ""
     if "\0" in text:
         raise RowFaultError(f"not text: {name} holds NUL bytes")
     try:
@@ -68,9 +72,14 @@ def is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def write_value(value: Any) -> str:
-    """Return a value as it is written in JSON and CSV: true, not True."""
-    return json.dumps(value) if isinstance(value, bool) else str(value)
+def _is_visible(character: str) -> bool:
+    """Return whether a character is no space, zero-width space or byte order mark."""
+    return not (character.isspace() or unicodedata.category(character) == "Cf")
+
+
+def read_number(text: str) -> float | None:
+    """Return the number that a text is; None for anything else, such as `1_0`, `0x10` and `nan`."""
+    return float(text) if _NUMBER.fullmatch(text.strip()) else None
 
 
 def list_fields(rows: Iterable[Row]) -> list[str]:

@@ -1,16 +1,25 @@
 """Parse the labels of a row, or raise why they cannot be used; nothing is imputed."""
 
-import contextlib
+import ast
 import json
 import math
+import unicodedata
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llmft.config.task import ClassConfig, LabelsConfig, MultilabelConfig, ScoresConfig
-from llmft.data.fields import Row, RowFaultError, as_text, is_missing, write_value
+from llmft.config.task import (
+    ClassConfig,
+    LabelsConfig,
+    MultilabelConfig,
+    ScoresConfig,
+    name_class,
+    write_value,
+)
+from llmft.data.fields import Row, RowFaultError, as_text, is_missing, read_number
 
 Labels = dict[str, float] | str | list[str]
 """Labels of a prepared row: scores by dimension, a class, or the labels that apply."""
@@ -60,14 +69,14 @@ def parse_class(values: Row, config: ClassConfig) -> str:
     """
     if isinstance(config.from_, list):
         name = _find_marked(values, config.from_, otherwise=config.otherwise)
-        name = name if name not in config.from_ else (config.map or {}).get(name, name)
+        name = (config.map or {}).get(name_class(name), name) if name in config.from_ else name
     else:
         found = _get_label(values, config.from_)
         if isinstance(found, dict | list) or (
             isinstance(found, float) and not math.isfinite(found)
         ):
             raise RowFaultError(f"not a class: {config.from_} holds {_show(found)}")
-        name = as_text(write_value(found), name=config.from_)
+        name = name_class(as_text(found, name=config.from_))
         if not name:
             raise RowFaultError(f"label missing: {config.from_}")
         if config.map is not None and name not in config.map:
@@ -84,10 +93,36 @@ def parse_multilabel(values: Row, config: MultilabelConfig) -> list[str]:
     """Return the labels that apply to the row; there may be none.
 
     Raises:
-        RowFaultError: If a field is missing or holds neither 0 nor 1.
+        RowFaultError: If a field is missing, holds neither 0 nor 1, or no list of known labels.
     """
-    marks = [_parse_mark(values, field) for field in config.from_]
-    return [name for name, mark in zip(config.names, marks, strict=True) if mark]
+    if isinstance(config.from_, list):
+        return [config.rename(field) for field in config.from_ if _parse_mark(values, field)]
+    listed = _parse_list(_get_label(values, config.from_), name=config.from_)
+    named = dict.fromkeys(map(config.rename, listed))
+    unknown = [name for name in named if config.names is not None and name not in config.names]
+    if unknown:
+        raise RowFaultError(f"unknown label: {unknown[0][:80]!r} is not among the names")
+    return list(named)
+
+
+def _parse_list(found: Any, *, name: str) -> list[str]:
+    """Return the names in a list, or in text that holds one as JSON, as Python or by commas."""
+    if isinstance(found, str):
+        text = found.strip()
+        if text.startswith("["):
+            try:
+                found = ast.literal_eval(text) if "'" in text else json.loads(text)
+            except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
+                raise RowFaultError(f"not a list: {name} holds {_show(text)}") from error
+        else:
+            found = text.split(",")
+    if isinstance(found, dict):
+        raise RowFaultError(f"not a list: {name} holds an object")
+    items = found if isinstance(found, list) else [found]
+    if any(item is None for item in items):
+        raise RowFaultError(f"label missing: {name} holds an empty entry")
+    names = [name_class(as_text(item, name=name)) for item in items]
+    return [label for label in names if label]
 
 
 def list_scores(rows: Sequence[Row], config: ScoresConfig) -> NDArray[np.float64]:
@@ -130,7 +165,8 @@ def _parse_mark(values: Row, field: str) -> bool:
     found = _get_label(values, field)
     text = found.strip() if isinstance(found, str) else write_value(found)
     if text.lower() not in ("0", "1", "0.0", "1.0", "false", "true"):
-        raise RowFaultError(f"not 0 or 1: {field} holds {_show(found)}")
+        hint = f"; write `from: {field}` for a list of labels" if isinstance(found, list) else ""
+        raise RowFaultError(f"not 0 or 1: {field} holds {_show(found)}{hint}")
     return text.lower() in ("1", "1.0", "true")
 
 
@@ -163,9 +199,11 @@ def _parse_score(scores: Row, name: str, limits: list[float]) -> float:
     if is_missing(score) or score == "":
         raise RowFaultError(f"label missing: {name}")
     if isinstance(score, str):  # as a CSV has it
-        with contextlib.suppress(ValueError):
-            score = float(score)
-    if isinstance(score, bool) or not isinstance(score, int | float):
+        number = read_number(score)
+        if number is None and read_number(score.replace(",", ".")) is not None:
+            raise RowFaultError(f"not a number: {name} is {_show(score)}, with a decimal comma")
+        score = score if number is None else number
+    if isinstance(score, bool) or not isinstance(score, int | float | Decimal):
         raise RowFaultError(f"not a number: {name} is {_show(score)}")
     try:
         score = float(score)
@@ -184,3 +222,18 @@ def has_unknown_label(labels: Any, label_names: list[str]) -> bool:
     """Return whether a row has a class or label that is not among the model's."""
     named = {labels} if isinstance(labels, str) else set(labels)
     return not named <= set(label_names)
+
+
+def find_alike(names: Sequence[str]) -> list[list[str]]:
+    """Return names that are likely one: equal but for case, spaces, width and form of numbers.
+
+    Booleans next to the numbers that stand for them are alike too (D24).
+    """
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        folded = unicodedata.normalize("NFKC", name).casefold()
+        visible = [c for c in folded if unicodedata.category(c) not in ("Cf", "Zs", "Cc")]
+        key = "".join(visible)
+        number = read_number({"false": "0", "true": "1"}.get(key, key))
+        alike.setdefault(key if number is None else repr(number), []).append(name)
+    return [found for found in alike.values() if len(found) > 1]

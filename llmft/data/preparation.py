@@ -22,7 +22,12 @@ from llmft.config.task import (
 )
 from llmft.data.fields import Row, join_pair
 from llmft.data.labels import assign_tiers, compute_overall, list_scores
-from llmft.data.reading import Rejection, UsableRow, read_task_rows
+from llmft.data.reading import (
+    Rejection,
+    UsableRow,
+    read_task_rows,
+    refuse_systematic_faults,
+)
 from llmft.data.sources import Source, find_sources
 from llmft.data.splitting import (
     assign_splits,
@@ -135,8 +140,9 @@ def _name_outputs(task: Task, by_split: dict[Split, list[Row]]) -> list[str]:
     match task.labels:
         case ScoresConfig(dimensions=names):
             return list(names)
-        case MultilabelConfig(names=names):
-            return list(names)
+        case MultilabelConfig(known_names=known):
+            rows = chain.from_iterable(by_split.values())
+            return known or sorted({name for row in rows for name in row["labels"]})
         case ClassConfig(order=order, map=mapped):
             found = {row["labels"] for rows in by_split.values() for row in rows}
             named = order or [*dict.fromkeys((mapped or {}).values()), *sorted(found)]
@@ -210,6 +216,7 @@ def prepare_task(task: Task) -> Manifest:
         raise UserError(
             f"{task.name}: none of {num_input} rows can be used; " + _summarise(rejected)
         )
+    refuse_systematic_faults(accepted, rejected, most=task.max_rejected)
 
     rows, near = _clean(accepted, task, rejected)
     mark_clusters([a.record for a in rows.accepted], rows.units)

@@ -8,19 +8,31 @@ from collections.abc import Iterable, Sequence
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
-from llmft.config.task import ClassConfig, FilterConfig, ScoresConfig, Task
+from llmft.config.task import (
+    ClassConfig,
+    FilterConfig,
+    MultilabelConfig,
+    ScoresConfig,
+    Task,
+    name_class,
+    write_value,
+)
 from llmft.data.fields import (
     Row,
     RowFaultError,
     as_text,
     assemble_text,
     is_missing,
+    read_number,
     require_fields,
-    write_value,
 )
 from llmft.data.labels import parse_labels
-from llmft.data.sources import Source, SourceRow, find_sources, read_rows
+from llmft.data.sources import Source, SourceRow, find_sources, looks_like_data, read_rows
+from llmft.errors import UserError
 from llmft.files import hash_text
+
+_DATE = re.compile(r"^(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})(?:[ T]+(\d{1,2})(?=:))?(?!\d)")
+"""A date that begins with the year, its numbers padded or not."""
 
 
 def read_date(value: Any, *, name: str) -> tuple[str, float]:
@@ -37,15 +49,21 @@ def read_date(value: Any, *, name: str) -> tuple[str, float]:
     number = _as_number(text)
     if number is not None:
         return "number", number
+    padded = _DATE.sub(_pad_date, text)
     for read in (datetime.datetime.fromisoformat, parsedate_to_datetime):
         try:
-            return "date", _count_seconds(read(text.replace("/", "-")))
+            return "date", _count_seconds(read(padded.replace("/", "-")))
         except (ValueError, TypeError, OverflowError):
             continue
     raise RowFaultError(
         f"not a date: {name} holds {text[:80]!r}; a date begins with the year (2024-01-31), or is "
         "written as in e-mail headers (31 Jan 2024)"
     )
+
+
+def _pad_date(found: re.Match[str]) -> str:
+    year, month, day, hour = found.groups()
+    return f"{year}-{month:0>2}-{day:0>2}" + (f" {hour:0>2}" if hour else "")
 
 
 def _count_seconds(moment: datetime.datetime) -> float:
@@ -96,9 +114,9 @@ def _check_number(text: str, condition: FilterConfig) -> str | None:
 
 
 def _check_text(text: str, condition: FilterConfig) -> str | None:
-    if condition.in_ is not None and text not in map(write_value, condition.in_):
+    if condition.in_ is not None and name_class(text) not in map(name_class, condition.in_):
         return f"{text[:80]!r} is not in the list"
-    if condition.not_in is not None and text in map(write_value, condition.not_in):
+    if condition.not_in is not None and name_class(text) in map(name_class, condition.not_in):
         return f"{text[:80]!r} is in not_in"
     if condition.matches is not None and not re.search(condition.matches, text):
         return f"no match of {condition.matches!r}"
@@ -114,11 +132,13 @@ def _as_text(value: Any, *, name: str) -> str:
 
 
 def _as_number(text: str) -> float | None:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
+    number = read_number(text)
+    return None if number is None or math.isinf(number) else number
+
+
+_WANTED_REASONS = ("filtered by", "too short", "too long", "excluded class", "repeated row")
+"""Kinds of rejections that the task asks for."""
+_MIN_SOURCE_ROWS = 20
 
 
 class Rejection(NamedTuple):
@@ -170,7 +190,9 @@ def read_task_rows(
     """
     accepted: list[UsableRow] = []
     rejected: list[Rejection] = []
-    seen: Counter[str] = Counter()
+    seen: dict[str, UsableRow] = {}
+    copies: Counter[str] = Counter()
+    renamed: Counter[tuple[str, str]] = Counter()
     fields: dict[Source, dict[str, None]] = {}
     for source in sources:
         found = fields.setdefault(source, {})
@@ -185,26 +207,111 @@ def read_task_rows(
             except RowFaultError as fault:
                 rejected.append(Rejection(source.name, row.line, row_id, str(fault)))
                 continue
-            row_id = row_id or hash_text(record["text"])[:16]
-            seen[row_id] += 1
-            if seen[row_id] > 1:
-                if task.fields.id is not None:
-                    reason = f"repeated id: an earlier row has {row_id!r}"
-                    rejected.append(Rejection(source.name, row.line, row_id, reason))
-                    continue
-                row_id = f"{row_id}-{seen[row_id]}"
-            accepted.append(UsableRow(source, row.line, moment, {"id": row_id, **record}))
+            usable = UsableRow(source, row.line, moment, {"id": row_id, **record})
+            other = _set_id(usable, seen, copies)
+            if isinstance(other, str):
+                rejected.append(Rejection(source.name, row.line, row_id, other))
+                continue
+            if other is not None:
+                renamed[source.name, other.source.name] += 1
+            accepted.append(usable)
     kept = task.fields.keep if requires_kept else []
     wanted = list(dict.fromkeys([*_list_named_fields(task), *kept, *([date] if date else [])]))
     everywhere = list(dict.fromkeys(name for found in fields.values() for name in found))
-    require_fields(wanted, everywhere, where=task.name)
+    try:
+        require_fields(wanted, everywhere, where=task.name)
+    except UserError as error:
+        nameless = [source.name for source, found in fields.items() if looks_like_data(found)]
+        if nameless:
+            raise UserError(
+                f"{error}. The first line of {nameless[0]} looks like a row, not like a header: "
+                "name its columns with `columns: [...]` in its source"
+            ) from error
+        raise
     warnings = [
         f"{source.name}: no row has the field {name!r}"
         for source, found in fields.items()
         for name in wanted
         if found and name not in found
     ]
+    warnings += [
+        f"{source}: ids that {other} has too, with other texts: {count}; their rows are prepared "
+        f"as '{_name_file(source)}:ID'"
+        for (source, other), count in renamed.items()
+    ]
     return TaskRows(accepted, rejected, warnings)
+
+
+def _set_id(
+    row: UsableRow, seen: dict[str, UsableRow], copies: Counter[str]
+) -> UsableRow | str | None:
+    """Make the id of a row unique, in place, and note the row in `seen`.
+
+    Files that number their rows each from 0 have equal ids for different texts, so the id of a
+    later file gets the file's name.
+
+    Args:
+        row: The row.
+        seen: Id -> row, of all rows so far.
+        copies: Hash of a text without an id -> number of rows, counted here.
+
+    Returns:
+        The row of another source that has its id; or why the row cannot be used.
+    """
+    record = row.record
+    if record["id"] is None:
+        base = hash_text(record["text"])[:16]
+        copies[base] += 1
+        record["id"] = base if copies[base] == 1 else f"{base}-{copies[base]}"
+    other = seen.get(record["id"])
+    is_elsewhere = other is not None and other.source.name != row.source.name
+    if other is not None and is_elsewhere and other.record["text"] != record["text"]:
+        for prefix in (_name_file(row.source.name), row.source.name):
+            if f"{prefix}:{record['id']}" not in seen:
+                record["id"] = f"{prefix}:{record['id']}"
+                seen[record["id"]] = row
+                return other
+    if other is not None:
+        is_copy = all(other.record[key] == record[key] for key in ("text", "labels"))
+        return f"repeated {'row' if is_copy else 'id'}: an earlier row has {record['id']!r}"
+    seen[record["id"]] = row
+    return None
+
+
+def _name_file(source: str) -> str:
+    return source.rpartition("/")[2]
+
+
+def refuse_systematic_faults(
+    accepted: Sequence[UsableRow], rejected: Sequence[Rejection], *, most: float
+) -> None:
+    """Refuse a source in which too many rows are rejected for one reason that nobody asked for.
+
+    A date format or a wrong column rejects rows by the hundred, and the rest is a selection (D24).
+
+    Args:
+        accepted: The usable rows.
+        rejected: The others.
+        most: Largest fraction of the rows of a source.
+
+    Raises:
+        UserError: With the reason, the first of these rows, and how to allow it.
+    """
+    sizes = Counter(row.source.name for row in accepted) + Counter(r.source for r in rejected)
+    counts: dict[tuple[str, str], list[Rejection]] = {}
+    for rejection in rejected:
+        kind = rejection.reason.partition(":")[0]
+        if not kind.startswith(_WANTED_REASONS):
+            counts.setdefault((rejection.source, kind), []).append(rejection)
+    for (source, kind), found in counts.items():
+        num_rows = sizes[source]
+        if num_rows >= _MIN_SOURCE_ROWS and len(found) > most * num_rows:
+            share = len(found) / num_rows
+            raise UserError(
+                f"{source}: {len(found)} of {num_rows} rows cannot be used for one reason: {kind} "
+                f"(line {found[0].line}: {found[0].reason}); mend the data or the task, or allow "
+                f"it with `max_rejected: {math.ceil(100 * share) / 100:g}` in the task"
+            )
 
 
 def read_labelled(task: Task) -> tuple[list[Row], list[Rejection]]:
@@ -250,7 +357,11 @@ def _list_named_fields(task: Task) -> list[str]:
     match labels:
         case ScoresConfig(from_=None, dimensions=names):
             return named + names
-        case ScoresConfig(from_=str(name)) | ClassConfig(from_=str(name)):
+        case (
+            ScoresConfig(from_=str(name))
+            | ClassConfig(from_=str(name))
+            | MultilabelConfig(from_=str(name))
+        ):
             return [*named, name]
         case _:
             return named + list(labels.from_ or [])

@@ -1,18 +1,21 @@
-"""From files to source rows: JSONL, CSV in any encoding, Parquet, data sets, DataFrames."""
+"""From files to source rows: JSON, CSV in any encoding, Parquet, data sets, DataFrames."""
 
 import codecs
 import contextlib
 import csv
 import glob
+import gzip
 import hashlib
+import io
 import json
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from itertools import count, filterfalse
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple, TextIO, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,7 +23,7 @@ import pyarrow.parquet as pq
 from llmft.config.frames import FRAME, Frame
 from llmft.config.loading import FaultList
 from llmft.config.task import SourceConfig, Split, rank_given
-from llmft.data.fields import Row
+from llmft.data.fields import Row, read_number
 from llmft.errors import UserError
 from llmft.files import hash_file
 
@@ -31,12 +34,84 @@ _BYTE_ORDER_MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+_CONTENTS = {
+    b"\x1f\x8b": ("compressed by gzip", ".gz"),
+    b"\x28\xb5\x2f\xfd": ("compressed by Zstandard", ".zst"),
+    b"PAR1": ("Parquet", ".parquet"),
+    b"PK\x03\x04": ("a zip archive, as Excel (.xlsx) writes it", None),
+    b"\xd0\xcf\x11\xe0": ("an Excel file (.xls)", None),
+    b"BZh": ("compressed by bzip2", None),
+    b"\xfd7zXZ": ("compressed by xz", None),
+    b"SQLite format 3": ("an SQLite database", None),
+    b"%PDF": ("PDF", None),
+}
+"""First bytes of a file -> what it is, and the ending of those that are read."""
+ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+COMPRESSIONS = (".gz", ".zst")
 _BLOCK = 1 << 20
 HUB = "hf://"
 _BATCH = 1_000
+_LONGEST_NAME = 60
 _BUFFER_BYTES = 1 << 20  # else a row group, maybe the complete file, is in memory
 Skips = Callable[[int], bool]
 """Position of a row, counted from 0 -> whether the row may be skipped."""
+
+
+def split_ending(path: Path) -> tuple[str, str]:
+    """Return the ending of the format, and that of the compression or nothing, in lower case."""
+    ending = path.suffix.lower()
+    if ending in COMPRESSIONS:
+        return Path(path.stem).suffix.lower(), ending
+    return ending, ""
+
+
+def check_contents(path: Path) -> None:
+    """Refuse a file that is not what its ending says.
+
+    Raises:
+        UserError: With what it is instead.
+        OSError: If it cannot be read.
+    """
+    with path.open("rb") as file:
+        start = file.read(16)
+    ending, compression = split_ending(path)
+    expected = compression or ending
+    found = next((what for magic, what in _CONTENTS.items() if start.startswith(magic)), None)
+    if found is None:
+        if start and compression:
+            raise UserError(f"{path}: is not what {compression} says; remove this ending")
+        return
+    what, proper = found
+    if proper == expected:
+        return
+    if proper == ".parquet":
+        mend = "rename it to .parquet"
+    elif proper is not None and ending != ".parquet":
+        mend = f"rename it to {path.name}{proper}"
+    else:
+        mend = "save it as .csv, .jsonl or .parquet"
+    raise UserError(f"{path}: is {what}; {mend}")
+
+
+@contextlib.contextmanager
+def _open_binary(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file, decompressed."""
+    match split_ending(path)[1]:
+        case ".gz":
+            with gzip.open(path, "rb") as file:
+                yield cast(IO[bytes], file)
+        case ".zst":
+            with pa.input_stream(path, compression="zstd") as file:
+                yield file
+        case _:
+            with path.open("rb") as file:
+                yield file
+
+
+@contextlib.contextmanager
+def _open_text(path: Path, codec: str) -> Iterator[TextIO]:
+    with _open_binary(path) as file, io.TextIOWrapper(file, encoding=codec, newline="") as text:
+        yield text
 
 
 def check_encoding(path: Path, encoding: str) -> str:
@@ -71,7 +146,8 @@ def check_encoding(path: Path, encoding: str) -> str:
 
 def guess_encoding(path: Path) -> str:
     """Return the likely encoding of a file that is not in the configured one."""
-    data = path.read_bytes()
+    with _open_binary(path) as file:
+        data = file.read()
     for mark, encoding in _BYTE_ORDER_MARKS.items():
         if data.startswith(mark):
             return encoding
@@ -94,7 +170,7 @@ def _find_fault(path: Path, encoding: str) -> tuple[int, str] | None:
     """Return line and description of the first bytes that cannot be decoded."""
     decoder = codecs.getincrementaldecoder(encoding)()
     line = 1
-    with path.open("rb") as file:
+    with _open_binary(path) as file:
         while True:
             block = file.read(_BLOCK)
             try:
@@ -148,45 +224,57 @@ def _read_wanted(file: pq.ParquetFile, group: int, positions: range, skips: Skip
             yield from batch.filter(pa.array(wanted)).to_pylist()
 
 
-def read_hub(path: str, *, subset: str | None, rows: str | None) -> Iterator[Row]:
+def read_hub(source: "Source") -> Iterator["SourceRow"]:
     """Read the rows of `hf://owner/name@revision`, with class names instead of numbers.
 
+    Its CSV files are read as others are: pandas would take `None` and `null` for nothing, and
+    `00002` for a number.
+
     Args:
-        path: The data set; a local folder of that name takes precedence.
-        subset: Its configuration, if it has several.
-        rows: Its split; None for all splits, one after the other.
+        source: The data set, a local folder of its name first; its configuration, and its split, or
+            all splits one after the other.
 
     Raises:
         UserError: If it cannot be loaded.
     """
-    for dataset in _load_splits(path, subset=subset, rows=rows):
-        names = {
-            key: feature.names
-            for key, feature in dataset.features.items()
-            if type(feature).__name__ == "ClassLabel"
-        }
-        for table in dataset.with_format("arrow").iter(batch_size=_BATCH):
-            for row in table.to_pylist():
-                for key, classes in names.items():
-                    # Data sets have -1 for labels that are not published.
-                    is_known = row[key] is not None and row[key] >= 0
-                    row[key] = classes[row[key]] if is_known else None
-                yield row
+    for found in _load_splits(source):
+        if isinstance(found, Path):
+            yield from _read_file(found, source, skips=lambda position: False)
+        else:
+            yield from _number_rows(_list_rows(found), source, skips=lambda position: False)
 
 
-def hash_hub(path: str, *, subset: str | None, rows: str | None) -> str:
-    """Return the SHA-256 of a data set's rows."""
-    digest = hashlib.sha256()
-    for row in read_hub(path, subset=subset, rows=rows):
-        digest.update(json.dumps(row, default=str).encode())
-    return digest.hexdigest()
+def _list_rows(dataset: Any) -> Iterator[Row]:
+    found = {key: _find_class_names(feature) for key, feature in dataset.features.items()}
+    names = {key: classes for key, classes in found.items() if classes is not None}
+    for table in dataset.with_format("arrow").iter(batch_size=_BATCH):
+        for row in table.to_pylist():
+            yield {
+                key: _name_label(value, names[key]) if key in names else value
+                for key, value in row.items()
+            }
 
 
-def _load_splits(path: str, *, subset: str | None, rows: str | None) -> list[Any]:
+def _find_class_names(feature: Any) -> list[str] | None:
+    """Return the names of a column of classes, or of lists of them."""
+    feature = getattr(feature, "feature", feature)
+    names: list[str] | None = feature.names if type(feature).__name__ == "ClassLabel" else None
+    return names
+
+
+def _name_label(value: Any, names: list[str]) -> Any:
+    if isinstance(value, list):
+        return [_name_label(item, names) for item in value]
+    # Data sets have -1 for labels that are not published.
+    return names[value] if value is not None and value >= 0 else None
+
+
+def _load_splits(source: "Source") -> list[Any]:
+    """Return the data sets of the splits, or the paths of their CSV files."""
     import datasets
     from datasets.exceptions import DatasetsError
 
-    name, _, revision = path.removeprefix(HUB).partition("@")
+    name, _, revision = source.path.removeprefix(HUB).partition("@")
     shows_bars = not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
@@ -194,19 +282,38 @@ def _load_splits(path: str, *, subset: str | None, rows: str | None) -> list[Any
             Path(name) / "dataset_dict.json"
         ).is_file():
             loaded = datasets.load_from_disk(name)
-            loaded = loaded[rows] if rows is not None else loaded
+            loaded = loaded[source.rows] if source.rows is not None else loaded
         else:
-            loaded = datasets.load_dataset(name, subset, split=rows, revision=revision or None)
+            files = _find_csv_files(name, source, revision=revision or None)
+            if files is not None:
+                return files
+            loaded = datasets.load_dataset(
+                name, source.subset, split=source.rows, revision=revision or None
+            )
     except (OSError, ValueError, LookupError, pa.ArrowException, DatasetsError) as error:
         reason = " ".join(str(error).split())[:400] or type(error).__name__
         raise UserError(
-            f"sources: {path} cannot be loaded. Looked for a folder {name}, in the cache "
+            f"sources: {source.path} cannot be loaded. Looked for a folder {name}, in the cache "
             f"{datasets.config.HF_DATASETS_CACHE} and on the Hub: {reason}"
         ) from error
     finally:
         if shows_bars:
             datasets.enable_progress_bars()
     return list(loaded.values()) if isinstance(loaded, dict) else [loaded]
+
+
+def _find_csv_files(name: str, source: "Source", *, revision: str | None) -> list[Path] | None:
+    """Return the files of a data set of plain CSV, downloaded; None if it is of another kind."""
+    import datasets
+    from datasets.packaged_modules.csv.csv import Csv
+
+    builder = datasets.load_dataset_builder(name, source.subset, revision=revision)
+    if not isinstance(builder, Csv) or builder.config.data_files is None:
+        return None
+    splits = builder.config.data_files
+    wanted = [source.rows] if source.rows is not None else list(splits)
+    paths = [path for split in wanted for path in splits[split]]
+    return [Path(path) for path in datasets.DownloadManager().download(paths)]
 
 
 class Source(NamedTuple):
@@ -221,6 +328,10 @@ class Source(NamedTuple):
     rows: str | None = None
     """Configuration and split of a data set."""
     frame: Frame | None = None
+    delimiter: str | None = None
+    """Between the cells of a CSV; None for that of its ending."""
+    columns: tuple[str, ...] | None = None
+    """Of a CSV without a header."""
 
     @property
     def name(self) -> str:
@@ -237,7 +348,10 @@ class Source(NamedTuple):
         if self.frame is not None:
             return self.path.removeprefix(FRAME)
         if not self.is_file:
-            return hash_hub(self.path, subset=self.subset, rows=self.rows)
+            digest = hashlib.sha256()
+            for row in read_hub(self):
+                digest.update(json.dumps(row.values, default=str).encode())
+            return digest.hexdigest()
         return hash_file(Path(self.path))
 
 
@@ -267,8 +381,9 @@ def find_sources(configs: list[SourceConfig]) -> list[Source]:
     for config in configs:
         for path in faults.catch(partial(_list_paths, config)) or []:
             source = Source(
-                path, config.encoding, config.split, config.subset, config.rows, config.frame
-            )
+                path, config.encoding, config.split, config.subset, config.rows, config.frame,
+                config.delimiter, None if config.columns is None else tuple(config.columns),
+            )  # fmt: skip
             if found.setdefault(source.name, source) != source:
                 faults.add(
                     f"sources: {path} is named twice, with another split or encoding; name it once"
@@ -288,27 +403,32 @@ def read_rows(source: Source, *, skips: Skips = lambda position: False) -> Itera
     Raises:
         UserError: If it cannot be read or is in another encoding.
     """
-    if not source.is_file:
-        rows = (
-            iter(source.frame.rows)
-            if source.frame is not None
-            else read_hub(source.path, subset=source.subset, rows=source.rows)
-        )
-        yield from _number_rows(rows, source, skips=lambda position: False)
-        return
-    path = Path(source.path)
+    if source.frame is not None:
+        yield from _number_rows(iter(source.frame.rows), source, skips=lambda position: False)
+    elif not source.is_file:
+        yield from read_hub(source)
+    else:
+        yield from _read_file(Path(source.path), source, skips=skips)
+
+
+def _read_file(path: Path, source: Source, *, skips: Skips) -> Iterator[SourceRow]:
     try:
-        match path.suffix.lower():
+        check_contents(path)
+        match split_ending(path)[0]:
             case ".parquet":
                 yield from _number_rows(read_parquet(path, skips=skips), source, skips=skips)
-            case ".csv":
-                codec = check_encoding(path, source.encoding)
-                yield from _read_csv(path, source, codec, skips=skips)
-            case _:
+            case ".jsonl":
                 codec = check_encoding(path, source.encoding)
                 yield from _read_jsonl(path, source, codec, skips=skips)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+            case ".json":
+                codec = check_encoding(path, source.encoding)
+                yield from _read_json(path, source, codec, skips=skips)
+            case _:
+                codec = check_encoding(path, source.encoding)
+                yield from _read_csv(path, source, codec, skips=skips)
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot be read: {reason}") from error
 
 
 def _list_paths(config: SourceConfig) -> list[str]:
@@ -335,10 +455,17 @@ def _match_files(config: SourceConfig) -> list[str]:
     for path in paths:
         if not path.is_file():
             raise UserError(f"sources: {path}: is not a file; name the files in it, or a glob")
-        if path.suffix.lower() not in (".jsonl", ".csv", ".parquet"):
-            raise UserError(f"sources: {path}: unknown ending; allowed: .jsonl, .csv, .parquet")
-        if path.suffix.lower() == ".parquet" and config.encoding != "utf-8":
+        ending, compression = split_ending(path)
+        if ending not in ENDINGS or (ending == ".parquet" and compression):
+            raise UserError(
+                f"sources: {path}: unknown ending; allowed: {', '.join(ENDINGS)}, and all but "
+                f".parquet with {' or '.join(COMPRESSIONS)} behind it"
+            )
+        if ending == ".parquet" and config.encoding != "utf-8":
             raise UserError(f"sources: {path}: a Parquet file has no encoding; remove the key")
+        for key in ("delimiter", "columns"):
+            if getattr(config, key) is not None and ending not in (".csv", ".tsv"):
+                raise UserError(f"sources: {path}: {key} is for .csv and .tsv; remove the key")
     return [str(path) for path in paths]
 
 
@@ -349,22 +476,40 @@ def _number_rows(rows: Iterator[Row], source: Source, *, skips: Skips) -> Iterat
 
 
 def _read_jsonl(path: Path, source: Source, codec: str, *, skips: Skips) -> Iterator[SourceRow]:
-    with path.open(encoding=codec) as file:
+    with _open_text(path, codec) as file:
         lines = ((number, line) for number, line in enumerate(file, start=1) if line.strip())
         for position, (number, line) in enumerate(lines):
             if skips(position):
                 continue
             try:
-                values = json.loads(line)
+                values = json.loads(line.removeprefix("\ufeff"))
             except (ValueError, RecursionError) as error:
                 yield SourceRow(source, number, {}, f"broken JSON: {error}")
                 continue
-            if isinstance(values, dict):
-                yield SourceRow(source, number, values, None)
-            else:
-                found = type(values).__name__
-                fault = f"broken JSON: expected an object, found a {found}"
-                yield SourceRow(source, number, {}, fault)
+            yield _take_object(values, source, number)
+
+
+def _read_json(path: Path, source: Source, codec: str, *, skips: Skips) -> Iterator[SourceRow]:
+    """Read a list of objects, or one object on each line."""
+    with _open_text(path, codec) as file:
+        start = file.read(_BLOCK).removeprefix("\ufeff").lstrip()
+        if not start.startswith("["):
+            yield from _read_jsonl(path, source, codec, skips=skips)
+            return
+        try:
+            values = json.loads(start + file.read())
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}: broken JSON: {error}; fix the list") from error
+    for position, value in enumerate(values):
+        if not skips(position):
+            yield _take_object(value, source, position + 1)
+
+
+def _take_object(values: Any, source: Source, number: int) -> SourceRow:
+    if isinstance(values, dict):
+        return SourceRow(source, number, values, None)
+    found = type(values).__name__
+    return SourceRow(source, number, {}, f"broken JSON: expected an object, found a {found}")
 
 
 class _LongCells:
@@ -392,11 +537,13 @@ _LONG_CELLS = _LongCells()
 
 
 def _read_csv(path: Path, source: Source, codec: str, *, skips: Skips) -> Iterator[SourceRow]:
-    with path.open(encoding=codec, newline="") as file, _LONG_CELLS:
-        reader = csv.reader(file, strict=True)
+    delimiter = source.delimiter or ("\t" if split_ending(path)[0] == ".tsv" else ",")
+    with _open_text(path, codec) as file, _LONG_CELLS:
+        reader = csv.reader(file, strict=True, delimiter=delimiter)
         start = 1
         try:
-            header = next(reader, [])
+            header = list(source.columns or next(reader, []))
+            header[:1] = [name.removeprefix("\ufeff") for name in header[:1]]
             _check_header(header, path)
             start = reader.line_num + 1
             positions = count()
@@ -420,9 +567,18 @@ def _check_header(header: list[str], path: Path) -> None:
         raise UserError(f"{path}:1: no header; the first line of a CSV names its columns")
     repeated = [name for name in header if header.count(name) > 1]
     if repeated:
-        raise UserError(f"{path}:1: the column {repeated[0]!r} is repeated; rename one")
-    separator = next((mark for mark in (";", "\t") if len(header) == 1 and mark in header[0]), None)
+        hint = ", or if this is no header, set `columns: [...]`" if looks_like_data(header) else ""
+        raise UserError(f"{path}:1: the column {repeated[0]!r} is repeated; rename one{hint}")
+    separator = next(
+        (mark for mark in (";", "\t", "|") if len(header) == 1 and mark in header[0]), None
+    )
     if separator is not None:
         raise UserError(
-            f"{path}:1: the columns are separated by {separator!r}; save the file with commas"
+            f"{path}:1: the columns are separated by {separator!r}; set `delimiter: "
+            f"{json.dumps(separator)}` for this source, or save the file with commas"
         )
+
+
+def looks_like_data(fields: Collection[str]) -> bool:
+    """Return whether what stands for names of columns is likely the first row of a table."""
+    return any(read_number(name) is not None or len(name) > _LONGEST_NAME for name in fields)

@@ -1,8 +1,10 @@
 """Assign rows to train, val and test, stratified, with groups in one split; balance train."""
 
+import json
 import random
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +24,7 @@ from llmft.config.task import (
 )
 from llmft.data.duplicates import cluster_texts
 from llmft.data.fields import Row, join_pair, shorten_list
-from llmft.data.labels import assign_tiers, compute_overall, list_scores
+from llmft.data.labels import assign_tiers, compute_overall, find_alike, list_scores
 from llmft.errors import UserError
 
 _NUM_SCORE_BINS = 5
@@ -295,13 +297,14 @@ def find_gaps(by_split: dict[Split, list[Row]], task: Task) -> list[str]:
     found = {split: set(_iterate_names(rows)) for split, rows in by_split.items()}
     names = set().union(*found.values())
     if isinstance(labels, MultilabelConfig):
-        names |= set(labels.names)
+        names |= set(labels.known_names or [])
     absent = {split: sorted(names - found[split]) for split in SPLITS}
     if absent["train"] and isinstance(labels, ClassConfig):
         raise UserError(
             f"{task.name}: no row of train is of the class {', '.join(absent['train'])}; add rows, "
             "leave the class out with labels.exclude, or change `split`"
         )
+    counts = Counter(chain.from_iterable(map(_iterate_names, by_split.values())))
     ordered = labels.order if isinstance(labels, ClassConfig) else None
     unused = [name for name in ordered or [] if name not in names]
     return [
@@ -309,8 +312,28 @@ def find_gaps(by_split: dict[Split, list[Row]], task: Task) -> list[str]:
             f"labels.order: no row is of the class {name}, so the model will not have it"
             for name in unused
         ),
+        *_advise_to_join(counts, labels),
         *(f"{split} has no row with {', '.join(gone)}" for split, gone in absent.items() if gone),
     ]
+
+
+def _advise_to_join(counts: Counter[str], labels: ClassConfig | MultilabelConfig) -> Iterator[str]:
+    """Yield a warning about classes or labels that are likely one, with how to join them."""
+    joined: dict[str, str] = {}
+    listed = []
+    for alike in find_alike(sorted(counts)):
+        kept = max(alike, key=lambda name: counts[name])
+        joined |= {name: kept for name in alike if name != kept}
+        listed.append(" and ".join(f"{name!a} ({counts[name]} rows)" for name in alike))
+    if not joined:
+        return
+    if isinstance(labels, ClassConfig):  # whose map lists all values
+        joined |= {name: name for name in sorted(counts) if name not in joined}
+    written = ", ".join(f"{json.dumps(a)}: {json.dumps(b)}" for a, b in joined.items())
+    yield (
+        f"names that likely stand for one class: {'; '.join(listed)}; join them with "
+        f"`labels.map: {{{written}}}`"
+    )
 
 
 def _iterate_names(records: Sequence[Row]) -> Iterator[str]:

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmft.config.metrics import METRICS
-from llmft.config.task import ClassConfig, LabelsConfig, ScoresConfig
-from llmft.data.fields import Row, is_missing, write_value
+from llmft.config.task import ClassConfig, LabelsConfig, ScoresConfig, write_value
+from llmft.data.fields import Row, is_missing
 from llmft.metrics.definitions import (
     Floats,
     average,

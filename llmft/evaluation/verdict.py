@@ -52,11 +52,6 @@ from llmft.statistics.shortages import (
 OutputsByVariant = dict[str, list[Floats]]
 """Variant -> decision scores [N, C] of each of its runs (seeds)."""
 ERROR_RATE = 0.05
-SAFETY_FACTOR = 1.1
-"""Safety factor on error rates: those of bounds of gains are divided by it, and their p-values
-multiplied. On skewed errors in few clusters the coverage of a nominal 95 % interval is less.
-Calibrating a level by simulation: Loh 1987, doi:10.1080/01621459.1987.10478408; what comes out:
-`llmft bench verdict`, docs/suites.md."""
 _MAX_LISTED = 2
 
 
@@ -66,6 +61,19 @@ def find_level(look: int) -> float:
     Those of all looks together are 5 %, however many there are: 5 % times 6 / (pi k)^2.
     """
     return ERROR_RATE * 6 / (math.pi * look) ** 2
+
+
+def find_safety_factor(estimate: Estimate) -> float:
+    """Return by what error rates of a gain's bounds are divided, and its p-values multiplied.
+
+    1.1, and more on few clusters of rows, where the bounds of skewed errors hold less often than
+    they say, by an order of one over the clusters (Hall 1988, doi:10.1214/aos/1176350933).
+
+    Source:
+        Loh 1987, Calibrating Confidence Coefficients, doi:10.1080/01621459.1987.10478408: a level
+        chosen by simulation. What comes out: `llmft bench verdict`, docs/suites.md.
+    """
+    return 1.1 + 8 / (estimate.row_degrees + 1)
 
 
 class Rules(NamedTuple):
@@ -160,8 +168,8 @@ def compare_with_reference(jackknifed: JackknifedVariants) -> dict[str, Pair]:
 
     Rows are resampled in pairs, so the difficulty of a row cancels out. The value of a variant is
     the mean over its runs; with several, seeds are resampled too. A bound of a gain is the more
-    cautious of the bootstrap-t and Student's t, at an error rate a tenth smaller than is meant,
-    since skewed errors in few clusters need that.
+    cautious of the bootstrap-t and Student's t, at an error rate below the one that is meant
+    (`find_safety_factor`).
 
     Returns:
         Challenger -> its pair with the reference; without those with an undefined metric.
@@ -221,12 +229,12 @@ def compare_with_best(jackknifed: JackknifedVariants) -> dict[str, Gap]:
 
 def bound_gain(estimate: Estimate, *, tail: float) -> Interval:
     """Return one-sided lower and upper bounds, each with an error rate of `tail`."""
-    return bound(estimate, tail=tail / SAFETY_FACTOR)
+    return bound(estimate, tail=tail / find_safety_factor(estimate))
 
 
 def compute_margin_p_value(estimate: Estimate, margin: float) -> float:
     """Return the one-sided p-value of a gain of at most the margin, by inverting `bound_gain`."""
-    return min(1.0, SAFETY_FACTOR * find_p_value(estimate, margin))
+    return min(1.0, find_safety_factor(estimate) * find_p_value(estimate, margin))
 
 
 def compute_p_value(estimate: Estimate) -> float:
@@ -254,7 +262,8 @@ def _make_pair(
         finding = "better"
     elif upper <= rules.margin and shortage is None:
         finding = "not better"
-    above, next_tail = estimate.value > rules.margin, rules.next_level / SAFETY_FACTOR
+    safety = find_safety_factor(estimate)
+    above, next_tail = estimate.value > rules.margin, rules.next_level / safety
     needed = None
     if finding == "unresolved":
         needed = find_sample_size(
@@ -280,11 +289,12 @@ def _make_pair(
         p_value=compute_p_value(estimate),
         p_margin=compute_margin_p_value(estimate, rules.margin),
         p_margin_adjusted=p_adjusted,
+        safety_factor=safety,
         finding=finding,
         power=estimate_power(
             estimate,
             effect=rules.min_difference,
-            tail=rules.level / SAFETY_FACTOR / num_challengers,
+            tail=rules.level / safety / num_challengers,
         ),
         needed=needed,
         shortage=None if shortage is None else shortage.reason,

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmft.config.suite import FEWEST_SEEDS, NoiseKind
-from llmft.evaluation.verdict import SAFETY_FACTOR
 from llmft.reports import formatting as f
 from llmft.reports.gates import make_gates
 from llmft.reports.layout import (
@@ -443,12 +442,13 @@ def _make_pair_table(
         "rows needed": lambda p: f.format_count(p.needed.rows if p.needed else None),
         "seeds needed": lambda p: f.format_count(p.needed.seeds if p.needed else None),
     }
-    computed_at = f.format_percent(1 - 0.05 / SAFETY_FACTOR)
+    safety = pairs[0].safety_factor  # of rows, which all pairs share
+    computed_at = f.format_percent(1 - 0.05 / safety)
     notes = {
         "95 % interval": f"two-sided, computed at {computed_at}",
         "simultaneous interval": "95 % together, max-t",
         "one-sided bounds": f"{f.format_percent(1 - level)} each, computed at "
-        f"{f.format_percent(1 - level / SAFETY_FACTOR)}",
+        f"{f.format_percent(1 - level / safety)}",
         "p, no difference": "two-sided",
         "p, gain within margin": "one-sided",
         "p, Holm": f"better: below {f.format_p_value(level)}",

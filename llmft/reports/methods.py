@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-from llmft.evaluation.verdict import SAFETY_FACTOR
 from llmft.reports import formatting as f
 from llmft.reports.layout import Block, HeaderCell, Section, Table, make_columns
 from llmft.results.comparison import ComparisonResult
@@ -46,6 +45,7 @@ def list_methods(result: ComparisonResult) -> list[Method]:
     level, sure = f.format_percent(result.level), f.format_percent(1 - result.level)
     metrics = {name for variant in result.variants.values() for name in variant.metrics}
     several = len(result.pairs) > 1
+    safety = max(pair.safety_factor for pair in result.pairs)
     return [
         Method(
             "jackknife over clusters of rows",
@@ -77,10 +77,10 @@ def list_methods(result: ComparisonResult) -> list[Method]:
             is_used=any(len(v.runs) > 1 for v in result.variants.values() if v.valid),
         ),
         Method(
-            f"safety factor {SAFETY_FACTOR:g}",
-            "error rates of gains are divided by it, and their p-values multiplied: skewed errors "
-            "in few clusters need it",
-            f"5 % is drawn at {f.format_percent(0.05 / SAFETY_FACTOR)}",
+            f"safety factor {safety:.3g}",
+            "error rates of gains are divided by it, and their p-values multiplied: 1.1 + 8 / "
+            "effective number of clusters, since skewed errors in few clusters need it",
+            f"5 % is computed at {f.format_percent(0.05 / safety)}",
             "calibration of a level by simulation: Loh 1987, doi:10.1080/01621459.1987.10478408",
         ),
         Method(

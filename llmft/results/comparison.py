@@ -97,6 +97,9 @@ class Pair(Result):
     only if, `lower` is above the margin."""
     p_margin_adjusted: float
     """By Holm over the challengers."""
+    safety_factor: float
+    """The bounds are computed at error rates divided by it, and the p-values are multiplied by it,
+    since on few clusters of skewed errors they hold less often than they say."""
     finding: Literal["better", "not better", "unresolved"]
     """Better: the adjusted p is below the level. Not better: `upper` is not above the margin."""
     power: Power | None

@@ -81,7 +81,7 @@ def test_bad_rows_are_rejected_with_their_reason(write) -> None:
         json.dumps({**good[0], "id": "f"}): "same text: as in row 'r0'",
     }
     write(dump_rows(good) + "\n".join(bad) + "\n")
-    assert run("prepare", "task.yaml").status == 0
+    assert run("prepare", "task.yaml", "--set", "max_rejected=0.1").status == 0
     rejected = read_rejected()
     assert [line for line, _ in sorted(rejected)] == list(range(31, 40))
     for (_, reason), wanted in zip(sorted(rejected), bad.values(), strict=True):

@@ -107,7 +107,7 @@ def test_cells_of_other_versions_do_not_join_a_grid(tmp_path: Path) -> None:
     cell = Cell("skewed integers", 20, 0.0, 20, 5, 0)
     path.write_text(json.dumps([{**cell._asdict(), "versions": "llmft 0.0.1, numpy 1.0"}]))
     before = path.read_text()
-    with pytest.raises(UserError, match="was measured by llmft 0.0.1, numpy 1.0, and this is"):
+    with pytest.raises(UserError, match=r"was measured by llmft 0\.0\.1, numpy 1\.0, and this is"):
         main(["verdict", "--quick", "--json", str(path)])
     assert path.read_text() == before
 

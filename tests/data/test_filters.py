@@ -62,7 +62,9 @@ def test_zero_and_false_are_not_empty(value: Any) -> None:
         (True, True),
         ("de", False),
         (None, False),
-        (2.0, False),
+        (2.0, True),
+        ("2.0", True),
+        ("02", False),
     ],
 )
 def test_lists_compare_as_text(value: Any, passes: bool) -> None:

@@ -58,14 +58,21 @@ def test_d5_near_duplicates_of_a_given_training_set_are_not_shared_out(prepare) 
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_of_two_rows_with_one_id_that_of_the_given_test_set_stays(prepare, order: int) -> None:
+def test_d24_a_row_of_another_file_with_an_id_of_the_test_set_gets_its_own(
+    prepare, order: int
+) -> None:
     rows = number_rows(40)
     write_rows(Path("test.jsonl"), rows[30:])
     sources = ["{path: rows.jsonl}", "{path: test.jsonl, split: test}"][::order]
     changed = {**rows[0], "id": "r33", "text": "quite another text"}
     outcome = prepare([*rows[:30], changed], sources=f"[{', '.join(sources)}]")
-    assert outcome.reasons == [(31, "repeated id: an earlier row has 'r33'")]
-    assert len(outcome.splits["test"]) == 10
+    assert outcome.reasons == []
+    assert {row["id"] for row in outcome.splits["test"]} == {f"r{i}" for i in range(30, 40)}
+    assert outcome.rows["rows.jsonl:r33"]["text"] == "quite another text"
+    assert outcome.manifest["warnings"] == [
+        "rows.jsonl: ids that test.jsonl has too, with other texts: 1; their rows are prepared as "
+        "'rows.jsonl:ID'"
+    ]
 
 
 def test_all_three_splits_may_be_given(prepare) -> None:

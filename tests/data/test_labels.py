@@ -60,7 +60,7 @@ def test_the_ends_of_the_range_are_allowed() -> None:
         ({}, "label missing: calm"),
         ({"score": None}, "label missing: calm"),
         ("n/a", "not a number: calm is 'n/a'"),
-        ("7,5", "not a number: calm is '7,5'"),
+        ("7,5", "not a number: calm is '7,5', with a decimal comma"),
         ("", "label missing: calm"),
         (True, "not a number: calm is True"),
         ([7], "not a number: calm is a list"),
@@ -164,7 +164,10 @@ def test_the_class_is_the_column_that_holds_1(one: Any, zero: Any) -> None:
         ({"is_sad": 2, "is_glad": 0}, "not 0 or 1: is_sad holds 2"),
         ({"is_sad": 0, "is_glad": ""}, "not 0 or 1: is_glad holds ''"),
         ({"is_sad": 0, "is_glad": float("nan")}, "not 0 or 1: is_glad holds nan"),
-        ({"is_sad": DEEP, "is_glad": 0}, "not 0 or 1: is_sad holds a list"),
+        (
+            {"is_sad": DEEP, "is_glad": 0},
+            "not 0 or 1: is_sad holds a list; write `from: is_sad` for a list of labels",
+        ),
     ],
 )
 def test_d3_columns_that_do_not_name_one_class_reject_the_row(row: Any, reason: str) -> None:

@@ -124,7 +124,7 @@ def test_d3_missing_dimension_rejects_the_row(prepare) -> None:
     rows[5]["scores"]["risk"] = "n/a"
     rows[6]["scores"] = None
     rows[7]["scores"]["risk"] = 11
-    outcome = prepare(rows, labels=SCORES_LABELS)
+    outcome = prepare(rows, "max_rejected=0.1", labels=SCORES_LABELS)
     assert outcome.status == 0
     assert outcome.reasons == [
         (4, "label missing: calm"),
@@ -150,7 +150,7 @@ def test_rows_that_cannot_be_used_are_listed_with_their_reason(prepare) -> None:
         {**good[0], "id": None},
         {**good[0], "id": "r7"},
     ]
-    outcome = prepare([*good, *bad])
+    outcome = prepare([*good, *bad], "max_rejected=0.1")
     assert outcome.status == 0
     kinds = [(line, reason.partition(":")[0]) for line, reason in outcome.reasons]
     assert kinds == [

@@ -140,11 +140,11 @@ def test_a_source_that_matches_nothing_is_refused(pattern: str) -> None:
         find(pattern)
 
 
-@pytest.mark.parametrize("name", ["a.json", "a.txt", "a", "a.jsonl.gz"])
+@pytest.mark.parametrize("name", ["a.xml", "a.txt", "a", "a.jsonl.bz2", "a.gz", "a.parquet.gz"])
 def test_an_unknown_ending_is_refused(name: str) -> None:
     write(name, "{}\n")
     with pytest.raises(
-        UserError, match=rf"{name}: unknown ending; allowed: \.jsonl, \.csv, \.parquet"
+        UserError, match=rf"{name}: unknown ending; allowed: \.jsonl, \.json, \.csv, \.tsv, \.parq"
     ):
         find(name)
 

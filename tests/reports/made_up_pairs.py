@@ -50,6 +50,7 @@ def make_pair(
         p_value=0.0002,
         p_margin=0.0131,
         p_margin_adjusted=0.0262,
+        safety_factor=1.5,
         finding="better",
         mcnemar=counts if is_class else None,
         power=Power(effect=0.05, power=0.813, interval=Interval(0.642, 0.934)),
