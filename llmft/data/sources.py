@@ -114,8 +114,13 @@ def _open_text(path: Path, codec: str) -> Iterator[TextIO]:
         yield text
 
 
-def check_encoding(path: Path, encoding: str) -> str:
+def check_encoding(path: Path, encoding: str, *, in_task: bool = True) -> str:
     """Return the codec to read a text file with; a byte order mark of UTF-8 is skipped.
+
+    Args:
+        path: The file.
+        encoding: The one that it should have.
+        in_task: Whether a task names the file, so that another encoding can be set there.
 
     Raises:
         UserError: If the file is in another encoding: with the line, and the likely one.
@@ -130,10 +135,10 @@ def check_encoding(path: Path, encoding: str) -> str:
             raise UserError(
                 f"{path}:{line}: not {encoding} ({found}), though the rest is; fix the line"
             )
+        key = f"set `encoding: {likely}` for this source, or " if in_task else ""
         raise UserError(
-            f"{path}:{line}: not {encoding} ({found}); the file is likely {likely}: set "
-            f"`encoding: {likely}` for this source, or convert it with "
-            f"`iconv -f {likely} -t utf-8`"
+            f"{path}:{line}: not {encoding} ({found}); the file is likely {likely}: {key}convert "
+            f"it with `iconv -f {likely} -t utf-8`"
         )
     # Any bytes decode as Latin-1, but text in Latin-1 is hardly ever valid UTF-8 by chance.
     if wanted != "utf-8" and len("é".encode(wanted, "replace")) == 1 and _holds_utf8(path):
@@ -332,6 +337,8 @@ class Source(NamedTuple):
     """Between the cells of a CSV; None for that of its ending."""
     columns: tuple[str, ...] | None = None
     """Of a CSV without a header."""
+    in_task: bool = True
+    """Whether a task names it, where its keys can be set."""
 
     @property
     def name(self) -> str:
@@ -414,18 +421,13 @@ def read_rows(source: Source, *, skips: Skips = lambda position: False) -> Itera
 def _read_file(path: Path, source: Source, *, skips: Skips) -> Iterator[SourceRow]:
     try:
         check_contents(path)
-        match split_ending(path)[0]:
-            case ".parquet":
-                yield from _number_rows(read_parquet(path, skips=skips), source, skips=skips)
-            case ".jsonl":
-                codec = check_encoding(path, source.encoding)
-                yield from _read_jsonl(path, source, codec, skips=skips)
-            case ".json":
-                codec = check_encoding(path, source.encoding)
-                yield from _read_json(path, source, codec, skips=skips)
-            case _:
-                codec = check_encoding(path, source.encoding)
-                yield from _read_csv(path, source, codec, skips=skips)
+        ending = split_ending(path)[0]
+        if ending == ".parquet":
+            yield from _number_rows(read_parquet(path, skips=skips), source, skips=skips)
+            return
+        codec = check_encoding(path, source.encoding, in_task=source.in_task)
+        read = {".jsonl": _read_jsonl, ".json": _read_json}.get(ending, _read_csv)
+        yield from read(path, source, codec, skips=skips)
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: cannot be read: {reason}") from error
@@ -544,7 +546,7 @@ def _read_csv(path: Path, source: Source, codec: str, *, skips: Skips) -> Iterat
         try:
             header = list(source.columns or next(reader, []))
             header[:1] = [name.removeprefix("\ufeff") for name in header[:1]]
-            _check_header(header, path)
+            _check_header(header, path, in_task=source.in_task)
             start = reader.line_num + 1
             positions = count()
             for cells in reader:
@@ -562,20 +564,21 @@ def _read_csv(path: Path, source: Source, codec: str, *, skips: Skips) -> Iterat
             ) from error
 
 
-def _check_header(header: list[str], path: Path) -> None:
+def _check_header(header: list[str], path: Path, *, in_task: bool) -> None:
     if not header:
         raise UserError(f"{path}:1: no header; the first line of a CSV names its columns")
     repeated = [name for name in header if header.count(name) > 1]
     if repeated:
         hint = ", or if this is no header, set `columns: [...]`" if looks_like_data(header) else ""
+        hint = hint if in_task else ""
         raise UserError(f"{path}:1: the column {repeated[0]!r} is repeated; rename one{hint}")
     separator = next(
         (mark for mark in (";", "\t", "|") if len(header) == 1 and mark in header[0]), None
     )
     if separator is not None:
+        key = f"set `delimiter: {json.dumps(separator)}` for this source, or " if in_task else ""
         raise UserError(
-            f"{path}:1: the columns are separated by {separator!r}; set `delimiter: "
-            f"{json.dumps(separator)}` for this source, or save the file with commas"
+            f"{path}:1: the columns are separated by {separator!r}; {key}save it with commas"
         )
 
 

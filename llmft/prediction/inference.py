@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from llmft.console import Progress
 from llmft.data.encoding import EncodedRow, Encoder
 from llmft.data.fields import Row
+from llmft.errors import UserError
 from llmft.models.acceleration.shared_prompt import explain_unshared
 from llmft.models.bases import has_segments
 from llmft.models.forward import BatchForward
@@ -89,7 +90,8 @@ class Predictor:
 
         Raises:
             RowFaultError: If a row has no text or lacks a field that the prompt names.
-            UserError: If the memory of a GPU is too small for a single row.
+            UserError: If the memory of a GPU is too small for a single row, or the model answers a
+                row with no number.
         """
         encoded = self.encoder.encode(rows)
         outputs_NC = np.empty((len(rows), len(self.spec.label_names)), dtype=np.float32)
@@ -99,4 +101,15 @@ class Predictor:
             for batch, logits_BC in self.forward.compute(encoded):
                 outputs_NC[batch] = to_outputs(logits_BC, self.spec.head).cpu().numpy()
                 progress.update(int(lengths_N[batch].sum()))
+        broken = np.flatnonzero(~np.isfinite(outputs_NC).all(axis=1))
+        if len(broken):
+            first = rows[broken[0]]
+            row_id = first.get(self.spec.fields.id or "id", first.get("id"))
+            named = f"number {broken[0] + 1}" if row_id is None else f"with the id {row_id!r}"
+            raise UserError(
+                f"the model answers {len(broken)} of {len(rows)} rows with NaN, first the row "
+                f"{named}; no prediction of these rows is written. Its weights have diverged, or "
+                f"{self.spec.precision} is too narrow for them: train it again with a lower "
+                "learning_rate or train.precision: float32"
+            )
         return Predictions(outputs_NC, encoded)

@@ -114,7 +114,7 @@ def read_input(path: Path, *, skips: Skips = lambda position: False) -> Iterator
     Raises:
         UserError: If the file cannot be read, or a line of it is broken.
     """
-    for row in read_rows(Source(str(path)), skips=skips):
+    for row in read_rows(Source(str(path), in_task=False), skips=skips):
         if row.fault is not None:
             raise UserError(f"{path}:{row.line}: {row.fault}; fix or remove this line")
         yield row.values
@@ -217,12 +217,7 @@ def join_tables(parts: Sequence[Path], path: Path) -> None:
 
 def _write_jsonl(file: IO[bytes], rows: Iterable[Row], added: Iterable[Row]) -> None:
     for row, columns in zip(rows, added, strict=True):
-        known = {name: None if _is_nan(value) else value for name, value in row.items()}
-        file.write(_dump({**known, **columns}).encode("utf-8") + b"\n")
-
-
-def _is_nan(value: Any) -> bool:
-    return isinstance(value, float) and math.isnan(value)
+        file.write(_dump({**row, **columns}).encode("utf-8") + b"\n")
 
 
 def _write_csv(
@@ -241,7 +236,23 @@ def _as_cell(value: Any) -> Any:
 
 
 def _dump(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str)
+    """Return valid JSON, which has neither NaN nor Infinity: both become null."""
+    try:
+        return json.dumps(value, ensure_ascii=False, default=str, allow_nan=False)
+    except ValueError:
+        return json.dumps(_drop_infinite(value), ensure_ascii=False, default=str)
+
+
+def _drop_infinite(value: Any) -> Any:
+    match value:
+        case dict():
+            return {key: _drop_infinite(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_drop_infinite(item) for item in value]
+        case float() if not math.isfinite(value):
+            return None
+        case _:
+            return value
 
 
 def _make_table(rows: Sequence[Row], added: Sequence[Row], layout: TableLayout) -> pa.Table:

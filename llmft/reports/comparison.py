@@ -442,7 +442,7 @@ def _make_pair_table(
         "rows needed": lambda p: f.format_count(p.needed.rows if p.needed else None),
         "seeds needed": lambda p: f.format_count(p.needed.seeds if p.needed else None),
     }
-    safety = pairs[0].safety_factor  # of rows, which all pairs share
+    safety = max((pair.safety_factor for pair in pairs), default=1.0)
     computed_at = f.format_percent(1 - 0.05 / safety)
     notes = {
         "95 % interval": f"two-sided, computed at {computed_at}",

@@ -202,7 +202,7 @@ def test_rows_of_one_group_count_as_one_in_a_slice() -> None:
     [
         ([0, 0, 1], {"0": 2, "1": 1}),
         ([False, True, True], {"true": 2, "false": 1}),
-        ([0.0, None, float("nan")], {"0.0": 1, "none": 2}),
+        ([0.0, None, float("nan")], {"0": 1, "none": 2}),
     ],
 )
 def test_zero_and_false_are_values_and_null_is_none(

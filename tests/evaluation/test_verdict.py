@@ -20,8 +20,8 @@ def make_difference(
     ends = Interval(gain - half, gain + half)
     return Pair(
         challenger="a", reference="ref", gain=gain, interval=ends, lower=ends.low, upper=ends.high,
-        p_value=0.03, p_margin=0.02, p_margin_adjusted=0.04, safety_factor=1.2, finding=finding, power=None,
-        needed=needed, shortage=shortage, simultaneous=ends,
+        p_value=0.03, p_margin=0.02, p_margin_adjusted=0.04, safety_factor=1.2, finding=finding,
+        power=None, needed=needed, shortage=shortage, simultaneous=ends,
     )  # fmt: skip
 
 

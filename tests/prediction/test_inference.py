@@ -1,7 +1,9 @@
 """A row scores the same alone, in any batch, at any padding, in any order (H3, D11)."""
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -164,3 +166,24 @@ def test_a_batch_that_memory_does_not_suffice_for_is_halved(predictor, rows, mon
     monkeypatch.setattr(predictor.forward.model, "forward", always_fail)
     with pytest.raises(UserError, match=r"out of memory for a single row of \d+ tokens"):
         predictor.predict(rows)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_answer_that_is_no_number_is_an_error_with_the_id(
+    tiny_bert: Path, rows: list[dict[str, str]], value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = make_predictor(BaseConfig(model=str(tiny_bert)), head="regression")
+    compute = predictor.forward.compute
+
+    def break_one(encoded: Any) -> Iterator[tuple[Any, torch.Tensor]]:
+        for batch, logits_BC in compute(encoded):
+            logits_BC = logits_BC.clone()
+            logits_BC[[i for i, position in enumerate(batch) if position == 2]] = value
+            yield batch, logits_BC
+
+    monkeypatch.setattr(predictor.forward, "compute", break_one)
+    named = [{"id": f"n{i}", **row} for i, row in enumerate(rows[:4])]
+    with pytest.raises(UserError, match=r"1 of 4 rows with NaN, first the row with the id 'n2'"):
+        predictor.predict(named)
+    with pytest.raises(UserError, match=r"first the row number 3"):
+        predictor.predict(rows[:4])

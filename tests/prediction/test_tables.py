@@ -95,6 +95,31 @@ def test_joined_tables_are_the_table_of_all_rows(tmp_path: Path, ending: str) ->
     assert len(joined) == 6
 
 
+@pytest.mark.parametrize("ending", [".jsonl", ".csv"])
+def test_what_json_has_no_number_for_becomes_null(tmp_path: Path, ending: str) -> None:
+    value = {"a": [float("inf"), 1.5, {"b": float("nan")}], "c": "NaN"}
+    layout = TableLayout(["meta"], None, pa.schema([("prediction", pa.float64())]))
+    path = tmp_path / f"out{ending}"
+    write_table(path, [{"meta": value}], [{"prediction": 1.0}], layout=layout)
+    (row,) = read_input(path)
+    found = json.loads(row["meta"]) if ending == ".csv" else row["meta"]
+    assert found == {"a": [None, 1.5, {"b": None}], "c": "NaN"}
+
+
+def test_infinity_becomes_null_in_jsonl(tmp_path: Path) -> None:
+    layout = TableLayout(["n"], None, pa.schema([("prediction", pa.int64())]))
+    rows = [{"n": float("inf")}, {"n": float("-inf")}]
+    write_table(tmp_path / "out.jsonl", rows, [{"prediction": 1}] * 2, layout=layout)
+    assert "Infinity" not in (tmp_path / "out.jsonl").read_text()
+
+
+def test_an_input_in_another_encoding_is_to_be_converted(tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_bytes("id,text\n1,caf\xe9 cr\xe8me\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"likely latin-1: convert it with `iconv") as caught:
+        list(read_input(tmp_path / "in.csv"))
+    assert "set `encoding" not in str(caught.value)
+
+
 def test_nan_becomes_null_in_jsonl(tmp_path: Path) -> None:
     layout = TableLayout(["n"], None, SCHEMA)
     write_table(tmp_path / "out.jsonl", [{"n": float("nan")}], [{"prediction": 1}], layout=layout)
