@@ -110,6 +110,6 @@ class Predictor:
                 f"the model answers {len(broken)} of {len(rows)} rows with NaN, first the row "
                 f"{named}; no prediction of these rows is written. Its weights have diverged, or "
                 f"{self.spec.precision} is too narrow for them: train it again with a lower "
-                "learning_rate or train.precision: float32"
+                "train.learning_rate or with train.precision: float32"
             )
         return Predictions(outputs_NC, encoded)
