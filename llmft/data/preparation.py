@@ -78,7 +78,7 @@ def make_manifest(
     records = {name: [row.record for row in rows] for name, rows in by_split.items()}
     label_names = _name_outputs(task, records)
     counts: dict[str, int] = {name: len(rows) for name, rows in records.items()}
-    kinds = Counter(r.reason.partition(":")[0] for r in rejected)
+    kinds = Counter(r.kind for r in rejected)
     return Manifest(
         fingerprint=hash_text("\n".join([*hashes.values(), *label_names])),
         files=hashes,
@@ -396,7 +396,7 @@ def _take_records(by_split: Splits) -> dict[Split, list[Row]]:
 def _summarise(rejected: list[Rejection]) -> str:
     if not rejected:
         return "the sources are empty"
-    kinds = Counter(r.reason.partition(":")[0] for r in rejected)
+    kinds = Counter(r.kind for r in rejected)
     counted = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(3))
     first = rejected[0]
     return f"reasons: {counted}; the first: {first.source}:{first.line}: {first.reason}"

@@ -150,6 +150,16 @@ class Rejection(NamedTuple):
     reason: str
     """`kind: detail`."""
 
+    @property
+    def kind(self) -> str:
+        """The reason without its details."""
+        return self.reason.partition(":")[0]
+
+
+def is_asked_for(kind: str) -> bool:
+    """Return whether the task asks for this kind of rejection, as by a filter."""
+    return kind.startswith(_WANTED_REASONS)
+
 
 class UsableRow(NamedTuple):
     """A source row that can be used, as a prepared row."""
@@ -300,9 +310,8 @@ def refuse_systematic_faults(
     sizes = Counter(row.source.name for row in accepted) + Counter(r.source for r in rejected)
     counts: dict[tuple[str, str], list[Rejection]] = {}
     for rejection in rejected:
-        kind = rejection.reason.partition(":")[0]
-        if not kind.startswith(_WANTED_REASONS):
-            counts.setdefault((rejection.source, kind), []).append(rejection)
+        if not is_asked_for(rejection.kind):
+            counts.setdefault((rejection.source, rejection.kind), []).append(rejection)
     for (source, kind), found in counts.items():
         num_rows = sizes[source]
         if num_rows >= _MIN_SOURCE_ROWS and len(found) > most * num_rows:

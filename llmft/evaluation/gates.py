@@ -41,6 +41,8 @@ from llmft.statistics.shortages import MIN_CLUSTERS
 from llmft.training.inputs import limit_rows
 
 _MAX_TRAIN_ROWS = 500
+MIN_COVERAGE = 0.98
+"""Rows that are left out are seldom a random sample."""
 
 
 class GateFacts(NamedTuple):
@@ -269,6 +271,7 @@ def decide(
     findings: Sequence[Finding],
     beats_constant: bool,
     shortage: str | None,
+    coverage: float = 1.0,
     few_seeds: Sequence[str] = (),
 ) -> Outcome:
     """Return the worst result with its reasons.
@@ -278,6 +281,7 @@ def decide(
         findings: Findings of the audit about the run; an invalid one fails.
         beats_constant: Whether it beats the best constant (D9); if not, it is never DEPLOY.
         shortage: Why the rows it was measured on are too few; then it is never DEPLOY.
+        coverage: Fraction of the rows that could be used; below 98 % it is never DEPLOY (D24).
         few_seeds: Variants with so few seeds that the comparison is about trained models only.
     """
     reasons: list[tuple[Decision, str]] = [
@@ -288,6 +292,8 @@ def decide(
         "no gate was set, so a person has to decide": not results,
         "it does not beat the best constant": not beats_constant,
         str(shortage): shortage is not None,
+        f"only {100 * coverage:.1f} % of the rows could be measured, below "
+        f"{100 * MIN_COVERAGE:g} %: those left out may be the hard ones": coverage < MIN_COVERAGE,
         f"one run stands for each variant, since {', '.join(few_seeds)} "
         f"{'has' if len(few_seeds) == 1 else 'have'} fewer than {FEWEST_SEEDS} seeds": few_seeds,
     }

@@ -2,8 +2,10 @@
 
 import functools
 import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from llmft.audit.collapsed_predictions import check_baselines, check_collapsed_predictions
@@ -25,7 +27,7 @@ from llmft.config.task import SEEN_SPLITS, LabelsConfig, SourceConfig, Split
 from llmft.data.fields import Row
 from llmft.data.labels import has_unknown_label
 from llmft.data.prepared import PreparedData
-from llmft.data.reading import read_labelled
+from llmft.data.reading import is_asked_for, read_labelled
 from llmft.data.splitting import cluster_rows, mark_clusters
 from llmft.errors import UserError
 from llmft.evaluation.edge_cases import EdgeCase, read_suite_cases, run_cases
@@ -54,6 +56,9 @@ if TYPE_CHECKING:
     PathOrFrame = StrPath | pd.DataFrame
 
 
+_UNKNOWN = "class or label that the model does not know"
+
+
 class EvaluationRows(NamedTuple):
     """The rows to evaluate a run on."""
 
@@ -65,9 +70,8 @@ class EvaluationRows(NamedTuple):
     train_rows: list[Row]
     fingerprint: str
     """Of the prepared data, or of the file or DataFrame."""
-    num_rejected: int = 0
-    num_unknown_labels: int = 0
-    """Rows left out since their class or labels are not among the model's."""
+    left_out: Mapping[str, int] = MappingProxyType({})
+    """Why rows of the file are not measured -> how many."""
 
     @property
     def label_names(self) -> list[str]:
@@ -78,6 +82,12 @@ class EvaluationRows(NamedTuple):
     def labels(self) -> LabelsConfig:
         """The task's labels."""
         return self.data.task.labels
+
+    @property
+    def coverage(self) -> float:
+        """Fraction of the rows that the task asks for which could be used."""
+        num_lost = sum(n for why, n in self.left_out.items() if not is_asked_for(why))
+        return len(self.rows) / (len(self.rows) + num_lost)
 
 
 def open_evaluation_rows(
@@ -116,12 +126,13 @@ def _read_labelled_rows(subject: EvaluationRows, source: "PathOrFrame") -> Evalu
     if not known:
         first = f"; the first: line {rejected[0].line}: {rejected[0].reason}" if rejected else ""
         raise UserError(f"{path}: none of its rows has a label of the task {task.name}{first}")
+    left_out = Counter(rejection.kind for rejection in rejected)
+    left_out[_UNKNOWN] += len(rows) - len(known)
     return subject._replace(
         name=f"data-{path.stem.replace(':', '-')}",
         rows=known,
         fingerprint=config.path if config.frame else hash_file(path),
-        num_rejected=len(rejected),
-        num_unknown_labels=len(rows) - len(known),
+        left_out={why: count for why, count in left_out.most_common() if count},
     )
 
 
@@ -249,11 +260,9 @@ def audit_run(run: Run, subject: EvaluationRows) -> tuple[list[Finding], list[in
         positions = contamination.drop(subject.rows)
     if subject.name == "test":
         findings += check_test_use(facts, num_reads=run.num_test_reads)
-    if subject.num_unknown_labels:
-        message = (
-            f"{subject.num_unknown_labels} rows were left out: their labels are not among the "
-            "model's"
-        )
+    num_unknown = subject.left_out.get(_UNKNOWN, 0)
+    if num_unknown:
+        message = f"{num_unknown} rows were left out: their labels are not among the model's"
         findings.append(make_finding("unknown_classes", "warning", message))
     return findings, positions
 
@@ -316,7 +325,9 @@ def _measure(
         variant,
         [run],
         rows,
-        criteria=Criteria(settings.gates, metric, audit, values["constant"], against_probe),
+        criteria=Criteria(
+            settings.gates, metric, audit, values["constant"], against_probe, subject.coverage
+        ),
         splits=splits,
     )
     described = describe_rows(rows.rows, rows.labels, {name: [run.final_outputs]}, names=rows.names)
@@ -333,7 +344,8 @@ def _measure(
         num_clusters=rows.num_clusters,
         num_test_rows=len(subject.rows),
         num_dropped=len(subject.rows) - len(rows.rows),
-        num_rejected=subject.num_rejected,
+        left_out=dict(subject.left_out),
+        coverage=subject.coverage,
         audit=audit,
         baselines=baselines,
         probe=against_probe,

@@ -306,6 +306,8 @@ class Criteria(NamedTuple):
     constant: float | None
     """The metric of the constant baseline (D9)."""
     probe: ProbeBaseline | None = None
+    coverage: float = 1.0
+    """Fraction of the rows that could be used."""
 
 
 def decide_variant(
@@ -363,6 +365,7 @@ def decide_variant(
         findings=[f for f in criteria.findings if not f.variants or name in f.variants],
         beats_constant=is_better(metric, variant.metrics.get(metric), criteria.constant),
         shortage=rows.shortage,
+        coverage=criteria.coverage,
         few_seeds=few_seeds,
     )
     return variant.replace(gates=gates, decision=outcome.decision, reasons=outcome.reasons)

@@ -35,14 +35,15 @@ _HEADLINES = {
 def write_evaluation_report(result: EvaluationResult, *, folder: Path) -> Path:
     """Write `report.html`, `report.md` and `plots/*.png` for an evaluation.
 
-    Without matplotlib there are no plots.
+    On other rows than the test split they are named after these, as `report-val.html`. Without
+    matplotlib there are no plots.
 
     Args:
         result: The results, rendered without further computation (D10).
-        folder: Where to write. The report of another split in it is replaced, its plots are kept.
+        folder: Where to write.
 
     Returns:
-        Path of `report.html`.
+        Path of the page.
     """
     name, gates = result.name, result.gates
     context = make_context(result, {name: result})
@@ -77,7 +78,8 @@ def write_evaluation_report(result: EvaluationResult, *, folder: Path) -> Path:
         ),
         "making": _describe_training(result.record),
     }
-    return write_report("evaluation", folder=folder, result=result, content=content)
+    stem = "report" if result.data == "test" else f"report-{result.data}"
+    return write_report("evaluation", folder=folder, result=result, content=content, stem=stem)
 
 
 def _describe_training(record: RunRecord) -> list[tuple[str, str]]:

@@ -184,24 +184,30 @@ class SavedPlot(NamedTuple):
 
 
 def write_report(
-    name: str, *, folder: Path, result: EvaluationBase, content: dict[str, Any]
+    name: str,
+    *,
+    folder: Path,
+    result: EvaluationBase,
+    content: dict[str, Any],
+    stem: str = "report",
 ) -> Path:
     """Fill in the HTML and the Markdown template of a report.
 
     Args:
         name: `comparison` or `evaluation`.
-        folder: Where to write `report.html` and `report.md`.
+        folder: Where to write `STEM.html` and `STEM.md`.
         result: The results.
         content: Tables, saved plots and texts for the templates.
+        stem: Name of the files without their endings.
 
     Returns:
-        Path of `report.html`.
+        Path of `STEM.html`.
     """
     for ending in ("html", "md"):
         template = _make_environment(ending).get_template(f"{name}.{ending}.j2")
         text = template.render(r=result, **content)
-        write_text(folder / f"report.{ending}", re.sub(r"\n{3,}", "\n\n", text))
-    return folder / "report.html"
+        write_text(folder / f"{stem}.{ending}", re.sub(r"\n{3,}", "\n\n", text))
+    return folder / f"{stem}.html"
 
 
 def name_file(text: str) -> str:

@@ -53,6 +53,8 @@ def describe_evaluation(result: EvaluationResult) -> Iterator[str]:
     shown[fit.method if fit else "model"] = result.metrics
     shown |= {name: baseline.metrics for name, baseline in result.baselines.items()}
     yield f"{result.name} on {result.describe_rows()} of {result.data}"
+    if result.left_out:
+        yield f"  {result.describe_left_out()}"
     for name, metrics in shown.items():
         numbers = [f"{k} {v:z.3f}" for k, v in metrics.items() if v is not None]
         yield f"  {name:<9} {', '.join(numbers)}"

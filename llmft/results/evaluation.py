@@ -373,18 +373,25 @@ class EvaluationBase(Result):
 class EvaluationResult(VariantResult, EvaluationBase, ResultFile, HasTable):
     """Metrics and gates of one run, and whether it may be deployed."""
 
-    schema_version: Literal[8] = 8
+    schema_version: Literal[9] = 9
     name: str
     """Of the run's recipe."""
     data: str
     """The split, or `data-STEM` for the rows of a file."""
-    num_rejected: int
-    """Rows of the file that could not be used."""
+    left_out: dict[str, int] = Field(default={})
+    """Why rows of the file are not measured -> how many."""
+    coverage: float = 1.0
+    """Fraction of the rows that could be used, of those that the task asks for."""
     decision: Decision
 
     def describe(self) -> str:
         """Return one line with the decision."""
         return f"{self.name} on {self.data}: {self.describe_rows()}, decision {self.decision}"
+
+    def describe_left_out(self) -> str:
+        """Return how many rows were left out for each reason; nothing if there are none."""
+        counted = ", ".join(f"{count} {why}" for why, count in self.left_out.items())
+        return f"{sum(self.left_out.values())} rows left out: {counted}" if counted else ""
 
     def to_frame(self) -> "pd.DataFrame":
         """Return the metrics: one row per metric, with its value, 95 % interval and baselines."""

@@ -407,6 +407,7 @@ def test_the_worst_gate_decides_and_says_why() -> None:
         (shorten_all(20, 10), "DEPLOY", "is at most 1"),
         (shorten_all(500, 9), "REVIEW", "500 rows in 9 clusters are too few"),
         ({"few_seeds": ["a", "b"]}, "REVIEW", "since a, b have fewer than 3 seeds"),
+        ({"coverage": 0.979}, "REVIEW", "only 97.9 % of the rows could be measured, below 98 %"),
     ],
 )
 def test_what_forbids_to_deploy(change: dict, decision: str, said: str) -> None:

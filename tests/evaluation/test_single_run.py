@@ -69,8 +69,28 @@ def test_several_labels_of_a_file_are_evaluated(home: Path) -> None:
     write_rows("more.jsonl", range(1000, 1030))
     assert main(["evaluate", "runs/several", "--data", "more.jsonl"]) == 0
     results = load("runs/several/evaluation/data-more.json")
-    assert (results["num_rows"], results["num_rejected"]) == (30, 0)
+    assert (results["num_rows"], results["left_out"], results["coverage"]) == (30, {}, 1.0)
     assert results["rows"][3]["labels"] == ["crisis", "profit"]
+
+
+def test_d24_rows_that_cannot_be_used_are_told_and_keep_a_run_from_being_deployed(
+    home: Path, capsys
+) -> None:
+    before = Path("runs/several/evaluation/report.html").read_bytes()
+    rows = [make_row(i) for i in range(1000, 1030)]
+    del rows[4]["crisis"]
+    rows[7]["profit"] = "perhaps"
+    rows[9]["profit"] = "maybe"
+    Path("gaps.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["evaluate", "runs/several", "--data", "gaps.jsonl"]) == 0
+    assert "3 rows left out: 2 not 0 or 1, 1 label missing" in capsys.readouterr().out
+    results = load("runs/several/evaluation/data-gaps.json")
+    assert results["left_out"] == {"not 0 or 1": 2, "label missing": 1}
+    assert (results["num_rows"], results["coverage"]) == (27, 0.9)
+    assert results["decision"] != "DEPLOY"
+    page = Path("runs/several/evaluation/report-data-gaps.md").read_text()
+    assert "3 rows left out: 2 not 0 or 1, 1 label missing" in page
+    assert Path("runs/several/evaluation/report.html").read_bytes() == before
 
 
 def test_d15_rows_that_repeat_each_other_add_no_evidence(home: Path, capsys) -> None:
@@ -85,7 +105,7 @@ def test_d15_rows_that_repeat_each_other_add_no_evidence(home: Path, capsys) -> 
     assert (thrice["num_rows"], thrice["num_clusters"]) == (90, 30)
     assert (once["num_rows"], once["num_clusters"]) == (30, 30)
     assert thrice["intervals"]["mae"] == pytest.approx(once["intervals"]["mae"], rel=1e-6)
-    assert "in 30 clusters" in Path("runs/tiered/evaluation/report.md").read_text()
+    assert "in 30 clusters" in Path("runs/tiered/evaluation/report-data-thrice.md").read_text()
 
 
 def test_several_labels_are_compared_with_edge_cases(home: Path) -> None:

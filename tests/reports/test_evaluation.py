@@ -23,8 +23,9 @@ from tests.results.made_up import edit
 def write(result: EvaluationResult, folder: Path) -> tuple[str, str]:
     """Return the HTML and the Markdown."""
     path = write_evaluation_report(result, folder=folder)
-    assert path == folder / "report.html"
-    return path.read_text("utf-8"), (folder / "report.md").read_text("utf-8")
+    stem = "report" if result.data == "test" else f"report-{result.data}"
+    assert path == folder / f"{stem}.html"
+    return path.read_text("utf-8"), path.with_suffix(".md").read_text("utf-8")
 
 
 @pytest.mark.with_packages("matplotlib")
@@ -172,9 +173,11 @@ def test_what_is_undefined_is_left_out(tmp_path: Path, label_type: LabelType) ->
 
 def test_rows_that_do_not_count_are_reported(tmp_path: Path) -> None:
     """D5: rows that are too like those of the training are left out, and the page says so."""
-    result = make_evaluation(num_rows=6, num_test_rows=9, num_dropped=3, num_rejected=2)
+    result = make_evaluation(
+        num_rows=6, num_test_rows=9, num_dropped=3, left_out={"label missing": 2}
+    )
     for text in write(result, tmp_path):
-        assert "2 rejected" in text
+        assert "2 rows left out: 2 label missing" in text
         assert "3 excluded as near-duplicates of training rows" in text
 
 
