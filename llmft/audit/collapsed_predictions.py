@@ -62,7 +62,10 @@ def check_baselines(
             name for name, other in baselines.items() if not is_better(metric, value, other)
         ]
         if unbeaten:
-            message = f"{variant} does not beat the baseline {' or '.join(unbeaten)} in {metric}"
+            message = (
+                f"{variant} does not beat the baseline {' or '.join(unbeaten)} in {metric}, by the "
+                "values alone"
+            )
             findings.append(make_finding("baselines", "warning", message, variant))
     return findings or [
         make_finding("baselines", "ok", "every variant beats the best constant and TF-IDF")

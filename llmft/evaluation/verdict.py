@@ -220,6 +220,7 @@ def compare_with_best(jackknifed: JackknifedVariants) -> dict[str, Gap]:
         upper = max([0.0, *behind])
         gaps[variant] = Gap(
             gap=max([0.0, *(gain.value for gain in others.values())]),
+            lower=max([0.0, *lower[variant].values()]),
             upper=upper,
             may_be_best=variant in may_be_best,
             within_margin=upper <= rules.margin,
@@ -526,15 +527,19 @@ def _assure(pair: Pair, *, margin: float, num_challengers: int, level: float) ->
     low, high = pair.simultaneous
     together = "" if num_challengers == 1 else f" for the {num_challengers} challengers together"
     return (
-        f"more than the margin {margin:g} (one-sided p = {pair.p_margin_adjusted:.2g}"
-        f"{_name_holm(num_challengers)}, below {level:.2g}; 95 % interval{together} {low:.3f} to "
-        f"{high:.3f})"
+        f"more than the margin {margin:g} (one-sided p {_show_p(pair.p_margin_adjusted)}"
+        f"{_name_holm(num_challengers)}, below the level {level:.3g}; two-sided 95 % "
+        f"interval{together} {low:.3f} to {high:.3f})"
     )
+
+
+def _show_p(p_value: float) -> str:
+    return "< 0.001" if p_value < 0.001 else f"= {p_value:.2g}"
 
 
 def _doubt(pair: Pair, *, margin: float, num_challengers: int, level: float) -> str:
     """Return why a pair is unresolved."""
-    p_value = f"p = {pair.p_margin_adjusted:.2g}{_name_holm(num_challengers)}"
+    p_value = f"p {_show_p(pair.p_margin_adjusted)}{_name_holm(num_challengers)}"
     confidence = _name_confidence(level)
     if pair.shortage is not None:
         return f", but {pair.shortage}"

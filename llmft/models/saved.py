@@ -28,7 +28,7 @@ SPEC_NAME = "llmft.json"
 class ModelSpec(ResultFile):
     """What prediction needs in addition to the weights; `model/llmft.json`."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     name: str
     """Name of the recipe."""
     task: str

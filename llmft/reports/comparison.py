@@ -48,6 +48,7 @@ from llmft.reports.variant_tables import (
 )
 from llmft.results.comparison import (
     ComparisonResult,
+    Gap,
     ListQuality,
     McNemar,
     NoiseResult,
@@ -72,8 +73,13 @@ _SCOPES: dict[Scope, str] = {
     "models": "one run represents each variant; other seeds of its recipe may give other results",
     "recipes": "the average over the seeds of each recipe, not a single next seed",
 }
-_LEADS = {"REVIEW": "Why REVIEW and not DEPLOY:", "FAIL": "Why FAIL:"}
-_SIDE_INTRO = "↑ higher is better, ↓ lower is better, the best value of a row is marked."
+_LEADS = {
+    "REVIEW": "Why REVIEW and not DEPLOY:",
+    "FAIL": "Why FAIL, and then what would still be REVIEW:",
+}
+_SIDE_INTRO = (
+    "↑ higher is better, ↓ lower is better; the best value of a row is marked, which is no test."
+)
 _COVERAGE: dict[Scope, str] = {
     "models": "One run of each variant; 95 % intervals cover the test rows only.",
     "recipes": "Means over the seeds of a variant; 95 % intervals cover test rows and seeds.",
@@ -82,24 +88,26 @@ _ENSEMBLE_INTRO = (
     " Ensembles combine variants; the routes of a routed ensemble are chosen on validation. One is "
     "recommended only if it beats the best single variant on test by the rule of the verdict."
 )
-_GAP_LINES = [
-    "at most by: one-sided upper bound, at the level of this look, of all variants together (Hsu "
-    "1984)",
-    "may be the best: the best variant is among these; as good as the best: the upper bound is "
-    "within the margin",
-]
+_GAP_LINE = (
+    "at least by, at most by: one-sided {sure} bounds of all variants together (Hsu 1984, max-t), "
+    "computed at {computed}; may be the best: the best variant is among these; as good as the "
+    "best, within the margin: yes by the upper bound, no by the lower one"
+)
 _Read = Callable[[Pair], str]
 _POWER = "power for a gain of"
 _EXPLAINED = {
     "simultaneous interval": "for all challengers together, so that it also holds for the one that "
-    "is named after the fact",
+    "is named after the fact; two-sided, so it may contain the margin where the one-sided test by "
+    "Holm finds a gain above it",
     "one-sided bounds": "the ends of the thin line in the plot; a challenger is better if the "
     "lower one is above the margin and Holm's p is also below the level, and not better by more "
     "than the margin if the upper one is below it",
-    "p, no difference": "probability of a gain at least as large, in either direction, if there "
-    "were no difference: the larger of bootstrap-t and Student's t, times 1.1 (see Methods)",
+    "p, no difference": "twice the smaller one-sided p-value of no difference, each of which is "
+    "the larger of those by the bootstrap-t and by Student's t, times the safety factor (section "
+    "Statistical procedures)",
     "p, gain within margin": "the same, one-sided, if the true gain were at most the margin",
-    "p, Holm": "the same, corrected for the number of challengers",
+    "p, Holm": "the same, corrected for the number of challengers; an ensemble is not among these, "
+    "but has one test against the best of the variants",
     _POWER: "probability, with these rows, of finding a challenger with this true gain better",
     "rows needed": "about how many rows resolve the pair with 80 % power, if the true gain is the "
     "observed one, at the next look",
@@ -258,14 +266,13 @@ def _list_facts(result: ComparisonResult) -> list[_Fact]:
     if result.num_dropped:
         rows += f"; {result.num_dropped} excluded as near-duplicates of train or validation rows"
     if result.num_clusters < result.num_rows:
-        rows += (
-            f"; in {result.num_clusters} clusters (near-duplicates, pairs of one article, groups), "
-            "each of which counts once"
-        )
+        rows += "; near-duplicates, pairs of one article and groups are clusters, which count once"
+    else:
+        rows += "; independent of each other"
     facts = [
         _Fact("metric", result.metric, f"{direction} is better"),
         _Fact("margin", f.format_threshold(result.margin), "gain that a challenger has to exceed"),
-        _Fact("test rows", str(result.num_rows), rows),
+        _Fact("test rows", f"{result.num_rows} in {result.num_clusters} clusters", rows),
         _Fact("reference", result.reference, "the variant to beat"),
     ]
     if result.verdict == "INVALID":
@@ -275,8 +282,8 @@ def _list_facts(result: ComparisonResult) -> list[_Fact]:
         _Fact("seeds", _list_seeds(result), "of the measured runs; a frozen base has none"),
         _Fact(
             "look", str(result.look),
-            f"decides at an error rate of {f.format_percent(result.level)}; a next one, on more "
-            "rows or seeds, at a smaller one: all of them have 5 % together",
+            f"the verdict is decided at an error rate of {100 * result.level:.3g} %; that of the "
+            "next look, on more rows or seeds, at a smaller one: all of them have 5 % together",
         ),
     ]  # fmt: skip
     may_be_best = [name for name, gap in result.gaps.items() if gap.may_be_best]
@@ -288,7 +295,7 @@ def _list_facts(result: ComparisonResult) -> list[_Fact]:
         facts.append(_Fact("recommended", name or "none", _explain_recommendation(result, name)))
     change = _list_changes(result)
     if change:
-        facts.append(_Fact("to change this", "; ".join(change), "a rerun is the next look"))
+        facts.append(_Fact("still needed", "; ".join(change), "a rerun is the next look"))
     return facts
 
 
@@ -300,6 +307,7 @@ def _list_seeds(result: ComparisonResult) -> str:
             seeds = ", ".join(str(run.record.recipe.train.seed) for run in variant.runs)
             rest = len(result.left_out.get(name, []))
             not_used = f" ({rest} more {'run' if rest == 1 else 'runs'} not used)" if rest else ""
+            seeds = f"seed {seeds}" if len(variant.runs) == 1 else f"seeds {seeds}"
             listed.append(f"{name} {'frozen' if variant.record.is_frozen else seeds}{not_used}")
     return "; ".join(listed)
 
@@ -322,7 +330,10 @@ def _list_changes(result: ComparisonResult) -> list[str]:
     changes = []
     trained = [name for name, v in result.variants.items() if v.valid and not v.record.is_frozen]
     if result.scope == "models" and trained:
-        changes.append(f"{FEWEST_SEEDS} seeds each of {', '.join(trained)}, for any DEPLOY")
+        changes.append(
+            f"{FEWEST_SEEDS} seeds each of {', '.join(trained)}, for a verdict on recipes and for "
+            "any DEPLOY"
+        )
     needed = [pair.needed for pair in result.pairs if pair.needed is not None]
     if result.verdict == "UNRESOLVED":
         rows = max((found.rows for found in needed if found.rows is not None), default=None)
@@ -359,12 +370,12 @@ def make_differences(
     about = [
         "Finding: the better variant, if the p-value, corrected (Holm) over all of one "
         "challenger, not over challengers or looks, is below 0.05, and the difference at least "
-        f"{f.format_threshold(result.min_difference)}; else a tie."
-        + (" Classes or labels with few rows are ties." if kind != "dimension" else "")
+        f"{f.format_threshold(result.min_difference)}. Each interval is by itself."
+        + (" Classes or labels with few rows are not told apart." if kind != "dimension" else "")
     ]
     blocks = [
         Block(table, lines=[*lines, *_describe_unseen(result)]),
-        Block(_make_gap_table(result, by_name), lines=_GAP_LINES),
+        Block(_make_gap_table(result, by_name), lines=[_explain_gaps(result)]),
         Block(lines=[_describe_mcnemar(p, p.mcnemar) for p in pairs if p.mcnemar]),
         Block(parts, lines=about, summary=folded),
     ]
@@ -390,8 +401,8 @@ def _describe_unseen(result: ComparisonResult) -> list[str]:
     )
     if largest is not None:
         line += (
-            f"; errors of {f.format_threshold(largest)} on all of those would make "
-            f"{result.metric} worse by at most {f.format_metric(rate * largest)}"
+            f"; if no row's error is above {f.format_threshold(largest)}, these would change a "
+            f"gain in {result.metric} by at most {f.format_metric(rate * largest)}"
         )
     bounds = [
         f"{pair.challenger} {f.format_metric(pair.assumption_free)}"
@@ -478,13 +489,28 @@ def _make_gap_table(result: ComparisonResult, by_name: Mapping[str, ReportEntry]
     gaps = result.gaps.values()
     texts = {
         "behind by": [f.format_metric(gap.gap) for gap in gaps],
+        "at least by": [f.format_metric(gap.lower) for gap in gaps],
         "at most by": [f.format_metric(gap.upper) for gap in gaps],
         "may be the best": ["yes" if gap.may_be_best else "no" for gap in gaps],
-        "as good as the best": ["yes" if gap.within_margin else "not certain" for gap in gaps],
+        "as good as the best": [_name_gap(gap, margin=result.margin) for gap in gaps],
     }
     heads = [HeaderCell(name, by_name[name]) for name in result.gaps]
     words = ["may be the best", "as good as the best"]
     return Table("Distance from the best", "variant", heads, make_columns(texts, words=words))
+
+
+def _name_gap(gap: Gap, *, margin: float) -> str:
+    if gap.within_margin:
+        return "yes"
+    return "no" if gap.lower > margin else "not known"
+
+
+def _explain_gaps(result: ComparisonResult) -> str:
+    safety = max((pair.safety_factor for pair in result.pairs), default=1.0)
+    return _GAP_LINE.format(
+        sure=f.format_percent(1 - result.level),
+        computed=f.format_percent(1 - result.level / safety),
+    )
 
 
 def make_findings_table(pairs: Sequence[Pair], *, kind: str) -> Table:
@@ -493,7 +519,11 @@ def make_findings_table(pairs: Sequence[Pair], *, kind: str) -> Table:
     columns: list[Column] = []
     for pair in pairs:
         parts = [pair.parts.get(name) for name in names]
-        names_of = {"challenger": pair.challenger, "reference": pair.reference, "tie": "tie"}
+        names_of = {
+            "challenger": pair.challenger,
+            "reference": pair.reference,
+            "tie": "not told apart",
+        }
         gains = [
             Cell(f.format_metric(part.gain), note=f.format_interval(part.interval))
             if part
@@ -543,8 +573,8 @@ def make_slices(result: ComparisonResult, entries: Sequence[ReportEntry]) -> Sec
     """Return one table per slicing: the metric of every variant by slice."""
     return Section(
         "Slices",
-        "Subsets of the test rows; the best value of a row is marked. With few rows the interval "
-        "is wide; intervals are not corrected for the number of slices.",
+        "Subsets of the test rows; the best value of a row is marked, which is no test. With few "
+        "rows the interval is wide; intervals are not corrected for the number of slices.",
         [
             Block(_make_slice_table(found, entries, result.metric), is_named=True)
             for found in result.slices

@@ -54,8 +54,12 @@ def make_gates(variants: Mapping[str, VariantResult], shown: Sequence[ReportEntr
     ]
     return Section(
         "Gates",
-        "Bound: the worse end of the 95 % interval, which has to reach the deploy threshold; a "
-        "value worse than the review threshold fails, a gap only if its interval is above 0.",
+        "Bound: the worse end of the two-sided 95 % interval, by itself; of convergence, which has "
+        "none, the value. It has to reach the deploy threshold. A value worse than the review "
+        "threshold fails, a gap only if its interval is above 0, edge_cases also by a case that "
+        "must pass, and dimensions by its worst dimension; the value and bound shown there are "
+        "those of the last dimension that has to pass. Thresholds that the suite does not name are "
+        "defaults.",
         [
             Block(
                 Table(

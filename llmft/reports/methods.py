@@ -45,7 +45,7 @@ def list_methods(result: ComparisonResult) -> list[Method]:
     level, sure = f.format_percent(result.level), f.format_percent(1 - result.level)
     metrics = {name for variant in result.variants.values() for name in variant.metrics}
     several = len(result.pairs) > 1
-    safety = max(pair.safety_factor for pair in result.pairs)
+    safety = max((pair.safety_factor for pair in result.pairs), default=1.0)
     return [
         Method(
             "jackknife over clusters of rows",
@@ -64,7 +64,7 @@ def list_methods(result: ComparisonResult) -> list[Method]:
         Method(
             "effective number of clusters",
             "degrees of freedom of Student's t",
-            "10 for any evidence",
+            "10, and 20 rows, for any evidence",
             "Carter, Schnepel and Steigerwald 2017, doi:10.1162/REST_a_00639",
         ),
         Method(
@@ -78,9 +78,12 @@ def list_methods(result: ComparisonResult) -> list[Method]:
         ),
         Method(
             f"safety factor {safety:.3g}",
-            "error rates of gains are divided by it, and their p-values multiplied: 1.1 + 8 / "
-            "effective number of clusters, since skewed errors in few clusters need it",
-            f"5 % is computed at {f.format_percent(0.05 / safety)}",
+            "all error rates of gains (pairs, simultaneous, best, parts, probe, power) are divided "
+            "by it, and their p-values multiplied: 1.1 + 8 / effective number of clusters "
+            f"({8 / (safety - 1.1):.0f}), since skewed errors in few clusters need it; not those "
+            "of single metrics, slices, gates and betting",
+            f"5 % is computed at {f.format_percent(0.05 / safety)}, {level} at "
+            f"{f.format_percent(result.level / safety)}",
             "calibration of a level by simulation: Loh 1987, doi:10.1080/01621459.1987.10478408",
         ),
         Method(
@@ -92,8 +95,8 @@ def list_methods(result: ComparisonResult) -> list[Method]:
         Method(
             "Holm's correction",
             "p-values of the verdict over challengers; those by dimension, class or label over "
-            "these, for each challenger by itself",
-            f"verdict {level}; by dimension, class or label 5 % at every look",
+            "these, for each challenger by itself; those against the probe over variants",
+            f"verdict {level}; parts and probe 5 % at every look",
             "Holm 1979, A Simple Sequentially Rejective Multiple Test Procedure",
         ),
         Method(
@@ -121,9 +124,9 @@ def list_methods(result: ComparisonResult) -> list[Method]:
         ),
         Method(
             "noncentral t",
-            "power by Student's t at the level over the number of challengers, and the rows or "
-            "seeds needed; the bootstrap-t may need more",
-            "80 % for what is advised, at the next look",
+            "power, with the critical value of the bounds, and the rows or seeds that have 80 % "
+            "power at the next look",
+            f"{level} over the safety factor and the number of challengers",
             "Lehmann and Romano 2005, Testing Statistical Hypotheses, section 5.2",
         ),
         Method(

@@ -251,8 +251,8 @@ def describe_probe(result: EvaluationBase, variants: Mapping[str, VariantResult]
             compared += ", whose base, prompt or token limits are others"
         lines.append(
             f"{compared} (gain {format_metric(found.gain)} {result.metric}, 95 % interval "
-            f"{format_interval(found.interval)}); its training took "
-            f"{format_seconds(variant.train_seconds)}."
+            f"{format_interval(found.interval)}; better or worse than 0, not than a margin); its "
+            f"training took {format_seconds(variant.train_seconds)}."
         )
     fit = probe.head_fit
     kept = fit.num_rows - fit.num_computed
@@ -310,7 +310,7 @@ def make_sections(context: ReportContext, plots: dict[str, list[SavedPlot]]) -> 
 def _make_parts(context: ReportContext, plots: list[SavedPlot]) -> Section:
     kind, entries = context.kind, context.entries
     table = make_parts_table(entries, metric=context.metric, kind=kind)
-    intro = f"{table.caption}; the best value of a row is marked."
+    intro = f"{table.caption}; the best value of a row is marked, which is no test."
     if GAP in [head.name for head in table.heads]:
         intro += (
             " Only the worst and the best are in this table, the worst first; the results file has "

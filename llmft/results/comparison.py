@@ -131,6 +131,8 @@ class Gap(Result):
 
     gap: float
     """0 for the best."""
+    lower: float
+    """One-sided lower bound, as `upper`; 0 if it may be the best itself."""
     upper: float
     """One-sided upper bound, at the level of the comparison, of all variants together."""
     may_be_best: bool
@@ -242,7 +244,7 @@ class NoiseResult(Result):
 class ComparisonResult(EvaluationBase, ResultFile, HasTable):
     """Variants, pairs of them, and a verdict."""
 
-    schema_version: Literal[10] = 10
+    schema_version: Literal[11] = 11
     suite: str
     """Its file; `suite` if it was made in Python."""
     data: Manifest

@@ -67,7 +67,7 @@ class SplitSummary(SplitConfig):
 class Manifest(ResultFile, HasTable):
     """The sources of prepared data, and a count of every row by outcome."""
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     fingerprint: str
     """Hash of all rows of all splits and of the labels' names."""
     files: Annotated[dict[Split, str], require_keys("train", "val", "test")]

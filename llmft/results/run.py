@@ -159,7 +159,7 @@ class ResolvedDefaults(Result):
 class UnfinishedRun(ResultFile, RunIdentity):
     """`training_metadata.json` of a run that is still training, or was stopped."""
 
-    schema_version: Literal[6] = 6
+    schema_version: Literal[7] = 7
     status: Literal["unfinished"] = "unfinished"
     world_size: int
     """Number of processes."""
@@ -184,7 +184,7 @@ class UnfinishedRun(ResultFile, RunIdentity):
 class RunRecord(ResultFile, RunIdentity):
     """`training_metadata.json` of a finished run: what it depended on, its time and its memory."""
 
-    schema_version: Literal[6] = 6
+    schema_version: Literal[7] = 7
     status: Literal["finished"] = "finished"
     name: str
     """Of the recipe."""

@@ -154,7 +154,7 @@ def make_costs(**milliseconds: float) -> dict[str, VariantResult]:
 
 def make_gaps(**within_margin: bool) -> dict[str, Gap]:
     return {
-        name: Gap(gap=0.1, upper=0.3, may_be_best=True, within_margin=known)
+        name: Gap(gap=0.1, lower=0.0, upper=0.3, may_be_best=True, within_margin=known)
         for name, known in within_margin.items()
     }
 

@@ -166,7 +166,10 @@ def make_comparison(
         pairs=[make_pair(name, variants[0], names=names, is_class=is_class) for name in valid[1:]],
         unseen=UnseenRows(rate=0.053, largest_error=None if is_class else 10.0),
         gaps={
-            name: Gap(gap=0.317 * i, upper=0.377 * i, may_be_best=i < 2, within_margin=i == 0)
+            name: Gap(
+                gap=0.317 * i, lower=0.257 * max(0, i - 1), upper=0.377 * i, may_be_best=i < 2,
+                within_margin=i == 0,
+            )
             for i, name in enumerate(reversed(valid))
         },
         ensembles=make_ensembles(valid, names=names, label_type=label_type)
