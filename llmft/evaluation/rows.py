@@ -57,7 +57,9 @@ class LabelledRows(NamedTuple):
 
     @property
     def shortage(self) -> str | None:
-        """Why they are too few for evidence; None if they suffice."""
+        """Why they are too few for evidence, or tell nothing; None if they suffice."""
+        if (self.labels == self.labels[0]).all():
+            return "all rows have the same labels, so a model that has learned nothing is as good"
         found = find_shortage(len(self.rows), self.groups)
         return None if found is None else found.reason
 
@@ -73,7 +75,7 @@ class LabelledRows(NamedTuple):
     def find_shortage(self, metric: str) -> str | None:
         """Return why they are too few for a metric, which may weigh rare classes."""
         found = find_shortage(len(self.rows), self.groups, metric=metric, labels=self.labels)
-        return None if found is None else found.reason
+        return self.shortage if found is None else found.reason
 
     def check_rare_classes(self) -> list[Finding]:
         """Name the classes or labels that are too rare to find anything by themselves (D20)."""

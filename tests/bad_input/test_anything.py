@@ -1,11 +1,17 @@
 """Whatever the files hold: never a traceback, and every row is accounted for."""
 
 import contextlib
+import csv
+import gzip
+import io
 import json
+import random
 import string
 import tempfile
 from pathlib import Path
+from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -159,3 +165,106 @@ def test_any_yaml_and_prompt_is_understood_or_refused(name: str, data: st.DataOb
                 outcome.check_refusal()
         if Path("out").exists():
             check_prepared(Path("out"))
+
+
+# Some hundreds of files as people have them: each kind of value, each kind of file.
+
+_COLUMNS = ("id", "text", "mood", "score", "day", "tags")
+_TASKS = {
+    "class": "{type: class, from: mood}",
+    "scores": "{type: scores, dimensions: [score]}",
+    "labels": "{type: multilabel, from: tags}",
+}
+_VALUES: dict[str, list[Any]] = {
+    "id": [7, 7.0, "007", "7", None, "", "\u200b", True],
+    "text": ["", "\u200b", "\ufeff", None, "null", "None", "x" * 5_000, "a\0b", "é\x85\u2028", 5],
+    "mood": [1, 1.0, "1", "1.0", True, "True", "Calm", "calm ", "ca\u200blm", "007", None, "nan",
+             "None", ["calm"], {"a": 1}, float("nan"), float("inf"), "1,0"],
+    "score": [7, "7", "7.5", "7,5", "1_0", "nan", float("nan"), float("inf"), None, "", "ten", True,
+              "0x1", 99, [7], {"score": 7}],
+    "tags": [["a"], ["a", "b"], [], "a, b", "a", "", None, "['a', 'b']", '["a"]', [1, 2.0], [None],
+             [["a"]], {"a": 1}],
+    "day": ["2024/1/5", "2024-1-5", "2024-01-05T09:00", "5.1.2024", "31 Jan 2024", 2024, "2024",
+            "20240105", "soon", None, ""],
+}  # fmt: skip
+
+
+def make_table(draw: random.Random) -> list[dict[str, Any]]:
+    """Return good rows, of which one column has other values in a few, many or all rows."""
+    rows: list[dict[str, Any]] = [
+        {
+            "id": f"r{i}", "text": " ".join(f"w{i}x{k}" for k in range(8)),
+            "mood": ["calm", "tense"][i % 2], "score": i % 11, "day": f"2024-01-{i % 28 + 1:02}",
+            "tags": [["a"], ["b"], ["a", "b"]][i % 3],
+        }
+        for i in range(draw.choice([12, 40, 80]))
+    ]  # fmt: skip
+    for _ in range(draw.choice([0, 1, 1, 2])):
+        column = draw.choice(_COLUMNS)
+        values = draw.sample(_VALUES[column], k=draw.choice([1, 1, 2, 4]))
+        share = draw.choice([0.03, 0.2, 0.5, 1.0])
+        for row in rows:
+            if draw.random() < share:
+                row[column] = draw.choice(values)
+    return rows
+
+
+def save_table(rows: list[dict[str, Any]], draw: random.Random) -> str:
+    """Save the rows in some format, encoding and compression; return the name."""
+    kind = draw.choice(["csv", "tsv", "csv", "jsonl", "json", "jsonl"])
+    if kind in ("csv", "tsv"):
+        text = io.StringIO()
+        separator = draw.choice([",", ",", ";"]) if kind == "csv" else "\t"
+        writer = csv.writer(text, delimiter=separator)
+        if draw.random() < 0.9:
+            writer.writerow(_COLUMNS)
+        for row in rows:
+            cells = [json.dumps(v) if isinstance(v, list | dict) else v for v in row.values()]
+            writer.writerow(cells[: len(cells) - (draw.random() < 0.02)])
+        content = text.getvalue()
+    elif kind == "json":
+        content = json.dumps(rows)
+    else:
+        content = dump_rows(rows)
+    encoding = draw.choice(["utf-8", "utf-8", "utf-8-sig", "utf-16", "latin-1"])
+    data = content.encode(encoding, "replace")
+    if draw.random() < 0.1:
+        data = data[: draw.randrange(len(data))]
+    if draw.random() < 0.1:
+        at = draw.randrange(len(data))
+        data = data[:at] + bytes([draw.randrange(256)]) + data[at + 1 :]
+    name = f"rows.{kind}"
+    if draw.random() < 0.2:
+        data = gzip.compress(data)
+        name += draw.choice([".gz", ".gz", ""])
+    Path(name).write_bytes(data)
+    return name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(400))
+def test_d24_files_of_every_kind_lose_no_more_than_they_say(seed: int, workspace: Path) -> None:
+    draw = random.Random(seed)
+    rows = make_table(draw)
+    name = save_table(rows, draw)
+    by = ", by: day" if draw.random() < 0.3 else ""
+    Path("task.yaml").write_text(
+        f"name: news\nsources: [{{path: {name}}}]\nfields: {{id: id}}\n"
+        f"labels: {_TASKS[draw.choice(list(_TASKS))]}\nclean: {{drop: none}}\n"
+        f"split: {{train: 0.6, val: 0.2, test: 0.2, stratify: false{by}}}\noutput: out\n"
+    )
+    outcome = run("prepare", "task.yaml")
+    assert outcome.status in (0, 2), outcome.message
+    if outcome.status == 2:
+        outcome.check_refusal()
+        assert not Path("out").exists()
+        return
+    check_prepared(Path("out"))
+    manifest = json.loads(Path("out/manifest.json").read_text())
+    num_input = manifest["counts"]["input"]
+    for reason, count in manifest["rejected"].items():
+        assert num_input < 20 or reason == "repeated row" or count <= 0.05 * num_input
+    for split in SPLITS:
+        for row in map(json.loads, Path(f"out/{split}.jsonl").read_text("utf-8").split("\n")[:-1]):
+            assert row["text"].strip("\u200b\ufeff ")
+            assert row["id"]

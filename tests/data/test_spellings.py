@@ -348,3 +348,40 @@ def test_a_file_that_is_not_what_its_name_says_is_named(
     (source,) = find_sources([SourceConfig(path=name)])
     with pytest.raises(UserError, match=complaint):
         list(read_rows(source))
+
+
+def save_typed(name: str, rows: list[dict[str, Any]]) -> None:
+    table, path = pa.Table.from_pylist(rows), Path(name)
+    path.parent.mkdir(exist_ok=True)
+    if path.suffix == ".parquet":
+        pq.write_table(table, path)
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows))
+    elif path.suffix == ".gz":
+        path.write_bytes(gzip.compress("".join(json.dumps(r) + "\n" for r in rows).encode()))
+    else:
+        frame = pd.DataFrame(rows)
+        frame.to_csv(path, index=False, sep="\t" if path.suffix == ".tsv" else ",")
+
+
+@pytest.mark.parametrize(
+    "name", ["a.csv", "a.tsv", "a.json", "a.jsonl.gz", "a.parquet", "hub/train.csv"]
+)
+@pytest.mark.parametrize("kind", ["integers", "floats", "booleans"])
+def test_d24_any_file_of_one_table_gives_the_same_splits(prepare, name: str, kind: str) -> None:
+    labels = {"integers": [0, 1, 10], "floats": [0.0, 1.0, 2.5], "booleans": [True, False]}[kind]
+    rows = [
+        {
+            "id": i,
+            "text": row["text"],
+            "mood": labels[i % len(labels)],
+            "day": f"2024-1-{i % 28 + 1}",
+        }
+        for i, row in enumerate(number_rows(60))
+    ]
+    expected = prepare([dict(row) for row in rows], "split.by=day")
+    assert expected.status == 0
+    save_typed(name, rows)
+    found = prepare(None, "split.by=day", source="hf://hub" if "hub" in name else name)
+    assert found.splits == expected.splits
+    assert found.manifest["label_names"] == expected.manifest["label_names"]

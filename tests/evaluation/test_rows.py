@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from pydantic import TypeAdapter
 
 from llmft.config.task import (
     FieldsConfig,
@@ -12,6 +13,7 @@ from llmft.config.task import (
     Task,
 )
 from llmft.evaluation.rows import (
+    LabelledRows,
     compute_row_errors,
     count_confusions,
     count_label_confusions,
@@ -128,3 +130,22 @@ def test_d9_baselines_are_measured_as_the_models_are() -> None:
     assert measured["constant"].metrics["accuracy"] == pytest.approx(6 / 11)
     assert measured["tfidf"].metrics["accuracy"] == 1
     assert measured["tfidf"].parts["x"]["roc_auc"] is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "config"),
+    [
+        (np.zeros(60, dtype=np.int64), {"type": "class", "from": "x"}),
+        (np.full((60, 2), 3.0), {"type": "scores", "dimensions": ["a", "b"]}),
+        (np.ones((60, 2), dtype=bool), {"type": "multilabel", "from": ["a", "b"]}),
+    ],
+)
+def test_d24_rows_whose_labels_do_not_vary_tell_nothing(labels, config) -> None:
+    parsed = TypeAdapter(LabelsConfig).validate_python(config)
+    rows = LabelledRows([{"id": str(i)} for i in range(60)], labels, None, ["a", "b"], parsed)
+    assert "all rows have the same labels" in str(rows.shortage)
+    gates = ["accuracy"] if config["type"] == "class" else ["convergence"]
+    assert all(rows.find_shortages(gates, metric="accuracy").values())
+    varied = labels.copy()
+    varied[::2] = 1 - varied[::2]
+    assert rows._replace(labels=varied).shortage is None
