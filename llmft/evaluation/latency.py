@@ -1,8 +1,10 @@
 """Latency, memory and cost of predictions, measured for all variants in turns."""
 
 import itertools
+import logging
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -16,12 +18,16 @@ from llmft.prediction.inference import Predictor
 from llmft.results.evaluation import Latency
 from llmft.results.run import RunRecord
 
+logger = logging.getLogger(__name__)
+
 _NUM_WARM_UP = 3
 NUM_SINGLES = 59
 """The slowest of 59 is above the 95th percentile with 95 % certainty: 1 - 0.95^59 (Wilks 1941)."""
 NUM_BATCHES = 10
 """Batches that are timed."""
 _MIN_MEASURES = 5
+BUSY = 0.1
+"""Fraction of the time that other work may have the CPU without a warning."""
 MAX_SECONDS = 60.0
 """For each variant; beyond it only the minimum number of measurements is taken."""
 
@@ -80,6 +86,7 @@ def measure_latencies(
         variant: _warm_up(predictor, rows, batch_size=config.batch_size)
         for variant, predictor in predictors.items()
     }
+    before = _read_schedule()
     turns = itertools.cycle(rows)
     for _ in range(NUM_SINGLES):
         row = [next(turns)]
@@ -94,7 +101,32 @@ def measure_latencies(
         for model in models.values():
             if model.can_batch and _may_go_on(model.batches):
                 model.batches.append(_time_predict(model.predictor, batch))
-    return {variant: _summarise(model, config) for variant, model in models.items()}
+    waited = _measure_waiting(before, _read_schedule())
+    if waited is not None and waited > BUSY:
+        logger.warning(
+            "latency: other work had the CPU for %.0f %% of the time, so predictions are faster "
+            "than these figures; measure again on an idle machine", 100 * waited,
+        )  # fmt: skip
+    return {variant: _summarise(model, config, waited) for variant, model in models.items()}
+
+
+def _read_schedule() -> tuple[int, int] | None:
+    """Return the nanoseconds that all threads ran, and waited for a CPU; None if unknown."""
+    try:
+        found = [path.read_text().split() for path in Path("/proc/self/task").glob("*/schedstat")]
+    except OSError:  # not Linux, or a thread has just ended
+        return None
+    if not found:
+        return None
+    return sum(int(ran) for ran, *_ in found), sum(int(waited) for _, waited, *_ in found)
+
+
+def _measure_waiting(before: tuple[int, int] | None, after: tuple[int, int] | None) -> float | None:
+    """Return the fraction of the time between two readings in which threads waited for a CPU."""
+    if before is None or after is None:
+        return None
+    ran, waited = after[0] - before[0], after[1] - before[1]
+    return waited / (ran + waited) if ran > 0 and waited >= 0 else None
 
 
 def _warm_up(predictor: Predictor, rows: Sequence[Row], *, batch_size: int) -> _ModelTimes:
@@ -128,7 +160,7 @@ def _wait_for_device() -> None:
         torch.cuda.synchronize()
 
 
-def _summarise(model: _ModelTimes, config: LatencyConfig) -> Latency:
+def _summarise(model: _ModelTimes, config: LatencyConfig, waited: float | None) -> Latency:
     size = config.batch_size
     counted = (size, model.batches) if model.batches else (1, model.singles)
     per_second = counted[0] * len(counted[1]) / sum(counted[1])
@@ -155,6 +187,7 @@ def _summarise(model: _ModelTimes, config: LatencyConfig) -> Latency:
         uncached_p50_ms=uncached_p50,
         uncached_p95_ms=uncached_p95,
         cost_per_million=cost,
+        waited=waited,
     )
 
 

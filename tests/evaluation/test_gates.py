@@ -301,7 +301,7 @@ def make_latency(p95: float, bound: float | None) -> Latency:
         single_p50_ms=1.0, single_p95_ms=p95, single_p95_bound_ms=bound, batch_p50_ms=1.0,
         batch_p95_ms=1.0, batch_size=32, articles_per_second=1.0, peak_memory_gib=1.0,
         num_singles=59, num_batches=10, device="CPU", uncached_p50_ms=None, uncached_p95_ms=None,
-        cost_per_million=None,
+        cost_per_million=None, waited=0.0,
     )  # fmt: skip
 
 

@@ -127,3 +127,28 @@ def test_models_that_do_not_fit_together_are_grouped(
         ),  # 7.0 GiB
     }
     assert group_by_memory(made) == expected
+
+
+def test_d24_figures_of_a_busy_machine_say_so(
+    bert: Predictor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for readings, waited in (
+        ([(0, 0), (900, 300)], 0.25), ([(0, 0), (950, 50)], 0.05), ([None, (900, 300)], None),
+    ):  # fmt: skip
+        caplog.clear()
+        monkeypatch.setattr(latency, "_read_schedule", iter(readings).__next__)
+        found = measure_latencies({"a": bert}, ROWS, LatencyConfig(batch_size=2))["a"]
+        assert found.waited == waited
+        assert ("other work had the CPU for 25 % of the time" in caplog.text) == (waited == 0.25)
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").is_file(), reason="Linux tells this")
+def test_the_time_that_threads_wait_for_a_cpu_is_read() -> None:
+    before = latency._read_schedule()
+    end = time.process_time() + 0.05
+    while time.process_time() < end:
+        pass
+    after = latency._read_schedule()
+    assert before is not None and after is not None
+    assert after[0] - before[0] > 1e7
+    assert 0 <= latency._measure_waiting(before, after) < 1
