@@ -80,8 +80,8 @@ def list_methods(result: ComparisonResult) -> list[Method]:
             f"safety factor {safety:.3g}",
             "all error rates of gains (pairs, simultaneous, best, parts, probe, power) are divided "
             "by it, and their p-values multiplied: 1.1 + 8 / effective number of clusters "
-            f"({8 / (safety - 1.1):.0f}), since skewed errors in few clusters need it, more by part; "
-            "not those of single metrics, slices, gates and betting",
+            f"({8 / (safety - 1.1):.0f}), since skewed errors in few clusters need it, and more by "
+            "part; not those of single metrics, slices, gates and betting",
             f"5 % is computed at {f.format_percent(0.05 / safety)}, {level} at "
             f"{f.format_percent(result.level / safety)}",
             "calibration of a level by simulation: Loh 1987, doi:10.1080/01621459.1987.10478408",
