@@ -166,11 +166,13 @@ class ClassConfig(ConfigSection):
     """Class of rows in which none of the fields in `from` is 1; without it they are rejected."""
     map: NameMap | None = None
     """Value in the data (or field of 0 and 1) -> name of the class; a value that is not listed
-    rejects its row. Without a map the values are the names."""
+    rejects its row, which counts towards `max_rejected`: list classes to leave out here and in
+    `exclude`. Without a map the values are the names."""
     order: Names | None = Field(default=None, min_length=2)
     """All classes from the lowest to the highest, such as [none, weak, strong]; a class that is not
-    listed rejects its row. The positive class of a binary head is the last one. Without it the
-    order is that of the map, or sorted."""
+    listed rejects its row, which counts towards `max_rejected`, unless it is in `exclude`. The
+    positive class of a binary head is the last one. Without it the order is that of the map, or
+    sorted."""
     exclude: Names = Field(default=[])
     """Classes whose rows are left out."""
 

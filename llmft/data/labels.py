@@ -1,8 +1,10 @@
 """Parse the labels of a row, or raise why they cannot be used; nothing is imputed."""
 
 import ast
+import contextlib
 import json
 import math
+import re
 import unicodedata
 from collections.abc import Sequence
 from decimal import Decimal
@@ -23,6 +25,7 @@ from llmft.data.fields import Row, RowFaultError, as_text, is_missing, read_numb
 
 Labels = dict[str, float] | str | list[str]
 """Labels of a prepared row: scores by dimension, a class, or the labels that apply."""
+_ADJACENT = re.compile(r"""['"]\s+['"]""")
 LABEL_THRESHOLD = 0.5
 """Probability from which on one of several labels applies."""
 Floats = NDArray[np.floating[Any]]
@@ -108,21 +111,37 @@ def parse_multilabel(values: Row, config: MultilabelConfig) -> list[str]:
 def _parse_list(found: Any, *, name: str) -> list[str]:
     """Return the names in a list, or in text that holds one as JSON, as Python or by commas."""
     if isinstance(found, str):
-        text = found.strip()
-        if text.startswith("["):
-            try:
-                found = ast.literal_eval(text) if "'" in text else json.loads(text)
-            except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
-                raise RowFaultError(f"not a list: {name} holds {_show(text)}") from error
-        else:
-            found = text.split(",")
+        found = _split_labels(found.strip(), name=name)
     if isinstance(found, dict):
         raise RowFaultError(f"not a list: {name} holds an object")
     items = found if isinstance(found, list) else [found]
     if any(item is None for item in items):
         raise RowFaultError(f"label missing: {name} holds an empty entry")
+    numbers = [item for item in items if isinstance(item, int | float)]
+    if len(numbers) > len(set(numbers)):
+        raise RowFaultError(
+            f"not a list: {name} holds a number twice, as a list of 0 and 1 for each label does; "
+            "write these as columns"
+        )
     names = [name_class(as_text(item, name=name)) for item in items]
     return [label for label in names if label]
+
+
+def _split_labels(text: str, *, name: str) -> list[Any]:
+    """Return the labels in text: a list as JSON or Python writes it, or separated by commas."""
+    if not text:
+        raise RowFaultError(f"label missing: {name} (a row to which none applies has [])")
+    if text[0] in "[({":
+        with contextlib.suppress(ValueError, RecursionError):
+            return list(json.loads(text))
+        with contextlib.suppress(ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+            if not _ADJACENT.search(text):  # ['a' 'b'] of numpy would be one label
+                return list(ast.literal_eval(text))
+        raise RowFaultError(f"not a list: {name} holds {_show(text)}")
+    if "," not in text and any(mark in text for mark in ";|\t\n"):
+        raise RowFaultError(f"not a list: {name} holds {_show(text)}; separate labels by commas")
+    items = [item.strip() for item in text.split(",")]
+    return [i[1:-1] if len(i) > 1 and i[0] == i[-1] and i[0] in "'\"" else i for i in items]
 
 
 def list_scores(rows: Sequence[Row], config: ScoresConfig) -> NDArray[np.float64]:

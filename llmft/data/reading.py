@@ -104,8 +104,11 @@ def _check_number(text: str, condition: FilterConfig) -> str | None:
     if condition.min is None and condition.max is None:
         return None
     number = _as_number(text)
+    if number is None and text:
+        comma = ", with a decimal comma" if _as_number(text.replace(",", ".")) is not None else ""
+        raise RowFaultError(f"not a number: {condition.field} holds {text[:80]!r}{comma}")
     if number is None:
-        return f"{text[:80]!r} is not a number" if text else "it is empty"
+        return "it is empty"
     if condition.min is not None and number < condition.min:
         return f"{number:g} is below {condition.min:g}"
     if condition.max is not None and number > condition.max:
@@ -231,7 +234,11 @@ def read_task_rows(
     try:
         require_fields(wanted, everywhere, where=task.name)
     except UserError as error:
-        nameless = [source.name for source, found in fields.items() if looks_like_data(found)]
+        nameless = [
+            source.name
+            for source, found in fields.items()
+            if source.is_csv and source.columns is None and looks_like_data(found)
+        ]
         if nameless:
             raise UserError(
                 f"{error}. The first line of {nameless[0]} looks like a row, not like a header: "
@@ -275,17 +282,22 @@ def _set_id(
         record["id"] = base if copies[base] == 1 else f"{base}-{copies[base]}"
     other = seen.get(record["id"])
     is_elsewhere = other is not None and other.source.name != row.source.name
-    if other is not None and is_elsewhere and other.record["text"] != record["text"]:
+    if other is not None and is_elsewhere and _drop_labels(other) != _drop_labels(row):
         for prefix in (_name_file(row.source.name), row.source.name):
             if f"{prefix}:{record['id']}" not in seen:
                 record["id"] = f"{prefix}:{record['id']}"
                 seen[record["id"]] = row
                 return other
     if other is not None:
-        is_copy = all(other.record[key] == record[key] for key in ("text", "labels"))
-        return f"repeated {'row' if is_copy else 'id'}: an earlier row has {record['id']!r}"
+        kind = "row" if other.record == record else "id"
+        return f"repeated {kind}: an earlier row has {record['id']!r}"
     seen[record["id"]] = row
     return None
+
+
+def _drop_labels(row: UsableRow) -> Row:
+    """Return a prepared row without its labels."""
+    return {name: value for name, value in row.record.items() if name != "labels"}
 
 
 def _name_file(source: str) -> str:
@@ -336,7 +348,7 @@ def _read_id(row: SourceRow, task: Task) -> str | None:
         raise RowFaultError(row.fault)
     if task.fields.id is None:
         return None
-    row_id = as_text(row.values.get(task.fields.id), name=task.fields.id)
+    row_id = name_class(as_text(row.values.get(task.fields.id), name=task.fields.id))
     if not row_id:
         raise RowFaultError(f"id missing: {task.fields.id}")
     return row_id
@@ -354,7 +366,7 @@ def _make_record(values: Row, task: Task) -> Row:
     if fields.text_pair is not None and not record[fields.text_pair]:
         raise RowFaultError(f"empty text: nothing in {fields.text_pair}")
     if fields.group is not None:
-        record["group"] = as_text(values.get(fields.group), name=fields.group) or None
+        record["group"] = name_class(as_text(values.get(fields.group), name=fields.group)) or None
     return record
 
 

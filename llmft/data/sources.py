@@ -84,10 +84,11 @@ def check_contents(path: Path) -> None:
     what, proper = found
     if proper == expected:
         return
+    name = path.stem if compression else path.name
     if proper == ".parquet":
         mend = "rename it to .parquet"
     elif proper is not None and ending != ".parquet":
-        mend = f"rename it to {path.name}{proper}"
+        mend = f"rename it to {name}{proper}"
     else:
         mend = "save it as .csv, .jsonl or .parquet"
     raise UserError(f"{path}: is {what}; {mend}")
@@ -308,15 +309,22 @@ def _load_splits(source: "Source") -> list[Any]:
 
 
 def _find_csv_files(name: str, source: "Source", *, revision: str | None) -> list[Path] | None:
-    """Return the files of a data set of plain CSV, downloaded; None if it is of another kind."""
+    """Return the files of a data set of plain CSV, downloaded; None if it is of another kind.
+
+    One that declares its columns, such as names of classes, or another form of CSV is left to
+    `datasets`, as is an expression for its rows.
+    """
     import datasets
-    from datasets.packaged_modules.csv.csv import Csv
+    from datasets.packaged_modules.csv.csv import Csv, CsvConfig
 
     builder = datasets.load_dataset_builder(name, source.subset, revision=revision)
-    if not isinstance(builder, Csv) or builder.config.data_files is None:
+    if not isinstance(builder, Csv) or builder.info.features is not None:
         return None
-    splits = builder.config.data_files
+    plain, config = CsvConfig().pd_read_csv_kwargs, builder.config
+    splits = config.data_files or {}
     wanted = [source.rows] if source.rows is not None else list(splits)
+    if config.pd_read_csv_kwargs != plain or not splits or not set(wanted) <= set(splits):
+        return None
     paths = [path for split in wanted for path in splits[split]]
     return [Path(path) for path in datasets.DownloadManager().download(paths)]
 
@@ -349,6 +357,11 @@ class Source(NamedTuple):
     def is_file(self) -> bool:
         """Whether it is a file, not a data set or a DataFrame."""
         return not self.path.startswith((HUB, FRAME))
+
+    @property
+    def is_csv(self) -> bool:
+        """Whether it is a file of delimited text."""
+        return self.is_file and split_ending(Path(self.path))[0] in (".csv", ".tsv")
 
     def compute_hash(self) -> str:
         """Return a hash of its contents: SHA-256, of a DataFrame the one in its path."""
@@ -547,9 +560,13 @@ def _read_csv(path: Path, source: Source, codec: str, *, skips: Skips) -> Iterat
             header = list(source.columns or next(reader, []))
             header[:1] = [name.removeprefix("\ufeff") for name in header[:1]]
             _check_header(header, path, in_task=source.in_task)
-            start = reader.line_num + 1
+            start = reader.line_num + 1  # 1 without a header
             positions = count()
             for cells in reader:
+                if start == 1 and source.columns is not None and cells == header:
+                    raise UserError(
+                        f"{path}:1: is a header that names the columns of `columns`; remove the key"
+                    )
                 if cells and not skips(next(positions)):
                     fault = None
                     if len(cells) != len(header):

@@ -327,13 +327,20 @@ def _advise_to_join(counts: Counter[str], labels: ClassConfig | MultilabelConfig
         listed.append(" and ".join(f"{name!a} ({counts[name]} rows)" for name in alike))
     if not joined:
         return
-    if isinstance(labels, ClassConfig):  # whose map lists all values
-        joined |= {name: name for name in sorted(counts) if name not in joined}
-    written = ", ".join(f"{json.dumps(a)}: {json.dumps(b)}" for a, b in joined.items())
-    yield (
-        f"names that likely stand for one class: {'; '.join(listed)}; join them with "
-        f"`labels.map: {{{written}}}`"
-    )
+    advice = "give those that are one the same name in `labels.map`, or in the data"
+    if labels.map is None and isinstance(labels.from_, str):
+        if isinstance(labels, ClassConfig):  # whose map lists all values
+            rest = [*sorted(counts), *labels.exclude]
+            joined |= {name: name for name in rest if name not in joined}
+        written = ", ".join(f"{_quote(a)}: {_quote(b)}" for a, b in joined.items())
+        advice = f"join them with `labels.map: {{{written}}}`"
+    yield f"names that likely stand for one class: {'; '.join(listed)}; {advice}"
+
+
+def _quote(name: str) -> str:
+    """Return a name for YAML, with escapes for what nobody sees."""
+    is_plain = all(c.isprintable() for c in name) or max(map(ord, name)) > 0xFFFF
+    return json.dumps(name, ensure_ascii=not is_plain)
 
 
 def _iterate_names(records: Sequence[Row]) -> Iterator[str]:

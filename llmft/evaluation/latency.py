@@ -104,8 +104,9 @@ def measure_latencies(
     waited = _measure_waiting(before, _read_schedule())
     if waited is not None and waited > BUSY:
         logger.warning(
-            "latency: other work had the CPU for %.0f %% of the time, so predictions are faster "
-            "than these figures; measure again on an idle machine", 100 * waited,
+            "latency: threads waited for a CPU for %.0f %% of their time (other work, or more "
+            "threads than CPUs), so predictions may be faster than these figures; measure again "
+            "on an idle machine", 100 * waited,
         )  # fmt: skip
     return {variant: _summarise(model, config, waited) for variant, model in models.items()}
 

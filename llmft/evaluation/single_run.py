@@ -3,10 +3,10 @@
 import functools
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmft.audit.collapsed_predictions import check_baselines, check_collapsed_predictions
 from llmft.audit.comparability import check_run, check_test_use
@@ -28,6 +28,7 @@ from llmft.data.fields import Row
 from llmft.data.labels import has_unknown_label
 from llmft.data.prepared import PreparedData
 from llmft.data.reading import is_asked_for, read_labelled
+from llmft.data.sources import split_ending
 from llmft.data.splitting import cluster_rows, mark_clusters
 from llmft.errors import UserError
 from llmft.evaluation.edge_cases import EdgeCase, read_suite_cases, run_cases
@@ -119,6 +120,8 @@ def _read_labelled_rows(subject: EvaluationRows, source: "PathOrFrame") -> Evalu
     located = LocatedValues({"path": source}, {(): Origin("data", 0)})
     task, config = subject.data.task, validate(located, schema=SourceConfig)
     path = Path(config.path)
+    if config.frame is None:
+        config = config.model_copy(update=_find_common_keys(task.sources, path))
     changes = {"name": config.path, "sources": [config]}
     rows, rejected = read_labelled(task.model_copy(update=changes))  # errors name the source
     mark_clusters(rows, cluster_rows(rows, task)[1])
@@ -134,6 +137,18 @@ def _read_labelled_rows(subject: EvaluationRows, source: "PathOrFrame") -> Evalu
         fingerprint=config.path if config.frame else hash_file(path),
         left_out={why: count for why, count in left_out.most_common() if count},
     )
+
+
+def _find_common_keys(sources: Sequence[SourceConfig], path: Path) -> dict[str, Any]:
+    """Return how all files of a task are written: another file is most likely written alike."""
+    ending = split_ending(path)[0]
+    names = {".parquet": [], ".jsonl": ["encoding"], ".json": ["encoding"]}
+    found = {}
+    for name in names.get(ending, ["encoding", "delimiter", "columns"]):
+        first, *others = [getattr(source, name) for source in sources]
+        if all(other == first for other in others):
+            found[name] = first
+    return found
 
 
 class _EvaluationSettings(NamedTuple):

@@ -228,6 +228,8 @@ def compare_with_best(jackknifed: JackknifedVariants) -> dict[str, Gap]:
     for variant, others in gains.items():
         tail = find_common_tail([*others.values()], tail=rules.level)
         lower[variant] = {name: bound_gain(gain, tail=tail)[0] for name, gain in others.items()}
+    every = [gain for others in gains.values() for gain in others.values()]
+    tail_of_all = find_common_tail(every, tail=rules.level)  # Tukey's family: all pairs
     may_be_best = [name for name, found in lower.items() if max(found.values()) <= 0]
     gaps = {}
     for variant, others in gains.items():
@@ -236,7 +238,7 @@ def compare_with_best(jackknifed: JackknifedVariants) -> dict[str, Gap]:
         upper = max([0.0, *behind])
         gaps[variant] = Gap(
             gap=max([0.0, *(gain.value for gain in others.values())]),
-            lower=max([0.0, *lower[variant].values()]),
+            lower=max([0.0, *(bound_gain(g, tail=tail_of_all).low for g in others.values())]),
             upper=upper,
             may_be_best=variant in may_be_best,
             within_margin=upper <= rules.margin,

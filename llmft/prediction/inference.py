@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from llmft.console import Progress
 from llmft.data.encoding import EncodedRow, Encoder
-from llmft.data.fields import Row
+from llmft.data.fields import Row, assemble_text
 from llmft.errors import UserError
 from llmft.models.acceleration.shared_prompt import explain_unshared
 from llmft.models.bases import has_segments
@@ -103,13 +103,16 @@ class Predictor:
                 progress.update(int(lengths_N[batch].sum()))
         broken = np.flatnonzero(~np.isfinite(outputs_NC).all(axis=1))
         if len(broken):
-            first = rows[broken[0]]
-            row_id = first.get(self.spec.fields.id or "id", first.get("id"))
-            named = f"number {broken[0] + 1}" if row_id is None else f"with the id {row_id!r}"
+            first, fields = rows[broken[0]], self.spec.fields
+            row_id = first.get(fields.id or "id", first.get("id"))
+            text = assemble_text(first, fields)
+            named = f"that begins {text[:40]!r}" if row_id is None else f"with the id {row_id!r}"
+            is_narrow = self.spec.precision != "float32"
+            reason = f", or {self.spec.precision} is too narrow for them" if is_narrow else ""
+            mend = " or with train.precision: float32" if is_narrow else ""
             raise UserError(
                 f"the model answers {len(broken)} of {len(rows)} rows with NaN, first the row "
-                f"{named}; no prediction of these rows is written. Its weights have diverged, or "
-                f"{self.spec.precision} is too narrow for them: train it again with a lower "
-                "train.learning_rate or with train.precision: float32"
+                f"{named}; no prediction of these rows is written. Its weights have "
+                f"diverged{reason}: train it again with a lower train.learning_rate{mend}"
             )
         return Predictions(outputs_NC, encoded)

@@ -89,9 +89,10 @@ _ENSEMBLE_INTRO = (
     "recommended only if it beats the best single variant on test by the rule of the verdict."
 )
 _GAP_LINE = (
-    "at least by, at most by: one-sided {sure} bounds of all variants together (Hsu 1984, max-t), "
-    "computed at {computed}; may be the best: the best variant is among these; as good as the "
-    "best, within the margin: yes by the upper bound, no by the lower one"
+    "at most by, at least by: one-sided {sure} bounds of all variants together (Hsu 1984, max-t; "
+    "at least by over all pairs), computed at {computed}; may be the best: the best variant is "
+    "among these; as good as the best, within the margin: yes by the upper bound, no by the lower "
+    "one"
 )
 _Read = Callable[[Pair], str]
 _POWER = "power for a gain of"

@@ -47,7 +47,7 @@ _LATENCY: tuple[tuple[str, Callable[[Latency], float | None], _Show], ...] = (
     ("cost of a million articles", lambda t: t.cost_per_million, f.format_quantity),
     ("single articles timed", lambda t: t.num_singles, f.format_count),
     ("batches timed", lambda t: t.num_batches, f.format_count),
-    ("other work had the CPU", lambda t: t.waited, f.format_percent),
+    ("threads waited for a CPU", lambda t: t.waited, f.format_percent),
 )
 """Title, getter and formatter of each row."""
 

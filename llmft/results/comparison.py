@@ -132,7 +132,7 @@ class Gap(Result):
     gap: float
     """0 for the best."""
     lower: float
-    """One-sided lower bound, as `upper`; 0 if it may be the best itself."""
+    """One-sided lower bound, of all pairs of variants together; 0 if none is surely better."""
     upper: float
     """One-sided upper bound, at the level of the comparison, of all variants together."""
     may_be_best: bool

@@ -184,8 +184,8 @@ class Latency(Result):
     cost_per_million: float | None
     """Cost of a million articles in batches, in the currency of the price; null without a price."""
     waited: float | None
-    """Fraction of the time in which threads were ready but other work had the CPU: on an idle
-    machine latency is lower by about as much; null where the system does not say."""
+    """Fraction of their time in which threads waited for a CPU, which other work or other threads
+    had; null where the system does not say."""
 
 
 class PassCount(Result):

@@ -31,10 +31,10 @@ def judge(value: Any, **condition: Any) -> str | None:
         (1.01, "1.01 is above 1"),
         (None, "it is empty"),
         (float("nan"), "it is empty"),
-        ("high", "'high' is not a number"),
-        (float("inf"), "'inf' is not a number"),
-        (True, "'true' is not a number"),
-        ([0.8], "'[0.8]' is not a number"),
+        ("high", "not a number: x holds 'high'"),
+        (float("inf"), "not a number: x holds 'inf'"),
+        (True, "not a number: x holds 'true'"),
+        ([0.8], "not a number: x holds '[0.8]'"),
     ],
 )
 def test_numbers_have_to_lie_between_the_bounds(value: Any, reason: str | None) -> None:

@@ -101,7 +101,9 @@ def test_d24_ids_that_a_gap_made_floats_are_the_same_ids(prepare) -> None:
         ("['joy', 'fear']", ["joy", "fear"]),
         ("joy, fear", ["joy", "fear"]),
         ("joy", ["joy"]),
-        ("", []),
+        ("'joy', 'fear'", ["joy", "fear"]),
+        ("('joy', 'fear')", ["joy", "fear"]),
+        ('["it\'s"]', ["it's"]),
         ([], []),
         ("[]", []),
         (["joy", "joy "], ["joy"]),
@@ -118,6 +120,14 @@ def test_lists_of_labels_are_read(value: Any, expected: list[str]) -> None:
     ("value", "reason"),
     [
         (None, "label missing: tags"),
+        ("", "label missing: tags (a row to which none applies has [])"),
+        ("['joy' 'fear']", "not a list: tags holds \"['joy' 'fear']\""),
+        ("joy|fear", "not a list: tags holds 'joy|fear'; separate labels by commas"),
+        (
+            [0, 1, 0],
+            "not a list: tags holds a number twice, as a list of 0 and 1 for each label does; "
+            "write these as columns",
+        ),
         (["joy", None], "label missing: tags holds an empty entry"),
         ({"joy": 1}, "not a list: tags holds an object"),
         ("[joy, fear", "not a list: tags holds '[joy, fear'"),
@@ -252,6 +262,51 @@ def test_what_the_task_asks_for_is_no_fault(prepare) -> None:
     assert {"excluded class", "repeated row"} <= set(outcome.manifest["rejected"])
 
 
+def test_d24_pairs_of_one_article_with_one_id_are_a_fault(prepare) -> None:
+    rows = [
+        {**number_rows(20)[i // 3], "id": f"r{i // 3}", "why": f"because {i}", "mood": "ct"[i % 2]}
+        for i in range(60)
+    ]
+    message = prepare(rows, fields="{id: id, text: text, text_pair: why}").message
+    assert "40 of 60 rows cannot be used for one reason: repeated id" in message
+
+
+def test_d24_groups_are_the_same_however_their_numbers_are_written(prepare) -> None:
+    rows = [
+        {**row, "act": [i % 10, f"{i % 10}.0"][i // 30]} for i, row in enumerate(number_rows(60))
+    ]
+    outcome = prepare(rows, fields="{id: id, text: text, group: act}")
+    assert {row["group"] for row in outcome.rows.values()} == {str(i) for i in range(10)}
+    for act in range(10):
+        own = {
+            split
+            for split, found in outcome.splits.items()
+            for r in found
+            if r["group"] == str(act)
+        }
+        assert len(own) == 1
+
+
+def test_d24_a_filter_on_what_is_no_number_is_a_fault(prepare) -> None:
+    rows = [{**row, "sure": "0,8" if i % 3 else 0.9} for i, row in enumerate(number_rows(60))]
+    message = prepare(rows, "filters=[{field: sure, min: 0.1}]").message
+    assert "40 of 60 rows cannot be used for one reason: not a number" in message
+    assert "sure holds '0,8', with a decimal comma" in message
+
+
+@pytest.mark.parametrize("extra", ["exclude: [odd]", "map: {Calm: Calm, calm: calm, t: t, odd: x}"])
+def test_d24_the_advice_to_join_classes_keeps_what_the_task_says(prepare, extra: str) -> None:
+    moods = ["Calm", "calm", "t", "odd"]
+    rows = [{**row, "mood": moods[i % 4]} for i, row in enumerate(number_rows(80))]
+    (warning,) = prepare(rows, labels=f"{{type: class, from: mood, {extra}}}").manifest["warnings"]
+    if "map" in extra:
+        assert "give those that are one the same name in `labels.map`" in warning
+        return
+    advice = warning.partition("labels.map: ")[2].rstrip("`")
+    labels = f"{{type: class, from: mood, {extra}, map: {advice}}}"
+    assert prepare(rows, labels=labels).manifest["label_names"] in (["Calm", "t"], ["calm", "t"])
+
+
 def test_d24_an_id_that_repeats_with_another_text_counts_as_a_fault(prepare) -> None:
     rows = [{**row, "id": f"r{i % 20}"} for i, row in enumerate(number_rows(40))]
     assert "20 of 40 rows cannot be used for one reason: repeated id" in prepare(rows).message
@@ -318,6 +373,27 @@ def test_a_csv_without_a_header_gets_names(workspace: Path) -> None:
     ]  # fmt: skip
 
 
+def test_columns_are_for_files_without_a_header(prepare) -> None:
+    Path("a.csv").write_text(
+        "id,mood,text\n" + "".join(f"r{i},{i % 2},words w{i}\n" for i in range(30))
+    )
+    sources = "[{path: a.csv, columns: [id, mood, text]}]"
+    assert "a.csv:1: is a header that names the columns" in prepare(sources=sources).message
+
+
+def test_a_data_set_of_csv_with_a_form_of_its_own_is_read_by_datasets(workspace: Path) -> None:
+    Path("news").mkdir()
+    Path("news/train.csv").write_text("text;mood\n" + "".join(f"w{i};{i % 2}\n" for i in range(6)))
+    Path("news/README.md").write_text(
+        '---\nconfigs:\n- config_name: default\n  sep: ";"\n  data_files:\n  - split: train\n'
+        "    path: train.csv\n---\n"
+    )
+    (source,) = find_sources([SourceConfig(path="hf://news")])
+    assert [row.values["text"] for row in read_rows(source)] == [f"w{i}" for i in range(6)]
+    (half,) = find_sources([SourceConfig(path="hf://news", rows="train[:50%]")])
+    assert len(list(read_rows(half))) == 3
+
+
 def test_a_missing_header_is_suspected(prepare) -> None:
     Path("a.csv").write_text("".join(f"{i + 7},{i % 2},words w{i}\n" for i in range(30)))
     assert "a.csv looks like a row, not like a header: name its columns with `columns: [...]`" in (
@@ -332,6 +408,7 @@ def test_a_missing_header_is_suspected(prepare) -> None:
     [
         ("a.jsonl", gzip.compress(b"{}"), "is compressed by gzip; rename it to a.jsonl.gz"),
         ("a.csv", pa.Codec("zstd").compress(b"a,b", asbytes=True), "rename it to a.csv.zst"),
+        ("a.csv.gz", pa.Codec("zstd").compress(b"a", asbytes=True), "rename it to a.csv.zst"),
         ("a.csv", b"PK\x03\x04xl/", r"a zip archive, as Excel \(.xlsx\) writes it; save it as"),
         ("a.parquet", b"PK\x03\x04xl/", "a zip archive, as Excel"),
         ("a.jsonl", b"PAR1xxxxPAR1", "is Parquet; rename it to .parquet"),

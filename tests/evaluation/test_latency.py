@@ -139,7 +139,9 @@ def test_d24_figures_of_a_busy_machine_say_so(
         monkeypatch.setattr(latency, "_read_schedule", iter(readings).__next__)
         found = measure_latencies({"a": bert}, ROWS, LatencyConfig(batch_size=2))["a"]
         assert found.waited == waited
-        assert ("other work had the CPU for 25 % of the time" in caplog.text) == (waited == 0.25)
+        assert ("threads waited for a CPU for 25 % of their time" in caplog.text) == (
+            waited == 0.25
+        )
 
 
 @pytest.mark.skipif(not Path("/proc/self/schedstat").is_file(), reason="Linux tells this")

@@ -185,5 +185,5 @@ def test_an_answer_that_is_no_number_is_an_error_with_the_id(
     named = [{**row, "id": f"n{i}"} for i, row in enumerate(rows[:4])]
     with pytest.raises(UserError, match=r"1 of 4 rows with NaN, first the row with the id 'n2'"):
         predictor.predict(named)
-    with pytest.raises(UserError, match=r"first the row number 3"):
+    with pytest.raises(UserError, match=r"first the row that begins"):
         predictor.predict([{"text": row["text"]} for row in rows[:4]])
