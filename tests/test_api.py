@@ -669,6 +669,9 @@ def test_a_training_that_got_a_signal_is_resumed_by_the_same_call(
 
     from transformers import Trainer
 
+    # A shell starts what runs in the background with SIGINT ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
     def interrupt(*_: Any, **__: Any) -> Any:
         if Path("runs/bert/checkpoints/checkpoint-2/complete.json").exists():
             signal.raise_signal(signal_number)
