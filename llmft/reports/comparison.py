@@ -403,7 +403,10 @@ def _describe_unseen(result: ComparisonResult) -> list[str]:
     if largest is not None:
         line += (
             f"; if no row's error is above {f.format_threshold(largest)}, these would change a "
-            f"gain in {result.metric} by at most {f.format_metric(rate * largest)}"
+            f"gain in {result.metric} by at most {f.format_metric(rate * largest)}. No verdict is "
+            "proof against such rows: where a challenger is worse by 5 points on 2 % of them, and "
+            "a little better else, 24 % of simulated verdicts on 55 rows name it the winner, and "
+            "5 % on 200"
         )
     bounds = [
         f"{pair.challenger} {f.format_metric(pair.assumption_free)}"
