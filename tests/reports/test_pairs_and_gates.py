@@ -296,3 +296,9 @@ def test_word_tables_keep_the_gates_of_a_variant_together_and_rows_whole(written
     assert heads == [["gate", "value", "bound", "deploy", "review", "result"]] * 3
     rows = [row for table in written.document.tables for row in table.rows]
     assert all(row._tr.trPr.find(qn("w:cantSplit")) is not None for row in rows)
+
+
+def test_the_decision_says_what_it_is_about(tmp_path: Path) -> None:
+    write_comparison_report(make_comparison(), folder=tmp_path)
+    winner = make_comparison().winner
+    assert f"**Deployment of {winner}: " in (tmp_path / "report.md").read_text("utf-8")
