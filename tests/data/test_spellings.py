@@ -406,7 +406,11 @@ def test_a_missing_header_is_suspected(prepare) -> None:
 @pytest.mark.parametrize(
     ("name", "data", "complaint"),
     [
-        ("a.jsonl", gzip.compress(b"{}"), "is compressed by gzip; rename it to a.jsonl.gz"),
+        (
+            "a.jsonl",
+            gzip.compress(b"{}", mtime=0),
+            "is compressed by gzip; rename it to a.jsonl.gz",
+        ),
         ("a.csv", pa.Codec("zstd").compress(b"a,b", asbytes=True), "rename it to a.csv.zst"),
         ("a.csv.gz", pa.Codec("zstd").compress(b"a", asbytes=True), "rename it to a.csv.zst"),
         ("a.csv", b"PK\x03\x04xl/", r"a zip archive, as Excel \(.xlsx\) writes it; save it as"),
@@ -415,7 +419,7 @@ def test_a_missing_header_is_suspected(prepare) -> None:
         ("a.csv.gz", b"id,text\n1,one\n", "is not what .gz says; remove this ending"),
         ("a.csv", b"%PDF-1.7", "is PDF; save it as .csv, .jsonl or .parquet"),
         ("a.json", b"[{},", "broken JSON"),
-        ("a.csv.gz", gzip.compress(b"id,text\n" * 9_000)[:40], "cannot be read"),
+        ("a.csv.gz", gzip.compress(b"id,text\n" * 9_000, mtime=0)[:40], "cannot be read"),
     ],
 )
 def test_a_file_that_is_not_what_its_name_says_is_named(
