@@ -67,6 +67,11 @@ def as_text(value: Any, *, name: str) -> str:
     return text
 
 
+def has_decimal_comma(text: str) -> bool:
+    """Return whether text would be a number with a point in place of its comma."""
+    return "," in text and read_number(text.replace(",", ".")) is not None
+
+
 def is_missing(value: Any) -> bool:
     """Return whether a value is missing: None or NaN."""
     return value is None or (isinstance(value, float) and math.isnan(value))

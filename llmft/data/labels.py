@@ -21,7 +21,14 @@ from llmft.config.task import (
     name_class,
     write_value,
 )
-from llmft.data.fields import Row, RowFaultError, as_text, is_missing, read_number
+from llmft.data.fields import (
+    Row,
+    RowFaultError,
+    as_text,
+    has_decimal_comma,
+    is_missing,
+    read_number,
+)
 
 Labels = dict[str, float] | str | list[str]
 """Labels of a prepared row: scores by dimension, a class, or the labels that apply."""
@@ -127,16 +134,23 @@ def _parse_list(found: Any, *, name: str) -> list[str]:
     return [label for label in names if label]
 
 
-def _split_labels(text: str, *, name: str) -> list[Any]:
-    """Return the labels in text: a list as JSON or Python writes it, or separated by commas."""
+def _split_labels(text: str, *, name: str) -> Any:
+    """Return the labels in text: a list as JSON or Python writes it, or separated by commas.
+
+    An object is returned as it is.
+    """
     if not text:
         raise RowFaultError(f"label missing: {name} (a row to which none applies has [])")
     if text[0] in "[({":
         with contextlib.suppress(ValueError, RecursionError):
-            return list(json.loads(text))
+            return json.loads(text)
         with contextlib.suppress(ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
-            if not _ADJACENT.search(text):  # ['a' 'b'] of numpy would be one label
-                return list(ast.literal_eval(text))
+            found = ast.literal_eval(text)
+            if isinstance(found, dict):
+                return found
+            # ['a' 'b'] of numpy would be one label, and ('a') its letters.
+            if not isinstance(found, str) and not _ADJACENT.search(text):
+                return list(found)
         raise RowFaultError(f"not a list: {name} holds {_show(text)}")
     if "," not in text and any(mark in text for mark in ";|\t\n"):
         raise RowFaultError(f"not a list: {name} holds {_show(text)}; separate labels by commas")
@@ -219,7 +233,7 @@ def _parse_score(scores: Row, name: str, limits: list[float]) -> float:
         raise RowFaultError(f"label missing: {name}")
     if isinstance(score, str):  # as a CSV has it
         number = read_number(score)
-        if number is None and read_number(score.replace(",", ".")) is not None:
+        if number is None and has_decimal_comma(score):
             raise RowFaultError(f"not a number: {name} is {_show(score)}, with a decimal comma")
         score = score if number is None else number
     if isinstance(score, bool) or not isinstance(score, int | float | Decimal):

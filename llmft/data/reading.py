@@ -22,6 +22,7 @@ from llmft.data.fields import (
     RowFaultError,
     as_text,
     assemble_text,
+    has_decimal_comma,
     is_missing,
     read_number,
     require_fields,
@@ -105,7 +106,7 @@ def _check_number(text: str, condition: FilterConfig) -> str | None:
         return None
     number = _as_number(text)
     if number is None and text:
-        comma = ", with a decimal comma" if _as_number(text.replace(",", ".")) is not None else ""
+        comma = ", with a decimal comma" if has_decimal_comma(text) else ""
         raise RowFaultError(f"not a number: {condition.field} holds {text[:80]!r}{comma}")
     if number is None:
         return "it is empty"
