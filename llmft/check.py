@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from llmft.config.loading import Overrides, parse_overrides
 from llmft.config.recipe import Recipe, ResolvedRecipe, load_recipe
+from llmft.config.suite import describe_gates
 from llmft.config.task import ClassConfig
 from llmft.data.fields import Row, shorten_list
 from llmft.data.prompts import read_prompt, read_recipe_prompt
@@ -128,6 +129,10 @@ def check(
     else:
         _check_token_budget(resolved, has_base=has_base)
         result = CheckResult(name=config.name, num_steps=None, memory_gib=None, budgets={})
+    logger.info(
+        "gates of `llmft evaluate`, next to those of a suite, for the 95 %% bound of the gain in "
+        "%s: %s", config.leading_metric, describe_gates({}, has_cases=False),
+    )  # fmt: skip
     logger.info("ok")
     return result
 

@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmft.config.suite import ResolvedSuite, Suite, load_suite
+from llmft.config.suite import ResolvedSuite, Suite, describe_gates, load_suite
 from llmft.files import StrPath
 from llmft.results.comparison import ComparisonResult
 from llmft.results.evaluation import meets
@@ -68,7 +68,9 @@ def _compare(suite: ResolvedSuite, *, train_first: bool) -> ComparisonResult:
     from llmft.reports.terminal import describe_comparison
     from llmft.train import train_baseline
 
-    plan = plan_runs(suite)
+    plan, cases = plan_runs(suite), suite.edge_cases_path
+    gates = describe_gates(suite.config.gates, has_cases=cases is not None)
+    logger.info("gates: %s; 95 %% bounds have to reach them", gates)
     if train_first:
         _train_variants(suite, plan)
     folder, probe = Path(suite.config.output_dir), None

@@ -226,11 +226,14 @@ def _predict_missing(
     (job.folder / MANIFEST_NAME).unlink(missing_ok=True)  # of shards that were removed since
     # Imported late, since torch takes seconds: errors in run and inputs are reported before that.
     from llmft.isolation import isolated
+    from llmft.models.saved import load_saved
     from llmft.prediction.inference import Predictor
 
     with isolated():
-        predictor = Predictor.open(job.run, max_tokens_per_batch=max_tokens_per_batch)
-    model = Model(predictor, job.fit)
+        predictor = Predictor(
+            load_saved(job.run / "model"), fit=job.fit, max_tokens_per_batch=max_tokens_per_batch
+        )
+    model = Model(predictor)
     num_done, num_rows = 0, sum(shard.num_rows for shard in missing)
     process = f" of process {get_rank()}" if get_world_size() > 1 else ""
     for shard, rows in read_shards(missing):

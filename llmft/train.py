@@ -174,12 +174,14 @@ def _train_run(
 ) -> None:
     """Train the model of a run, and save it with its record."""
     from llmft.models.memory.peak import measure_peak_memory, reset_peak_memory
+    from llmft.training.inputs import choose_by_loss
     from llmft.training.probe import train_probe
     from llmft.training.run_folder import make_record, write_run
 
     if run.resolved is not None:
         logger.info("%s", run.resolved.describe())
         recipe = recipe._replace(config=run.resolved.apply(recipe.config))
+    recipe = choose_by_loss(recipe, inputs)
     config, folder = recipe.config, Path(recipe.config.output_dir)
     if is_main():
         write_text(folder / "recipe.resolved.yaml", dump_yaml(config))
@@ -357,7 +359,7 @@ def _halve_micro_batches(
 
 
 def _save_model(trained: "TrainedModel", inputs: "Inputs", config: Recipe) -> str:
-    """Save the model and its predictions for validation; return the model's hash.
+    """Save the model, its predictions for validation, and default thresholds; return its hash.
 
     The saved model is loaded again and its outputs are compared with those of the trained one. With
     sharded weights the trained one itself came from the best checkpoint, so for scores the
@@ -368,6 +370,7 @@ def _save_model(trained: "TrainedModel", inputs: "Inputs", config: Recipe) -> st
         RuntimeError: If the saved model predicts something else than the trained one.
     """
     from llmft.data.batches import pad_inputs
+    from llmft.evaluation.post_hoc_fitting import choose_default_fit, write_fit
     from llmft.models.saved import check_saved_outputs, hash_model, save_model
     from llmft.prediction.inference import Predictor
     from llmft.prediction.stored import name_source, predict_and_store
@@ -397,6 +400,9 @@ def _save_model(trained: "TrainedModel", inputs: "Inputs", config: Recipe) -> st
                 f"the saved model has val mae {found:.4f}, but {expected:.4f} was measured in "
                 "training, so it is not the chosen checkpoint"
             )
+    fit, rows = choose_default_fit(config), inputs.rows["val"]
+    if fit is not None:
+        write_fit(folder, fit, rows, stored.outputs, spec=spec, model_hash=model_hash)
     return model_hash
 
 

@@ -214,7 +214,7 @@ def test_from_a_frame_to_a_verdict_without_a_yaml(workspace: Path, lively_bert: 
     assert result.verdict in result._repr_html_()
     evaluated = llmft.evaluate(run)
     assert evaluated.to_frame().loc["mae", "value"] == evaluated.metrics["mae"]
-    assert (evaluated.decision, run.path) == ("FAIL", "runs/five")
+    assert (evaluated.decision, run.path) == ("REVIEW", "runs/five")
     text = Path("runs/five/recipe.resolved.yaml").read_text()
     assert "name: risk" in text, "the task is in it, since it has no file"
 

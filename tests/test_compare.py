@@ -18,7 +18,7 @@ SUITE = (
     "prompted: runs/prompted/seed-1, bert: runs/bert/seed-1}\n"
     "reference: plain\nmetric: mae\nmargin: 0.1\noutput_dir: reports/risk\n"
     "high: 5\ntop_k: [2]\nlatency: {batch_size: 2, price_per_hour: 3.6}\n"
-    "gates: {mae: {deploy: 50, review: 60}, skill: null, dimensions: null, val_test_gap: null}\n"
+    "gates: {mae: {deploy: 50, review: 60}, beats_constant: null, beats_tfidf: null}\n"
 )
 
 
@@ -98,19 +98,19 @@ def test_models_that_do_not_fit_into_memory_together_are_opened_in_turn(
     )
 
 
-@pytest.mark.parametrize("gates", ["", ", train_val_gap: null"])
+@pytest.mark.parametrize("gates", ["", ", train_val_gap: {deploy: 0.5}"])
 def test_rows_of_train_are_predicted_for_their_gate_only(
     copy: Path, gates: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sample = Path("runs/bert/seed-1/predictions/train-sample.parquet")
     sample.unlink(missing_ok=True)
     monkeypatch.setitem(
-        globals(), "SUITE", SUITE.replace(", val_test_gap: null", f", val_test_gap: null{gates}")
+        globals(), "SUITE", SUITE.replace(", beats_tfidf: null", f", beats_tfidf: null{gates}")
     )
     variants = compare()["variants"]
-    assert sample.exists() is (gates == "")
+    assert sample.exists() is (gates != "")
     names = {gate["name"] for gate in variants["bert"]["gates"]}
-    assert ("train_val_gap" in names) is (gates == "")
+    assert ("train_val_gap" in names) is (gates != "")
 
 
 def test_require_review_is_met_where_nobody_can_tell(copy: Path) -> None:

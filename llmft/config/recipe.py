@@ -260,6 +260,12 @@ class Recipe(ConfigFile):
         )
         return self
 
+    @property
+    def leading_metric(self) -> str:
+        """The metric that judges its runs: the one that chooses the checkpoint, or the head's."""
+        metric = self.train.metric
+        return SELECTION_METRIC[self.head.type] if metric in (None, "loss") else metric
+
     @model_validator(mode="after")
     def _check_initial_head(self) -> Self:
         if self.init_from is not None and self.head.init != "auto":

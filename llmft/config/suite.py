@@ -1,6 +1,7 @@
 """The schema of a suite: variants, gates, waivers of audit checks, and what else is measured."""
 
 import os
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
@@ -35,7 +36,6 @@ from llmft.config.recipe import Recipe, Seed
 from llmft.config.task import (
     ClassConfig,
     LabelsConfig,
-    MultilabelConfig,
     ScoresConfig,
     Task,
     check_name,
@@ -83,6 +83,8 @@ HIGHER_IS_BETTER = {
     "convergence": False,
     "p95_ms": False,
     "edge_cases": True,
+    "beats_constant": True,
+    "beats_tfidf": True,
     "beats_probe": True,
     **{name: metric.higher_is_better for name, metric in METRICS.items()},
 }
@@ -93,7 +95,8 @@ or label. The gaps are how much worse the leading metric is on test than on vali
 validation than on train. `convergence` is the fraction by which the last epoch still improved the
 validation metric. `p95_ms` is the 95th percentile of the latency of single articles, in
 milliseconds. `edge_cases` is the fraction of edge cases passed; one that must pass and does not
-fails the gate by itself. `beats_probe` is the gain in the leading metric over the baseline `probe`.
+fails the gate by itself. `beats_constant`, `beats_tfidf` and `beats_probe` are the gains in the
+leading metric over the baselines.
 """
 _LABEL_TYPES = {
     "dimensions": ("scores",),
@@ -174,6 +177,15 @@ class GateConfig(ConfigSection):
         return value
 
 
+DEFAULT_GATES: dict[str, GateConfig] = {
+    "beats_constant": GateConfig(deploy=0.0, review=0.0),
+    "beats_tfidf": GateConfig(deploy=0.0),
+    "edge_cases": GateConfig(deploy=0.0),
+}
+"""Gates of every evaluation, unless a suite overrides them: surely better than what costs nothing,
+and no edge case that must pass is missed. What a metric has to reach, only its use can tell."""
+
+
 def check_gate_thresholds(gates: dict[str, GateConfig | None]) -> None:
     """Refuse gates whose deploy threshold is looser than their review threshold.
 
@@ -202,52 +214,31 @@ def list_gates(labels: LabelsConfig) -> list[str]:
     return [n for n in own if labels.type in _LABEL_TYPES.get(n, [labels.type])] + metrics
 
 
-def merge_with_defaults(
-    gates: dict[str, GateConfig | None], *, labels: LabelsConfig
-) -> dict[str, GateConfig]:
+def merge_with_defaults(gates: Mapping[str, GateConfig | None]) -> dict[str, GateConfig]:
     """Return the default gates, overridden by the suite's; those set to null are left out."""
-    merged = {**get_default_gates(labels), **gates}
+    merged = {**DEFAULT_GATES, **gates}
     return {name: gate for name, gate in merged.items() if gate is not None}
 
 
-def get_default_gates(labels: LabelsConfig) -> dict[str, GateConfig]:
-    """Return the gates that are used where a suite names none; errors scale with the range."""
-    match labels:
-        case ScoresConfig(range=[low, high]):
-            unit = (high - low) / 10
-            return {
-                "mae": GateConfig(deploy=1.0 * unit, review=1.2 * unit),
-                "skill": GateConfig(deploy=0.30, review=0.15),
-                "dimensions": GateConfig(deploy=1.1 * unit, review=2.0 * unit, fraction=0.625),
-                **_get_common_gates(val_test_gap=0.2 * unit, train_val_gap=0.5 * unit),
-            }
-        case ClassConfig():
-            return {
-                "accuracy": GateConfig(deploy=0.80, review=0.70),
-                "f1_macro": GateConfig(deploy=0.70, review=0.60),
-                "balanced_accuracy": GateConfig(deploy=0.70, review=0.60),
-                "class_f1": GateConfig(deploy=0.50, review=0.30),
-                "class_recall": GateConfig(deploy=0.50, review=0.30),
-                **_get_common_gates(val_test_gap=0.1, train_val_gap=0.5),
-            }
-        case MultilabelConfig():
-            return {
-                "f1_micro": GateConfig(deploy=0.70, review=0.60),
-                "f1_macro": GateConfig(deploy=0.60, review=0.50),
-                "class_f1": GateConfig(deploy=0.40, review=0.20),
-                "class_recall": GateConfig(deploy=0.40, review=0.20),
-                **_get_common_gates(val_test_gap=0.1, train_val_gap=0.5),
-            }
-    raise AssertionError(labels)
+def describe_gates(gates: Mapping[str, GateConfig | None], *, has_cases: bool) -> str:
+    """Return the gates that apply with their thresholds, in one line.
 
-
-def _get_common_gates(*, val_test_gap: float, train_val_gap: float) -> dict[str, GateConfig]:
-    return {
-        "val_test_gap": GateConfig(deploy=val_test_gap, review=2 * val_test_gap),
-        "train_val_gap": GateConfig(deploy=train_val_gap),
-        "convergence": GateConfig(deploy=0.02),
-        "edge_cases": GateConfig(deploy=0.60, review=0.60),
-    }
+    Args:
+        gates: Those of a suite; empty without one.
+        has_cases: Whether there are edge cases.
+    """
+    named = []
+    for name, gate in merge_with_defaults(gates).items():
+        if name == "edge_cases" and not has_cases:
+            continue
+        if name == "edge_cases" and gate == DEFAULT_GATES[name]:
+            named.append("no edge case failed that must pass")
+            continue
+        sign = ">=" if HIGHER_IS_BETTER[name] else "<="
+        review = "" if gate.review is None else f" (a value worse than {gate.review:g} fails)"
+        fraction = "" if gate.fraction is None else f" in {gate.fraction:g} of them"
+        named.append(f"{name} {sign} {gate.deploy:g}{fraction}{review}")
+    return ", ".join(named) or "none"
 
 
 class NoiseConfig(ConfigSection):

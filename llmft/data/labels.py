@@ -257,6 +257,12 @@ def has_unknown_label(labels: Any, label_names: list[str]) -> bool:
     return not named <= set(label_names)
 
 
+def list_unknown_labels(labels: Sequence[Labels], label_names: list[str]) -> list[str]:
+    """Return the classes or labels of rows that are not among the model's, in order of the name."""
+    found = {name for one in labels for name in ([one] if isinstance(one, str) else one)}
+    return sorted(found - set(label_names))
+
+
 def find_alike(names: Sequence[str]) -> list[list[str]]:
     """Return names that are likely one: equal but for case, spaces, width and form of numbers.
 

@@ -1,6 +1,7 @@
-"""Baselines: the best constant, and a linear model on TF-IDF features (D9)."""
+"""Baselines: the best constant, and a linear model on TF-IDF features; gains over them (D9)."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,9 +9,96 @@ from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from llmft.metrics.definitions import find_label_type
+from llmft.config.task import Task
+from llmft.data.batches import make_targets
+from llmft.data.fields import Row, join_pair
+from llmft.evaluation.post_hoc_fitting import refit
+from llmft.evaluation.rows import LabelledRows
+from llmft.evaluation.verdict import (
+    OutputsByVariant,
+    Rules,
+    compare_with_reference,
+    jackknife_variants,
+)
+from llmft.metrics.definitions import Floats, find_label_type
+from llmft.prediction.post_hoc_fit import apply_fit
+from llmft.results.evaluation import BaselineGain
+from llmft.results.run import PostHocFit
 
 Outputs = NDArray[np.float64]
+
+
+def predict_baselines(
+    rows: LabelledRows,
+    *,
+    train_rows: list[Row],
+    val_rows: list[Row],
+    task: Task,
+    fit: PostHocFit | None,
+) -> dict[str, Floats]:
+    """Return the decision scores of the best constant and of TF-IDF, both fitted on train, [N, C].
+
+    Args:
+        rows: The rows to predict.
+        train_rows: All rows of train.
+        val_rows: All rows of val, for calibrators or thresholds.
+        task: Of all these rows.
+        fit: Calibrators or thresholds of the run that they are compared with: the baselines get
+            some by the same method.
+    """
+    train, val = (make_targets(r, label_names=rows.names).numpy() for r in (train_rows, val_rows))
+    train_texts, texts = (
+        [join_pair(row, task.fields) for row in found]
+        for found in (train_rows, [*val_rows, *rows.rows])
+    )
+    num_outputs, num_val = len(rows.names), len(val)
+    constant = predict_constant(train, num_rows=len(texts), num_outputs=num_outputs)
+    tfidf = predict_tfidf(train_texts, train, texts=texts, num_outputs=num_outputs)
+    found = {}
+    for name, outputs_NC in {"constant": constant, "tfidf": tfidf}.items():
+        own = None
+        if fit is not None and (name != "constant" or fit.thresholds is not None):
+            own = refit(fit, val, outputs_NC[:num_val], names=rows.names, model=name)
+        found[name] = apply_fit(outputs_NC[num_val:], own).decision_scores_NC
+    return found
+
+
+def measure_gains(
+    baselines: Mapping[str, Floats], variants: OutputsByVariant, rows: LabelledRows, *, metric: str
+) -> dict[str, dict[str, BaselineGain]]:
+    """Return variant -> baseline -> its gain, without those for which the metric is undefined.
+
+    Args:
+        baselines: Baseline -> its decision scores [N, C].
+        variants: Variant -> decision scores [N, C] of each of its runs.
+        rows: The rows.
+        metric: The leading metric.
+    """
+    own = {name: f"baseline {name}" for name in baselines}  # names of variants have no spaces
+    jackknifed = jackknife_variants(
+        {**{own[name]: [outputs_NC] for name, outputs_NC in baselines.items()}, **variants},
+        rows.labels,
+        rules=Rules(metric, "", margin=0.0, min_difference=0.0),
+        groups=rows.groups,
+        config=rows.config,
+    )
+    gains: dict[str, dict[str, BaselineGain]] = {variant: {} for variant in variants}
+    for name in baselines:
+        compared = {own[name], *variants}
+        against = jackknifed._replace(
+            variants={n: found for n, found in jackknifed.variants.items() if n in compared},
+            rules=jackknifed.rules._replace(reference=own[name]),
+        )
+        for variant, pair in compare_with_reference(against).items():
+            finding: Literal["better", "worse", "not told apart"] = "not told apart"
+            if pair.finding == "better" and pair.interval.low > 0:
+                finding = "better"
+            elif pair.interval.high < 0 and pair.shortage is None:
+                finding = "worse"
+            gains[variant][name] = BaselineGain(
+                gain=pair.gain, interval=pair.interval, finding=finding
+            )
+    return gains
 
 
 def predict_constant(train_labels: NDArray[Any], *, num_rows: int, num_outputs: int) -> Outputs:

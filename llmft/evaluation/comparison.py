@@ -17,6 +17,7 @@ from llmft.data.fields import Row
 from llmft.data.prepared import PreparedData, open_prepared
 from llmft.data.prompts import read_recipe_prompt
 from llmft.errors import UserError
+from llmft.evaluation.baselines import measure_gains, predict_baselines
 from llmft.evaluation.edge_cases import EdgeCase, read_suite_cases, run_cases
 from llmft.evaluation.ensembles import find_cost, measure_ensembles
 from llmft.evaluation.gates import Outcome, measure_train_and_val, predict_train_and_val
@@ -28,7 +29,6 @@ from llmft.evaluation.rare_events import measure_rare
 from llmft.evaluation.rows import (
     LabelledRows,
     describe_rows,
-    measure_baselines,
     open_rows,
     pick_worst,
 )
@@ -59,7 +59,13 @@ from llmft.evaluation.verdict import (
 from llmft.metrics.definitions import find_label_type, is_better
 from llmft.prediction.inference import Predictor
 from llmft.results.comparison import ComparisonResult, Gap, Pair, Scope, UnseenRows
-from llmft.results.evaluation import Finding, Measurement, ProbeBaseline, VariantResult
+from llmft.results.evaluation import (
+    BaselineGain,
+    Finding,
+    Measurement,
+    ProbeBaseline,
+    VariantResult,
+)
 from llmft.results.files import read_result
 from llmft.results.run import RunRecord
 from llmft.statistics.paired_tests import compute_mcnemar
@@ -402,11 +408,24 @@ def compare_variants(comparison: Comparison, *, probe: Path | None = None) -> Co
     """
     config, data, rows = comparison.suite.config, comparison.data, comparison.rows
     valid = comparison.valid
-    baselines = measure_baselines(
-        data.read_split("train"), rows.rows, names=rows.names, task=data.task
+    outputs_of_baselines = predict_baselines(
+        rows,
+        train_rows=data.read_split("train"),
+        val_rows=data.read_split("val"),
+        task=data.task,
+        fit=comparison.variants[config.reference][0].fit,
     )
+    baselines = {name: rows.measure([found])[0] for name, found in outputs_of_baselines.items()}
+    gains = measure_gains(outputs_of_baselines, comparison.outputs, rows, metric=config.metric)
+    against_probe = None
+    if probe is not None:
+        against_probe, baselines["probe"], over_probe = _measure_probe(comparison, probe)
+        for variant, gain in over_probe.items():
+            gains[variant]["probe"] = gain
     variants = {
-        variant: measure_variant(runs, rows, valid=variant in valid)
+        variant: measure_variant(runs, rows, valid=variant in valid).replace(
+            gains=gains.get(variant, {})
+        )
         for variant, runs in comparison.variants.items()
     }
     judged = judge_variants(comparison)
@@ -415,13 +434,10 @@ def compare_variants(comparison: Comparison, *, probe: Path | None = None) -> Co
         *check_baselines(
             config.metric,
             {variant: variants[variant].metrics.get(config.metric) for variant in valid},
-            {name: found.metrics.get(config.metric) for name, found in baselines.items()},
+            {name: baselines[name].metrics.get(config.metric) for name in outputs_of_baselines},
         ),
         *(f for name in valid for f in check_fit(name, variants[name], config.metric)),
     ]
-    against_probe = None
-    if probe is not None:
-        against_probe, baselines["probe"] = _measure_probe(comparison, probe)
     described = describe_rows(
         rows.rows,
         rows.labels,
@@ -471,16 +487,15 @@ def compare_variants(comparison: Comparison, *, probe: Path | None = None) -> Co
     )
 
 
-def _measure_probe(comparison: Comparison, probe: Path) -> tuple[ProbeBaseline, Measurement]:
+def _measure_probe(
+    comparison: Comparison, probe: Path
+) -> tuple[ProbeBaseline, Measurement, dict[str, BaselineGain]]:
     """Measure the baseline `probe`, and by how much the valid variants are better."""
-    raw = {
-        name: [run.raw_outputs for run in comparison.variants[name]]
-        for name in comparison.valid
-        if not comparison.variants[name][0].record.is_frozen
-    }
     data = comparison.data
     return measure_probe(
-        probe, comparison.rows, variants=raw, metric=comparison.suite.config.metric,
+        probe, comparison.rows,
+        variants={name: comparison.variants[name] for name in comparison.valid},
+        metric=comparison.suite.config.metric,
         name="test", all_rows=data.read_split("test"), data=data.fingerprint,
     )  # fmt: skip
 
@@ -493,18 +508,12 @@ def complete_result(comparison: Comparison, result: ComparisonResult) -> Compari
     config, data, rows = comparison.suite.config, comparison.data, comparison.rows
     outputs, verdict = comparison.outputs, Verdict(result.verdict, result.winner, result.why)
     runs = {name: comparison.variants[name] for name in comparison.valid}
-    gates = merge_with_defaults(config.gates, labels=rows.config)
+    gates = merge_with_defaults(config.gates)
     train_val_predictions = {
         name: [predict_train_and_val(run.path, run.record, data, names=gates) for run in found]
         for name, found in runs.items()
     }
-    criteria = Criteria(
-        gates,
-        config.metric,
-        result.audit,
-        constant=result.baselines["constant"].metrics.get(config.metric),
-        probe=result.probe,
-    )
+    criteria = Criteria(gates, config.metric, result.audit)
     decided = {
         name: decide_variant(
             name, variant, runs[name], rows,
@@ -584,8 +593,7 @@ def _add_edge_cases_and_latency(
         for name, predictor in predictors.items():
             edge_cases = None
             if comparison.cases:
-                fit = first[name].fit
-                edge_cases = run_cases(predictor, comparison.cases, name=name, fit=fit)
+                edge_cases = run_cases(predictor, comparison.cases, name=name)
             complete[name] = variants[name].replace(edge_cases=edge_cases, latency=latencies[name])
         predictors.clear()
         del predictor  # memory holds one group at a time

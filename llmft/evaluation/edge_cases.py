@@ -18,9 +18,7 @@ from llmft.data.labels import LABEL_THRESHOLD
 from llmft.data.prompts import list_placeholders
 from llmft.errors import UserError
 from llmft.prediction.inference import Predictor
-from llmft.prediction.post_hoc_fit import apply_fit
 from llmft.results.evaluation import EdgeCaseResult, EdgeCases, PassCount
-from llmft.results.run import PostHocFit
 from llmft.statistics.intervals import bound_proportion
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -115,10 +113,8 @@ def read_edge_cases(path: Path, *, label_names: list[str], task: Task) -> list[E
     return cases
 
 
-def run_cases(
-    predictor: Predictor, cases: Sequence[EdgeCase], *, name: str, fit: PostHocFit | None = None
-) -> EdgeCases:
-    """Predict the cases with a model and its fit, and return which ones pass.
+def run_cases(predictor: Predictor, cases: Sequence[EdgeCase], *, name: str) -> EdgeCases:
+    """Predict the cases with a model, and return which ones pass.
 
     For a variant with several runs use the first: what would be deployed is one model, and the mean
     of several may pass cases that none of them passes.
@@ -127,11 +123,11 @@ def run_cases(
         UserError: If the model lacks a field of a case.
     """
     try:
-        outputs = predictor.predict([case.row for case in cases], show_progress=False).outputs
+        final = predictor.predict([case.row for case in cases], show_progress=False).final
     except RowFaultError as error:
         raise UserError(f"edge_cases: {name} cannot predict a case: {error}") from error
     label_names = predictor.spec.label_names
-    decision_scores = apply_fit(outputs, fit).decision_scores_NC.tolist()
+    decision_scores = final.decision_scores_NC.tolist()
     return summarise_cases(check_cases(cases, decision_scores, label_names=label_names))
 
 

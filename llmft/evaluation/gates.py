@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmft.config.metrics import METRICS
-from llmft.config.suite import FEWEST_SEEDS, HIGHER_IS_BETTER, GateConfig
+from llmft.config.suite import DEFAULT_GATES, FEWEST_SEEDS, HIGHER_IS_BETTER, GateConfig
 from llmft.config.task import LabelsConfig, Split
 from llmft.data.fields import Row, shorten_list
 from llmft.data.prepared import PreparedData
@@ -26,6 +26,7 @@ from llmft.prediction.inference import Predictor
 from llmft.prediction.stored import StoredPredictions, load_or_predict, name_source
 from llmft.results.evaluation import (
     DECISIONS,
+    BaselineGain,
     Decision,
     EdgeCases,
     Finding,
@@ -33,7 +34,6 @@ from llmft.results.evaluation import (
     Interval,
     Latency,
     MetricValue,
-    ProbeGain,
 )
 from llmft.results.run import LearningCurve, RunRecord
 from llmft.statistics.intervals import bound_proportion, estimate_interval
@@ -61,8 +61,8 @@ class GateFacts(NamedTuple):
     """Learning curve of each run."""
     latency: Latency | None = None
     edge_cases: EdgeCases | None = None
-    probe_gain: ProbeGain | None = None
-    """Its gain over the baseline `probe`."""
+    gains: Mapping[str, BaselineGain] = MappingProxyType({})
+    """Baseline -> gain over it."""
     shortages: Mapping[str, str | None] = MappingProxyType({})
     """Gate on the test rows -> why they are too few for it; None if they suffice."""
     rare: Sequence[str] = ()
@@ -269,7 +269,6 @@ def decide(
     results: Sequence[GateResult],
     *,
     findings: Sequence[Finding],
-    beats_constant: bool,
     shortage: str | None,
     coverage: float = 1.0,
     few_seeds: Sequence[str] = (),
@@ -279,7 +278,6 @@ def decide(
     Args:
         results: Results of the gates; without gates the decision is REVIEW.
         findings: Findings of the audit about the run; an invalid one fails.
-        beats_constant: Whether it beats the best constant (D9); if not, it is never DEPLOY.
         shortage: Why the rows it was measured on are too few; then it is never DEPLOY.
         coverage: Fraction of the rows that could be used; below 98 % it is never DEPLOY (D24).
         few_seeds: Variants with so few seeds that the comparison is about trained models only.
@@ -290,7 +288,6 @@ def decide(
     reasons += [(r.result, r.reason) for r in results]
     doubts = {
         "no gate was set, so a person has to decide": not results,
-        "it does not beat the best constant": not beats_constant,
         str(shortage): shortage is not None,
         f"only {100 * coverage:.1f} % of the rows could be measured, below "
         f"{100 * MIN_COVERAGE:g} %: those left out may be the hard ones": coverage < MIN_COVERAGE,
@@ -475,27 +472,38 @@ def _apply_edge_cases(name: str, gate: GateConfig, facts: GateFacts) -> GateResu
         name, gate, what=what, value=value, bound=interval.low, interval=interval
     )  # fmt: skip
     missed = facts.edge_cases.must_pass_failed
-    if not missed:
-        return result
-    reason = f"{result.reason}; {', '.join(missed)} must pass and did not"
-    return result.replace(result="FAIL", reason=reason)
+    if missed:
+        reason = f"{result.reason}; {', '.join(missed)} must pass and did not"
+        return result.replace(result="FAIL", reason=reason)
+    if gate == DEFAULT_GATES[name]:
+        return result.replace(reason=f"{name}: {what}; none failed that must pass")
+    return result
 
 
-def _apply_probe(name: str, gate: GateConfig, facts: GateFacts) -> GateResult | None:
-    found = facts.probe_gain
+def _apply_baseline(name: str, gate: GateConfig, facts: GateFacts) -> GateResult | None:
+    baseline, named = _BASELINES[name]
+    found = facts.gains.get(baseline)
     if found is None:
-        what = f"the gain over the probe in {facts.metric} is not defined on these rows"
+        if baseline != "probe" and facts.metrics.get(facts.metric) is not None:
+            return None  # such as the rank correlation of a constant
+        what = f"the gain over {named} in {facts.metric} is not defined on these rows"
         return _make_result(name, gate, what=what, value=None, bound=None)
     direction = "better" if found.gain >= 0 else "worse"
     is_unsure = gate.deploy >= 0 and found.finding == "not told apart"
     return _make_result(
         name, gate,
-        what=f"{facts.metric} is {_show(abs(found.gain))} {direction} than the probe's",
+        what=f"{facts.metric} is {_show(abs(found.gain))} {direction} than that of {named}",
         value=found.gain, bound=found.interval.low, interval=found.interval,
-        doubt="not told apart from the probe" if is_unsure else None,
+        doubt=f"not told apart from {named}" if is_unsure else None,
     )  # fmt: skip
 
 
+_BASELINES = {
+    "beats_constant": ("constant", "the best constant"),
+    "beats_tfidf": ("tfidf", "TF-IDF"),
+    "beats_probe": ("probe", "the probe"),
+}
+"""Gate -> its baseline, and what a reason calls it."""
 _Apply = Callable[[str, GateConfig, GateFacts], GateResult | None]
 _SPECIAL: dict[str, _Apply] = {
     "dimensions": _apply_dimensions,
@@ -506,7 +514,9 @@ _SPECIAL: dict[str, _Apply] = {
     "convergence": _apply_convergence,
     "p95_ms": _apply_latency,
     "edge_cases": _apply_edge_cases,
-    "beats_probe": _apply_probe,
+    "beats_constant": _apply_baseline,
+    "beats_tfidf": _apply_baseline,
+    "beats_probe": _apply_baseline,
 }
 
 

@@ -14,16 +14,17 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import precision_recall_curve
 
 from llmft.audit.findings import make_finding
-from llmft.config.head import FITS, FitConfig, FitMethod
+from llmft.config.head import FITS, SELECTION_METRIC, FitConfig, FitMethod, Head
+from llmft.config.recipe import Recipe
 from llmft.config.task import SEEN_SPLITS, LabelsConfig
 from llmft.data.batches import make_targets
-from llmft.data.fields import Row
+from llmft.data.fields import Row, shorten_list
 from llmft.data.labels import LABEL_THRESHOLD
 from llmft.data.prepared import PreparedData, open_prepared
 from llmft.errors import UserError
-from llmft.metrics.definitions import Floats, average, is_better, measure
+from llmft.metrics.definitions import Floats, average, compute_metric, is_better, measure
 from llmft.models.saved import ModelSpec, read_spec
-from llmft.prediction.post_hoc_fit import FIT_NAME, weigh_classes
+from llmft.prediction.post_hoc_fit import FIT_NAME, apply_fit, weigh_classes
 from llmft.prediction.stored import load_or_predict, name_source
 from llmft.processes import get_world_size, is_main, main_first
 from llmft.results.evaluation import Finding, FitEffect, VariantResult
@@ -35,6 +36,8 @@ from llmft.training.run_folder import read_record
 logger = logging.getLogger(__name__)
 _ROUNDING = 1e-12
 _MAX_SWEEPS = 10
+_FEWEST_POSITIVES = 5
+"""Rows of a label that a threshold of its own needs (measured: docs/results.md)."""
 _NO_ROW = "{name}: {what} of val has this label, so its threshold stays 0.5"
 
 
@@ -82,11 +85,23 @@ def fit_label_thresholds(
         probs_NL: Their probabilities, [N, L].
         names: The labels.
         min_recall: Choose the highest precision among thresholds with this recall; by default the
-            highest F1.
+            highest F1, where labels with fewer than 5 rows share one threshold.
     """
-    found = Thresholds({}, [])
-    for i, name in enumerate(names):
-        _add(found, name, labels_NL[:, i], probs_NL[:, i], min_recall=min_recall)
+    found = Thresholds(dict.fromkeys(names, LABEL_THRESHOLD), [])
+    is_rare_L = labels_NL.sum(axis=0) < _FEWEST_POSITIVES
+    if min_recall is not None or is_rare_L.sum() == 1:
+        is_rare_L[:] = False
+    for i in np.flatnonzero(~is_rare_L):
+        _add(found, names[i], labels_NL[:, i], probs_NL[:, i], min_recall=min_recall)
+    if is_rare_L.any():
+        rare = [name for name, is_rare in zip(names, is_rare_L, strict=True) if is_rare]
+        found.warnings.append(
+            f"{shorten_list(rare)}: fewer than {_FEWEST_POSITIVES} rows of val have each of these "
+            "labels, so they share a threshold"
+        )
+        true_M, probs_M = labels_NL[:, is_rare_L].ravel(), probs_NL[:, is_rare_L].ravel()
+        if true_M.any():
+            found.values.update(dict.fromkeys(rare, choose_threshold(true_M, probs_M)[0]))
     return found
 
 
@@ -324,18 +339,68 @@ def change_fit(
     outputs_NC = _load_outputs(run, rows, record)
     if not is_main():
         return
-    labels = make_targets(rows, label_names=spec.label_names).numpy()
+    write_fit(run, config, rows, outputs_NC, spec=spec, model_hash=record.model_hash)
+
+
+def choose_default_fit(recipe: Recipe) -> FitConfig | None:
+    """Return what a training fits by itself: thresholds for several labels judged by F1.
+
+    Without them a label is predicted from a probability of 0.5 on, which a rare one seldom reaches.
+    """
+    judged_by_f1 = recipe.leading_metric in ("f1_micro", "f1_macro")
+    return FitConfig(method="f1") if recipe.head.type == "multilabel" and judged_by_f1 else None
+
+
+def write_fit(
+    run: Path,
+    config: FitConfig,
+    rows: list[Row],
+    outputs_NC: Floats,
+    *,
+    spec: ModelSpec,
+    model_hash: str,
+) -> None:
+    """Fit calibrators or thresholds, write them into `fit.json`, and log what they change on val.
+
+    Args:
+        run: Run folder.
+        config: The method.
+        rows: The validation rows.
+        outputs_NC: The model's outputs for them.
+        spec: Of the model.
+        model_hash: Its hash.
+    """
+    names = spec.label_names
+    labels = make_targets(rows, label_names=names).numpy()
+    found, warnings = _fit_outputs(config, labels, outputs_NC, head=spec.head, names=names)
+    for warning in warnings:
+        logger.warning("%s", warning)
     fit = PostHocFit(
-        method=method,
+        method=config.method,
         head=spec.head,
         num_rows=len(rows),
-        model_hash=record.model_hash,
-        data_fingerprint=data.fingerprint,
+        model_hash=model_hash,
+        data_fingerprint=spec.data_fingerprint,
         min_recall=config.min_recall,
-        **_fit_outputs(config, spec, labels, outputs_NC),
+        **found,
     )
     write_result(run / FIT_NAME, fit)
-    logger.info("%s: %s, fitted on %d rows of val", run / FIT_NAME, method, len(rows))
+    metric = SELECTION_METRIC[spec.head]
+    before, after = (
+        compute_metric(metric, labels, found, config=spec.labels)
+        for found in (outputs_NC, apply_fit(outputs_NC, fit).decision_scores_NC)
+    )
+    logger.info(
+        "%s: %s, fitted on %d rows of val; there %s is %s without and %s with them (too good, "
+        "since they were fitted there: `llmft evaluate` measures both on test); models in %s, "
+        "opened by other tools, do not apply them; `llmft evaluate %s --fit none` removes them",
+        run / FIT_NAME, describe_method(config.method), len(rows), metric, _show(before),
+        _show(after), run / "model", run,
+    )  # fmt: skip
+
+
+def _show(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3f}"
 
 
 def open_trained_data(record: RunRecord) -> PreparedData:
@@ -382,15 +447,31 @@ def _check_method(method: FitMethod, min_recall: float | None, spec: ModelSpec) 
 
 
 def _fit_outputs(
-    config: FitConfig, spec: ModelSpec, labels: Any, outputs_NC: Floats
-) -> dict[str, Any]:
+    config: FitConfig, labels: Any, outputs_NC: Floats, *, head: Head, names: list[str]
+) -> tuple[dict[str, Any], list[str]]:
+    """Return the field of `PostHocFit` that the method fits, and warnings."""
     if config.method == "isotonic":
-        return {"curves": fit_calibrators(labels, outputs_NC, names=spec.label_names)}
-    choose = fit_label_thresholds if spec.head == "multilabel" else fit_class_thresholds
-    found = choose(labels, outputs_NC, names=spec.label_names, min_recall=config.min_recall)
-    for warning in found.warnings:
-        logger.warning("%s", warning)
-    return {"thresholds": found.values}
+        return {"curves": fit_calibrators(labels, outputs_NC, names=names)}, []
+    choose = fit_label_thresholds if head == "multilabel" else fit_class_thresholds
+    found = choose(labels, outputs_NC, names=names, min_recall=config.min_recall)
+    return {"thresholds": found.values}, found.warnings
+
+
+def refit(
+    fit: PostHocFit, labels: Any, outputs_NC: Floats, *, names: list[str], model: str
+) -> PostHocFit:
+    """Return calibrators or thresholds by the same method for another model.
+
+    Args:
+        fit: Those of a run.
+        labels: Scores [N, D], classes [N], or labels [N, L] of the validation rows.
+        outputs_NC: Outputs of the other model for these rows.
+        names: Of the dimensions, classes or labels.
+        model: Name of the other model, in place of a hash.
+    """
+    config = FitConfig(method=fit.method, min_recall=fit.min_recall)
+    found, _ = _fit_outputs(config, labels, outputs_NC, head=fit.head, names=names)
+    return fit.replace(num_rows=len(labels), model_hash=model, **found)
 
 
 def measure_fit_effect(
@@ -436,7 +517,7 @@ def check_fit(name: str, variant: VariantResult, metric: str) -> list[Finding]:
     if before is None or after is None or not is_better(metric, before, after):
         return []
     message = (
-        f"the {_describe_method(fit.method)} of {name} (fitted on {fit.num_rows} rows of "
+        f"the {describe_method(fit.method)} of {name} (fitted on {fit.num_rows} rows of "
         f"{fit.split}) make {metric} worse on test, {before:.3f} before and {after:.3f} after; "
         "`llmft evaluate RUN --fit none` removes them"
     )
@@ -451,13 +532,14 @@ def choose_fit(fit: PostHocFit | None, *, split: str) -> tuple[PostHocFit | None
     if fit is None or split not in SEEN_SPLITS:
         return fit, []
     message = (
-        f"the {_describe_method(fit.method)} were fitted on {fit.split}, so {split} is measured "
+        f"the {describe_method(fit.method)} were fitted on {fit.split}, so {split} is measured "
         "without them; their effect is measured on test"
     )
     return None, [make_finding("post_hoc_fit", "note", message)]
 
 
-def _describe_method(method: FitMethod) -> str:
+def describe_method(method: FitMethod) -> str:
+    """Return what a method fits, in words."""
     return "isotonic calibrators" if method == "isotonic" else f"{method} thresholds"
 
 

@@ -10,14 +10,15 @@ from llmft.config.recipe import BaseConfig, LaunchConfig, PromptConfig, Recipe, 
 from llmft.config.task import name_task
 from llmft.data.fields import Row
 from llmft.errors import UserError
+from llmft.evaluation.baselines import measure_gains
+from llmft.evaluation.post_hoc_fitting import name_fit
 from llmft.evaluation.rows import LabelledRows
-from llmft.evaluation.verdict import Rules, compare_with_reference, jackknife_variants
+from llmft.evaluation.variants import Run as VariantRun
 from llmft.files import write_text
-from llmft.metrics.definitions import Floats
 from llmft.models.bases import hash_base, pin_base
 from llmft.models.saved import ModelSpec
 from llmft.prediction.stored import load_or_predict, name_source
-from llmft.results.evaluation import Measurement, ProbeBaseline, ProbeGain
+from llmft.results.evaluation import BaselineGain, Measurement, ProbeBaseline
 from llmft.results.run import Run, RunIdentity, RunRecord
 from llmft.training.run_folder import is_finished, list_differences, read_record
 
@@ -26,7 +27,6 @@ logger = logging.getLogger(__name__)
 LARGEST_COST = 0.2
 """Of the baseline's pass, relative to the training, unless it is asked for."""
 HOW_TO_ASK = "a suite with baselines: {probe: true} asks for it"
-_PROBE = ""  # a key that no variant has
 
 
 def explain_no_probe(config: Recipe, *, num_rows: Mapping[str, int], epochs: float) -> str | None:
@@ -126,16 +126,18 @@ def _make_recipe(record: RunRecord, spec: ModelSpec, folder: Path) -> Recipe:
 
 
 def measure_probe(
-    folder: Path, rows: LabelledRows, *, variants: Mapping[str, Sequence[Floats]], metric: str,
+    folder: Path, rows: LabelledRows, *, variants: Mapping[str, Sequence[VariantRun]], metric: str,
     name: str, all_rows: list[Row], data: str,
-) -> tuple[ProbeBaseline, Measurement]:  # fmt: skip
-    """Return by how much variants are better than the baseline, and its metrics.
+) -> tuple[ProbeBaseline, Measurement, dict[str, BaselineGain]]:  # fmt: skip
+    """Return the baseline, its metrics, and the gain of each variant that is no frozen base itself.
+
+    Calibrators or thresholds count if all have some by the same method, as training fits them to
+    several labels.
 
     Args:
         folder: Its finished run.
         rows: The rows to measure.
-        variants: Variant -> outputs [N, C] of each of its runs, before calibrators and thresholds;
-            without frozen bases, which are a probe themselves.
+        variants: Variant -> its runs, with their predictions for the rows.
         metric: The leading metric.
         name: Of all rows, for the file of the baseline's predictions.
         all_rows: The rows, and those that are not measured.
@@ -149,25 +151,22 @@ def measure_probe(
         path=folder / "predictions" / f"{name}.parquet",
         source=name_source(record.model_hash, data),
     ).align(ids)  # fmt: skip
-    outputs_NC = stored.outputs[[place[row["id"]] for row in rows.rows]]
-    jackknifed = jackknife_variants(
-        {_PROBE: [outputs_NC], **{name: list(runs) for name, runs in variants.items()}},
-        rows.labels,
-        rules=Rules(metric, _PROBE, margin=0.0, min_difference=0.0),
-        groups=rows.groups,
-        config=rows.config,
-    )
-    gains = {}
-    for variant, pair in compare_with_reference(jackknifed).items():
-        finding: Literal["better", "worse", "not told apart"] = "not told apart"
-        if pair.finding == "better" and pair.interval.low > 0:
-            finding = "better"
-        elif pair.interval.high < 0 and pair.shortage is None:
-            finding = "worse"
-        gains[variant] = ProbeGain(gain=pair.gain, interval=pair.interval, finding=finding)
+    predictions = stored.take([place[row["id"]] for row in rows.rows])
+    tuned = {name: runs for name, runs in variants.items() if not runs[0].record.is_frozen}
+    every = [run for runs in variants.values() for run in runs]
+    num_unknown = len(rows.names) - predictions.outputs.shape[1]
+    probe = VariantRun.open(folder)._replace(predictions=predictions, num_unknown=num_unknown)
+    if len({name_fit(run.fit) for run in [probe, *every]}) == 1:
+        outputs = {name: [run.decision_scores for run in runs] for name, runs in tuned.items()}
+        outputs_NC = probe.decision_scores
+    else:
+        outputs = {name: [run.raw_outputs for run in runs] for name, runs in tuned.items()}
+        outputs_NC = probe.raw_outputs
+    gains = measure_gains({"probe": outputs_NC}, outputs, rows, metric=metric)
     assert record.head_fit is not None
     found = ProbeBaseline(
         base=record.recipe.base.model, run=str(folder), prompt_sha256=record.prompt_sha256,
-        tokens=record.recipe.tokens, head_fit=record.head_fit, gains=gains,
+        tokens=record.recipe.tokens, head_fit=record.head_fit,
     )  # fmt: skip
-    return found, rows.measure([outputs_NC])[0]
+    measured = rows.measure([outputs_NC])[0]
+    return found, measured, {name: found["probe"] for name, found in gains.items() if found}

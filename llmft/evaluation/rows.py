@@ -8,11 +8,10 @@ from numpy.typing import NDArray
 
 from llmft.audit.findings import make_finding
 from llmft.config.metrics import METRICS
-from llmft.config.task import LabelsConfig, ScoresConfig, Task
+from llmft.config.task import LabelsConfig, ScoresConfig
 from llmft.data.batches import make_targets
-from llmft.data.fields import Row, join_pair, shorten_list
+from llmft.data.fields import Row, shorten_list
 from llmft.data.prepared import PreparedData
-from llmft.evaluation.baselines import predict_constant, predict_tfidf
 from llmft.metrics.definitions import (
     Floats,
     average,
@@ -47,7 +46,7 @@ class LabelledRows(NamedTuple):
     groups: NDArray[np.int64] | None
     """The cluster of each row, [N]; None if all are independent."""
     names: list[str]
-    """Dimensions, classes or labels."""
+    """Dimensions, classes or labels; last those that the models do not know."""
     config: LabelsConfig
 
     @property
@@ -103,15 +102,22 @@ class LabelledRows(NamedTuple):
         }
 
 
-def open_rows(rows: list[Row], data: PreparedData) -> LabelledRows:
-    """Return rows with labels and clusters; a row without `cluster` is one of its own."""
+def open_rows(rows: list[Row], data: PreparedData, *, unknown: Sequence[str] = ()) -> LabelledRows:
+    """Return rows with labels and clusters; a row without `cluster` is one of its own.
+
+    Args:
+        rows: The rows.
+        data: The prepared data that the models were trained on.
+        unknown: Classes or labels of the rows that the models do not know.
+    """
     groups = None
     named = [("cluster", r["cluster"]) if "cluster" in r else ("row", r["id"]) for r in rows]
     places = {cluster: i for i, cluster in enumerate(dict.fromkeys(named))}
     if len(places) < len(rows):
         groups = np.array([places[cluster] for cluster in named], dtype=np.int64)
-    labels = make_targets(rows, label_names=data.label_names).numpy()
-    return LabelledRows(rows, labels, groups, data.label_names, data.task.labels)
+    names = [*data.label_names, *unknown]
+    labels = make_targets(rows, label_names=names).numpy()
+    return LabelledRows(rows, labels, groups, names, data.task.labels)
 
 
 def average_metrics(found: Sequence[Metrics]) -> Metrics:
@@ -122,24 +128,6 @@ def average_metrics(found: Sequence[Metrics]) -> Metrics:
 def average_parts(found: Sequence[Parts]) -> Parts:
     """Return the mean over the runs of each metric, per dimension, class or label."""
     return {part: average_metrics([parts[part] for parts in found]) for part in found[0]}
-
-
-def measure_baselines(
-    train_rows: list[Row], rows: list[Row], *, names: list[str], task: Task
-) -> dict[str, Measurement]:
-    """Return the metrics of the best constant and of TF-IDF, both fitted on train."""
-    texts = [join_pair(row, task.fields) for row in rows]
-    train_texts = [join_pair(row, task.fields) for row in train_rows]
-    train = make_targets(train_rows, label_names=names).numpy()
-    labels = make_targets(rows, label_names=names).numpy()
-    outputs = {
-        "constant": predict_constant(train, num_rows=len(rows), num_outputs=len(names)),
-        "tfidf": predict_tfidf(train_texts, train, texts=texts, num_outputs=len(names)),
-    }
-    return {
-        name: measure(labels, found, names=names, config=task.labels)
-        for name, found in outputs.items()
-    }
 
 
 def compute_row_errors(labels: NDArray[Any], outputs_NC: Floats) -> Floats:

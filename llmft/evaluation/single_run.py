@@ -13,9 +13,7 @@ from llmft.audit.comparability import check_run, check_test_use
 from llmft.audit.contamination import check_contamination
 from llmft.audit.findings import RunFacts, apply_waivers, make_finding
 from llmft.audit.truncation import check_inputs, check_oracle_view
-from llmft.config.head import SELECTION_METRIC
 from llmft.config.loading import LocatedValues, Origin, validate
-from llmft.config.recipe import Recipe
 from llmft.config.suite import (
     GateConfig,
     LatencyConfig,
@@ -24,19 +22,20 @@ from llmft.config.suite import (
     merge_with_defaults,
 )
 from llmft.config.task import SEEN_SPLITS, LabelsConfig, SourceConfig, Split
-from llmft.data.fields import Row
-from llmft.data.labels import has_unknown_label
+from llmft.data.fields import Row, shorten_list
+from llmft.data.labels import has_unknown_label, list_unknown_labels
 from llmft.data.prepared import PreparedData
 from llmft.data.reading import is_asked_for, read_labelled
 from llmft.data.sources import split_ending
 from llmft.data.splitting import cluster_rows, mark_clusters
 from llmft.errors import UserError
+from llmft.evaluation.baselines import measure_gains, predict_baselines
 from llmft.evaluation.edge_cases import EdgeCase, read_suite_cases, run_cases
 from llmft.evaluation.gates import measure_train_and_val, predict_train_and_val
 from llmft.evaluation.latency import measure_latencies
 from llmft.evaluation.post_hoc_fitting import check_fit, choose_fit, name_fit, open_trained_data
 from llmft.evaluation.probe_baseline import measure_probe
-from llmft.evaluation.rows import describe_rows, measure_baselines, open_rows, pick_worst
+from llmft.evaluation.rows import describe_rows, open_rows, pick_worst
 from llmft.evaluation.variants import (
     Criteria,
     Run,
@@ -57,9 +56,6 @@ if TYPE_CHECKING:
     PathOrFrame = StrPath | pd.DataFrame
 
 
-_UNKNOWN = "class or label that the model does not know"
-
-
 class EvaluationRows(NamedTuple):
     """The rows to evaluate a run on."""
 
@@ -73,11 +69,8 @@ class EvaluationRows(NamedTuple):
     """Of the prepared data, or of the file or DataFrame."""
     left_out: Mapping[str, int] = MappingProxyType({})
     """Why rows of the file are not measured -> how many."""
-
-    @property
-    def label_names(self) -> list[str]:
-        """Names of the dimensions, classes or labels."""
-        return self.data.label_names
+    unknown: Sequence[str] = ()
+    """Classes or labels of the rows that the model does not know."""
 
     @property
     def labels(self) -> LabelsConfig:
@@ -125,17 +118,19 @@ def _read_labelled_rows(subject: EvaluationRows, source: "PathOrFrame") -> Evalu
     changes = {"name": config.path, "sources": [config]}
     rows, rejected = read_labelled(task.model_copy(update=changes))  # errors name the source
     mark_clusters(rows, cluster_rows(rows, task)[1])
-    known = [row for row in rows if not has_unknown_label(row["labels"], subject.label_names)]
-    if not known:
+    names = subject.data.label_names
+    unknown = list_unknown_labels([row["labels"] for row in rows], names)
+    if all(has_unknown_label(row["labels"], names) for row in rows):
         first = f"; the first: line {rejected[0].line}: {rejected[0].reason}" if rejected else ""
+        if rows:
+            first = f"; found {shorten_list(unknown)}, known are {shorten_list(names)}"
         raise UserError(f"{path}: none of its rows has a label of the task {task.name}{first}")
-    left_out = Counter(rejection.kind for rejection in rejected)
-    left_out[_UNKNOWN] += len(rows) - len(known)
     return subject._replace(
         name=f"data-{path.stem.replace(':', '-')}",
-        rows=known,
+        rows=rows,
         fingerprint=config.path if config.frame else hash_file(path),
-        left_out={why: count for why, count in left_out.most_common() if count},
+        left_out=dict(Counter(rejection.kind for rejection in rejected).most_common()),
+        unknown=unknown,
     )
 
 
@@ -230,12 +225,13 @@ def evaluate_run(evaluation: Evaluation, *, probe: Path | None) -> EvaluationRes
         return None
     edge_cases = latency = None
     if settings.cases:
-        edge_cases = run_cases(open_predictor(), settings.cases, name=record.name, fit=run.fit)
+        edge_cases = run_cases(open_predictor(), settings.cases, name=record.name)
     if "p95_ms" in settings.gates:
         latency = measure_latencies({"": open_predictor()}, subject.rows, settings.latency)[""]
     run = run._replace(
         predictions=predictions.align([row["id"] for row in subject.rows]),
         num_test_reads=run.num_test_reads + (subject.name == "test"),
+        num_unknown=len(subject.unknown),
     )
     return _measure(
         run, subject, settings,
@@ -275,9 +271,14 @@ def audit_run(run: Run, subject: EvaluationRows) -> tuple[list[Finding], list[in
         positions = contamination.drop(subject.rows)
     if subject.name == "test":
         findings += check_test_use(facts, num_reads=run.num_test_reads)
-    num_unknown = subject.left_out.get(_UNKNOWN, 0)
+    num_unknown = sum(
+        has_unknown_label(r["labels"], subject.data.label_names) for r in subject.rows
+    )
     if num_unknown:
-        message = f"{num_unknown} rows were left out: their labels are not among the model's"
+        message = (
+            f"{num_unknown} of {len(subject.rows)} rows have a class or label that the model does "
+            f"not know, so they count as wrong: {shorten_list(subject.unknown)}"
+        )
         findings.append(make_finding("unknown_classes", "warning", message))
     return findings, positions
 
@@ -286,14 +287,12 @@ def _open_settings(
     suite: ResolvedSuite | None, subject: EvaluationRows, folder: Path
 ) -> _EvaluationSettings:
     if suite is None:
-        return _EvaluationSettings(
-            merge_with_defaults({}, labels=subject.labels), [], LatencyConfig(), []
-        )
+        return _EvaluationSettings(merge_with_defaults({}), [], LatencyConfig(), [])
     if suite.task.labels != subject.labels:
         raise UserError(f"suite: its task {suite.task.name} has other labels than {folder}")
     return _EvaluationSettings(
-        merge_with_defaults(suite.config.gates, labels=subject.labels),
-        read_suite_cases(suite, label_names=subject.label_names),
+        merge_with_defaults(suite.config.gates),
+        read_suite_cases(suite, label_names=subject.data.label_names),
         suite.config.latency,
         [waiver for waiver in suite.config.waive if not waiver.variants],
     )
@@ -311,25 +310,34 @@ def _measure(
 ) -> EvaluationResult:
     """Audit the run, measure it, and apply the gates."""
     record, data = run.record, subject.data
-    name, metric = record.name, _find_leading_metric(record.recipe)
+    name, metric = record.name, record.recipe.leading_metric
     assert run.predictions is not None
     findings, positions = audit_run(run, subject)
     fit, fit_findings = choose_fit(run.fit, split=subject.name)
     run = run._replace(predictions=run.predictions.take(positions), fit=fit)
-    rows = open_rows([subject.rows[i] for i in positions], data)
+    rows = open_rows([subject.rows[i] for i in positions], data, unknown=subject.unknown)
     outputs = [(record.recipe.train.seed, run.decision_scores)]
     findings += check_collapsed_predictions(name, rows.labels, outputs)
     audit = apply_waivers([*fit_findings, *findings], settings.waivers)
     variant = measure_variant([run], rows).replace(edge_cases=edge_cases, latency=latency)
-    baselines = measure_baselines(subject.train_rows, rows.rows, names=rows.names, task=data.task)
+    outputs_of_baselines = predict_baselines(
+        rows, train_rows=subject.train_rows, val_rows=data.read_split("val"), task=data.task,
+        fit=fit,
+    )  # fmt: skip
+    baselines = {key: rows.measure([found])[0] for key, found in outputs_of_baselines.items()}
     values = {key: found.metrics.get(metric) for key, found in baselines.items()}
     audit += check_baselines(metric, {name: variant.metrics.get(metric)}, values)
+    own = {name: [run.decision_scores]}
+    gains = measure_gains(outputs_of_baselines, own, rows, metric=metric)[name]
     against_probe = None
     if probe is not None and not record.is_frozen:
-        against_probe, baselines["probe"] = measure_probe(
-            probe, rows, variants={name: [run.raw_outputs]}, metric=metric,
+        against_probe, baselines["probe"], over_probe = measure_probe(
+            probe, rows, variants={name: [run]}, metric=metric,
             name=subject.name, all_rows=subject.rows, data=subject.fingerprint,
         )  # fmt: skip
+        if name in over_probe:
+            gains["probe"] = over_probe[name]
+    variant = variant.replace(gains=gains)
     audit += [*check_fit(name, variant, metric), *rows.check_rare_classes()]
     splits: Mapping[Split, MetricValue] = {}
     if train_val_predictions:
@@ -340,9 +348,7 @@ def _measure(
         variant,
         [run],
         rows,
-        criteria=Criteria(
-            settings.gates, metric, audit, values["constant"], against_probe, subject.coverage
-        ),
+        criteria=Criteria(settings.gates, metric, audit, subject.coverage),
         splits=splits,
     )
     described = describe_rows(rows.rows, rows.labels, {name: [run.final_outputs]}, names=rows.names)
@@ -367,9 +373,3 @@ def _measure(
         rows=described,
         worst_rows=pick_worst(described),
     )
-
-
-def _find_leading_metric(recipe: Recipe) -> str:
-    """Return the metric that chose the checkpoint, or the head's default if that was the loss."""
-    metric = recipe.train.metric
-    return SELECTION_METRIC[recipe.head.type] if metric in (None, "loss") else metric

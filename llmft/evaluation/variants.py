@@ -3,10 +3,9 @@
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from llmft.audit.comparability import (
     check_data,
@@ -35,7 +34,7 @@ from llmft.evaluation.rows import (
     count_tier_confusions,
 )
 from llmft.evaluation.verdict import find_valid_variants
-from llmft.metrics.definitions import find_label_type, is_better
+from llmft.metrics.definitions import Floats, find_label_type
 from llmft.models.saved import read_spec
 from llmft.prediction.post_hoc_fit import FinalOutputs, apply_fit, read_fit
 from llmft.prediction.stored import (
@@ -47,7 +46,6 @@ from llmft.prediction.stored import (
 from llmft.results.evaluation import (
     Finding,
     MetricValue,
-    ProbeBaseline,
     RunResult,
     VariantResult,
 )
@@ -100,6 +98,9 @@ class Run(NamedTuple):
     """Its calibrators or thresholds, applied to all its predictions."""
     predictions: StoredPredictions | None = None
     """Its predictions in the order of the rows; None if the run is invalid."""
+    num_unknown: int = 0
+    """Number of classes or labels of the rows that the model does not know: it never predicts
+    them, so a row that has one counts as wrong (D24)."""
 
     @classmethod
     def open(cls, path: Path) -> "Run":
@@ -119,28 +120,35 @@ class Run(NamedTuple):
         return None if point is None else point.val.get(metric)
 
     @property
-    def decision_scores(self) -> NDArray[np.floating[Any]]:
+    def decision_scores(self) -> Floats:
         """Decision scores: metrics and decisions are computed from them; shape [N, C]."""
         return self.final_outputs.decision_scores_NC
 
     @property
-    def raw_outputs(self) -> NDArray[np.float32]:
+    def raw_outputs(self) -> Floats:
         """Outputs of the model without calibrators or thresholds; shape [N, C]."""
         assert self.predictions is not None
-        return self.predictions.outputs
+        return add_unknown(self.predictions.outputs, self.num_unknown)
 
     @property
-    def probabilities(self) -> NDArray[np.floating[Any]]:
+    def probabilities(self) -> Floats:
         """Calibrated scores, or the model's probabilities; shape [N, C]."""
         return self.final_outputs.probabilities_NC
 
     @property
     def final_outputs(self) -> FinalOutputs:
         """The outputs after calibrators or thresholds."""
-        return apply_fit(self.raw_outputs, self.fit)
+        assert self.predictions is not None
+        final = apply_fit(self.predictions.outputs, self.fit)
+        return FinalOutputs(*(add_unknown(found, self.num_unknown) for found in final))
 
 
 Variants = dict[str, list[Run]]
+
+
+def add_unknown(outputs_NC: Floats, num_unknown: int) -> Floats:
+    """Return outputs with a probability of 0 for classes or labels that the model does not know."""
+    return np.pad(outputs_NC, ((0, 0), (0, num_unknown))) if num_unknown else outputs_NC
 
 
 class VariantSet(NamedTuple):
@@ -303,9 +311,6 @@ class Criteria(NamedTuple):
     """The leading metric."""
     findings: Sequence[Finding]
     """Findings of the audit, for any variant."""
-    constant: float | None
-    """The metric of the constant baseline (D9)."""
-    probe: ProbeBaseline | None = None
     coverage: float = 1.0
     """Fraction of the rows that could be used."""
 
@@ -324,7 +329,7 @@ def decide_variant(
 
     Args:
         name: Its name in findings.
-        variant: Its metrics.
+        variant: Its metrics, and its gains over baselines.
         runs: Its runs.
         rows: The rows that it was measured on.
         criteria: Gates and findings.
@@ -354,7 +359,7 @@ def decide_variant(
         histories=[run.curve for run in variant.runs if not run.record.is_frozen],
         latency=variant.latency,
         edge_cases=variant.edge_cases,
-        probe_gain=criteria.probe.gains.get(name) if criteria.probe is not None else None,
+        gains=variant.gains,
     )
     wanted = dict(criteria.gates)
     if variant.record.is_frozen:
@@ -363,7 +368,6 @@ def decide_variant(
     outcome = decide(
         gates,
         findings=[f for f in criteria.findings if not f.variants or name in f.variants],
-        beats_constant=is_better(metric, variant.metrics.get(metric), criteria.constant),
         shortage=rows.shortage,
         coverage=criteria.coverage,
         few_seeds=few_seeds,

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,33 +16,51 @@ from llmft.models.bases import has_segments
 from llmft.models.forward import BatchForward
 from llmft.models.heads import to_outputs
 from llmft.models.saved import ModelSpec, SavedModel, load_saved
+from llmft.prediction.post_hoc_fit import FinalOutputs, apply_fit, read_fit
+from llmft.results.run import PostHocFit
 
 
 class Predictions(NamedTuple):
     """Predictions of a model for N rows, in the order of the rows."""
 
-    outputs: NDArray[np.float32]
-    """Scores in the labels' units, or probabilities of classes or labels; shape [N, C]."""
+    final: FinalOutputs
+    """After calibrators or thresholds, if the run has any."""
+    raw_outputs: NDArray[np.float32]
+    """Without them, as the folder of the model gives them to other tools: scores in the labels'
+    units, or probabilities of classes or labels; shape [N, C]."""
     encoded: list[EncodedRow]
     """The model's inputs."""
 
+    @property
+    def outputs(self) -> NDArray[np.floating[Any]]:
+        """Calibrated scores, or probabilities, which thresholds do not change; shape [N, C]."""
+        return self.final.probabilities_NC
+
 
 class Predictor:
-    """A saved model that predicts rows.
+    """A saved model that predicts rows, with its calibrators or thresholds.
 
     A row's output does not depend on the other rows of its batch, except for rounding. If the base
     supports it, the prompt is computed with the first batch and cached.
     """
 
-    def __init__(self, saved: SavedModel, *, max_tokens_per_batch: int | None = None) -> None:
+    def __init__(
+        self,
+        saved: SavedModel,
+        *,
+        fit: PostHocFit | None = None,
+        max_tokens_per_batch: int | None = None,
+    ) -> None:
         """Move a model to its device, merge or cast its weights, and attach the shared prompt.
 
         Args:
             saved: The model.
+            fit: Its calibrators or thresholds; None if it has none.
             max_tokens_per_batch: Tokens of a batch, padding counted; None: as the memory of the
                 device allows.
         """
         self.spec: ModelSpec = saved.spec
+        self.fit = fit
         self.encoder = Encoder(
             saved.tokenizer,
             prompt=saved.spec.make_prompt(),
@@ -64,9 +82,10 @@ class Predictor:
         """Open a run folder.
 
         Raises:
-            UserError: If it holds no finished run.
+            UserError: If it holds no finished run, or one of its files is broken.
         """
-        return cls(load_saved(run / "model"), max_tokens_per_batch=max_tokens_per_batch)
+        fit = read_fit(run)
+        return cls(load_saved(run / "model"), fit=fit, max_tokens_per_batch=max_tokens_per_batch)
 
     @property
     def keeps_prompt(self) -> bool:
@@ -115,4 +134,4 @@ class Predictor:
                 f"{named}; no prediction of these rows is written. Its weights have "
                 f"diverged{reason}: train it again with a lower train.learning_rate{mend}"
             )
-        return Predictions(outputs_NC, encoded)
+        return Predictions(apply_fit(outputs_NC, self.fit), outputs_NC, encoded)

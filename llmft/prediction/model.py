@@ -9,10 +9,8 @@ from llmft.config.frames import is_frame, list_frame_rows, to_plain
 from llmft.data.fields import Row, RowFaultError, is_missing, list_fields, require_fields
 from llmft.errors import UserError
 from llmft.files import StrPath
-from llmft.models.saved import ModelSpec, hash_model, read_spec
-from llmft.prediction.post_hoc_fit import apply_fit, read_fit
+from llmft.models.saved import ModelSpec, read_spec
 from llmft.prediction.tables import list_needed_fields, make_columns, make_schema
-from llmft.results.run import PostHocFit
 
 if TYPE_CHECKING:
     import datasets
@@ -30,10 +28,9 @@ _ROWS_AT_ONCE = 10_000
 class Model:
     """A trained model, with its calibrators or thresholds; several threads may use it at once."""
 
-    def __init__(self, predictor: "Predictor", fit: PostHocFit | None) -> None:
-        """Combine a loaded model with what was fitted to it."""
+    def __init__(self, predictor: "Predictor") -> None:
+        """Wrap a loaded model."""
         self._predictor = predictor
-        self._fit = fit
 
     @classmethod
     def open(cls, run: Path, *, max_tokens_per_batch: int | None = None) -> "Model":
@@ -42,10 +39,9 @@ class Model:
         Raises:
             UserError: If it holds no finished run, or one of its files is broken.
         """
-        fit = read_fit(run, model_hash=hash_model(run / "model"))
         from llmft.prediction.inference import Predictor
 
-        return cls(Predictor.open(run, max_tokens_per_batch=max_tokens_per_batch), fit)
+        return cls(Predictor.open(run, max_tokens_per_batch=max_tokens_per_batch))
 
     @property
     def spec(self) -> ModelSpec:
@@ -120,8 +116,8 @@ class Model:
         if usable:
             found = self._predictor.predict(
                 [rows[i] for i in usable], show_progress=show_progress
-            ).outputs
-            made = make_columns(apply_fit(found, self._fit), self.spec)
+            ).final
+            made = make_columns(found, self.spec)
             for position, predicted in zip(usable, made, strict=True):
                 columns[position] = predicted
         return columns

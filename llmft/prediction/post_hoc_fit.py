@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmft.errors import UserError
-from llmft.models.saved import SPEC_NAME, read_spec
+from llmft.models.saved import SPEC_NAME, hash_model, read_spec
 from llmft.results.files import read_result
 from llmft.results.run import PostHocFit
 
@@ -27,12 +27,12 @@ class FinalOutputs(NamedTuple):
     each class is kept. For metrics and decisions; they are not probabilities, [N, C]."""
 
 
-def read_fit(run: Path, *, model_hash: str) -> PostHocFit | None:
+def read_fit(run: Path, *, model_hash: str | None = None) -> PostHocFit | None:
     """Read the calibrators or thresholds of a run; None if it has none.
 
     Args:
         run: Run folder.
-        model_hash: Hash of its model.
+        model_hash: Hash of its model; None to compute it.
 
     Raises:
         UserError: If the file is broken, or was fitted to another model or on other data.
@@ -46,7 +46,7 @@ def read_fit(run: Path, *, model_hash: str) -> PostHocFit | None:
     )
     fit = read_result(path, PostHocFit, fix=fix)
     spec = read_spec(run / "model")
-    if fit.model_hash != model_hash:
+    if fit.model_hash != (model_hash or hash_model(run / "model")):
         raise UserError(
             f"{path}: was fitted to another model than the one in {run / 'model'}, or a file there "
             f"was changed; restore it, or {fix}"

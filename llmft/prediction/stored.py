@@ -29,7 +29,7 @@ class StoredPredictions(NamedTuple):
 
     ids: list[str]
     outputs: NDArray[np.float32]
-    """Shape [N, C]."""
+    """Of the model itself, without calibrators and thresholds, which may change; shape [N, C]."""
     article_tokens: NDArray[np.int64]
     """Length of each article before truncation, shape [N]."""
     kept_tokens: NDArray[np.int64]
@@ -208,10 +208,11 @@ def read_stored(
 
 
 def _predict(predictor: Predictor, rows: list[Row]) -> StoredPredictions:
-    outputs, encoded = predictor.predict(rows, show_progress=is_main())
+    found = predictor.predict(rows, show_progress=is_main())
+    encoded = found.encoded
     return StoredPredictions(
         ids=[row["id"] for row in rows],
-        outputs=outputs,
+        outputs=found.raw_outputs,
         article_tokens=np.array([e.num_article_tokens for e in encoded], dtype=np.int64),
         kept_tokens=np.array([e.num_kept_tokens for e in encoded], dtype=np.int64),
         input_hashes=[hash_text(str(e.input_ids))[:16] for e in encoded],

@@ -233,8 +233,10 @@ def describe_probe(result: EvaluationBase, variants: Mapping[str, VariantResult]
     probe, lines = result.probe, []
     if probe is None:
         return []
-    for name, found in probe.gains.items():
-        variant = variants[name]
+    for name, variant in variants.items():
+        found = variant.gains.get("probe")
+        if found is None:
+            continue
         record, seeds = variant.record, " (one seed)" if len(variant.runs) == 1 else ""
         answer, compared = {
             "better": ("Fine-tuning pays", f"{name}{seeds} is better than the probe"),

@@ -244,7 +244,7 @@ class NoiseResult(Result):
 class ComparisonResult(EvaluationBase, ResultFile, HasTable):
     """Variants, pairs of them, and a verdict."""
 
-    schema_version: Literal[11] = 11
+    schema_version: Literal[12] = 12
     suite: str
     """Its file; `suite` if it was made in Python."""
     data: Manifest

@@ -239,6 +239,19 @@ class GateResult(Result):
     """One sentence with value, bound and threshold."""
 
 
+class BaselineGain(Result):
+    """By how much a variant is better than a baseline in the leading metric."""
+
+    gain: float
+    """Negative if it is worse. After calibrators and thresholds, which the constant and TF-IDF get
+    by the same method; over `probe` after those that both have by the same method, else without."""
+    interval: Interval
+    """95 %, two-sided, over the same rows and the variant's seeds."""
+    finding: Literal["better", "worse", "not told apart"]
+    """better: the interval is above 0, and p after Holm's correction below 0.05; worse: the
+    interval is below 0; not told apart: all else, and always below 20 rows or 10 clusters."""
+
+
 class RunResult(Run):
     """One run of a variant: its folder and how it was trained."""
 
@@ -281,6 +294,9 @@ class VariantResult(Measurement):
     latency: Latency | None = None
     """Of the first run; null if it was not timed."""
     gates: list[GateResult] = Field(default=[])
+    gains: dict[str, BaselineGain] = Field(default={})
+    """Baseline -> by how much the variant is better; without those where the metric is undefined,
+    and of a frozen base without `probe`, which it is itself."""
     decision: Decision | None = None
     """Null if the comparison is invalid, so that no gate was applied."""
     reasons: list[str] = Field(default=[])
@@ -310,18 +326,6 @@ class RowResult(Result):
     """Name of a slicing -> the slice of the row."""
 
 
-class ProbeGain(Result):
-    """By how much a variant is better than the baseline `probe` in the leading metric."""
-
-    gain: float
-    """Negative if it is worse. Of the models' outputs, without calibrators and thresholds."""
-    interval: Interval
-    """95 %, two-sided, over the same rows and the variant's seeds."""
-    finding: Literal["better", "worse", "not told apart"]
-    """better: the interval is above 0, and p after Holm's correction below 0.05; worse: the
-    interval is below 0; not told apart: all else, and always below 20 rows or 10 clusters."""
-
-
 class ProbeBaseline(Result):
     """The baseline `probe`: a linear head on the frozen base of the run, or of the reference."""
 
@@ -333,8 +337,6 @@ class ProbeBaseline(Result):
     tokens: TokensConfig
     head_fit: HeadFit
     """How the head was fitted, and what it took."""
-    gains: dict[str, ProbeGain]
-    """Variant -> its gain; without frozen bases, which are a probe themselves."""
 
 
 class EvaluationBase(Result):
@@ -361,7 +363,7 @@ class EvaluationBase(Result):
     baselines: dict[str, Measurement]
     """`constant`, `tfidf`, and `probe` unless it was left out."""
     probe: ProbeBaseline | None = None
-    """The baseline `probe`, and by how much each variant is better than it; null without it."""
+    """The baseline `probe`; null without it."""
     rows: list[RowResult] = Field(repr=False)
     worst_rows: list[RowResult] = Field(repr=False)
     """Those with the largest mean error over the variants."""
@@ -376,7 +378,7 @@ class EvaluationBase(Result):
 class EvaluationResult(VariantResult, EvaluationBase, ResultFile, HasTable):
     """Metrics and gates of one run, and whether it may be deployed."""
 
-    schema_version: Literal[9] = 9
+    schema_version: Literal[10] = 10
     name: str
     """Of the run's recipe."""
     data: str

@@ -1,5 +1,6 @@
 """Inputs of a training: encoded rows of every split, batches, and the token budget."""
 
+import logging
 import math
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,9 @@ from llmft.models.acceleration.shared_prompt import explain_unshared
 from llmft.models.bases import open_encoder, read_config
 from llmft.results.run import TokenBudget
 from llmft.training.losses import read_row_weights
+
+logger = logging.getLogger("llmft.train")
+_SAME_LABELS = "all of its {} rows have the same labels, so no checkpoint can be chosen on them"
 
 
 class Inputs(NamedTuple):
@@ -68,8 +72,8 @@ def open_inputs(recipe: ResolvedRecipe, *, keep_tokens: bool = True) -> Inputs:
 
     Raises:
         UserError: If the task is not prepared; as `open_encoder`; if there is no room for an
-            article at all, if head or metric do not fit the labels, or if the weight of a row is
-            not a number of at least 0.
+            article at all, if head or metric do not fit the labels, if those of val are all the
+            same, or if the weight of a row is not a number of at least 0.
     """
     data = open_prepared(recipe.task, named=recipe.config.task)
     if recipe.config.head.type == "binary" and len(data.label_names) != 2:
@@ -101,6 +105,11 @@ def open_inputs(recipe: ResolvedRecipe, *, keep_tokens: bool = True) -> Inputs:
         labels = make_targets(rows[name], label_names=data.label_names)
         ids = [row["id"] for row in rows[name]]
         examples[name] = Examples(encoded[name], labels, ids=ids, weights=weights)
+    if limit is None and (examples["val"].targets == examples["val"].targets[0]).all():
+        raise UserError(
+            f"val: {_SAME_LABELS.format(len(rows['val']))}; prepare "
+            f"{name_task(recipe.config.task)} again with a larger split.val, or another split.seed"
+        )
     findings = check_budget(budgets, encoder=encoder, config=recipe.config.tokens)
     unshared_reason = explain_unshared(read_config(recipe.config.base))
     if not recipe.config.prompt.share:
@@ -109,6 +118,22 @@ def open_inputs(recipe: ResolvedRecipe, *, keep_tokens: bool = True) -> Inputs:
         data=data, encoder=encoder, rows=rows, train=examples["train"], val=examples["val"],
         budgets=budgets, budget_findings=findings, unshared_reason=unshared_reason,
     )  # fmt: skip
+
+
+def choose_by_loss(recipe: ResolvedRecipe, inputs: Inputs) -> ResolvedRecipe:
+    """Return the recipe of a trial run, whose few validation rows may all have the same labels.
+
+    Then it chooses by the loss: a metric would call a model perfect that knows nothing else.
+    """
+    targets, metric = inputs.val.targets, recipe.metric
+    if metric == "loss" or not (targets == targets[0]).all():
+        return recipe
+    logger.warning(
+        "val: %s by %s: by the loss instead; raise train.limit_rows",
+        _SAME_LABELS.format(len(targets)), metric,
+    )  # fmt: skip
+    train = recipe.config.train.model_copy(update={"metric": "loss"})
+    return recipe._replace(config=recipe.config.model_copy(update={"train": train}))
 
 
 def limit_rows(rows: list[Row], limit: int | None) -> list[Row]:

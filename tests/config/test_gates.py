@@ -2,9 +2,10 @@ import pytest
 
 from llmft.config.metrics import METRICS
 from llmft.config.suite import (
+    DEFAULT_GATES,
     HIGHER_IS_BETTER,
     GateConfig,
-    get_default_gates,
+    describe_gates,
     list_gates,
     merge_with_defaults,
 )
@@ -15,22 +16,29 @@ CLASSES = ClassConfig.model_validate({"type": "class", "from": "x"})
 SEVERAL = MultilabelConfig.model_validate({"type": "multilabel", "from": ["x", "y"]})
 
 
-def test_default_gates_on_errors_grow_with_the_range() -> None:
-    small = get_default_gates(SCORES.model_copy(update={"range": [0.0, 1.0]}))
-    large = get_default_gates(SCORES.model_copy(update={"range": [0.0, 100.0]}))
-    for name in ("mae", "dimensions", "val_test_gap", "train_val_gap"):
-        assert large[name].deploy == pytest.approx(100 * small[name].deploy)
-    for name in ("skill", "convergence", "edge_cases"):
-        assert small[name] == large[name]
-
-
 @pytest.mark.parametrize("labels", [SCORES, CLASSES, SEVERAL])
-def test_defaults_are_gates_of_their_labels_and_as_strict_as_any(labels: LabelsConfig) -> None:
-    defaults = get_default_gates(labels)
-    assert set(defaults) <= set(list_gates(labels))
-    for name, gate in defaults.items():
-        sign = 1 if HIGHER_IS_BETTER[name] else -1
-        assert gate.review is None or sign * gate.deploy >= sign * gate.review
+def test_d24_default_gates_are_about_baselines_and_cases_never_absolute(
+    labels: LabelsConfig,
+) -> None:
+    assert set(DEFAULT_GATES) == {"beats_constant", "beats_tfidf", "edge_cases"}
+    assert set(DEFAULT_GATES) <= set(list_gates(labels))
+    assert {gate.deploy for gate in DEFAULT_GATES.values()} == {0.0}
+
+
+def test_gates_that_apply_are_described() -> None:
+    assert describe_gates({}, has_cases=False) == (
+        "beats_constant >= 0 (a value worse than 0 fails), beats_tfidf >= 0"
+    )
+    gates = {
+        "beats_constant": None,
+        "mae": GateConfig(deploy=1.0, review=1.2),
+        "dimensions": GateConfig(deploy=1.5, fraction=0.5),
+    }
+    assert describe_gates(gates, has_cases=True) == (
+        "beats_tfidf >= 0, no edge case failed that must pass, "
+        "mae <= 1 (a value worse than 1.2 fails), dimensions <= 1.5 in 0.5 of them"
+    )
+    assert describe_gates(dict.fromkeys(DEFAULT_GATES), has_cases=True) == "none"
 
 
 def test_gates_of_scores_and_of_classes_differ() -> None:
@@ -44,7 +52,7 @@ def test_gates_of_scores_and_of_classes_differ() -> None:
 
 def test_a_suite_changes_single_gates_and_switches_some_off() -> None:
     strict = GateConfig(deploy=0.5, review=0.7)
-    found = merge_with_defaults({"mae": strict, "dimensions": None}, labels=SCORES)
+    found = merge_with_defaults({"mae": strict, "beats_constant": None})
     assert found["mae"] == strict
-    assert "dimensions" not in found
-    assert found["skill"] == get_default_gates(SCORES)["skill"]
+    assert "beats_constant" not in found
+    assert found["beats_tfidf"] == DEFAULT_GATES["beats_tfidf"]

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from llmft.config.metrics import METRICS
-from llmft.config.suite import HIGHER_IS_BETTER, GateConfig, get_default_gates, list_gates
-from llmft.config.task import ScoresConfig
+from llmft.config.suite import DEFAULT_GATES, HIGHER_IS_BETTER, GateConfig
 from llmft.evaluation.edge_cases import summarise_cases
 from llmft.evaluation.gates import GateFacts, Outcome, apply_gates, decide
 from llmft.metrics.definitions import compute_metric
 from llmft.results.evaluation import (
+    BaselineGain,
     EdgeCaseResult,
     EdgeCases,
     Finding,
@@ -362,7 +362,7 @@ def test_gates_whose_facts_are_not_at_hand_are_left_out() -> None:
 
 
 def rule(*results: GateResult, **changes: Any) -> Outcome:
-    usual: dict[str, Any] = {"findings": [], "beats_constant": True, "shortage": None}
+    usual: dict[str, Any] = {"findings": [], "shortage": None}
     return decide(results, **{**usual, **changes})
 
 
@@ -402,7 +402,6 @@ def test_the_worst_gate_decides_and_says_why() -> None:
             "DEPLOY",
             "is at most 1",
         ),
-        ({"beats_constant": False}, "REVIEW", "does not beat the best constant"),  # D9
         (shorten_all(19, 19), "REVIEW", "19 rows are too few for evidence"),
         (shorten_all(20, 10), "DEPLOY", "is at most 1"),
         (shorten_all(500, 9), "REVIEW", "500 rows in 9 clusters are too few"),
@@ -421,11 +420,31 @@ def test_without_gates_a_person_decides() -> None:
     assert rule() == ("REVIEW", ["no gate was set, so a person has to decide"])
 
 
-def test_default_gates_scale_with_the_range_of_the_scores() -> None:
-    labels = ScoresConfig.model_validate(
-        {"type": "scores", "from": "x", "dimensions": ["a"], "range": [0, 100]}
-    )
-    gates = get_default_gates(labels)
-    assert gates["mae"].deploy == pytest.approx(10.0)
-    assert gates["skill"].deploy == pytest.approx(0.3)
-    assert set(gates) <= set(list_gates(labels))
+@pytest.mark.parametrize(
+    ("baseline", "low", "high", "finding", "result", "said"),
+    [
+        ("constant", 0.2, 0.6, "better", "DEPLOY", "mae is 0.400 better than that of the best"),
+        ("constant", -0.1, 0.9, "not told apart", "REVIEW", "not told apart from the best"),
+        ("constant", -0.6, 0.2, "not told apart", "FAIL", "a value worse than 0 fails"),
+        ("tfidf", 0.01, 0.2, "better", "DEPLOY", "better than that of TF-IDF"),
+        ("tfidf", -0.6, -0.2, "worse", "REVIEW", "mae is 0.400 worse than that of TF-IDF"),
+    ],
+)  # fmt: skip
+def test_d9_default_gates_ask_for_bounds_above_the_baselines(
+    baseline: str, low: float, high: float, finding: Any, result: str, said: str
+) -> None:
+    gain = BaselineGain(gain=(low + high) / 2, interval=Interval(low, high), finding=finding)
+    facts = make_facts(metrics={"mae": 1.0}, gains={baseline: gain})
+    name = f"beats_{baseline}"
+    found = apply_one(name, DEFAULT_GATES[name], facts)
+    assert found.result == result
+    assert said in found.reason
+
+
+def test_a_baseline_without_the_metric_is_no_gate_but_a_model_without_it_is_a_doubt() -> None:
+    gates = {name: DEFAULT_GATES[name] for name in ("beats_constant", "beats_tfidf")}
+    facts = make_facts(metric="spearman", metrics={"spearman": 0.5})
+    assert apply_gates(gates, facts) == []
+    for found in apply_gates(gates, make_facts(metric="spearman", metrics={"spearman": None})):
+        assert found.result == "REVIEW"
+        assert "in spearman is not defined" in found.reason

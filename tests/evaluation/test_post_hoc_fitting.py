@@ -1,6 +1,7 @@
 """`evaluate --fit`: fitted on val, applied by predict, judged on other rows only (D7, D12)."""
 
 import json
+import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +13,13 @@ import pytest
 from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import f1_score, mean_absolute_error
 
+import llmft
 from llmft.cli import main
 from llmft.evaluation.post_hoc_fitting import name_fit
+from llmft.prediction.inference import Predictor
 from llmft.results.run import PostHocFit
 from tests.evaluation.conftest import write_rows
+from tests.training.test_probe import make_recipe
 
 SUITE = (
     "task: {kind}-task.yaml\nvariants: {{one: runs/{kind}, two: runs/{kind}-again}}\n"
@@ -35,6 +39,7 @@ def home(trained_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         write_rows("new.jsonl", range(1000, 1030))
         for kind, method in (("tiered", "isotonic"), ("several", "f1"), ("ordered", "precision")):
             assert main(["evaluate", f"runs/{kind}", "--fit", method]) == 0
+        assert main(["evaluate", "runs/several-again", "--fit", "none"]) == 0
         yield folder
 
 
@@ -216,6 +221,51 @@ def test_a_prediction_under_way_is_not_gone_on_with_under_another_fit(home: Path
     assert list(predict("several")["prediction"]) == list(predict("several-again")["prediction"])
     assert main(["evaluate", "runs/several", "--fit", "f1"]) == 0
     assert Path("runs/several/fit.json").read_bytes() == first
+
+
+def test_one_answer_wherever_a_fitted_run_is_asked(home: Path) -> None:
+    """The predictor, `llmft.load` and `llmft predict`; the model itself is asked by its name."""
+    lines = Path("new.jsonl").read_text().splitlines()
+    rows, written = [json.loads(line) for line in lines], predict("tiered")
+    found = Predictor.open(Path("runs/tiered")).predict(rows)
+    loaded = llmft.load("runs/tiered").predict(rows)
+    for scores in (found.outputs[:, 0], found.final.decision_scores_NC[:, 0], loaded["score_risk"]):
+        assert list(scores) == pytest.approx(list(written["score_risk"]))
+    assert np.abs(found.outputs - found.raw_outputs).max() > 0.1
+    several = Predictor.open(Path("runs/several")).predict(rows)
+    assert several.outputs == pytest.approx(several.raw_outputs), "thresholds change no probability"
+    decided = several.final.decision_scores_NC >= 0.5
+    named = [[n for n, d in zip(("crisis", "profit"), row, strict=True) if d] for row in decided]
+    assert named == list(predict("several")["prediction"])
+
+
+def test_d24_training_fits_thresholds_for_several_labels(
+    lively_bert: Path, workspace: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = make_recipe(lively_bert, head="multilabel")
+    with caplog.at_level(logging.INFO, logger="llmft"):
+        run = llmft.train(recipe)
+    assert "f1 thresholds, fitted on 33 rows of val; there f1_micro is" in caplog.text
+    found = llmft.evaluate(run)
+    assert found.fit is not None
+    assert (found.fit.method, found.fit.split) == ("f1", "val")
+    assert found.metrics["f1_micro"] != found.fit.metrics_before["f1_micro"]
+    assert found.record.is_frozen
+    before = Path("runs/probe/fit.json").read_bytes()
+    assert llmft.train(recipe).path == run.path, "finished already"
+    assert Path("runs/probe/fit.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("head", "metric"),
+    [("multilabel", "hamming_loss"), ("multiclass", None), ("regression", None)],
+)
+def test_other_heads_and_metrics_get_no_thresholds(
+    head: str, metric: str | None, lively_bert: Path, workspace: Path
+) -> None:
+    train = {"precision": "float32", "metric": metric}
+    llmft.train(make_recipe(lively_bert, head=head, train=train))
+    assert not Path("runs/probe/fit.json").exists()
 
 
 def test_variants_are_compared_as_they_would_be_deployed(home: Path) -> None:

@@ -17,7 +17,7 @@ from llmft.evaluation import probe_baseline
 from llmft.evaluation.gates import GateFacts, apply_gates
 from llmft.evaluation.probe_baseline import explain_no_probe
 from llmft.reports.sections import describe_probe
-from llmft.results.evaluation import Interval, ProbeGain
+from llmft.results.evaluation import BaselineGain, Interval
 from tests.training.test_initial_head import TRAIN, make_trained
 from tests.training.test_probe import make_frame, make_recipe, write_prompt
 
@@ -48,7 +48,7 @@ def test_an_evaluation_says_whether_fine_tuning_pays(
     with caplog.at_level(logging.INFO, logger="llmft"):
         result = llmft.evaluate(run)
     assert result.probe is not None
-    [gain] = result.probe.gains.values()
+    gain = result.gains["probe"]
     difference = result.metrics[result.metric] - result.baselines["probe"].metrics[result.metric]
     sign = -1 if result.metric == "mae" else 1
     assert gain.gain == pytest.approx(sign * difference, abs=1e-6)
@@ -84,7 +84,7 @@ def test_it_is_left_out_where_it_costs_too_much(
     gated = llmft.evaluate(run, suite=make_suite(recipe, **suite, gates=gates))
     [gate] = [gate for gate in gated.gates if gate.name == "beats_probe"]
     assert gated.probe is not None
-    [gain] = gated.probe.gains.values()
+    gain = gated.gains["probe"]
     assert (gate.value, gate.bound) == (gain.gain, gain.interval.low)
     assert gate.result == ("DEPLOY" if gain.interval.low >= 0 else "REVIEW")
     off = make_suite(recipe, **suite, baselines={"probe": False})
@@ -100,7 +100,7 @@ def test_a_comparison_has_that_of_the_reference(
     result = llmft.compare(make_suite(recipe))
     assert result.probe is not None
     assert result.probe.base == str(lively_bert)
-    assert set(result.probe.gains) == {"a", "b"}
+    assert all("probe" in variant.gains for variant in result.variants.values())
     assert "probe" in result.baselines
     assert "probe" in result.to_frame().index
     alone = llmft.evaluate("runs/probe")
@@ -138,9 +138,9 @@ def test_a_frozen_reference_is_the_probe_itself(workspace: Path, lively_bert: Pa
     result = llmft.compare(make_suite(recipe, reference="b", gates=gates))
     assert result.probe is not None
     assert result.probe.run == "runs/b"
-    assert set(result.probe.gains) == {"a"}, "b is not compared with itself"
+    assert "probe" not in result.variants["b"].gains, "it is not compared with itself"
     [pair] = result.pairs
-    assert result.probe.gains["a"].gain == pytest.approx(pair.gain)
+    assert result.variants["a"].gains["probe"].gain == pytest.approx(pair.gain)
     named = {name: [g.name for g in variant.gates] for name, variant in result.variants.items()}
     assert "beats_probe" in named["a"]
     assert "beats_probe" not in named["b"]
@@ -203,8 +203,8 @@ def test_the_answer_is_one_sentence(
     finding: Any, sentence: str, evaluated: llmft.EvaluationResult
 ) -> None:
     assert evaluated.probe is not None
-    gains = {"tuned": evaluated.probe.gains["tuned"].replace(finding=finding)}
-    result = evaluated.replace(probe=evaluated.probe.replace(gains=gains))
+    gain = evaluated.gains["probe"].replace(finding=finding)
+    result = evaluated.replace(gains={"probe": gain})
     assert describe_probe(result, {"tuned": result})[0].startswith(sentence)
 
 
@@ -240,21 +240,21 @@ def evaluated(
 
 def test_a_gain_that_is_not_told_apart_is_no_evidence() -> None:
     gate = GateConfig(deploy=0.0)
-    gain = ProbeGain(gain=0.5, interval=Interval(0.4, 0.6), finding="not told apart")
+    gain = BaselineGain(gain=0.5, interval=Interval(0.4, 0.6), finding="not told apart")
     facts = GateFacts(
         metric="mae", metrics={}, intervals={}, parts={}, splits={}, histories=[],
-        probe_gain=gain,
+        gains={"probe": gain},
     )  # fmt: skip
     [result] = apply_gates({"beats_probe": gate}, facts)
     assert result.result == "REVIEW"
     assert "not told apart" in result.reason
-    [result] = apply_gates({"beats_probe": gate}, facts._replace(probe_gain=None))
+    [result] = apply_gates({"beats_probe": gate}, facts._replace(gains={}))
     assert result.result == "REVIEW"
     assert "is not defined on these rows" in result.reason
-    worse = facts._replace(probe_gain=gain.replace(gain=-0.5, interval=Interval(-0.6, -0.4)))
+    worse = facts._replace(gains={"probe": gain.replace(gain=-0.5, interval=Interval(-0.6, -0.4))})
     [result] = apply_gates({"beats_probe": GateConfig(deploy=0.0, review=-0.2)}, worse)
     assert result.result == "FAIL"
-    better = facts._replace(probe_gain=gain.replace(finding="better"))
+    better = facts._replace(gains={"probe": gain.replace(finding="better")})
     assert apply_gates({"beats_probe": gate}, better)[0].result == "DEPLOY"
     assert apply_gates({"beats_probe": GateConfig(deploy=0.5)}, better)[0].result == "REVIEW"
 

@@ -4,14 +4,7 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
-from llmft.config.task import (
-    FieldsConfig,
-    LabelsConfig,
-    MultilabelConfig,
-    ScoresConfig,
-    SourceConfig,
-    Task,
-)
+from llmft.config.task import LabelsConfig, MultilabelConfig, ScoresConfig
 from llmft.evaluation.rows import (
     LabelledRows,
     compute_row_errors,
@@ -19,7 +12,6 @@ from llmft.evaluation.rows import (
     count_label_confusions,
     count_tier_confusions,
     describe_rows,
-    measure_baselines,
     pick_worst,
 )
 from llmft.metrics.definitions import measure
@@ -95,41 +87,6 @@ def test_d10_a_row_is_predicted_by_the_thresholds_as_the_metrics_are() -> None:
     assert measure(np.array([0]), runs[0].decision_scores_NC, names=["calm", "loud"]).metrics[
         "accuracy"
     ] == 0  # fmt: skip
-
-
-def make_task(labels: LabelsConfig, **fields: str) -> Task:
-    return Task(
-        name="t", sources=[SourceConfig(path="x.jsonl")], labels=labels, output="prepared",
-        fields=FieldsConfig(**fields),
-    )  # fmt: skip
-
-
-def test_d9_the_baselines_read_the_text_pair_as_the_model_does() -> None:
-    motives = {"x": "crisis", "y": "profit"}
-    rows = [
-        {"text": f"act {i}", "motive": word, "labels": [label]}
-        for i in range(6)
-        for label, word in motives.items()
-    ]
-    task = make_task(SEVERAL, text_pair="motive")
-    found = measure_baselines(rows, rows, names=["x", "y"], task=task)
-    assert found["tfidf"].metrics["accuracy"] == 1
-
-
-def test_d9_baselines_are_measured_as_the_models_are() -> None:
-    scores = [{"text": f"bad {i}", "labels": {"a": 9.0, "b": 8.0}} for i in range(6)]
-    scores += [{"text": f"calm {i}", "labels": {"a": 1.0, "b": 0.0}} for i in range(5)]
-    tiered = make_task(make_scores_config(tiers={"low": 0, "high": 5}))
-    found = measure_baselines(scores, scores, names=["a", "b"], task=tiered)
-    assert found["constant"].metrics["tier_accuracy"] == pytest.approx(6 / 11)
-    assert found["tfidf"].metrics["tier_accuracy"] == 1
-
-    several = [{"text": f"bad {i}", "labels": ["x"]} for i in range(6)]
-    several += [{"text": f"calm {i}", "labels": ["x", "y"]} for i in range(5)]
-    measured = measure_baselines(several, several, names=["x", "y"], task=make_task(SEVERAL))
-    assert measured["constant"].metrics["accuracy"] == pytest.approx(6 / 11)
-    assert measured["tfidf"].metrics["accuracy"] == 1
-    assert measured["tfidf"].parts["x"]["roc_auc"] is None
 
 
 @pytest.mark.parametrize(

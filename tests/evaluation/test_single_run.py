@@ -5,9 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from llmft.cli import main
+from llmft.evaluation.variants import Run
+from llmft.metrics.definitions import measure
+from llmft.prediction.stored import StoredPredictions
+from llmft.results.run import PostHocFit
 from tests.evaluation.conftest import make_row, write_rows
 
 
@@ -54,14 +59,10 @@ def test_several_labels_are_evaluated(home: Path) -> None:
     assert set(results["part_intervals"]["intervals"]) == {"crisis", "profit"}
     assert 0 <= results["reliability"]["ece"] <= 1
     gates = {gate["name"]: gate for gate in results["gates"]}
-    assert list(gates) == [
-        "f1_micro", "f1_macro", "class_f1", "class_recall", "val_test_gap", "train_val_gap",
-        "convergence",
-    ]  # fmt: skip
-    recalls = [part["recall"] for part in results["per_class"].values()]
-    assert gates["class_recall"]["value"] == min(recalls)
-    assert gates["class_recall"]["bound"] <= min(recalls)
-    assert 0 <= results["baselines"]["tfidf"]["metrics"]["f1_micro"] <= 1
+    assert list(gates) == ["beats_constant", "beats_tfidf"]
+    gain = results["metrics"]["f1_micro"] - results["baselines"]["tfidf"]["metrics"]["f1_micro"]
+    assert gates["beats_tfidf"]["value"] == pytest.approx(gain)
+    assert gates["beats_tfidf"]["bound"] == results["gains"]["tfidf"]["interval"][0]
     assert results["metric"] == "f1_micro"  # the loss chose, but it is no metric of the report
 
 
@@ -91,6 +92,66 @@ def test_d24_rows_that_cannot_be_used_are_told_and_keep_a_run_from_being_deploye
     page = Path("runs/several/evaluation/report-data-gaps.md").read_text()
     assert "3 rows left out: 2 not 0 or 1, 1 label missing" in page
     assert Path("runs/several/evaluation/report.html").read_bytes() == before
+
+
+def test_d24_rows_of_a_class_that_the_model_does_not_know_count_as_wrong(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [make_row(i) for i in range(1000, 1040)]
+    Path("known.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:30]))
+    for row in rows[30:36]:
+        row["mood"] = "odd"
+    for row in rows[36:]:
+        row["mood"] = "ugly"
+    Path("strange.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["evaluate", "runs/plain", "--data", "known.jsonl"]) == 0
+    assert main(["evaluate", "runs/plain", "--data", "strange.jsonl"]) == 0
+    known = load("runs/plain/evaluation/data-known.json")
+    strange = load("runs/plain/evaluation/data-strange.json")
+    said = (
+        "10 of 40 rows have a class or label that the model does not know, so they count as wrong"
+    )
+    assert f"{said}: odd, ugly" in capsys.readouterr().out
+    assert said in Path("runs/plain/evaluation/report-data-strange.md").read_text()
+    assert (strange["num_rows"], strange["coverage"], strange["left_out"]) == (40, 1.0, {})
+    assert strange["label_names"] == ["bad", "good", "odd", "ugly"]
+    num_right = known["metrics"]["accuracy"] * 30
+    assert strange["metrics"]["accuracy"] == pytest.approx(num_right / 40)
+    assert strange["per_class"]["odd"] == {
+        "precision": None, "recall": 0, "f1": 0, "support": 6, "roc_auc": 0.5,
+        "average_precision": pytest.approx(6 / 40),
+    }  # fmt: skip
+    matrix = np.array(strange["confusion_matrix"])
+    assert matrix[:, 2:].sum() == 0
+    assert matrix[2].sum() == 6
+    assert strange["baselines"]["tfidf"]["per_class"]["ugly"]["recall"] == 0
+    rest = [row for row in strange["rows"] if row["labels"] in ("odd", "ugly")]
+    assert {row["errors"]["plain"] for row in rest} == {1.0}
+
+
+def test_a_file_of_other_classes_only_names_both(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{**make_row(i), "mood": "odd"} for i in range(1000, 1030)]
+    Path("odd.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["evaluate", "runs/plain", "--data", "odd.jsonl"]) == 2
+    assert "found odd, known are bad, good" in capsys.readouterr().err
+    assert not Path("runs/plain/evaluation/data-odd.json").exists()
+
+
+def test_d24_labels_that_the_model_does_not_know_are_missed() -> None:
+    """Thresholds are applied before, since they are for the model's own labels."""
+    labels = np.array([[True, True], [False, True], [False, False]])
+    outputs = np.array([[0.4], [0.2], [0.1]], dtype=np.float32)
+    stored = StoredPredictions(["a", "b", "c"], outputs, *[np.zeros(3, dtype=np.int64)] * 2, [])
+    fit = PostHocFit(
+        method="f1", head="multilabel", num_rows=9, model_hash="m", data_fingerprint="d",
+        thresholds={"x": 0.3},
+    )  # fmt: skip
+    run = Run(Path(), None, None, 0, fit, stored, num_unknown=1)  # type: ignore[arg-type]
+    assert run.raw_outputs.tolist() == [[pytest.approx(p), 0] for p in (0.4, 0.2, 0.1)]
+    found = measure(labels, run.decision_scores, names=["x", "new"]).per_class
+    assert (found["x"]["f1"], found["new"]["recall"], found["new"]["support"]) == (1, 0, 2)
 
 
 def test_d15_rows_that_repeat_each_other_add_no_evidence(home: Path, capsys) -> None:

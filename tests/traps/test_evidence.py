@@ -62,6 +62,7 @@ def test_a_winner_that_its_gates_fail_is_not_recommended(copy: Path) -> None:
     Path("two.yaml").write_text(
         f"task: task.yaml\nvariants: {{plain: {PLAIN}, prompted: {PROMPTED}}}\n"
         "reference: plain\nmetric: mae\nmargin: 0.1\noutput_dir: reports/two\n"
+        "gates: {mae: {deploy: 1.0, review: 1.2}}\n"
     )
     assert main(["compare", "two.yaml"]) == 0
     results = load("reports/two/comparison.json")
