@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
+from scipy.special import expit, logit
 from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import precision_recall_curve
@@ -18,7 +19,7 @@ from llmft.config.head import FITS, SELECTION_METRIC, FitConfig, FitMethod, Head
 from llmft.config.recipe import Recipe
 from llmft.config.task import SEEN_SPLITS, LabelsConfig
 from llmft.data.batches import make_targets
-from llmft.data.fields import Row, shorten_list
+from llmft.data.fields import Row
 from llmft.data.labels import LABEL_THRESHOLD
 from llmft.data.prepared import PreparedData, open_prepared
 from llmft.errors import UserError
@@ -36,9 +37,10 @@ from llmft.training.run_folder import read_record
 logger = logging.getLogger(__name__)
 _ROUNDING = 1e-12
 _MAX_SWEEPS = 10
-_FEWEST_POSITIVES = 5
-"""Rows of a label that a threshold of its own needs (measured: docs/results.md)."""
-_NO_ROW = "{name}: {what} of val has this label, so its threshold stays 0.5"
+_DRAWN_BY = 10
+"""Rows of a label whose threshold is halfway, in log odds, between its own and that of all labels
+(measured: docs/results.md)."""
+_NO_ROW = "{name}: {what} of val has this label, so val says nothing of its threshold"
 
 
 class Thresholds(NamedTuple):
@@ -85,24 +87,22 @@ def fit_label_thresholds(
         probs_NL: Their probabilities, [N, L].
         names: The labels.
         min_recall: Choose the highest precision among thresholds with this recall; by default the
-            highest F1, where labels with fewer than 5 rows share one threshold.
+            highest F1, each threshold drawn towards the one that is best for all labels together,
+            the more so the fewer rows have the label.
     """
     found = Thresholds(dict.fromkeys(names, LABEL_THRESHOLD), [])
-    is_rare_L = labels_NL.sum(axis=0) < _FEWEST_POSITIVES
-    if min_recall is not None or is_rare_L.sum() == 1:
-        is_rare_L[:] = False
-    for i in np.flatnonzero(~is_rare_L):
-        _add(found, names[i], labels_NL[:, i], probs_NL[:, i], min_recall=min_recall)
-    if is_rare_L.any():
-        rare = [name for name, is_rare in zip(names, is_rare_L, strict=True) if is_rare]
-        found.warnings.append(
-            f"{shorten_list(rare)}: fewer than {_FEWEST_POSITIVES} rows of val have each of these "
-            "labels, so they share a threshold"
-        )
-        true_M, probs_M = labels_NL[:, is_rare_L].ravel(), probs_NL[:, is_rare_L].ravel()
-        if true_M.any():
-            found.values.update(dict.fromkeys(rare, choose_threshold(true_M, probs_M)[0]))
-    return found
+    for i, name in enumerate(names):
+        _add(found, name, labels_NL[:, i], probs_NL[:, i], min_recall=min_recall)
+    true_M = labels_NL.ravel()
+    if min_recall is not None or true_M.all() or not true_M.any():
+        return found
+    of_all, _ = choose_threshold(true_M, probs_NL.ravel())
+    num_true_L = labels_NL.sum(axis=0)
+    is_known_L = (num_true_L > 0) & (num_true_L < len(labels_NL))
+    weights_L = np.where(is_known_L, num_true_L / (num_true_L + _DRAWN_BY), 0.0)
+    own_L = logit(list(found.values.values()))
+    drawn_L = expit(weights_L * own_L + (1 - weights_L) * logit(of_all))
+    return Thresholds(dict(zip(names, drawn_L.tolist(), strict=True)), found.warnings)
 
 
 def fit_class_thresholds(

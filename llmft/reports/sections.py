@@ -125,7 +125,8 @@ def make_fits(variants: Mapping[str, VariantResult], shown: Sequence[ReportEntry
     return Section(
         "Calibrators and thresholds",
         "Applied to the model's outputs, and fitted on other rows than those that are measured "
-        "here. All other numbers of this report are with them.",
+        "here. All other numbers of this report are with them, and the constant and TF-IDF "
+        "have some by the same method.",
         [Block(table, lines=lines)] if with_fit else [],
     )
 

@@ -110,31 +110,34 @@ def test_a_recall_out_of_reach_is_said_and_the_highest_is_taken() -> None:
     assert "law: no threshold has a recall of 0.9" in warning
 
 
-def test_a_label_that_never_or_always_applies_keeps_its_threshold() -> None:
+def test_a_label_that_never_or_always_applies_gets_the_threshold_of_all() -> None:
     labels = np.array([[False, True, True], [False, True, False]] * 5)
-    probs = np.array([[0.9, 0.1, 0.3], [0.8, 0.2, 0.2]] * 5, dtype=np.float32)
+    probs = np.array([[0.1, 0.7, 0.6], [0.2, 0.8, 0.2]] * 5, dtype=np.float32)
     found = fit_label_thresholds(labels, probs, names=["a", "b", "c"])
-    assert found.values == {"a": 0.5, "b": 0.5, "c": pytest.approx(0.25)}
+    of_all, _ = choose_threshold(labels.ravel(), probs.ravel())
+    assert [found.values[name] for name in ("a", "b")] == pytest.approx([of_all] * 2)
     assert [w.split(" of val")[0] for w in found.warnings] == ["a: no row", "b: every row"]
+    nothing = fit_label_thresholds(labels[:, :1], probs[:, :1], names=["a"])
+    assert nothing.values == {"a": 0.5}
 
 
-def test_labels_with_hardly_any_rows_share_a_threshold() -> None:
-    """Each by itself would get what its single row happens to have."""
-    labels = np.zeros((40, 4), dtype=bool)
-    labels[:20, 0] = labels[0, 1] = labels[1, 2] = True
-    probs = np.full((40, 4), 0.05, dtype=np.float32)
-    probs[:20, 0], probs[0, 1], probs[1, 2], probs[2, 3] = 0.4, 0.3, 0.2, 0.1
-    found = fit_label_thresholds(labels, probs, names=["common", "a", "b", "never"])
-    assert found.values["common"] == pytest.approx(0.225)
-    assert [found.values[name] for name in ("a", "b", "never")] == pytest.approx([0.15] * 3)
-    (warning,) = found.warnings
-    assert warning.startswith("a, b, never: fewer than 5 rows of val have each of these labels")
-    by_recall = fit_label_thresholds(
-        labels, probs, names=["common", "a", "b", "never"], min_recall=0.9
-    )
-    assert by_recall.values["a"] > by_recall.values["b"]
-    alone = fit_label_thresholds(labels[:, :2], probs[:, :2], names=["common", "a"])
-    assert (alone.values["a"], alone.warnings) == (pytest.approx(0.175), [])
+def test_the_fewer_rows_a_label_has_the_nearer_its_threshold_is_to_that_of_all() -> None:
+    """By itself each label would get what its few rows happen to have."""
+    labels, probs = np.zeros((400, 3), dtype=bool), np.full((400, 3), 0.05, dtype=np.float32)
+    for column, (count, prob) in enumerate([(200, 0.8), (40, 0.3), (2, 0.3)]):
+        labels[:count, column] = True
+        probs[:count, column] = prob
+    found = fit_label_thresholds(labels, probs, names=["often", "some", "rare"]).values
+    of_all, _ = choose_threshold(labels.ravel(), probs.ravel())
+    alone = {name: choose_threshold(labels[:, i], probs[:, i])[0] for i, name in enumerate(found)}
+    odds = {name: np.log(t / (1 - t)) for name, t in {**found, "all": of_all}.items()}
+    own = {name: np.log(t / (1 - t)) for name, t in alone.items()}
+    for name, count in (("often", 200), ("some", 40), ("rare", 2)):
+        weight = count / (count + 10)
+        expected = weight * own[name] + (1 - weight) * odds["all"]
+        assert odds[name] == pytest.approx(expected)
+    by_recall = fit_label_thresholds(labels, probs, names=["often", "some", "rare"], min_recall=0.9)
+    assert by_recall.values["rare"] == pytest.approx(alone["rare"])
 
 
 def test_of_two_classes_the_last_ones_probability_is_judged() -> None:
@@ -160,7 +163,9 @@ def test_a_class_that_is_too_shy_gains_and_one_without_rows_stays() -> None:
     assert not (probs.argmax(axis=1) == 2).any()
     found = fit_class_thresholds(labels, probs, names=["a", "b", "c", "d"])
     assert found.values["d"] == 0.5
-    assert found.warnings == ["d: no row of val has this label, so its threshold stays 0.5"]
+    assert found.warnings == [
+        "d: no row of val has this label, so val says nothing of its threshold"
+    ]
     assert found.values["c"] < 0.4
     fit = make_fit("f1", "multiclass", thresholds=found.values)
     fitted = apply_fit(probs, fit).decision_scores_NC
@@ -232,9 +237,8 @@ def test_d7_what_a_threshold_gains_on_noise_is_gone_on_other_rows() -> None:
     labels = generator.random((2, 30, 50)) < 0.4
     probs = generator.random((2, 30, 50)).astype(np.float32)
     names = [f"l{i}" for i in range(50)]
-    fit = make_fit(
-        "f1", "multilabel", thresholds=fit_label_thresholds(labels[0], probs[0], names=names).values
-    )
+    alone = [choose_threshold(labels[0, :, i], probs[0, :, i])[0] for i in range(50)]
+    fit = make_fit("f1", "multilabel", thresholds=dict(zip(names, alone, strict=True)))
     own, other = (
         compute_metric("f1_macro", labels[i], apply_fit(probs[i], fit).decision_scores_NC)
         for i in (0, 1)
