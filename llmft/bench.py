@@ -256,11 +256,12 @@ def read_articles(paths: Sequence[Path], *, fields: FieldsConfig) -> list[Row]:
     Raises:
         UserError: If a file cannot be read, or a field is in no row.
     """
-    from llmft.prediction.tables import check_ending, read_input
+    from llmft.data.sources import check_ending
+    from llmft.prediction.tables import read_input
 
     rows: list[Row] = [] if paths else make_articles()
     for path in paths:
-        check_ending(path, option="--data")
+        check_ending(path, where="--data")
         rows += read_input(path)
     where = f"--text: {', '.join(map(str, paths)) or 'the sample'}"
     require_fields(fields.text, list_fields(rows), where=where)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from llmft.config.frames import is_frame
 from llmft.console import read_count, run_verb
+from llmft.data.sources import check_ending
 from llmft.errors import UserError
 from llmft.files import StrPath
 from llmft.models.saved import ModelSpec, hash_model, read_spec
@@ -31,7 +32,7 @@ from llmft.prediction.shards import (
     write_manifest,
     write_shard,
 )
-from llmft.prediction.tables import check_ending, join_tables
+from llmft.prediction.tables import check_output, find_output_ending, join_tables
 from llmft.processes import get_rank, get_world_size
 from llmft.results.run import PostHocFit
 
@@ -43,8 +44,9 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="llmft predict", description=__doc__, allow_abbrev=False)
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument(
-        "--input", nargs="+", required=True, metavar="FILE", help=".jsonl, .csv, .parquet; or globs"
-    )
+        "--input", nargs="+", required=True, metavar="FILE",
+        help=".jsonl, .json, .csv, .tsv or .parquet, all but the last also .gz or .zst; or globs",
+    )  # fmt: skip
     parser.add_argument(
         "--output", type=Path, required=True, metavar="FILE|DIR",
         help="one file, .jsonl, .csv or .parquet; or a folder for shards",
@@ -74,7 +76,8 @@ def predict(
 
     Args:
         model: Run folder, or the run that `llmft.train` returned.
-        input: Files (.jsonl, .csv, .parquet) or globs.
+        input: Files (.jsonl, .json, .csv, .tsv, .parquet; all but the last also .gz or .zst) or
+            globs.
         output: One file, or a folder for shards if it has no ending.
         max_tokens_per_batch: Tokens of a batch, padding counted; None: as memory allows.
 
@@ -111,8 +114,8 @@ def predict_file(
     Raises:
         UserError: If the run, the input or the output cannot be used.
     """
-    check_ending(input_path, option="--input")
-    check_ending(output_path, option="--output")
+    check_ending(input_path, where="--input")
+    check_output(output_path, option="--output")
     if input_path.resolve() == output_path.resolve():
         raise UserError(f"--output: {output_path} is the input; name another file")
     if get_world_size() > 1:
@@ -159,17 +162,16 @@ def predict_folder(
         UserError: If the run, an input or the folder cannot be used.
     """
     for path in inputs:
-        check_ending(path, option="--input")
+        check_ending(path, where="--input")
         if path.resolve().parent == output.resolve():
             raise UserError(
                 f"--output: {output} is the folder of the input {path}; name another one"
             )
-    names = [path.name for path in inputs]
+    names = [f"{path.stem}{find_output_ending(path)}" for path in inputs]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise UserError(
-            f"--input: several files are named {repeated[0]}, and shards are named after their "
-            "input; rename one"
+            f"--input: the shards of several files would be named as {repeated[0]}; rename one"
         )
     job = _PredictionJob.open(run, folder=output, inputs=inputs)
     with _state_removed_on_error(output):

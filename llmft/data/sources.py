@@ -8,6 +8,7 @@ import gzip
 import hashlib
 import io
 import json
+import re
 import sys
 import threading
 import zlib
@@ -49,6 +50,13 @@ _CONTENTS = {
 ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 COMPRESSIONS = (".gz", ".zst")
 _BLOCK = 1 << 20
+_OVER_LINES = re.compile(r"\s*(?:(\[)\s*(?:\{.*)?|(\{)\s*)$")
+_NOT_LINES = {
+    "[": "a list of objects, as in a .json file; rename it to .json",
+    None: "an object over several lines; write each object on one line, or all as a list in a "
+    ".json file",
+}
+"""First bracket of a file that should have one object a line -> what it is, and how to mend it."""
 HUB = "hf://"
 _BATCH = 1_000
 _LONGEST_NAME = 60
@@ -65,6 +73,24 @@ def split_ending(path: Path) -> tuple[str, str]:
     return ending, ""
 
 
+def check_ending(path: Path, *, where: str) -> None:
+    """Refuse a file name without a known ending.
+
+    Args:
+        path: The file.
+        where: What names it.
+
+    Raises:
+        UserError: With the endings that are allowed.
+    """
+    ending, compression = split_ending(path)
+    if ending not in ENDINGS or (ending == ".parquet" and compression):
+        raise UserError(
+            f"{where}: {path}: unknown ending; allowed: {', '.join(ENDINGS)}, and all but .parquet "
+            f"with {' or '.join(COMPRESSIONS)} behind it"
+        )
+
+
 def check_contents(path: Path) -> None:
     """Refuse a file that is not what its ending says.
 
@@ -75,15 +101,20 @@ def check_contents(path: Path) -> None:
     with path.open("rb") as file:
         start = file.read(16)
     ending, compression = split_ending(path)
-    expected = compression or ending
-    found = next((what for magic, what in _CONTENTS.items() if start.startswith(magic)), None)
-    if found is None:
-        if start and compression:
-            raise UserError(f"{path}: is not what {compression} says; remove this ending")
+    found = _recognise(start)
+    if found is None and start and compression:
+        raise UserError(f"{path}: is not what {compression} says; remove this ending")
+    if found is not None and found[1] == compression != "":
+        with _open_binary(path) as unpacked:
+            inner = _recognise(unpacked.read(16))
+        if inner is None:
+            return
+        raise UserError(
+            f"{path}: holds {inner[0]} behind {compression}; unpack it, and name it as what it is"
+        )
+    if found is None or found[1] == (compression or ending):
         return
     what, proper = found
-    if proper == expected:
-        return
     name = path.stem if compression else path.name
     if proper == ".parquet":
         mend = "rename it to .parquet"
@@ -92,6 +123,11 @@ def check_contents(path: Path) -> None:
     else:
         mend = "save it as .csv, .jsonl or .parquet"
     raise UserError(f"{path}: is {what}; {mend}")
+
+
+def _recognise(start: bytes) -> tuple[str, str | None] | None:
+    """Return what a file is by its first bytes, and its proper ending; None if it may be text."""
+    return next((what for magic, what in _CONTENTS.items() if start.startswith(magic)), None)
 
 
 @contextlib.contextmanager
@@ -470,12 +506,8 @@ def _match_files(config: SourceConfig) -> list[str]:
     for path in paths:
         if not path.is_file():
             raise UserError(f"sources: {path}: is not a file; name the files in it, or a glob")
-        ending, compression = split_ending(path)
-        if ending not in ENDINGS or (ending == ".parquet" and compression):
-            raise UserError(
-                f"sources: {path}: unknown ending; allowed: {', '.join(ENDINGS)}, and all but "
-                f".parquet with {' or '.join(COMPRESSIONS)} behind it"
-            )
+        check_ending(path, where="sources")
+        ending = split_ending(path)[0]
         if ending == ".parquet" and config.encoding != "utf-8":
             raise UserError(f"sources: {path}: a Parquet file has no encoding; remove the key")
         for key in ("delimiter", "columns"):
@@ -494,6 +526,8 @@ def _read_jsonl(path: Path, source: Source, codec: str, *, skips: Skips) -> Iter
     with _open_text(path, codec) as file:
         lines = ((number, line) for number, line in enumerate(file, start=1) if line.strip())
         for position, (number, line) in enumerate(lines):
+            if position == 0 and (found := _OVER_LINES.match(line.removeprefix("\ufeff"))):
+                raise UserError(f"{path}:{number}: begins {_NOT_LINES[found[1]]}")
             if skips(position):
                 continue
             try:
@@ -571,6 +605,8 @@ def _read_csv(path: Path, source: Source, codec: str, *, skips: Skips) -> Iterat
                     fault = None
                     if len(cells) != len(header):
                         fault = f"broken CSV: {len(cells)} cells, the header has {len(header)}"
+                        if len(cells) == 1 and (mark := _find_separator(cells[0])) is not None:
+                            fault += f"; the cells may be separated by {mark!r} (`delimiter`)"
                     values = {} if fault else dict(zip(header, cells, strict=True))
                     yield SourceRow(source, start, values, fault)
                 start = reader.line_num + 1
@@ -589,14 +625,16 @@ def _check_header(header: list[str], path: Path, *, in_task: bool) -> None:
         hint = ", or if this is no header, set `columns: [...]`" if looks_like_data(header) else ""
         hint = hint if in_task else ""
         raise UserError(f"{path}:1: the column {repeated[0]!r} is repeated; rename one{hint}")
-    separator = next(
-        (mark for mark in (";", "\t", "|") if len(header) == 1 and mark in header[0]), None
-    )
+    separator = _find_separator(header[0]) if len(header) == 1 else None
     if separator is not None:
         key = f"set `delimiter: {json.dumps(separator)}` for this source, or " if in_task else ""
         raise UserError(
             f"{path}:1: the columns are separated by {separator!r}; {key}save it with commas"
         )
+
+
+def _find_separator(line: str) -> str | None:
+    return next((mark for mark in (";", "\t", "|", ",") if mark in line), None)
 
 
 def looks_like_data(fields: Collection[str]) -> bool:

@@ -72,8 +72,8 @@ class Model:
             another column, `reason`, says why.
 
         Raises:
-            UserError: If `rows` is something else, lacks a field, or with `errors="raise"` a row
-                cannot be predicted.
+            UserError: If `rows` is something else, lacks a field, with `errors="raise"` a row
+                cannot be predicted, or the model answers a row with no number.
         """
         import pandas as pd
 

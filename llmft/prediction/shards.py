@@ -12,13 +12,14 @@ from pydantic import NonNegativeInt, field_validator
 
 from llmft.data.fields import Row, RowFaultError, require_fields
 from llmft.data.prompts import fill_prompt
-from llmft.data.sources import Skips
+from llmft.data.sources import Skips, split_ending
 from llmft.errors import UserError
 from llmft.files import hash_file
 from llmft.models.saved import ModelSpec
 from llmft.prediction.tables import (
     TableLayout,
     check_unicode,
+    find_output_ending,
     find_types,
     list_needed_fields,
     make_schema,
@@ -129,13 +130,14 @@ def survey_inputs(
         if known is not None and known.is_of(path):
             surveys[path] = known
             continue
-        survey = survey_input(path, spec=spec, ending=ending or path.suffix)
+        ends = ending or find_output_ending(path)
+        survey = survey_input(path, spec=spec, ending=ends)
         is_begun = any(folder.glob(f"{glob.escape(path.stem)}-{'[0-9]' * 12}.*"))
         if known is not None and known.sha256 != survey.sha256 and is_begun:
             raise ChangedError(
                 f"{folder}: {path} changed since shards of it were predicted",
                 fix=f"name a new folder, or remove {kept} and "
-                f"{folder}/{path.stem}-*{ending or path.suffix} to predict this input again",
+                f"{folder}/{path.stem}-*{ends} to predict this input again",
             )
         write_result(kept, survey)
         surveys[path] = survey
@@ -156,7 +158,8 @@ def survey_input(path: Path, *, spec: ModelSpec, ending: str) -> Survey:
     """
     num_bytes, modified_ns = _stamp(path)
     sha256 = hash_file(path)
-    is_parquet, is_json = path.suffix == ".parquet", path.suffix == ".jsonl"
+    own = split_ending(path)[0]
+    is_parquet, is_json = own == ".parquet", own in (".jsonl", ".json")
     types = read_types(path) if is_parquet else pa.schema([])
     fields = dict.fromkeys(types.names)
     prompt, num_rows, num_empty = spec.make_prompt(), 0, 0
@@ -269,7 +272,7 @@ def plan_shards(
             path,
             start,
             min(ROWS_PER_SHARD, survey.num_rows - start),
-            folder / f"{path.stem}-{start:012d}{ending or path.suffix}",
+            folder / f"{path.stem}-{start:012d}{ending or find_output_ending(path)}",
             survey,
         )
         for path, survey in zip(inputs, surveys, strict=True)

@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from llmft.config.task import ScoresConfig
 from llmft.data.fields import Row
 from llmft.data.labels import LABEL_THRESHOLD, assign_tiers, compute_overall
-from llmft.data.sources import Skips, Source, read_rows
+from llmft.data.sources import Skips, Source, read_rows, split_ending
 from llmft.errors import UserError
 from llmft.files import replace_file
 from llmft.models.saved import ModelSpec
 from llmft.prediction.post_hoc_fit import FinalOutputs
 
 Floats = NDArray[np.floating[Any]]
-_ENDINGS = (".jsonl", ".csv", ".parquet")
+_OUTPUTS = (".jsonl", ".csv", ".parquet")
 
 
 def name_columns(spec: ModelSpec) -> list[str]:
@@ -98,14 +98,20 @@ class TableLayout(NamedTuple):
     """Names and types of the prediction columns, which follow those of the input."""
 
 
-def check_ending(path: Path, *, option: str) -> None:
-    """Refuse a file name without a known ending.
+def check_output(path: Path, *, option: str) -> None:
+    """Refuse the name of an output without a known ending.
 
     Raises:
         UserError: If the ending is none of .jsonl, .csv and .parquet.
     """
-    if path.suffix not in _ENDINGS:
-        raise UserError(f"{option}: {path}: unknown ending; allowed: {', '.join(_ENDINGS)}")
+    if path.suffix not in _OUTPUTS:
+        raise UserError(f"{option}: {path}: unknown ending; allowed: {', '.join(_OUTPUTS)}")
+
+
+def find_output_ending(path: Path) -> str:
+    """Return the ending of the shards of an input: lines for .json, commas for .tsv."""
+    ending = split_ending(path)[0]
+    return {".json": ".jsonl", ".tsv": ".csv"}.get(ending, ending)
 
 
 def read_input(path: Path, *, skips: Skips = lambda position: False) -> Iterator[Row]:

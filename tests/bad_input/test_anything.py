@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llmft.config.task import SPLITS
+from llmft.data.reading import is_asked_for
 from tests.bad_input.materials import (
     PROMPT,
     RECIPE,
@@ -268,3 +270,112 @@ def test_d24_files_of_every_kind_lose_no_more_than_they_say(seed: int, workspace
         for row in map(json.loads, Path(f"out/{split}.jsonl").read_text("utf-8").split("\n")[:-1]):
             assert row["text"].strip("\u200b\ufeff ")
             assert row["id"]
+
+
+# Some hundreds of YAML files with the slips that people make.
+
+_FILES = {
+    "task.yaml": TASK,
+    "recipe.yaml": RECIPE,
+    "suite.yaml": """\
+task: task.yaml
+variants: {one: {recipe: recipe.yaml, seeds: [1, 2, 3]}, two: runs/two}
+reference: one
+metric: f1_macro
+margin: 0.02
+slices: [url]
+gates: {f1_macro: {deploy: 0.8, review: 0.7}, class_recall: {deploy: 0.5}}
+waive: [{check: comparability, variants: [two], reason: trained before}]
+latency: {batch_size: 4}
+output_dir: reports/news
+""",
+}
+_SLIPS: list[Any] = [
+    None, True, False, "yes", "no", "", " ", 0, 1, -1, 1.5, "1e-4", "1_000", float("nan"),
+    float("inf"), 10**30, [], {}, [None], [[]], {"a": 1}, {1: 2}, {None: None}, "a, b", "~/x",
+    "../x", "/", "mood ", "MOOD", "mo\u200bod", "é", "\u201cmood\u201d", "{title}", "*", "null",
+    "2024-01-05", "x" * 400, [1, "1"], {"type": "class"}, "hf://x", "builtin:minilm", "a\nb",
+    "\x07",
+]  # fmt: skip
+
+
+def list_places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Return the keys that lead to every value in nested lists and objects."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value)
+    found = []
+    for key, one in inner:
+        found.append((*at, key))
+        if isinstance(one, dict | list):
+            found += list_places(one, (*at, key))
+    return found
+
+
+def slip(values: Any, draw: random.Random) -> None:
+    """Change, remove, rename, wrap or repeat one of the values."""
+    *way, last = draw.choice(list_places(values))
+    inner = values
+    for key in way:
+        inner = inner[key]
+    kind = draw.choice(["value", "value", "value", "remove", "rename", "wrap", "swap", "add"])
+    match kind:
+        case "value":
+            inner[last] = draw.choice(_SLIPS)
+        case "remove":
+            del inner[last]
+        case "wrap":
+            inner[last] = draw.choice([[inner[last]], {"value": inner[last]}, str(inner[last])])
+        case "rename" if isinstance(inner, dict):
+            new = draw.choice([str(last).upper(), f"{last}s", str(last)[:-1], "x", 7, None, True])
+            inner[new] = inner.pop(last)
+        case "swap":
+            other = draw.choice(list(inner) if isinstance(inner, dict) else range(len(inner)))
+            inner[last], inner[other] = inner[other], inner[last]
+        case _ if isinstance(inner, dict):
+            inner[draw.choice(["seed", "name", "type", "path", "epochs", 3])] = draw.choice(_SLIPS)
+
+
+def misspell(text: str, draw: random.Random) -> str:
+    """Change the text of a YAML file as an editor or a tired person does."""
+    lines = text.splitlines()
+    at = draw.randrange(len(lines))
+    match draw.choice(["none", "none", "none", "tab", "twice", "indent", "colon", "quote", "bom"]):
+        case "tab":
+            lines[at] = "\t" + lines[at]
+        case "twice":
+            lines.insert(at, lines[at])
+        case "indent":
+            lines[at] = " " + lines[at]
+        case "colon":
+            lines[at] = lines[at].replace(": ", ":", 1)
+        case "quote":
+            lines[at] = lines[at].replace(" ", ' "', 1)
+        case "bom":
+            lines[0] = "\ufeff" + lines[0]
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(300))
+def test_d24_yaml_with_slips_is_understood_or_refused(seed: int, workspace: Path) -> None:
+    draw = random.Random(seed)
+    name = draw.choice(list(_FILES))
+    for other, text in _FILES.items():
+        if other == name:
+            values = yaml.safe_load(text)
+            for _ in range(draw.choice([1, 1, 2, 3])):
+                slip(values, draw)
+            text = misspell(yaml.safe_dump(values, allow_unicode=True, sort_keys=False), draw)
+        Path(other).write_text(text, encoding="utf-8")
+    Path("rows.jsonl").write_text(dump_rows(make_rows(60)))
+    Path("prompt.md").write_text(PROMPT)
+    prepare = ["prepare", "task.yaml", "--set", "output=out"]  # and nowhere else
+    for command in (prepare, ["check", "recipe.yaml", "--no-data"], ["compare", "suite.yaml"]):
+        outcome = run(*command)
+        assert outcome.status in (0, 2), outcome.message
+        if outcome.status == 2:
+            outcome.check_refusal()
+    if Path("out").exists():
+        check_prepared(Path("out"))
+        manifest = json.loads(Path("out/manifest.json").read_text())
+        lost = [n for why, n in manifest["rejected"].items() if not is_asked_for(why)]
+        assert sum(lost) <= 0.05 * manifest["counts"]["input"] or "max_rejected" in text

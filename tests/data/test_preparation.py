@@ -291,7 +291,10 @@ def test_the_same_rows_and_seed_give_the_same_bytes(prepare) -> None:
     ("rows", "complaint"),
     [
         ([], "none of 0 rows can be used; the sources are empty"),
-        (["{", "["], "none of 2 rows can be used; reasons: 2 broken JSON; the first: rows.jsonl:1"),
+        (
+            ["{x", "["],
+            "none of 2 rows can be used; reasons: 2 broken JSON; the first: rows.jsonl:1",
+        ),
         (number_rows(2), "are too few: test would be empty"),
     ],
 )

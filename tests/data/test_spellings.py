@@ -376,6 +376,13 @@ def test_a_csv_without_a_header_gets_names(workspace: Path) -> None:
     ]  # fmt: skip
 
 
+def test_a_wrong_delimiter_is_suspected_where_columns_are_given(workspace: Path) -> None:
+    Path("a.csv").write_text("1;calm;one\n2;tense;two\n")
+    (source,) = find_sources([SourceConfig(path="a.csv", columns=["id", "mood", "text"])])
+    fault = "broken CSV: 1 cells, the header has 3; the cells may be separated by ';' (`delimiter`)"
+    assert {row.fault for row in read_rows(source)} == {fault}
+
+
 def test_columns_are_for_files_without_a_header(prepare) -> None:
     Path("a.csv").write_text(
         "id,mood,text\n" + "".join(f"r{i},{i % 2},words w{i}\n" for i in range(30))
@@ -423,6 +430,12 @@ def test_a_missing_header_is_suspected(prepare) -> None:
         ("a.csv", b"%PDF-1.7", "is PDF; save it as .csv, .jsonl or .parquet"),
         ("a.json", b"[{},", "broken JSON"),
         ("a.csv.gz", gzip.compress(b"id,text\n" * 9_000, mtime=0)[:40], "cannot be read"),
+        ("a.csv.gz", gzip.compress(b"PK\x03\x04xl/", mtime=0), "holds a zip archive.* behind .gz"),
+        ("a.jsonl.gz", gzip.compress(gzip.compress(b"{}", mtime=0), mtime=0), "behind .gz; unpack"),
+        ("a.jsonl", b'[{"id": 1}, {"id": 2}]', "begins a list of objects.*; rename it to .json"),
+        ("a.jsonl", b'[\n  {"id": 1},\n', "begins a list of objects.*; rename it to .json"),
+        ("a.jsonl", b'\xef\xbb\xbf\n{\n  "id": 1\n}\n', "a.jsonl:2: begins an object over several"),
+        ("a.json", b'{\n "id": 1\n}\n', "write each object on one line, or all as a list"),
     ],
 )
 def test_a_file_that_is_not_what_its_name_says_is_named(

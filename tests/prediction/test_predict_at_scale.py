@@ -1,5 +1,6 @@
 """Prediction and evaluation by several real processes: each row once, as on one (R3)."""
 
+import gzip
 import json
 import os
 import random
@@ -114,6 +115,46 @@ def test_one_process_predicts_each_row_once_in_order(inside: Path) -> None:
 
 
 @pytest.mark.launched
+def write_as(name: str, rows: list[dict[str, str]]) -> Path:
+    """Write a table in the format of its name."""
+    path, frame = Path("other", name), pd.DataFrame(rows)
+    path.parent.mkdir(exist_ok=True)
+    if ".json" in name and ".jsonl" not in name:
+        content = json.dumps(rows).encode()
+    elif ".jsonl" in name:
+        content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    else:
+        content = frame.to_csv(index=False, sep="\t" if ".tsv" in name else ",").encode()
+    path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.tsv", "a.csv.gz", "a.jsonl.gz"])
+def test_d24_an_input_may_be_whatever_prepare_reads(name: str, inside: Path) -> None:
+    rows = [row for row in make_rows(40, seed=4) if row["content"]]
+    plain, path = write_as("plain.jsonl", rows), write_as(name, rows)
+    for given, output in ((plain, "plain-out.jsonl"), (path, "out.jsonl"), (path, "out")):
+        assert main(["predict", "runs/variant", "--input", str(given), "--output", output]) == 0
+    expected = pd.read_json("plain-out.jsonl", lines=True)
+    found = pd.read_json("out.jsonl", lines=True)
+    assert found.to_dict("list") == expected.to_dict("list")
+    [shard] = [p for p in Path("out").iterdir() if p.name.startswith("a")]
+    assert shard.suffix == (".jsonl" if ".json" in name else ".csv")
+    assert len(shard.read_text().splitlines()) == len(rows) + (shard.suffix == ".csv")
+    shutil.rmtree("out")
+    for left in Path().glob("*out.jsonl"):
+        left.unlink()
+
+
+def test_two_inputs_whose_shards_would_have_one_name_are_refused(
+    inside: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = make_rows(5, seed=4)
+    both = [str(write_as(name, rows)) for name in ("b.csv", "b.tsv")]
+    assert main(["predict", "runs/variant", "--input", *both, "--output", "out"]) == 2
+    assert "would be named as b.csv; rename one" in capsys.readouterr().err
+
+
 def test_r3_a_killed_process_costs_only_what_it_had_in_hand(inside: Path) -> None:
     """Two processes end with the bytes of one, though one of the two was killed on the way."""
     killed = launch("predict", *COMMAND)
@@ -187,7 +228,7 @@ def predict(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, s
         (["--input", "in/shard-0*", "--output", "task.yaml"], "task.yaml: unknown ending"),
         (["--input", "task.yaml", "--output", "out"], "--input: task.yaml: unknown ending"),
         (["--input", "in/shard-1.jsonl", "twin/shard-1.jsonl", "--output", "out"],
-         "several files are named shard-1.jsonl"),
+         "the shards of several files would be named as shard-1.jsonl"),
     ],
 )  # fmt: skip
 def test_inputs_and_outputs_that_do_not_fit_are_refused(

@@ -12,7 +12,7 @@ import pytest
 from llmft.errors import UserError
 from llmft.prediction.tables import (
     TableLayout,
-    check_ending,
+    check_output,
     find_types,
     join_tables,
     read_input,
@@ -142,4 +142,4 @@ def test_a_broken_line_is_named(tmp_path: Path) -> None:
 
 def test_an_unknown_ending_is_refused() -> None:
     with pytest.raises(UserError, match=r"--output: out\.xlsx: unknown ending"):
-        check_ending(Path("out.xlsx"), option="--output")
+        check_output(Path("out.xlsx"), option="--output")
