@@ -27,6 +27,8 @@ _BFLOAT16_TOLERANCE = 0.02
 """The same in bfloat16."""
 _ROTARY_TOLERANCE = 0.01
 """Neighbouring positions are about 1 apart, or 0.03 where positions are stretched by 32."""
+_MOST_SHARED, _MOST_OWN = 64, 32
+"""Tokens of the prompt, its first, and of each row, its last, that are compared."""
 _LEAST_INFLUENCE = 1e-12
 """Relative to the largest gradient; a smaller one may underflow in one of the two forwards."""
 
@@ -106,14 +108,15 @@ class _Computation(NamedTuple):
 
 
 def choose_rows(train: Examples) -> list[Example]:
-    """Return two rows that differ in target and length, as far as the data has such.
+    """Return the last tokens of two rows that differ in target and length, as far as there are any.
 
-    Rows as long as the first lose their last token. A single row is compared with a part of itself,
+    A row as long as the first loses one token more. A single row is compared with a part of itself,
     and one of a single token is compared alone: there is nothing to mistake it for.
     """
-    first = train[0]
+    first = _shorten(train[0])
     differs_N = (train.targets != train.targets[0]).reshape(len(train), -1).any(dim=1)
     second = train[int(differs_N.int().argmax())] if bool(differs_N.any()) else train[-1]
+    second = _shorten(second)
     own_ids = second.encoded.own_ids
     if len(own_ids) == len(first.encoded.own_ids):
         own_ids = own_ids[:-1]
@@ -122,8 +125,17 @@ def choose_rows(train: Examples) -> list[Example]:
     return [first, second._replace(encoded=second.encoded._replace(own_ids=own_ids))]
 
 
+def _shorten(row: Example) -> Example:
+    encoded = row.encoded
+    return row._replace(encoded=encoded._replace(own_ids=encoded.own_ids[-_MOST_OWN:]))
+
+
 class SharingCheck(TrainerCallback):  # type: ignore[misc]
     """Compares the shared prompt with the unshared forward on two rows, before the first step.
+
+    Of prompt and rows a part suffices, since a base whose attention or positions depend on the
+    length of the input shares none (`explain_unshared`): on a Qwen 2.5 1.5B the whole would take
+    minutes on a CPU, and more memory than a step.
 
     Layers treat each token alone, but for attention, which takes positions and a mask. So what
     can go wrong with a packed row is compared exactly, in any precision: labels, tokens and
@@ -158,8 +170,10 @@ class SharingCheck(TrainerCallback):  # type: ignore[misc]
                 of sharded ones cannot be computed outside of a step.
         """
         self._sharing = sharing
-        self._rows = rows
-        self._num_shared = len(rows[0].encoded.shared_ids)
+        self._whole_ids = rows[0].encoded.shared_ids
+        shared_ids = self._whole_ids[:_MOST_SHARED]
+        self._rows = [r._replace(encoded=r.encoded._replace(shared_ids=shared_ids)) for r in rows]
+        self._num_shared = len(shared_ids)
         self._collator = collator
         self._loss = loss
         self._precision = precision
@@ -171,6 +185,12 @@ class SharingCheck(TrainerCallback):  # type: ignore[misc]
         Raises:
             UserError: If anything differs by more than rounding.
         """
+        if self._sharing.shared_ids != self._whole_ids:
+            raise UserError(self._explain("other tokens"))
+        with self._sharing.shortened(_MOST_SHARED):
+            self._check(model)
+
+    def _check(self, model: nn.Module) -> None:
         in_float32 = self._can_compute_in_float32(model)
         logger.info(
             "checking the shared prompt on %d rows: %s tokens with it, %s without, in %s",
@@ -186,11 +206,14 @@ class SharingCheck(TrainerCallback):  # type: ignore[misc]
             else:
                 fault = self._find_fault(model, tolerance=_BFLOAT16_TOLERANCE)
         if fault is not None:
-            raise UserError(
-                "prompt.share: on the first rows of train the shared prompt does not agree with "
-                f"the unshared forward ({fault}), so it cannot be used with this base; set "
-                "prompt.share: false, and please report it with the package versions"
-            )
+            raise UserError(self._explain(fault))
+
+    def _explain(self, fault: str) -> str:
+        return (
+            "prompt.share: on the first rows of train the shared prompt does not agree with "
+            f"the unshared forward ({fault}), so it cannot be used with this base; set "
+            "prompt.share: false, and please report it with the package versions"
+        )
 
     def _can_compute_in_float32(self, model: nn.Module) -> bool:
         if self._precision == "float32":

@@ -480,7 +480,10 @@ class TestPrecision:
             kept[tensor.untyped_storage().data_ptr()] = tensor
             return tensor
 
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        with (
+            sharing.shortened(sharing_module._MOST_SHARED),
+            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        ):
             model.train()(input_ids=torch.tensor([[3, 4, 5]]), attention_mask=torch.ones(1, 3))
         num_bytes = sum(
             tensor.untyped_storage().nbytes() for at, tensor in kept.items() if at not in weights
@@ -488,6 +491,31 @@ class TestPrecision:
         estimate = check_of_one._estimate_float32_gib(model, torch.device("cpu")) * 2**30
         assert num_bytes < estimate
         assert is_checkpointed or estimate < 2 * num_bytes
+
+
+def test_of_a_long_prompt_and_long_rows_a_part_is_compared() -> None:
+    """It costs no more than with a short prompt, and all else is as before."""
+    prompt, lengths = [*PROMPT_IDS] * 20, []
+    model = load(num_hidden_layers=2)
+    sharing = SharedPrompt(model, prompt)
+    whole = [make_row([3, 4, 5] * 40, prompt=prompt), make_row([9, 8] * 60, prompt=prompt)]
+    examples = Examples(
+        [r.encoded for r in whole], torch.stack([r.target for r in whole]), ids=["a", "b"]
+    )
+    get_inner(model).model.embed_tokens.register_forward_pre_hook(
+        lambda _, args: lengths.append(args[0].shape[1])
+    )
+    check(model, sharing, mode="float32", rows=choose_rows(examples))
+    assert max(lengths) <= 64 + 2 * 32
+    assert sharing.shared_ids == prompt
+
+
+def test_a_prompt_that_differs_at_its_end_stops_the_run() -> None:
+    prompt = [*PROMPT_IDS] * 20
+    model = load(num_hidden_layers=2)
+    rows = [make_row([3, 4], prompt=prompt), make_row([9], prompt=prompt)]
+    with pytest.raises(UserError, match=MESSAGE.format("other tokens")):
+        check(model, SharedPrompt(model, [*prompt[:-1], 7]), mode="float32", rows=rows)
 
 
 class TestChooseRows:

@@ -302,6 +302,11 @@ class SharedPrompt:
         return bool(self._shared_ids)
 
     @property
+    def shared_ids(self) -> list[int]:
+        """Token ids that every input begins with."""
+        return self._shared_ids
+
+    @property
     def layers(self) -> nn.ModuleList:
         """The layers of the base, which the packed row goes through."""
         layers: nn.ModuleList = self._model.model.layers
@@ -332,6 +337,22 @@ class SharedPrompt:
         finally:
             self._is_unshared = False
             switch_attention(self._model.config, PACKED_ATTENTION)
+
+    @contextmanager
+    def shortened(self, num_tokens: int) -> Iterator[None]:
+        """Share the first tokens of the prompt only, within the context."""
+        whole, model = self._shared_ids, self._model
+        self._shared_ids, num_prompt = whole[:num_tokens], getattr(model, "num_prompt", None)
+        if num_prompt is not None:  # of a `PooledModel`, which does not pool them
+            model.num_prompt = min(num_prompt, num_tokens)
+        self.forget()
+        try:
+            yield
+        finally:
+            self._shared_ids = whole
+            if num_prompt is not None:
+                model.num_prompt = num_prompt
+            self.forget()
 
     @contextmanager
     def in_float32(self) -> Iterator[None]:
