@@ -192,7 +192,7 @@ def _add_rows(
     add = parser.add_argument
     add(
         "--data", type=Path, nargs="+", default=[], metavar="FILE",
-        help=".jsonl, .csv or .parquet with the texts; default: invented articles",
+        help="file with the texts, as `llmft predict` takes it; default: invented articles",
     )  # fmt: skip
     add(
         "--text", nargs="+", default=fields, metavar="FIELD",

@@ -3,6 +3,7 @@
 import argparse
 import logging
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,7 +65,7 @@ class CheckResult(Result, HasTable):
     num_steps: int | None
     """Optimizer steps; null unless the data was read."""
     memory_gib: float | None
-    """Estimated peak on a device, without half a GiB for the libraries; null if it is unknown."""
+    """Estimated peak on a device, without that of libraries and rows; null if it is unknown."""
     budgets: dict[str, TokenBudget]
     """Split -> truncation of its articles; empty unless the data was read."""
 
@@ -270,9 +271,9 @@ def _report_frozen(recipe: ResolvedRecipe, inputs: "Inputs", gpu_gib: float | No
     is_elsewhere = _runs_elsewhere(recipe.config, gpu_gib)
     found = measure_frozen(recipe, inputs, is_elsewhere=is_elsewhere)
     logger.info(
-        "memory: about %.2f GiB, and half a GiB for the libraries: weights %.2f, vectors %.2f, "
-        "fitting %.2f, rows %.2f; on disk %.2f GiB of states",
-        found.peak_gib, *found,
+        "memory: about %.2f GiB%s: weights %.2f, vectors %.2f, fitting %.2f, rows %.2f; on disk "
+        "%.2f GiB of states",
+        found.peak_gib, _describe_used(), *found,
     )  # fmt: skip
     return found.peak_gib
 
@@ -343,12 +344,19 @@ def _report_memory(
         return None
     need, footprint = found.estimate, found.footprint
     logger.info(
-        "memory: about %.2f GiB, and half a GiB for the libraries, for %s: %s; %s of %s parameters "
-        "are trained",
-        need.peak_gib, found.describe(), need.describe(), f"{footprint.trainable:,}",
-        f"{footprint.total:,}",
+        "memory: about %.2f GiB%s, for %s: %s; %s of %s parameters are trained",
+        need.peak_gib, _describe_used(), found.describe(), need.describe(),
+        f"{footprint.trainable:,}", f"{footprint.total:,}",
     )  # fmt: skip
     return need.peak_gib
+
+
+def _describe_used() -> str:
+    from llmft.models.memory.peak import measure_used_memory
+
+    with suppress(OSError):
+        return f", next to {measure_used_memory():.1f} GiB that are in use already"
+    return ""
 
 
 def _runs_elsewhere(config: Recipe, gpu_gib: float | None) -> bool:

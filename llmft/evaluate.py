@@ -66,7 +66,7 @@ def evaluate(
         run: Run folder, or the run that `llmft.train` returned.
         split: The split to measure it on.
         data: Labelled rows to use instead of the split: a file or a DataFrame.
-        suite: Suite with gates, edge cases and waivers; None: the defaults of the labels.
+        suite: Suite with gates, edge cases and waivers; None: the default gates.
         fit: Method to fit calibrators or thresholds on validation first; `none` removes them, None
             changes nothing.
         min_recall: Lowest recall for the method `precision`.

@@ -401,7 +401,8 @@ def _save_model(trained: "TrainedModel", inputs: "Inputs", config: Recipe) -> st
                 "training, so it is not the chosen checkpoint"
             )
     fit, rows = choose_default_fit(config), inputs.rows["val"]
-    if fit is not None:
+    targets = inputs.val.targets
+    if fit is not None and not (targets == targets[0]).all():
         write_fit(folder, fit, rows, stored.outputs, spec=spec, model_hash=model_hash)
     return model_hash
 

@@ -359,7 +359,7 @@ class Suite(ConfigFile):
     latency: LatencyConfig = LatencyConfig()
     """How predictions are timed, and what they cost."""
     gates: dict[GateName, GateConfig | None] = Field(default={})
-    """Metric or one of the special gates -> thresholds, which override the defaults of the labels;
+    """Metric or one of the special gates -> thresholds, next to or in place of the defaults;
     null switches a gate off."""
     output_dir: Annotated[str, TAKES_PATHS]
     """Folder for comparison.json and the reports."""

@@ -259,8 +259,12 @@ def has_unknown_label(labels: Any, label_names: list[str]) -> bool:
 
 def list_unknown_labels(labels: Sequence[Labels], label_names: list[str]) -> list[str]:
     """Return the classes or labels of rows that are not among the model's, in order of the name."""
-    found = {name for one in labels for name in ([one] if isinstance(one, str) else one)}
-    return sorted(found - set(label_names))
+    return sorted(list_named(labels) - set(label_names))
+
+
+def list_named(labels: Sequence[Labels]) -> set[str]:
+    """Return the classes or labels that rows have, or their dimensions."""
+    return {name for one in labels for name in ([one] if isinstance(one, str) else one)}
 
 
 def find_alike(names: Sequence[str]) -> list[list[str]]:

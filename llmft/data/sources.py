@@ -593,7 +593,7 @@ def _read_csv(path: Path, source: Source, codec: str, *, skips: Skips) -> Iterat
         try:
             header = list(source.columns or next(reader, []))
             header[:1] = [name.removeprefix("\ufeff") for name in header[:1]]
-            _check_header(header, path, in_task=source.in_task)
+            _check_header(header, path, in_task=source.in_task, delimiter=delimiter)
             start = reader.line_num + 1  # 1 without a header
             positions = count()
             for cells in reader:
@@ -605,7 +605,8 @@ def _read_csv(path: Path, source: Source, codec: str, *, skips: Skips) -> Iterat
                     fault = None
                     if len(cells) != len(header):
                         fault = f"broken CSV: {len(cells)} cells, the header has {len(header)}"
-                        if len(cells) == 1 and (mark := _find_separator(cells[0])) is not None:
+                        mark = _find_separator(cells, num_columns=len(header), delimiter=delimiter)
+                        if mark is not None and source.in_task:
                             fault += f"; the cells may be separated by {mark!r} (`delimiter`)"
                     values = {} if fault else dict(zip(header, cells, strict=True))
                     yield SourceRow(source, start, values, fault)
@@ -617,7 +618,7 @@ def _read_csv(path: Path, source: Source, codec: str, *, skips: Skips) -> Iterat
             ) from error
 
 
-def _check_header(header: list[str], path: Path, *, in_task: bool) -> None:
+def _check_header(header: list[str], path: Path, *, in_task: bool, delimiter: str) -> None:
     if not header:
         raise UserError(f"{path}:1: no header; the first line of a CSV names its columns")
     repeated = [name for name in header if header.count(name) > 1]
@@ -625,16 +626,22 @@ def _check_header(header: list[str], path: Path, *, in_task: bool) -> None:
         hint = ", or if this is no header, set `columns: [...]`" if looks_like_data(header) else ""
         hint = hint if in_task else ""
         raise UserError(f"{path}:1: the column {repeated[0]!r} is repeated; rename one{hint}")
-    separator = _find_separator(header[0]) if len(header) == 1 else None
-    if separator is not None:
+    separator = _find_separator(header, delimiter=delimiter)
+    if separator is not None and (delimiter, separator) != ("\t", ","):  # text may have commas
         key = f"set `delimiter: {json.dumps(separator)}` for this source, or " if in_task else ""
         raise UserError(
             f"{path}:1: the columns are separated by {separator!r}; {key}save it with commas"
         )
 
 
-def _find_separator(line: str) -> str | None:
-    return next((mark for mark in (";", "\t", "|", ",") if mark in line), None)
+def _find_separator(
+    cells: list[str], *, delimiter: str, num_columns: int | None = None
+) -> str | None:
+    """Return what separates the cells of a line that was read as one; None if nothing does."""
+    marks = [mark for mark in (";", "\t", "|", ",") if len(cells) == 1 and mark in cells[0]]
+    if num_columns is not None:
+        marks = [mark for mark in marks if cells[0].count(mark) == num_columns - 1]
+    return next((mark for mark in marks if mark != delimiter), None)
 
 
 def looks_like_data(fields: Collection[str]) -> bool:

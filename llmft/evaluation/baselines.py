@@ -14,6 +14,7 @@ from llmft.data.batches import make_targets
 from llmft.data.fields import Row, join_pair
 from llmft.evaluation.post_hoc_fitting import refit
 from llmft.evaluation.rows import LabelledRows
+from llmft.evaluation.variants import add_unknown
 from llmft.evaluation.verdict import (
     OutputsByVariant,
     Rules,
@@ -52,14 +53,17 @@ def predict_baselines(
         for found in (train_rows, [*val_rows, *rows.rows])
     )
     num_outputs, num_val = len(rows.names), len(val)
+    num_known = num_outputs if fit is None else len(fit.names)
     constant = predict_constant(train, num_rows=len(texts), num_outputs=num_outputs)
     tfidf = predict_tfidf(train_texts, train, texts=texts, num_outputs=num_outputs)
     found = {}
     for name, outputs_NC in {"constant": constant, "tfidf": tfidf}.items():
         own = None
         if fit is not None and (name != "constant" or fit.thresholds is not None):
-            own = refit(fit, val, outputs_NC[:num_val], names=rows.names, model=name)
-        found[name] = apply_fit(outputs_NC[num_val:], own).decision_scores_NC
+            known = val if val.ndim == 1 else val[:, :num_known]
+            own = refit(fit, known, outputs_NC[:num_val, :num_known], names=fit.names, model=name)
+        scores_NC = apply_fit(outputs_NC[num_val:, :num_known], own).decision_scores_NC
+        found[name] = add_unknown(scores_NC, num_outputs - num_known)
     return found
 
 

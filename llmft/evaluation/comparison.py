@@ -513,7 +513,8 @@ def complete_result(comparison: Comparison, result: ComparisonResult) -> Compari
         name: [predict_train_and_val(run.path, run.record, data, names=gates) for run in found]
         for name, found in runs.items()
     }
-    criteria = Criteria(gates, config.metric, result.audit)
+    values = {name: found.metrics.get(config.metric) for name, found in result.baselines.items()}
+    criteria = Criteria(gates, config.metric, result.audit, values)
     decided = {
         name: decide_variant(
             name, variant, runs[name], rows,

@@ -63,6 +63,8 @@ class GateFacts(NamedTuple):
     edge_cases: EdgeCases | None = None
     gains: Mapping[str, BaselineGain] = MappingProxyType({})
     """Baseline -> gain over it."""
+    baselines: Mapping[str, float | None] = MappingProxyType({})
+    """Baseline -> its leading metric."""
     shortages: Mapping[str, str | None] = MappingProxyType({})
     """Gate on the test rows -> why they are too few for it; None if they suffice."""
     rare: Sequence[str] = ()
@@ -484,7 +486,7 @@ def _apply_baseline(name: str, gate: GateConfig, facts: GateFacts) -> GateResult
     baseline, named = _BASELINES[name]
     found = facts.gains.get(baseline)
     if found is None:
-        if baseline != "probe" and facts.metrics.get(facts.metric) is not None:
+        if baseline in facts.baselines and facts.baselines[baseline] is None:
             return None  # such as the rank correlation of a constant
         what = f"the gain over {named} in {facts.metric} is not defined on these rows"
         return _make_result(name, gate, what=what, value=None, bound=None)

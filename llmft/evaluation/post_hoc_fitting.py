@@ -40,7 +40,7 @@ _MAX_SWEEPS = 10
 _DRAWN_BY = 10
 """Rows of a label whose threshold is halfway, in log odds, between its own and that of all labels
 (measured: docs/results.md)."""
-_NO_ROW = "{name}: {what} of val has this label, so val says nothing of its threshold"
+_NO_ROW = "{name}: {what} of val has this label, so its threshold is not fitted to it"
 
 
 class Thresholds(NamedTuple):

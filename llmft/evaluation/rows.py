@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from llmft.audit.findings import make_finding
 from llmft.config.metrics import METRICS
-from llmft.config.task import LabelsConfig, ScoresConfig
+from llmft.config.task import ClassConfig, LabelsConfig, ScoresConfig
 from llmft.data.batches import make_targets
 from llmft.data.fields import Row, shorten_list
 from llmft.data.prepared import PreparedData
@@ -115,9 +115,11 @@ def open_rows(rows: list[Row], data: PreparedData, *, unknown: Sequence[str] = (
     places = {cluster: i for i, cluster in enumerate(dict.fromkeys(named))}
     if len(places) < len(rows):
         groups = np.array([places[cluster] for cluster in named], dtype=np.int64)
-    names = [*data.label_names, *unknown]
+    names, config = [*data.label_names, *unknown], data.task.labels
+    if unknown and isinstance(config, ClassConfig):  # behind the others they are out of order
+        config = config.model_copy(update={"order": None})
     labels = make_targets(rows, label_names=names).numpy()
-    return LabelledRows(rows, labels, groups, names, data.task.labels)
+    return LabelledRows(rows, labels, groups, names, config)
 
 
 def average_metrics(found: Sequence[Metrics]) -> Metrics:

@@ -23,7 +23,7 @@ from llmft.config.suite import (
 )
 from llmft.config.task import SEEN_SPLITS, LabelsConfig, SourceConfig, Split
 from llmft.data.fields import Row, shorten_list
-from llmft.data.labels import has_unknown_label, list_unknown_labels
+from llmft.data.labels import has_unknown_label, list_named, list_unknown_labels
 from llmft.data.prepared import PreparedData
 from llmft.data.reading import is_asked_for, read_labelled
 from llmft.data.sources import split_ending
@@ -120,7 +120,7 @@ def _read_labelled_rows(subject: EvaluationRows, source: "PathOrFrame") -> Evalu
     mark_clusters(rows, cluster_rows(rows, task)[1])
     names = subject.data.label_names
     unknown = list_unknown_labels([row["labels"] for row in rows], names)
-    if all(has_unknown_label(row["labels"], names) for row in rows):
+    if not list_named([row["labels"] for row in rows]) & {*names} and (unknown or not rows):
         first = f"; the first: line {rejected[0].line}: {rejected[0].reason}" if rejected else ""
         if rows:
             first = f"; found {shorten_list(unknown)}, known are {shorten_list(names)}"
@@ -348,7 +348,7 @@ def _measure(
         variant,
         [run],
         rows,
-        criteria=Criteria(settings.gates, metric, audit, subject.coverage),
+        criteria=Criteria(settings.gates, metric, audit, values, subject.coverage),
         splits=splits,
     )
     described = describe_rows(rows.rows, rows.labels, {name: [run.final_outputs]}, names=rows.names)

@@ -311,6 +311,8 @@ class Criteria(NamedTuple):
     """The leading metric."""
     findings: Sequence[Finding]
     """Findings of the audit, for any variant."""
+    baselines: Mapping[str, float | None]
+    """Baseline -> its leading metric."""
     coverage: float = 1.0
     """Fraction of the rows that could be used."""
 
@@ -360,6 +362,7 @@ def decide_variant(
         latency=variant.latency,
         edge_cases=variant.edge_cases,
         gains=variant.gains,
+        baselines=criteria.baselines,
     )
     wanted = dict(criteria.gates)
     if variant.record.is_frozen:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from llmft.data.fields import Row, RowFaultError
 from llmft.errors import UserError
 from llmft.files import hash_text, replace_file
-from llmft.models.saved import hash_model, read_spec
+from llmft.models.saved import hash_model, load_saved, read_spec
 from llmft.prediction.inference import Predictor
 from llmft.prediction.tables import name_columns
 from llmft.processes import get_rank, get_world_size, is_any, is_main
@@ -115,7 +115,8 @@ def load_or_predict(
         is_missing = is_any(is_missing)
     if stored is not None and not is_missing:
         return stored
-    predictor = open_predictor() if open_predictor is not None else Predictor.open(run)
+    # Without the fit, which is not stored and may be about to be fitted again.
+    predictor = open_predictor() if open_predictor else Predictor(load_saved(run / "model"))
     try:
         return predict_and_store(
             predictor, rows, path=path, source=source, across_processes=across_processes

@@ -105,7 +105,8 @@ def open_inputs(recipe: ResolvedRecipe, *, keep_tokens: bool = True) -> Inputs:
         labels = make_targets(rows[name], label_names=data.label_names)
         ids = [row["id"] for row in rows[name]]
         examples[name] = Examples(encoded[name], labels, ids=ids, weights=weights)
-    if limit is None and (examples["val"].targets == examples["val"].targets[0]).all():
+    targets = examples["val"].targets
+    if limit is None and recipe.metric != "loss" and (targets == targets[0]).all():
         raise UserError(
             f"val: {_SAME_LABELS.format(len(rows['val']))}; prepare "
             f"{name_task(recipe.config.task)} again with a larger split.val, or another split.seed"

@@ -28,7 +28,7 @@ _BFLOAT16_TOLERANCE = 0.02
 _ROTARY_TOLERANCE = 0.01
 """Neighbouring positions are about 1 apart, or 0.03 where positions are stretched by 32."""
 _MOST_SHARED, _MOST_OWN = 64, 32
-"""Tokens of the prompt, its first, and of each row, its last, that are compared."""
+"""Tokens of the prompt, its first, and of each row, at both ends, that are compared."""
 _LEAST_INFLUENCE = 1e-12
 """Relative to the largest gradient; a smaller one may underflow in one of the two forwards."""
 
@@ -108,7 +108,7 @@ class _Computation(NamedTuple):
 
 
 def choose_rows(train: Examples) -> list[Example]:
-    """Return the last tokens of two rows that differ in target and length, as far as there are any.
+    """Return tokens of two rows that differ in target and length, as far as there are such.
 
     A row as long as the first loses one token more. A single row is compared with a part of itself,
     and one of a single token is compared alone: there is nothing to mistake it for.
@@ -126,8 +126,10 @@ def choose_rows(train: Examples) -> list[Example]:
 
 
 def _shorten(row: Example) -> Example:
-    encoded = row.encoded
-    return row._replace(encoded=encoded._replace(own_ids=encoded.own_ids[-_MOST_OWN:]))
+    own_ids, half = row.encoded.own_ids, _MOST_OWN // 2
+    if len(own_ids) > _MOST_OWN:  # of its article too, where a long part of the prompt follows it
+        own_ids = own_ids[:half] + own_ids[-half:]
+    return row._replace(encoded=row.encoded._replace(own_ids=own_ids))
 
 
 class SharingCheck(TrainerCallback):  # type: ignore[misc]

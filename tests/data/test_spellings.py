@@ -377,7 +377,7 @@ def test_a_csv_without_a_header_gets_names(workspace: Path) -> None:
 
 
 def test_a_wrong_delimiter_is_suspected_where_columns_are_given(workspace: Path) -> None:
-    Path("a.csv").write_text("1;calm;one\n2;tense;two\n")
+    Path("a.csv").write_text("1;calm;one\n2;tense;two\n")  # two marks for three columns
     (source,) = find_sources([SourceConfig(path="a.csv", columns=["id", "mood", "text"])])
     fault = "broken CSV: 1 cells, the header has 3; the cells may be separated by ';' (`delimiter`)"
     assert {row.fault for row in read_rows(source)} == {fault}

@@ -443,7 +443,9 @@ def test_d9_default_gates_ask_for_bounds_above_the_baselines(
 
 def test_a_baseline_without_the_metric_is_no_gate_but_a_model_without_it_is_a_doubt() -> None:
     gates = {name: DEFAULT_GATES[name] for name in ("beats_constant", "beats_tfidf")}
-    facts = make_facts(metric="spearman", metrics={"spearman": 0.5})
+    facts = make_facts(
+        metric="spearman", metrics={"spearman": 0.5}, baselines={"constant": None, "tfidf": None}
+    )
     assert apply_gates(gates, facts) == []
     for found in apply_gates(gates, make_facts(metric="spearman", metrics={"spearman": None})):
         assert found.result == "REVIEW"

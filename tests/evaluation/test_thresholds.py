@@ -164,7 +164,7 @@ def test_a_class_that_is_too_shy_gains_and_one_without_rows_stays() -> None:
     found = fit_class_thresholds(labels, probs, names=["a", "b", "c", "d"])
     assert found.values["d"] == 0.5
     assert found.warnings == [
-        "d: no row of val has this label, so val says nothing of its threshold"
+        "d: no row of val has this label, so its threshold is not fitted to it"
     ]
     assert found.values["c"] < 0.4
     fit = make_fit("f1", "multiclass", thresholds=found.values)

@@ -44,10 +44,18 @@ def return_freed_memory() -> None:
     Source: `man malloc_trim`.
     """
     with contextlib.suppress(OSError, AttributeError):  # not Linux, or not glibc
-        used_pages = int(Path("/proc/self/statm").read_text().split()[1])
-        used_gib = used_pages * resource.getpagesize() / 2**30
-        if measure_free_memory(torch.device("cpu")) < used_gib / 3:
+        if measure_free_memory(torch.device("cpu")) < measure_used_memory() / 3:
             _return_freed()
+
+
+def measure_used_memory() -> float:
+    """Return the memory that this process uses now, in GiB.
+
+    Raises:
+        OSError: If the system does not say.
+    """
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**30
 
 
 def _return_freed() -> None:
