@@ -383,6 +383,21 @@ def test_a_wrong_delimiter_is_suspected_where_columns_are_given(workspace: Path)
     assert {row.fault for row in read_rows(source)} == {fault}
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_a_comma_in_the_name_of_an_only_column_separates_nothing(
+    name: str, workspace: Path
+) -> None:
+    Path(name).write_text('"text, joined"\n"one, two"\n')
+    (source,) = find_sources([SourceConfig(path=name)])
+    assert [row.values for row in read_rows(source)] == [{"text, joined": "one, two"}]
+
+
+def test_text_with_commas_is_no_hint_at_another_delimiter(workspace: Path) -> None:
+    Path("a.csv").write_text('id,text\n"Hello, world"\n')
+    (source,) = find_sources([SourceConfig(path="a.csv")])
+    assert [row.fault for row in read_rows(source)] == ["broken CSV: 1 cells, the header has 2"]
+
+
 def test_columns_are_for_files_without_a_header(prepare) -> None:
     Path("a.csv").write_text(
         "id,mood,text\n" + "".join(f"r{i},{i % 2},words w{i}\n" for i in range(30))

@@ -447,6 +447,10 @@ def test_a_baseline_without_the_metric_is_no_gate_but_a_model_without_it_is_a_do
         metric="spearman", metrics={"spearman": 0.5}, baselines={"constant": None, "tfidf": None}
     )
     assert apply_gates(gates, facts) == []
-    for found in apply_gates(gates, make_facts(metric="spearman", metrics={"spearman": None})):
+    facts = make_facts(
+        metric="spearman", metrics={"spearman": None}, baselines={"constant": 0.1, "tfidf": 0.2}
+    )
+    assert len(apply_gates(gates, facts)) == 2
+    for found in apply_gates(gates, facts):
         assert found.result == "REVIEW"
         assert "in spearman is not defined" in found.reason

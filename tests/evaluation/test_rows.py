@@ -1,10 +1,21 @@
 """The tables of a results file, for every type of labels."""
 
+from types import SimpleNamespace
+from typing import cast
+
 import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
-from llmft.config.task import LabelsConfig, MultilabelConfig, ScoresConfig
+from llmft.config.task import (
+    ClassConfig,
+    LabelsConfig,
+    MultilabelConfig,
+    ScoresConfig,
+    SourceConfig,
+    Task,
+)
+from llmft.data.prepared import PreparedData
 from llmft.evaluation.rows import (
     LabelledRows,
     compute_row_errors,
@@ -12,6 +23,7 @@ from llmft.evaluation.rows import (
     count_label_confusions,
     count_tier_confusions,
     describe_rows,
+    open_rows,
     pick_worst,
 )
 from llmft.metrics.definitions import measure
@@ -87,6 +99,21 @@ def test_d10_a_row_is_predicted_by_the_thresholds_as_the_metrics_are() -> None:
     assert measure(np.array([0]), runs[0].decision_scores_NC, names=["calm", "loud"]).metrics[
         "accuracy"
     ] == 0  # fmt: skip
+
+
+def test_d24_classes_that_the_model_does_not_know_are_out_of_order() -> None:
+    labels = {"type": "class", "from": "x", "order": ["bad", "poor", "good"]}
+    task = Task(
+        name="t", sources=[SourceConfig(path="x.jsonl")], output="prepared",
+        labels=ClassConfig.model_validate(labels),
+    )  # fmt: skip
+    data = cast(PreparedData, SimpleNamespace(label_names=["poor", "good"], task=task))
+    rows = [{"id": str(i), "labels": name} for i, name in enumerate(["poor", "good", "bad"])]
+    known, all_rows = open_rows(rows[:2], data), open_rows(rows, data, unknown=["bad"])
+    assert (all_rows.names, list(all_rows.labels)) == (["poor", "good", "bad"], [0, 1, 2])
+    outputs = np.eye(3)[[0, 1, 1]]
+    assert known.measure([outputs[:2, :2]])[0].metrics["quadratic_kappa"] == 1
+    assert "quadratic_kappa" not in all_rows.measure([outputs])[0].metrics
 
 
 @pytest.mark.parametrize(

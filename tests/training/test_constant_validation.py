@@ -47,6 +47,12 @@ def test_d24_nothing_is_chosen_on_rows_that_tell_nothing(
     assert not Path("runs/days/model").exists()
 
 
+def test_a_recipe_that_chooses_by_the_loss_may(lively_bert: Path, workspace: Path) -> None:
+    recipe = make_constant(lively_bert, "multilabel", metric="loss")
+    assert llmft.train(recipe).curve.metric == "loss"
+    assert not Path("runs/days/fit.json").exists(), "such rows tell nothing of thresholds"
+
+
 @pytest.mark.parametrize("tuning", ["frozen", "full"])
 def test_d24_a_trial_chooses_by_the_loss_and_says_so(
     tuning: str, lively_bert: Path, workspace: Path, caplog: pytest.LogCaptureFixture
