@@ -9,6 +9,7 @@ from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 
+from llmft.config.metrics import list_metrics
 from llmft.config.task import Task
 from llmft.data.batches import make_targets
 from llmft.data.fields import Row, join_pair
@@ -78,6 +79,9 @@ def measure_gains(
         rows: The rows.
         metric: The leading metric.
     """
+    label_type, num_outputs = find_label_type(rows.labels), len(rows.names)
+    if metric not in list_metrics(label_type, rows.config, num_outputs=num_outputs):
+        return {variant: {} for variant in variants}  # such as kappa with classes out of order
     own = {name: f"baseline {name}" for name in baselines}  # names of variants have no spaces
     jackknifed = jackknife_variants(
         {**{own[name]: [outputs_NC] for name, outputs_NC in baselines.items()}, **variants},

@@ -16,6 +16,7 @@ from llmft.config.task import (
     Task,
 )
 from llmft.data.prepared import PreparedData
+from llmft.evaluation.baselines import measure_gains
 from llmft.evaluation.rows import (
     LabelledRows,
     compute_row_errors,
@@ -114,6 +115,10 @@ def test_d24_classes_that_the_model_does_not_know_are_out_of_order() -> None:
     outputs = np.eye(3)[[0, 1, 1]]
     assert known.measure([outputs[:2, :2]])[0].metrics["quadratic_kappa"] == 1
     assert "quadratic_kappa" not in all_rows.measure([outputs])[0].metrics
+    gains = measure_gains(
+        {"tfidf": outputs[::-1]}, {"v": [outputs]}, all_rows, metric="quadratic_kappa"
+    )
+    assert gains == {"v": {}}
 
 
 @pytest.mark.parametrize(
