@@ -119,7 +119,7 @@ def test_two_processes_begin_at_the_probe_and_measure_it(recipes: None, way: str
     alone = launch("-m", "llmft.evaluate", "runs/begun-one")
     assert alone.returncode == 0, alone.stderr[-4000:]
     expected = json.loads(Path("runs/begun-one/evaluation/test.json").read_text())
-    assert set(result["probe"]["gains"]) == {"qwen"}
+    assert "probe" in result["gains"]
     assert result["baselines"]["probe"]["metrics"]["mae"] == pytest.approx(
         expected["baselines"]["probe"]["metrics"]["mae"], rel=1e-3
     )
