@@ -21,7 +21,14 @@ from llmft.config.suite import (
     WaiverConfig,
     merge_with_defaults,
 )
-from llmft.config.task import SEEN_SPLITS, LabelsConfig, SourceConfig, Split
+from llmft.config.task import (
+    SEEN_SPLITS,
+    ClassConfig,
+    LabelsConfig,
+    MultilabelConfig,
+    SourceConfig,
+    Split,
+)
 from llmft.data.fields import Row, shorten_list
 from llmft.data.labels import has_unknown_label, list_named, list_unknown_labels
 from llmft.data.prepared import PreparedData
@@ -115,7 +122,13 @@ def _read_labelled_rows(subject: EvaluationRows, source: "PathOrFrame") -> Evalu
     path = Path(config.path)
     if config.frame is None:
         config = config.model_copy(update=_find_common_keys(task.sources, path))
-    changes = {"name": config.path, "sources": [config]}
+    # Rows of other classes than those that the task lists are measured, not rejected (D24).
+    labels = task.labels
+    if isinstance(labels, ClassConfig):
+        labels = labels.model_copy(update={"order": None})
+    elif isinstance(labels, MultilabelConfig):
+        labels = labels.model_copy(update={"names": None})
+    changes = {"name": config.path, "sources": [config], "labels": labels}
     rows, rejected = read_labelled(task.model_copy(update=changes))  # errors name the source
     mark_clusters(rows, cluster_rows(rows, task)[1])
     names = subject.data.label_names

@@ -129,6 +129,20 @@ def test_d24_rows_of_a_class_that_the_model_does_not_know_count_as_wrong(
     assert {row["errors"]["plain"] for row in rest} == {1.0}
 
 
+def test_d24_a_class_that_an_ordered_task_does_not_list_counts_as_wrong(home: Path) -> None:
+    rows = [make_row(i) for i in range(1000, 1040)]
+    for row in rows[30:]:
+        row["mood"] = "ugly"
+    Path("worse.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["evaluate", "runs/ordered", "--data", "worse.jsonl"]) == 0
+    found = load("runs/ordered/evaluation/data-worse.json")
+    assert (found["num_rows"], found["left_out"]) == (40, {})
+    assert found["label_names"] == ["bad", "good", "ugly"]
+    assert found["per_class"]["ugly"]["recall"] == 0
+    assert found["metrics"]["accuracy"] <= 0.75
+    assert "quadratic_kappa" not in found["metrics"], "nobody knows where ugly belongs"
+
+
 def test_a_file_of_other_classes_only_names_both(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
