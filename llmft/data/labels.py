@@ -38,8 +38,14 @@ LABEL_THRESHOLD = 0.5
 Floats = NDArray[np.floating[Any]]
 
 
-def parse_labels(values: Row, config: LabelsConfig) -> Labels:
+def parse_labels(values: Row, config: LabelsConfig, *, accepts_unknown: bool = False) -> Labels:
     """Return the labels of a row.
+
+    Args:
+        values: Its fields.
+        config: Where its labels stand, and which there are.
+        accepts_unknown: Whether a class or label that the task does not list is accepted, by the
+            name that it has in the data.
 
     Raises:
         RowFaultError: If they are missing or do not match the task.
@@ -48,9 +54,9 @@ def parse_labels(values: Row, config: LabelsConfig) -> Labels:
         case ScoresConfig():
             return parse_scores(values, config)
         case ClassConfig():
-            return parse_class(values, config)
+            return parse_class(values, config, accepts_unknown=accepts_unknown)
         case MultilabelConfig():
-            return parse_multilabel(values, config)
+            return parse_multilabel(values, config, accepts_unknown=accepts_unknown)
 
 
 def parse_scores(values: Row, config: ScoresConfig) -> dict[str, float]:
@@ -71,11 +77,11 @@ def parse_scores(values: Row, config: ScoresConfig) -> dict[str, float]:
     return {name: _parse_score(found, name, config.range) for name in config.dimensions}
 
 
-def parse_class(values: Row, config: ClassConfig) -> str:
+def parse_class(values: Row, config: ClassConfig, *, accepts_unknown: bool = False) -> str:
     """Return the name of the row's class.
 
     Raises:
-        RowFaultError: If it is missing, not one of the task's, or excluded.
+        RowFaultError: If it is missing, not one of the task's, or excluded; see `parse_labels`.
     """
     if isinstance(config.from_, list):
         name = _find_marked(values, config.from_, otherwise=config.otherwise)
@@ -89,28 +95,31 @@ def parse_class(values: Row, config: ClassConfig) -> str:
         name = name_class(as_text(found, name=config.from_))
         if not name:
             raise RowFaultError(f"label missing: {config.from_}")
-        if config.map is not None and name not in config.map:
+        if config.map is not None and name not in config.map and not accepts_unknown:
             raise RowFaultError(f"unknown class: {name[:80]!r} is not in the map of {config.from_}")
         name = (config.map or {}).get(name, name)
     if name in config.exclude:
         raise RowFaultError(f"excluded class: {name}")
-    if config.order is not None and name not in config.order:
+    if config.order is not None and name not in config.order and not accepts_unknown:
         raise RowFaultError(f"unknown class: {name[:80]!r} is not in the order of the classes")
     return name
 
 
-def parse_multilabel(values: Row, config: MultilabelConfig) -> list[str]:
+def parse_multilabel(
+    values: Row, config: MultilabelConfig, *, accepts_unknown: bool = False
+) -> list[str]:
     """Return the labels that apply to the row; there may be none.
 
     Raises:
-        RowFaultError: If a field is missing, holds neither 0 nor 1, or no list of known labels.
+        RowFaultError: If a field is missing, holds neither 0 nor 1, or no list of known labels; see
+            `parse_labels`.
     """
     if isinstance(config.from_, list):
         return [config.rename(field) for field in config.from_ if _parse_mark(values, field)]
     listed = _parse_list(_get_label(values, config.from_), name=config.from_)
     named = dict.fromkeys(map(config.rename, listed))
     unknown = [name for name in named if config.names is not None and name not in config.names]
-    if unknown:
+    if unknown and not accepts_unknown:
         raise RowFaultError(f"unknown label: {unknown[0][:80]!r} is not among the names")
     return list(named)
 

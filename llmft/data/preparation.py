@@ -207,7 +207,7 @@ def prepare_task(task: Task) -> Manifest:
     """
     sources = find_sources(task.sources)
     _check_output(Path(task.output), sources)
-    accepted, rejected, warnings = read_task_rows(sources, task, date=task.split.by)
+    accepted, rejected, warnings = read_task_rows(sources, task)
     num_input = len(accepted) + len(rejected)
     logger.info(
         "read %d rows from %d sources, %d of them unusable", num_input, len(sources), len(rejected)

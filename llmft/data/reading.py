@@ -189,19 +189,21 @@ class TaskRows(NamedTuple):
 
 
 def read_task_rows(
-    sources: Iterable[Source], task: Task, *, date: str | None, requires_kept: bool = True
+    sources: Iterable[Source], task: Task, *, for_evaluation: bool = False
 ) -> TaskRows:
     """Read sources as prepared rows, filtered and checked, but neither cleaned nor split.
 
     Args:
         sources: What to read.
         task: The task, with fields, filters and labels.
-        date: Field with the date that rows are split by.
-        requires_kept: Whether the fields in `fields.keep` are required.
+        for_evaluation: Whether they are read for a model of the task, which exists already: nothing
+            is split by date, the fields in `fields.keep` may be missing, and a row whose class or
+            label the task does not list is accepted, so that it can count as wrong (D24).
 
     Raises:
         UserError: If a source cannot be read, or a field that the task names is in no row.
     """
+    date = None if for_evaluation else task.split.by
     accepted: list[UsableRow] = []
     rejected: list[Rejection] = []
     seen: dict[str, UsableRow] = {}
@@ -216,7 +218,7 @@ def read_task_rows(
             try:
                 row_id = _read_id(row, task)
                 apply_filters(row.values, task.filters)
-                record = _make_record(row.values, task)
+                record = _make_record(row.values, task, accepts_unknown=for_evaluation)
                 moment = read_date(row.values.get(date), name=date) if date else None
             except RowFaultError as fault:
                 rejected.append(Rejection(source.name, row.line, row_id, str(fault)))
@@ -229,7 +231,7 @@ def read_task_rows(
             if other is not None:
                 renamed[source.name, other.source.name] += 1
             accepted.append(usable)
-    kept = task.fields.keep if requires_kept else []
+    kept = [] if for_evaluation else task.fields.keep
     wanted = list(dict.fromkeys([*_list_named_fields(task), *kept, *([date] if date else [])]))
     everywhere = list(dict.fromkeys(name for found in fields.values() for name in found))
     try:
@@ -337,10 +339,8 @@ def refuse_systematic_faults(
 
 
 def read_labelled(task: Task) -> tuple[list[Row], list[Rejection]]:
-    """Read a task's sources as prepared rows, without cleaning or splitting them."""
-    accepted, rejected, _ = read_task_rows(
-        find_sources(task.sources), task, date=None, requires_kept=False
-    )
+    """Read a task's sources for a model of the task, without cleaning or splitting them."""
+    accepted, rejected, _ = read_task_rows(find_sources(task.sources), task, for_evaluation=True)
     return [a.record for a in accepted], rejected
 
 
@@ -355,14 +355,15 @@ def _read_id(row: SourceRow, task: Task) -> str | None:
     return row_id
 
 
-def _make_record(values: Row, task: Task) -> Row:
+def _make_record(values: Row, task: Task, *, accepts_unknown: bool) -> Row:
     fields, clean = task.fields, task.clean
     text = assemble_text(values, fields)
     if len(text) < clean.min_chars:
         raise RowFaultError(f"too short: {len(text)} characters, below {clean.min_chars}")
     if clean.max_chars is not None and len(text) > clean.max_chars:
         raise RowFaultError(f"too long: {len(text)} characters, above {clean.max_chars}")
-    record: Row = {"text": text, "labels": parse_labels(values, task.labels)}
+    labels = parse_labels(values, task.labels, accepts_unknown=accepts_unknown)
+    record: Row = {"text": text, "labels": labels}
     record |= {name: as_text(values.get(name), name=name) for name in fields.carried}
     if fields.text_pair is not None and not record[fields.text_pair]:
         raise RowFaultError(f"empty text: nothing in {fields.text_pair}")

@@ -1,6 +1,9 @@
 """The steps of `evaluate`: measure and audit one run, and decide whether to deploy it."""
 
+import contextlib
 import functools
+import itertools
+import json
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -23,9 +26,7 @@ from llmft.config.suite import (
 )
 from llmft.config.task import (
     SEEN_SPLITS,
-    ClassConfig,
     LabelsConfig,
-    MultilabelConfig,
     SourceConfig,
     Split,
 )
@@ -55,7 +56,6 @@ from llmft.prediction.inference import Predictor
 from llmft.prediction.stored import StoredPredictions, load_or_predict, name_source
 from llmft.processes import get_world_size, is_main, main_first
 from llmft.results.evaluation import EdgeCases, EvaluationResult, Finding, Latency, MetricValue
-from llmft.results.run import RunRecord
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,13 +67,15 @@ class EvaluationRows(NamedTuple):
     """The rows to evaluate a run on."""
 
     name: str
-    """Name of the split, or `data-` and the name of the file or DataFrame."""
+    """Name of the split, or `data-` and the name of the file or DataFrame: one for each file."""
     rows: list[Row]
     data: PreparedData
     """The prepared data that the run was trained on."""
     train_rows: list[Row]
     fingerprint: str
     """Of the prepared data, or of the file or DataFrame."""
+    file: str | None = None
+    """The file as the user named it; None for a split or a DataFrame."""
     left_out: Mapping[str, int] = MappingProxyType({})
     """Why rows of the file are not measured -> how many."""
     unknown: Sequence[str] = ()
@@ -91,20 +93,18 @@ class EvaluationRows(NamedTuple):
         return len(self.rows) / (len(self.rows) + num_lost)
 
 
-def open_evaluation_rows(
-    record: RunRecord, *, split: Split, source: "PathOrFrame | None"
-) -> EvaluationRows:
+def open_evaluation_rows(run: Run, *, split: Split, source: "PathOrFrame | None") -> EvaluationRows:
     """Return the rows of a split, or of a file or DataFrame in the format of the task's sources.
 
     Args:
-        record: Record of the run.
+        run: The run.
         split: Name of the split.
         source: Labelled rows to use instead of the split.
 
     Raises:
         UserError: If the data was prepared again since, or no row of the file can be used.
     """
-    data = open_trained_data(record)
+    data = open_trained_data(run.record)
     train_rows = data.read_split("train")
     subject = EvaluationRows(
         name=split,
@@ -113,22 +113,18 @@ def open_evaluation_rows(
         train_rows=train_rows,
         fingerprint=data.fingerprint,
     )
-    return subject if source is None else _read_labelled_rows(subject, source)
+    return subject if source is None else _read_labelled_rows(subject, source, run=run.path)
 
 
-def _read_labelled_rows(subject: EvaluationRows, source: "PathOrFrame") -> EvaluationRows:
+def _read_labelled_rows(
+    subject: EvaluationRows, source: "PathOrFrame", *, run: Path
+) -> EvaluationRows:
     located = LocatedValues({"path": source}, {(): Origin("data", 0)})
     task, config = subject.data.task, validate(located, schema=SourceConfig)
     path = Path(config.path)
     if config.frame is None:
         config = config.model_copy(update=_find_common_keys(task.sources, path))
-    # Rows of other classes than those that the task lists are measured, not rejected (D24).
-    labels = task.labels
-    if isinstance(labels, ClassConfig):
-        labels = labels.model_copy(update={"order": None})
-    elif isinstance(labels, MultilabelConfig):
-        labels = labels.model_copy(update={"names": None})
-    changes = {"name": config.path, "sources": [config], "labels": labels}
+    changes = {"name": config.path, "sources": [config]}
     rows, rejected = read_labelled(task.model_copy(update=changes))  # errors name the source
     mark_clusters(rows, cluster_rows(rows, task)[1])
     names = subject.data.label_names
@@ -139,12 +135,28 @@ def _read_labelled_rows(subject: EvaluationRows, source: "PathOrFrame") -> Evalu
             first = f"; found {shorten_list(unknown)}, known are {shorten_list(names)}"
         raise UserError(f"{path}: none of its rows has a label of the task {task.name}{first}")
     return subject._replace(
-        name=f"data-{path.stem.replace(':', '-')}",
+        name=_name_file(path, folder=run / "evaluation"),
+        file=None if config.frame else config.path,
         rows=rows,
         fingerprint=config.path if config.frame else hash_file(path),
         left_out=dict(Counter(rejection.kind for rejection in rejected).most_common()),
         unknown=unknown,
     )
+
+
+def _name_file(path: Path, *, folder: Path) -> str:
+    """Return `data-STEM`, with a number behind it where that is the name of another file's rows."""
+    stem = f"data-{path.stem.replace(':', '-')}"
+    numbered = (f"{stem}-{number}" for number in itertools.count(2))
+    names = itertools.chain([stem], numbered)
+    return next(name for name in names if not _is_of_another(path, folder / f"{name}.json"))
+
+
+def _is_of_another(path: Path, result: Path) -> bool:
+    """Return whether the result, if there is one, is of the rows of another file."""
+    with contextlib.suppress(FileNotFoundError, ValueError, LookupError, TypeError):
+        return Path(json.loads(result.read_bytes())["file"]).resolve() != path.resolve()
+    return False
 
 
 def _find_common_keys(sources: Sequence[SourceConfig], path: Path) -> dict[str, Any]:
@@ -197,7 +209,7 @@ def open_evaluation(
     """
     with main_first():  # so that one process reports an error, not all
         run = Run.open(folder)
-        rows = open_evaluation_rows(run.record, split=split, source=source)
+        rows = open_evaluation_rows(run, split=split, source=source)
         return Evaluation(run, rows, _open_settings(suite, rows, folder))
 
 
@@ -371,6 +383,7 @@ def _measure(
         name=name,
         task=data.task.name,
         data=subject.name,
+        file=subject.file,
         metric=metric,
         label_type=find_label_type(rows.labels),
         label_names=rows.names,

@@ -52,7 +52,7 @@ def describe_evaluation(result: EvaluationResult) -> Iterator[str]:
     shown: dict[str, Metrics] = {"unfitted": fit.metrics_before} if fit else {}
     shown[fit.method if fit else "model"] = result.metrics
     shown |= {name: baseline.metrics for name, baseline in result.baselines.items()}
-    yield f"{result.name} on {result.describe_rows()} of {result.data}"
+    yield f"{result.name} on {result.describe_rows()} of {result.file or result.data}"
     if result.left_out:
         yield f"  {result.describe_left_out()}"
     for name, metrics in shown.items():

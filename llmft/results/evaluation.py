@@ -378,11 +378,13 @@ class EvaluationBase(Result):
 class EvaluationResult(VariantResult, EvaluationBase, ResultFile, HasTable):
     """Metrics and gates of one run, and whether it may be deployed."""
 
-    schema_version: Literal[10] = 10
+    schema_version: Literal[11] = 11
     name: str
     """Of the run's recipe."""
     data: str
-    """The split, or `data-STEM` for the rows of a file."""
+    """The split, or `data-STEM` for the rows of a file; a second file of this stem has a number."""
+    file: str | None = None
+    """The file as the user named it."""
     left_out: dict[str, int] = Field(default={})
     """Why rows of the file are not measured -> how many."""
     coverage: float = 1.0
@@ -391,7 +393,8 @@ class EvaluationResult(VariantResult, EvaluationBase, ResultFile, HasTable):
 
     def describe(self) -> str:
         """Return one line with the decision."""
-        return f"{self.name} on {self.data}: {self.describe_rows()}, decision {self.decision}"
+        measured = f"{self.describe_rows()} of {self.file or self.data}"
+        return f"{self.name} on {measured}, decision {self.decision}"
 
     def describe_left_out(self) -> str:
         """Return how many rows were left out for each reason; nothing if there are none."""

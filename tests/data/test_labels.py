@@ -192,6 +192,40 @@ def test_classes_out_of_the_order_and_excluded_ones_reject_the_row() -> None:
         parse_class({"mood": "odd"}, make_class(order=["weak", "strong"]))
 
 
+@pytest.mark.parametrize(
+    ("config", "found", "name"),
+    [
+        (make_class({"0": "calm", "1": "tense"}), 2, "2"),
+        (make_class({"0": "calm", "1": "tense"}), 1.0, "tense"),
+        (make_class({"no": "calm"}, order=["calm", "tense"]), "odd", "odd"),
+        (make_class(order=["calm", "tense"]), "odd", "odd"),
+    ],
+)
+def test_d24_where_a_model_is_evaluated_a_class_of_others_keeps_its_name(
+    config: ClassConfig, found: Any, name: str
+) -> None:
+    assert parse_labels({"mood": found}, config, accepts_unknown=True) == name
+
+
+def test_d24_where_a_model_is_evaluated_a_row_without_a_class_is_left_out_all_the_same() -> None:
+    config = make_class({"0": "calm", "1": "tense"}, exclude=["2"])
+    for found in (None, "", ["calm"]):
+        with pytest.raises(RowFaultError):
+            parse_labels({"mood": found}, config, accepts_unknown=True)
+    with pytest.raises(RowFaultError, match="excluded class: 2"):
+        parse_labels({"mood": 2}, config, accepts_unknown=True)
+
+
+def test_d24_where_a_model_is_evaluated_a_label_of_others_keeps_its_name() -> None:
+    config = MultilabelConfig.model_validate(
+        {"type": "multilabel", "from": "topics", "names": ["sport", "music"]}
+    )
+    row = {"topics": ["sport", "art"]}
+    assert parse_labels(row, config, accepts_unknown=True) == ["sport", "art"]
+    with pytest.raises(RowFaultError, match="unknown label: 'art'"):
+        parse_labels(row, config)
+
+
 # several labels
 
 

@@ -12,7 +12,7 @@ from tests.conftest import make_recipe_writer
 
 LABELS = {
     "several": "{type: multilabel, from: [crisis, profit]}",
-    "ordered": "{type: class, from: mood, order: [bad, good]}",
+    "ordered": "{type: class, from: mood, order: [bad, good], map: {bad: bad, good: good}}",
     "plain": "{type: class, from: mood}",
     "tiered": "{type: scores, from: score, dimensions: [risk], tiers: {low: 0, high: 5}}",
 }

@@ -143,6 +143,20 @@ def test_d24_a_class_that_an_ordered_task_does_not_list_counts_as_wrong(home: Pa
     assert "quadratic_kappa" not in found["metrics"], "nobody knows where ugly belongs"
 
 
+def test_two_files_of_one_name_have_a_report_each(home: Path) -> None:
+    for folder, numbers in (("new", range(1000, 1040)), ("old", range(1100, 1130))):
+        Path(folder).mkdir()
+        write_rows(f"{folder}/march.jsonl", numbers)
+    for path in ("new/march.jsonl", "old/march.jsonl", "./new/../new/march.jsonl"):
+        assert main(["evaluate", "runs/plain", "--data", path]) == 0
+    evaluation = Path("runs/plain/evaluation")
+    assert load(f"{evaluation}/data-march.json")["num_rows"] == 40
+    second = load(f"{evaluation}/data-march-2.json")
+    assert (second["num_rows"], second["file"]) == (30, "old/march.jsonl")
+    assert (evaluation / "report-data-march-2.html").exists()
+    assert not (evaluation / "data-march-3.json").exists()
+
+
 def test_a_file_of_other_classes_only_names_both(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -173,9 +187,9 @@ def test_d15_rows_that_repeat_each_other_add_no_evidence(home: Path, capsys) -> 
     rows = [{**make_row(i), "id": f"{i}-{k}"} for i in range(1000, 1030) for k in range(3)]
     Path("thrice.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert main(["evaluate", "runs/tiered", "--data", "once.jsonl"]) == 0
-    assert "tiered on 30 rows of data-once" in capsys.readouterr().out
+    assert "tiered on 30 rows of once.jsonl" in capsys.readouterr().out
     assert main(["evaluate", "runs/tiered", "--data", "thrice.jsonl"]) == 0
-    assert "tiered on 90 rows in 30 clusters of data-thrice" in capsys.readouterr().out
+    assert "tiered on 90 rows in 30 clusters of thrice.jsonl" in capsys.readouterr().out
     once, thrice = (load(f"runs/tiered/evaluation/data-{name}.json") for name in ("once", "thrice"))
     assert (thrice["num_rows"], thrice["num_clusters"]) == (90, 30)
     assert (once["num_rows"], once["num_clusters"]) == (30, 30)

@@ -98,12 +98,12 @@ def test_a_newer_file_says_which_version_wrote_it(tmp_path: Path) -> None:
     message = read(tmp_path, lambda r: r.update(schema_version=99, llmft_version="7.8.9"))
     assert message == (
         "schema_version: found 99, written by llmft 7.8.9, but this llmft "
-        f"{__version__} reads 10; use an llmft that reads it, or evaluate again"
+        f"{__version__} reads 11; use an llmft that reads it, or evaluate again"
     )
     missing = read(tmp_path, lambda r: r.pop("schema_version"))
     assert missing == "schema_version: missing; evaluate again"
     text = read(tmp_path, lambda r: r.update(schema_version="7"))
-    assert text.startswith("schema_version: found '7', allowed: 10")
+    assert text.startswith("schema_version: found '7', allowed: 11")
 
 
 def test_a_number_that_is_none_is_refused(tmp_path: Path) -> None:
