@@ -1,7 +1,7 @@
-"""Baselines: the best constant, and a linear model on TF-IDF features; gains over them (D9)."""
+"""Baselines: the best constant, TF-IDF, and the probe; the gains of variants over them (D9)."""
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +13,11 @@ from llmft.config.metrics import list_metrics
 from llmft.config.task import Task
 from llmft.data.batches import make_targets
 from llmft.data.fields import Row, join_pair
-from llmft.evaluation.post_hoc_fitting import refit
+from llmft.data.prepared import PreparedData
+from llmft.evaluation.post_hoc_fitting import name_fit, refit
+from llmft.evaluation.probe_baseline import PredictedProbe
 from llmft.evaluation.rows import LabelledRows
-from llmft.evaluation.variants import add_unknown
+from llmft.evaluation.variants import Run, add_unknown
 from llmft.evaluation.verdict import (
     OutputsByVariant,
     Rules,
@@ -24,10 +26,64 @@ from llmft.evaluation.verdict import (
 )
 from llmft.metrics.definitions import Floats, find_label_type
 from llmft.prediction.post_hoc_fit import apply_fit
-from llmft.results.evaluation import BaselineGain
+from llmft.results.evaluation import BaselineGain, Measurement, ProbeBaseline
 from llmft.results.run import PostHocFit
 
 Outputs = NDArray[np.float64]
+
+
+class MeasuredBaselines(NamedTuple):
+    """What the baselines reach on the rows, and how much better the variants are."""
+
+    measurements: dict[str, Measurement]
+    """Baseline -> its metrics."""
+    gains: dict[str, dict[str, BaselineGain]]
+    """Variant -> baseline -> its gain; a frozen variant has none over the probe."""
+    probe: ProbeBaseline | None
+
+    def get_values(self, metric: str) -> dict[str, float | None]:
+        """Return the metric of the constant and of TF-IDF, None where it is undefined."""
+        return {name: self.measurements[name].metrics.get(metric) for name in ("constant", "tfidf")}
+
+
+def measure_baselines(
+    variants: Mapping[str, Sequence[Run]], rows: LabelledRows, *, data: PreparedData,
+    fit: PostHocFit | None, metric: str, probe: PredictedProbe | None,
+) -> MeasuredBaselines:  # fmt: skip
+    """Predict and measure the baselines, and compare the variants with them.
+
+    The probe and the variants are compared with their calibrators or thresholds if all have some by
+    the same method, as training fits them to several labels; else without.
+
+    Args:
+        variants: Variant -> its runs, with their predictions of the rows.
+        rows: The rows.
+        data: The prepared data; baselines are fitted on its train and val.
+        fit: Calibrators or thresholds that the constant and TF-IDF get alike.
+        metric: The leading metric.
+        probe: The baseline `probe` with its predictions; None to leave it out.
+    """
+    outputs = predict_baselines(
+        rows, train_rows=data.read_split("train"), val_rows=data.read_split("val"), task=data.task,
+        fit=fit,
+    )  # fmt: skip
+    measurements = {name: rows.measure([found])[0] for name, found in outputs.items()}
+    scores = {name: [run.decision_scores for run in runs] for name, runs in variants.items()}
+    gains = measure_gains(outputs, scores, rows, metric=metric)
+    if probe is None:
+        return MeasuredBaselines(measurements, gains, None)
+    tuned = {name: runs for name, runs in variants.items() if not runs[0].record.is_frozen}
+    every = [probe.run, *(run for runs in variants.values() for run in runs)]
+    if len({name_fit(run.fit) for run in every}) == 1:
+        scores = {name: scores[name] for name in tuned}
+        probe_NC = probe.run.decision_scores
+    else:
+        scores = {name: [run.raw_outputs for run in runs] for name, runs in tuned.items()}
+        probe_NC = probe.run.raw_outputs
+    measurements["probe"] = rows.measure([probe_NC])[0]
+    for name, found in measure_gains({"probe": probe_NC}, scores, rows, metric=metric).items():
+        gains[name] |= found
+    return MeasuredBaselines(measurements, gains, probe.baseline)
 
 
 def predict_baselines(

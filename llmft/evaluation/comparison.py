@@ -17,14 +17,14 @@ from llmft.data.fields import Row
 from llmft.data.prepared import PreparedData, open_prepared
 from llmft.data.prompts import read_recipe_prompt
 from llmft.errors import UserError
-from llmft.evaluation.baselines import measure_gains, predict_baselines
+from llmft.evaluation.baselines import measure_baselines
 from llmft.evaluation.edge_cases import EdgeCase, read_suite_cases, run_cases
 from llmft.evaluation.ensembles import find_cost, measure_ensembles
 from llmft.evaluation.gates import Outcome, measure_train_and_val, predict_train_and_val
 from llmft.evaluation.latency import group_by_memory, measure_latencies
 from llmft.evaluation.noise import SecondLabels, measure_noise, read_second_labels
 from llmft.evaluation.post_hoc_fitting import check_fit
-from llmft.evaluation.probe_baseline import measure_probe
+from llmft.evaluation.probe_baseline import predict_probe
 from llmft.evaluation.rare_events import measure_rare
 from llmft.evaluation.rows import (
     LabelledRows,
@@ -60,10 +60,7 @@ from llmft.metrics.definitions import find_label_type, is_better
 from llmft.prediction.inference import Predictor
 from llmft.results.comparison import ComparisonResult, Gap, Pair, Scope, UnseenRows
 from llmft.results.evaluation import (
-    BaselineGain,
     Finding,
-    Measurement,
-    ProbeBaseline,
     VariantResult,
 )
 from llmft.results.files import read_result
@@ -408,23 +405,23 @@ def compare_variants(comparison: Comparison, *, probe: Path | None = None) -> Co
     """
     config, data, rows = comparison.suite.config, comparison.data, comparison.rows
     valid = comparison.valid
-    outputs_of_baselines = predict_baselines(
-        rows,
-        train_rows=data.read_split("train"),
-        val_rows=data.read_split("val"),
-        task=data.task,
-        fit=comparison.variants[config.reference][0].fit,
-    )
-    baselines = {name: rows.measure([found])[0] for name, found in outputs_of_baselines.items()}
-    gains = measure_gains(outputs_of_baselines, comparison.outputs, rows, metric=config.metric)
-    against_probe = None
+    predicted = None
     if probe is not None:
-        against_probe, baselines["probe"], over_probe = _measure_probe(comparison, probe)
-        for variant, gain in over_probe.items():
-            gains[variant]["probe"] = gain
+        test_rows = data.read_split("test")
+        predicted = predict_probe(
+            probe, rows, name="test", all_rows=test_rows, data=data.fingerprint
+        )
+    baselines = measure_baselines(
+        {name: comparison.variants[name] for name in valid},
+        rows,
+        data=data,
+        fit=comparison.variants[config.reference][0].fit,
+        metric=config.metric,
+        probe=predicted,
+    )
     variants = {
         variant: measure_variant(runs, rows, valid=variant in valid).replace(
-            gains=gains.get(variant, {})
+            gains=baselines.gains.get(variant, {})
         )
         for variant, runs in comparison.variants.items()
     }
@@ -434,7 +431,7 @@ def compare_variants(comparison: Comparison, *, probe: Path | None = None) -> Co
         *check_baselines(
             config.metric,
             {variant: variants[variant].metrics.get(config.metric) for variant in valid},
-            {name: baselines[name].metrics.get(config.metric) for name in outputs_of_baselines},
+            baselines.get_values(config.metric),
         ),
         *(f for name in valid for f in check_fit(name, variants[name], config.metric)),
     ]
@@ -480,24 +477,11 @@ def compare_variants(comparison: Comparison, *, probe: Path | None = None) -> Co
         level=comparison.rules.level,
         audit=audit,
         variants=variants,
-        baselines=baselines,
-        probe=against_probe,
+        baselines=baselines.measurements,
+        probe=baselines.probe,
         rows=described,
         worst_rows=pick_worst(described),
     )
-
-
-def _measure_probe(
-    comparison: Comparison, probe: Path
-) -> tuple[ProbeBaseline, Measurement, dict[str, BaselineGain]]:
-    """Measure the baseline `probe`, and by how much the valid variants are better."""
-    data = comparison.data
-    return measure_probe(
-        probe, comparison.rows,
-        variants={name: comparison.variants[name] for name in comparison.valid},
-        metric=comparison.suite.config.metric,
-        name="test", all_rows=data.read_split("test"), data=data.fingerprint,
-    )  # fmt: skip
 
 
 def complete_result(comparison: Comparison, result: ComparisonResult) -> ComparisonResult:

@@ -394,7 +394,7 @@ def write_fit(
         "%s: %s, fitted on %d rows of val; there %s is %s without and %s with them (too good, "
         "since they were fitted there: `llmft evaluate` measures both on test); models in %s, "
         "opened by other tools, do not apply them; `llmft evaluate %s --fit none` removes them",
-        run / FIT_NAME, describe_method(config.method), len(rows), metric, _show(before),
+        run / FIT_NAME, _describe_method(config.method), len(rows), metric, _show(before),
         _show(after), run / "model", run,
     )  # fmt: skip
 
@@ -517,7 +517,7 @@ def check_fit(name: str, variant: VariantResult, metric: str) -> list[Finding]:
     if before is None or after is None or not is_better(metric, before, after):
         return []
     message = (
-        f"the {describe_method(fit.method)} of {name} (fitted on {fit.num_rows} rows of "
+        f"the {_describe_method(fit.method)} of {name} (fitted on {fit.num_rows} rows of "
         f"{fit.split}) make {metric} worse on test, {before:.3f} before and {after:.3f} after; "
         "`llmft evaluate RUN --fit none` removes them"
     )
@@ -532,13 +532,13 @@ def choose_fit(fit: PostHocFit | None, *, split: str) -> tuple[PostHocFit | None
     if fit is None or split not in SEEN_SPLITS:
         return fit, []
     message = (
-        f"the {describe_method(fit.method)} were fitted on {fit.split}, so {split} is measured "
+        f"the {_describe_method(fit.method)} were fitted on {fit.split}, so {split} is measured "
         "without them; their effect is measured on test"
     )
     return None, [make_finding("post_hoc_fit", "note", message)]
 
 
-def describe_method(method: FitMethod) -> str:
+def _describe_method(method: FitMethod) -> str:
     """Return what a method fits, in words."""
     return "isotonic calibrators" if method == "isotonic" else f"{method} thresholds"
 

@@ -2,23 +2,21 @@
 
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from llmft.config.recipe import BaseConfig, LaunchConfig, PromptConfig, Recipe, TrainConfig
 from llmft.config.task import name_task
 from llmft.data.fields import Row
 from llmft.errors import UserError
-from llmft.evaluation.baselines import measure_gains
-from llmft.evaluation.post_hoc_fitting import name_fit
 from llmft.evaluation.rows import LabelledRows
 from llmft.evaluation.variants import Run as VariantRun
 from llmft.files import write_text
 from llmft.models.bases import hash_base, pin_base
 from llmft.models.saved import ModelSpec
 from llmft.prediction.stored import load_or_predict, name_source
-from llmft.results.evaluation import BaselineGain, Measurement, ProbeBaseline
+from llmft.results.evaluation import ProbeBaseline
 from llmft.results.run import Run, RunIdentity, RunRecord
 from llmft.training.run_folder import is_finished, list_differences, read_record
 
@@ -125,21 +123,23 @@ def _make_recipe(record: RunRecord, spec: ModelSpec, folder: Path) -> Recipe:
     )  # fmt: skip
 
 
-def measure_probe(
-    folder: Path, rows: LabelledRows, *, variants: Mapping[str, Sequence[VariantRun]], metric: str,
-    name: str, all_rows: list[Row], data: str,
-) -> tuple[ProbeBaseline, Measurement, dict[str, BaselineGain]]:  # fmt: skip
-    """Return the baseline, its metrics, and the gain of each variant that is no frozen base itself.
+class PredictedProbe(NamedTuple):
+    """The baseline, predicted."""
 
-    Calibrators or thresholds count if all have some by the same method, as training fits them to
-    several labels.
+    baseline: ProbeBaseline
+    run: VariantRun
+    """Its run, with its predictions for the rows to measure."""
+
+
+def predict_probe(
+    folder: Path, rows: LabelledRows, *, name: str, all_rows: list[Row], data: str
+) -> PredictedProbe:
+    """Predict the rows to measure.
 
     Args:
-        folder: Its finished run.
+        folder: The finished run of the baseline.
         rows: The rows to measure.
-        variants: Variant -> its runs, with their predictions for the rows.
-        metric: The leading metric.
-        name: Of all rows, for the file of the baseline's predictions.
+        name: Of all rows, for the file of the predictions.
         all_rows: The rows, and those that are not measured.
         data: Fingerprint of the prepared data, or hash of the file that the rows are from.
     """
@@ -152,21 +152,11 @@ def measure_probe(
         source=name_source(record.model_hash, data),
     ).align(ids)  # fmt: skip
     predictions = stored.take([place[row["id"]] for row in rows.rows])
-    tuned = {name: runs for name, runs in variants.items() if not runs[0].record.is_frozen}
-    every = [run for runs in variants.values() for run in runs]
     num_unknown = len(rows.names) - predictions.outputs.shape[1]
-    probe = VariantRun.open(folder)._replace(predictions=predictions, num_unknown=num_unknown)
-    if len({name_fit(run.fit) for run in [probe, *every]}) == 1:
-        outputs = {name: [run.decision_scores for run in runs] for name, runs in tuned.items()}
-        outputs_NC = probe.decision_scores
-    else:
-        outputs = {name: [run.raw_outputs for run in runs] for name, runs in tuned.items()}
-        outputs_NC = probe.raw_outputs
-    gains = measure_gains({"probe": outputs_NC}, outputs, rows, metric=metric)
     assert record.head_fit is not None
-    found = ProbeBaseline(
+    baseline = ProbeBaseline(
         base=record.recipe.base.model, run=str(folder), prompt_sha256=record.prompt_sha256,
         tokens=record.recipe.tokens, head_fit=record.head_fit,
     )  # fmt: skip
-    measured = rows.measure([outputs_NC])[0]
-    return found, measured, {name: found["probe"] for name, found in gains.items() if found}
+    run = VariantRun.open(folder)._replace(predictions=predictions, num_unknown=num_unknown)
+    return PredictedProbe(baseline, run)

@@ -37,12 +37,12 @@ from llmft.data.reading import is_asked_for, read_labelled
 from llmft.data.sources import split_ending
 from llmft.data.splitting import cluster_rows, mark_clusters
 from llmft.errors import UserError
-from llmft.evaluation.baselines import measure_gains, predict_baselines
+from llmft.evaluation.baselines import measure_baselines
 from llmft.evaluation.edge_cases import EdgeCase, read_suite_cases, run_cases
 from llmft.evaluation.gates import measure_train_and_val, predict_train_and_val
 from llmft.evaluation.latency import measure_latencies
 from llmft.evaluation.post_hoc_fitting import check_fit, choose_fit, name_fit, open_trained_data
-from llmft.evaluation.probe_baseline import measure_probe
+from llmft.evaluation.probe_baseline import predict_probe
 from llmft.evaluation.rows import describe_rows, open_rows, pick_worst
 from llmft.evaluation.variants import (
     Criteria,
@@ -71,7 +71,6 @@ class EvaluationRows(NamedTuple):
     rows: list[Row]
     data: PreparedData
     """The prepared data that the run was trained on."""
-    train_rows: list[Row]
     fingerprint: str
     """Of the prepared data, or of the file or DataFrame."""
     file: str | None = None
@@ -105,12 +104,10 @@ def open_evaluation_rows(run: Run, *, split: Split, source: "PathOrFrame | None"
         UserError: If the data was prepared again since, or no row of the file can be used.
     """
     data = open_trained_data(run.record)
-    train_rows = data.read_split("train")
     subject = EvaluationRows(
         name=split,
         rows=data.read_split(split),
         data=data,
-        train_rows=train_rows,
         fingerprint=data.fingerprint,
     )
     return subject if source is None else _read_labelled_rows(subject, source, run=run.path)
@@ -345,24 +342,17 @@ def _measure(
     findings += check_collapsed_predictions(name, rows.labels, outputs)
     audit = apply_waivers([*fit_findings, *findings], settings.waivers)
     variant = measure_variant([run], rows).replace(edge_cases=edge_cases, latency=latency)
-    outputs_of_baselines = predict_baselines(
-        rows, train_rows=subject.train_rows, val_rows=data.read_split("val"), task=data.task,
-        fit=fit,
-    )  # fmt: skip
-    baselines = {key: rows.measure([found])[0] for key, found in outputs_of_baselines.items()}
-    values = {key: found.metrics.get(metric) for key, found in baselines.items()}
-    audit += check_baselines(metric, {name: variant.metrics.get(metric)}, values)
-    own = {name: [run.decision_scores]}
-    gains = measure_gains(outputs_of_baselines, own, rows, metric=metric)[name]
-    against_probe = None
+    predicted = None
     if probe is not None and not record.is_frozen:
-        against_probe, baselines["probe"], over_probe = measure_probe(
-            probe, rows, variants={name: [run]}, metric=metric,
-            name=subject.name, all_rows=subject.rows, data=subject.fingerprint,
-        )  # fmt: skip
-        if name in over_probe:
-            gains["probe"] = over_probe[name]
-    variant = variant.replace(gains=gains)
+        predicted = predict_probe(
+            probe, rows, name=subject.name, all_rows=subject.rows, data=subject.fingerprint
+        )
+    baselines = measure_baselines(
+        {name: [run]}, rows, data=data, fit=fit, metric=metric, probe=predicted
+    )
+    values = baselines.get_values(metric)
+    audit += check_baselines(metric, {name: variant.metrics.get(metric)}, values)
+    variant = variant.replace(gains=baselines.gains[name])
     audit += [*check_fit(name, variant, metric), *rows.check_rare_classes()]
     splits: Mapping[Split, MetricValue] = {}
     if train_val_predictions:
@@ -394,8 +384,8 @@ def _measure(
         left_out=dict(subject.left_out),
         coverage=subject.coverage,
         audit=audit,
-        baselines=baselines,
-        probe=against_probe,
+        baselines=baselines.measurements,
+        probe=baselines.probe,
         rows=described,
         worst_rows=pick_worst(described),
     )
