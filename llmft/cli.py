@@ -7,7 +7,7 @@ from llmft import __version__
 from llmft.console import run_verb
 
 VERBS = {
-    "init": "write a small sample to learn with: data, prompt, task, recipes, suite",
+    "init": "write a small sample to learn with, or --from FILE task, recipes and suite for it",
     "check": "report errors in a recipe, its data and its token budget; writes nothing",
     "prepare": "clean the data of a task and split it without leakage",
     "train": "train the variant that a recipe describes",

@@ -14,7 +14,7 @@ import threading
 import zlib
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
-from itertools import count, filterfalse
+from itertools import count, filterfalse, islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TextIO, cast
 
@@ -60,6 +60,8 @@ _NOT_LINES = {
 HUB = "hf://"
 _BATCH = 1_000
 _LONGEST_NAME = 60
+_SAMPLE_ROWS, _MOSTLY = 200, 0.9
+"""Rows of a CSV that show how it is written, and the fraction of them that has to fit."""
 _BUFFER_BYTES = 1 << 20  # else a row group, maybe the complete file, is in memory
 Skips = Callable[[int], bool]
 """Position of a row, counted from 0 -> whether the row may be skipped."""
@@ -447,6 +449,50 @@ def find_sources(configs: list[SourceConfig]) -> list[Source]:
     faults.raise_all()
     # Of rows with the same id the first is kept, so a given test set is read before the others.
     return sorted(found.values(), key=lambda source: rank_given(source.split), reverse=True)
+
+
+def guess_source(path: str) -> SourceConfig:
+    """Return how a file, or the first one of a glob, is written.
+
+    That is its encoding, and for a CSV the delimiter, and names of columns if it has no header.
+
+    Raises:
+        UserError: If there is no such file, or it cannot be read.
+    """
+    first = Path(_match_files(SourceConfig(path=path))[0])
+    keys: dict[str, Any] = {}
+    try:
+        check_contents(first)
+        ending = split_ending(first)[0]
+        if ending != ".parquet" and _find_fault(first, "utf-8") is not None:
+            keys["encoding"] = guess_encoding(first)
+        if ending in (".csv", ".tsv"):
+            keys |= _guess_csv(first, keys.get("encoding", "utf-8-sig"), ending=ending)
+    except (OSError, EOFError, zlib.error, UnicodeError) as error:
+        raise UserError(f"{first}: cannot be read: {error}") from error
+    return SourceConfig.model_validate({"path": path, **keys})
+
+
+def _guess_csv(path: Path, codec: str, *, ending: str) -> dict[str, Any]:
+    usual = "\t" if ending == ".tsv" else ","
+    for mark in dict.fromkeys((usual, ",", ";", "\t", "|")):
+        with _open_text(path, codec) as file, _LONG_CELLS, contextlib.suppress(csv.Error):
+            header, *rows = list(islice(csv.reader(file, delimiter=mark), _SAMPLE_ROWS)) or [[]]
+            num_fitting = sum(len(cells) == len(header) for cells in rows)
+            if len(header) < 2 or num_fitting < _MOSTLY * len(rows):
+                continue
+            found: dict[str, Any] = {} if mark == usual else {"delimiter": mark}
+            if looks_like_data(header) or any(_recurs(header, rows)):
+                found["columns"] = [f"column_{i + 1}" for i in range(len(header))]
+            return found
+    return {}
+
+
+def _recurs(header: list[str], rows: list[list[str]]) -> Iterator[bool]:
+    """Yield for each name of a header whether it is also a frequent value below."""
+    for position, name in enumerate(header):
+        below = [cells[position] for cells in rows if len(cells) == len(header)]
+        yield name != "" and below.count(name) > 1
 
 
 def read_rows(source: Source, *, skips: Skips = lambda position: False) -> Iterator[SourceRow]:
