@@ -17,14 +17,16 @@ LOWER_BOUNDS = import tomllib; \
 setup: $(READY)
 
 $(READY): pyproject.toml constraints-cpu.txt
+	@echo "installing llmft and its packages into .venv, once; this takes a few minutes"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints-cpu.txt -e '.[demo,test]'
 	touch $(READY)
 
 demo: $(READY)
-	$(BIN)/llmft init demo
+	@$(BIN)/llmft init demo >/dev/null
 	cd demo && ../$(BIN)/llmft compare eval/market_news.yaml --train
+	@echo "next: your own table, with $(BIN)/llmft init --from FILE DIR; see README.md"
 
 check: $(READY)
 	$(BIN)/ruff format --check .

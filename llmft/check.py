@@ -11,12 +11,13 @@ from llmft.config.loading import Overrides, parse_overrides
 from llmft.config.recipe import Recipe, ResolvedRecipe, load_recipe
 from llmft.config.suite import describe_gates
 from llmft.config.task import ClassConfig
-from llmft.data.fields import Row, shorten_list
+from llmft.data.fields import Row
 from llmft.data.prompts import read_prompt, read_recipe_prompt
 from llmft.errors import UserError
 from llmft.files import StrPath
 from llmft.results.files import HasTable, Result
 from llmft.results.run import TokenBudget
+from llmft.wording import count, shorten_list
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,7 +72,7 @@ class CheckResult(Result, HasTable):
 
     def describe(self) -> str:
         """Return one line with steps and memory."""
-        steps = "" if self.num_steps is None else f", {self.num_steps} steps"
+        steps = "" if self.num_steps is None else f", {count(self.num_steps, 'step')}"
         memory = "" if self.memory_gib is None else f", about {self.memory_gib:.2f} GiB"
         return f"{self.name}: ok{steps}{memory}"
 
@@ -192,7 +193,7 @@ def _check_inputs(
     if show is not None:
         split, row = _find_row(inputs, show)
         for line in show_row(row, split=split, encoder=inputs.encoder):
-            logger.info("%s", line)
+            logger.info("%s", line, extra={"has_colours": True})
     _report_data(inputs)
     refuse_budget(inputs.budget_findings.refusals, waive=config.tokens.waive)
     if inputs.budget_findings.refusals:
@@ -216,11 +217,10 @@ def _check_inputs(
     make_loss(config.head, targets=inputs.train.targets, label_names=label_names)
     num_steps = count_steps(config.train, plan)
     logger.info(
-        "training: %d steps on %s (%d rows in %d batches of up to %d, %s)",
-        num_steps,
-        "one device" if num_devices == 1 else f"{num_devices} devices", len(inputs.train),
-        len(plan), max(plan.global_sizes),
-        "train.steps" if config.train.steps else f"{config.train.epochs:g} epochs",
+        "training: %s on %s (%s in %s of up to %d, %s)",
+        count(num_steps, "step"), count(num_devices, "device"), count(len(inputs.train), "row"),
+        count(len(plan), "batch"), max(plan.global_sizes),
+        "train.steps" if config.train.steps else count(config.train.epochs, "epoch"),
     )  # fmt: skip
     if resolved is not None:
         logger.info("%s", resolved.describe())
@@ -241,8 +241,8 @@ def _report_probe(recipe: ResolvedRecipe, inputs: "Inputs", *, epochs: float) ->
     reason = explain_no_probe(recipe.config, num_rows=num_rows, epochs=epochs)
     if reason is None:
         logger.info(
-            "baseline probe: one pass of the frozen base over %d rows, at most a fifth of the "
-            "training's computation", sum(num_rows.values()),
+            "baseline probe: one pass of the frozen base over %s, at most a fifth of the "
+            "training's computation", count(sum(num_rows.values()), "row"),
         )  # fmt: skip
     else:
         logger.info("no baseline probe: %s; %s", reason, HOW_TO_ASK)
@@ -259,8 +259,8 @@ def _report_frozen(recipe: ResolvedRecipe, inputs: "Inputs", gpu_gib: float | No
     num_rows = len(inputs.train) + len(inputs.val)
     num_tokens = int(inputs.train.lengths.sum() + inputs.val.lengths.sum())
     logger.info(
-        "frozen base: one pass over %d rows, %s tokens; all other keys of train than metric, "
-        "limit_rows and precision have no effect", num_rows, f"{num_tokens:,}",
+        "frozen base: one pass over %s, %s; all other keys of train than metric, limit_rows and "
+        "precision have no effect", count(num_rows, "row"), count(num_tokens, "token"),
     )  # fmt: skip
     if len(poolings) > 1:
         logger.info(
@@ -280,25 +280,27 @@ def _report_frozen(recipe: ResolvedRecipe, inputs: "Inputs", gpu_gib: float | No
 
 def _report_data(inputs: "Inputs") -> None:
     from llmft.reports.terminal import describe_labels
+    from llmft.results.run import describe_budgets
 
     data = inputs.data
     counts = data.manifest.counts
     logger.info(
-        "data %s: %s of %s rows used, fingerprint %s",
-        data.task.output, counts["input"] - counts["rejected"], counts["input"],
+        "data %s: %s of %s used, fingerprint %s",
+        data.task.output, counts["input"] - counts["rejected"], count(counts["input"], "row"),
         data.fingerprint[:12],
     )  # fmt: skip
     for source in data.find_changed_sources():
         logger.warning("%s changed since it was prepared", source)
     if isinstance(data.task.labels, ClassConfig):
         logger.info(
-            "classes: %s; the positive class of a binary head is the last one",
+            "classes: %s%s",
             shorten_list(data.label_names),
+            "; the positive class is the last one" if len(data.label_names) == 2 else "",
         )
     for line in describe_labels(data.manifest):
         logger.info("labels %s", line)
-    for split, budget in inputs.budgets.items():
-        logger.info("tokens %5s: %s", split, budget.describe())
+    for line in describe_budgets(inputs.budgets):
+        logger.info("%s", line)
     for warning in (*data.manifest.warnings, *inputs.budget_findings.warnings):
         logger.warning("%s", warning)
 

@@ -98,9 +98,19 @@ def _compare(suite: ResolvedSuite, *, train_first: bool) -> ComparisonResult:
 def _train_variants(suite: ResolvedSuite, plan: "RunsByVariant") -> None:
     from llmft.data.prepared import is_prepared, open_prepared
     from llmft.evaluation.comparison import check_before_training
+    from llmft.isolation import isolated
+    from llmft.models.bases import read_config
     from llmft.prepare import prepare
     from llmft.train import train
+    from llmft.training.run_folder import is_finished
 
+    unfinished = [
+        run.recipe.config for runs in plan.values() for run in runs
+        if run.recipe is not None and not is_finished(run.path)
+    ]  # fmt: skip
+    with isolated():
+        for config in unfinished:  # a base that is missing is told before the data is prepared
+            read_config(config.base)
     if not is_prepared(suite.task):
         prepare(suite.task)
     data = open_prepared(suite.task, named=suite.config.task)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 from llmft.errors import StoppedError, UserError
 from llmft.processes import get_world_size, is_main, leave_group
+from llmft.wording import escape_controls
 
 _logger = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ def run_verb(verb: Callable[[list[str]], int], arguments: list[str]) -> int:
         return status
     except UserError as error:
         _wait_for_main()
-        sys.stderr.write(f"llmft: {error}\n")
+        sys.stderr.write(f"llmft: {escape_controls(str(error))}\n")
         return error.exit_status
     except StoppedError as error:
         if is_main():
@@ -96,10 +97,12 @@ def _is_lost_connection(error: Exception) -> bool:
 
 
 class LineFormatter(logging.Formatter):
-    """Marks warnings as such."""
+    """Marks warnings as such, and shows control characters, which a terminal would follow."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - a name of logging
         """Put `warning: ` in front of the message of a warning."""
+        if not getattr(record, "has_colours", False):
+            record.message = escape_controls(record.message)
         if record.levelno >= logging.WARNING:
             record.message = f"warning: {record.message}"
         return super().formatMessage(record)
@@ -194,9 +197,9 @@ class Progress:
             values = "".join(f", {name} {value}" for name, value in self._values.items())
             minutes = (self._total - self._done) / speed / 60
             _logger.info(
-                "%s: %s %s of %s%s, %s, about %.0f min left",
+                "%s: %s %s of %s%s, %s, %s left",
                 self._what, self._unit, f"{self._done:,}", f"{self._total:,}", values, rate,
-                minutes,
+                f"about {minutes:.0f} min" if minutes >= 1 else "less than a minute",
             )  # fmt: skip
 
     def note(self) -> None:

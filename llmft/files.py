@@ -63,7 +63,9 @@ def stage_files(folder: Path) -> Iterator[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         staged = tempfile.TemporaryDirectory(dir=folder, prefix=".new.")
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written: {error.strerror}") from error
+        raise UserError(
+            f"{folder}: cannot be written: {error.strerror}; choose another folder"
+        ) from error
     with staged as name:
         yield Path(name)
     for left in find_staged(folder):
@@ -129,7 +131,9 @@ def hash_file(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+        raise UserError(
+            f"{path}: cannot be read: {error.strerror}; fix the path or its permissions"
+        ) from error
 
 
 def hash_text(text: str) -> str:

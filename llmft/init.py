@@ -10,23 +10,24 @@ from collections.abc import Sequence
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from llmft.config.task import SourceConfig
-from llmft.data.columns import GuessedTask, guess_task
-from llmft.data.fields import Row
-from llmft.data.sources import find_sources, guess_source, read_rows
 from llmft.errors import UserError
 from llmft.files import write_jsonl, write_text
 from llmft.sample.articles import make_articles
+from llmft.wording import count
+
+if TYPE_CHECKING:  # `llmft init DIR` imports nothing that takes time
+    from llmft.config.task import SourceConfig
+    from llmft.data.columns import GuessedTask
+    from llmft.data.fields import Row
 
 logger = logging.getLogger(__name__)
 
 SUITE = "eval/market_news.yaml"
 SCHEMAS = Path(".schemas")
 """Folder of the JSON Schemas, which the YAML files name for editors."""
+_MOST_BROKEN = 0.05
 _TRAIN_TOKENS = 800_000
 """That a MiniLM is trained on in about five minutes on two cores."""
 _TOKENS_PER_ROW = 16
@@ -55,11 +56,12 @@ def main(arguments: list[str]) -> int:
     # fmt: on
     args = parser.parse_args(arguments)
     last = arguments[-1:]
+    may_be_column = args.folder is None
     for named in (args.label, args.text):  # `--text title body DIR` takes DIR for a column
         if args.folder is None and len(named) > 1 and named[-1:] == last:
             args.folder = named.pop()
     if args.folder is None:
-        parser.error("name the folder to write to: DIR")
+        parser.error("name the folder to write to, DIR, as the first argument or the last")
     folder = Path(args.folder)
     if args.file is None:
         if args.label or args.text or args.base:
@@ -67,7 +69,10 @@ def main(arguments: list[str]) -> int:
         write_sample(folder)
         suite = SUITE
     else:
-        suite = write_project(folder, args.file, label=args.label, text=args.text, base=args.base)
+        suite = write_project(
+            folder, args.file, label=args.label, text=args.text, base=args.base,
+            may_be_column=may_be_column,
+        )  # fmt: skip
     logger.info(
         "wrote %s to %s; next:\n  cd %s && llmft compare %s --train",
         "the sample" if args.file is None else "task, recipes and suite",
@@ -87,8 +92,9 @@ def write_sample(folder: Path) -> None:
 
 
 def write_project(
-    folder: Path, file: str, *, label: Sequence[str], text: Sequence[str], base: str | None
-) -> str:
+    folder: Path, file: str, *, label: Sequence[str], text: Sequence[str], base: str | None,
+    may_be_column: bool = False,
+) -> str:  # fmt: skip
     """Write a task, recipes and a suite for a table, and log what its columns were taken for.
 
     The limits on rows, tokens and epochs make the suite end in about ten minutes on two cores.
@@ -99,6 +105,7 @@ def write_project(
         label: Columns of the labels; none to guess.
         text: Columns of the text; none to guess.
         base: Name or folder of a base to train too.
+        may_be_column: Whether the folder stood behind names of columns, so that it may be one.
 
     Returns:
         Path of the suite in the folder.
@@ -107,10 +114,33 @@ def write_project(
         UserError: If the table cannot be read, its columns leave several choices, or a file exists
             already with other contents.
     """
+    from llmft.data.columns import guess_task
+    from llmft.data.sources import find_sources, guess_source, read_rows
+
+    if not file:
+        raise UserError("--from: is empty; name a file")
+    if base == "":
+        raise UserError("--base: is empty; name a base, or leave it out")
     source = guess_source(file)
-    rows = [r.values for found in find_sources([source]) for r in read_rows(found) if not r.fault]
+    read = [row for found in find_sources([source]) for row in read_rows(found)]
+    broken = [row for row in read if row.fault is not None]
+    if len(broken) > _MOST_BROKEN * len(read):
+        raise UserError(
+            f"{broken[0].source.name}:{broken[0].line}: {broken[0].fault}; {len(broken):,} of "
+            f"{count(len(read), 'row')} cannot be read; fix the file"
+        )
+    rows = [row.values for row in read if row.fault is None]
+    if may_be_column and any(str(folder) in row for row in rows[:1]):
+        raise UserError(
+            f"DIR: {folder} is a column of {file}; name the folder to write to behind the columns"
+        )
     guessed = guess_task(rows, label=label, text=text, where=file)
     _log_guesses(guessed, rows, source)
+    if broken:
+        logger.warning("%s cannot be read, the first in line %d: %s",
+                       count(len(broken), "row"), broken[0].line, broken[0].fault)  # fmt: skip
+    if base is not None and Path(base).is_dir():
+        base = _relate(base, folder)
     name = re.sub(r"[^a-z0-9]+", "_", folder.resolve().name.lower()).strip("_") or "task"
     seen_from_folder = source.model_copy(update={"path": _relate(file, folder)})
     limits = _plan_limits(guessed, rows)
@@ -127,9 +157,11 @@ class _Limits(NamedTuple):
 
 
 def _render(
-    name: str, source: SourceConfig, guessed: GuessedTask, limits: _Limits, base: str | None
+    name: str, source: "SourceConfig", guessed: "GuessedTask", limits: _Limits, base: str | None
 ) -> dict[Path, str]:
     """Return path -> text of task, recipes and suite."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
     templates = Environment(
         loader=PackageLoader("llmft.sample", "own"), undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False,
@@ -169,10 +201,11 @@ def _render(
     return found
 
 
-def _log_guesses(guessed: GuessedTask, rows: Sequence[Row], source: SourceConfig) -> None:
+def _log_guesses(guessed: "GuessedTask", rows: "Sequence[Row]", source: "SourceConfig") -> None:
     how = [f"{key} {value!r}" for key in ("encoding", "delimiter")
            if (value := getattr(source, key)) not in (None, "utf-8")]  # fmt: skip
-    logger.info("read %s rows of %s", f"{len(rows):,}", ", ".join([source.path, *how]))
+    how += ["which has no header"] if source.columns is not None else []
+    logger.info("read %s of %s", count(len(rows), "row"), ", ".join([source.path, *how]))
     width = max(map(len, ["column", *guessed.roles]))
     logger.info("  %s  taken as  why", "column".ljust(width))
     for name, (role, why) in guessed.roles.items():
@@ -181,7 +214,7 @@ def _log_guesses(guessed: GuessedTask, rows: Sequence[Row], source: SourceConfig
         logger.warning(warning)
 
 
-def _plan_limits(guessed: GuessedTask, rows: Sequence[Row]) -> _Limits:
+def _plan_limits(guessed: "GuessedTask", rows: "Sequence[Row]") -> _Limits:
     """Return limits under which a MiniLM is trained in a few minutes."""
     texts = ["\n\n".join(str(row.get(n) or "") for n in guessed.text) for row in rows]
     lengths = sorted(
@@ -224,17 +257,17 @@ def _write_files(folder: Path, texts: dict[Path, str]) -> None:
         UserError: If one exists already with other contents: nothing is written.
     """
     texts = texts | _read_files(files("llmft.config") / "schemas", SCHEMAS)
-    changed = [
-        path
-        for path, text in texts.items()
-        if (folder / path).exists() and (folder / path).read_text(encoding="utf-8") != text
-    ]
+    changed = [path for path, text in texts.items() if _differs(folder / path, text)]
     if changed:
         raise UserError(
             f"{folder / changed[0]}: exists already with other contents; choose another folder"
         )
     for path, text in texts.items():
         write_text(folder / path, text)
+
+
+def _differs(path: Path, text: str) -> bool:
+    return path.exists() and (path.is_dir() or path.read_bytes() != text.encode("utf-8"))
 
 
 def _read_files(folder: Traversable, path: Path) -> dict[Path, str]:

@@ -1,15 +1,22 @@
 """What a call changes in its process is restored when it returns: seeds, environment, logging."""
 
+import functools
+import logging
 import os
 import random
+import socket
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 from llmft.console import quieten
 
+_logger = logging.getLogger(__name__)
 _LOCK = threading.RLock()
+_PATIENCE_S = 5
 
 
 @contextmanager
@@ -19,7 +26,7 @@ def isolated() -> Iterator[None]:
     Within the context libraries log errors only: tables of missing keys, progress bars of files and
     warnings for their developers would bury the log of a run. One thread is in it at a time.
     """
-    with _LOCK, _restored_environment():  # imports change it too
+    with _LOCK, _restored_environment(), _restored_hub():  # imports change it too
         import numpy as np
         import torch
 
@@ -32,6 +39,41 @@ def isolated() -> Iterator[None]:
             finally:
                 random.setstate(python_state)
                 np.random.set_state(numpy_state)
+
+
+def go_offline_if_unreachable() -> None:
+    """Use only what is on this machine, as HF_HUB_OFFLINE=1 does, if the Hub cannot be reached.
+
+    Otherwise each file is asked for six times, which takes half a minute. `isolated` restores it.
+    """
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE or {"HTTPS_PROXY", "https_proxy", "ALL_PROXY"} & os.environ.keys():
+        return
+    constants.HF_HUB_OFFLINE = not _is_reachable(constants.ENDPOINT, minute=int(time.time() // 60))
+
+
+@functools.lru_cache(maxsize=1)
+def _is_reachable(address: str, *, minute: int) -> bool:
+    """Return whether a host accepts connections; the answer is kept for the minute."""
+    found = urlsplit(address)
+    try:
+        with socket.create_connection((found.hostname, found.port or 443), timeout=_PATIENCE_S):
+            return True
+    except OSError as error:
+        _logger.warning("%s cannot be reached (%s): only this machine is searched", address, error)
+        return False
+
+
+@contextmanager
+def _restored_hub() -> Iterator[None]:
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 @contextmanager

@@ -35,6 +35,7 @@ from llmft.prediction.shards import (
 from llmft.prediction.tables import check_output, find_output_ending, join_tables
 from llmft.processes import get_rank, get_world_size
 from llmft.results.run import PostHocFit
+from llmft.wording import count
 
 logger = logging.getLogger("llmft.predict")  # `python -m` calls this module __main__
 
@@ -55,10 +56,14 @@ def main(arguments: list[str]) -> int:
         "--max-tokens-per-batch", type=read_count, metavar="N",
         help="tokens of a batch, padding counted; default: what memory allows",
     )  # fmt: skip
+    parser.add_argument(
+        "--csv-safe", action="store_true",
+        help="in CSV, put ' in front of text that a spreadsheet would take for a formula, as =SUM(",
+    )  # fmt: skip
     args = parser.parse_args(arguments)
     predict(
         args.run, input=args.input, output=args.output,
-        max_tokens_per_batch=args.max_tokens_per_batch,
+        max_tokens_per_batch=args.max_tokens_per_batch, csv_safe=args.csv_safe,
     )  # fmt: skip
     return 0
 
@@ -69,6 +74,7 @@ def predict(
     input: StrPath | Sequence[StrPath],
     output: StrPath,
     max_tokens_per_batch: int | None = None,
+    csv_safe: bool = False,
 ) -> Path:
     """Write the rows of files with their predictions; a killed call is resumed by the same call.
 
@@ -80,6 +86,8 @@ def predict(
             globs.
         output: One file, or a folder for shards if it has no ending.
         max_tokens_per_batch: Tokens of a batch, padding counted; None: as memory allows.
+        csv_safe: Whether text in CSV that a spreadsheet would take for a formula, such as
+            `=HYPERLINK(...)`, gets a `'` in front.
 
     Returns:
         The output. Of each row it has the fields of the input, followed by `prediction` and scores
@@ -94,18 +102,26 @@ def predict(
     inputs = _find_inputs([input] if isinstance(input, str | os.PathLike) else input)
     if path.suffix and not path.is_dir():
         if len(inputs) > 1:
-            raise UserError(f"--output: {path}: {len(inputs)} inputs need a folder")
+            raise UserError(
+                f"--output: {path}: {count(len(inputs), 'input')} need a folder; name one without "
+                "an ending"
+            )
         predict_file(
-            run, input_path=inputs[0], output_path=path, max_tokens_per_batch=max_tokens_per_batch
-        )
+            run, input_path=inputs[0], output_path=path, csv_safe=csv_safe,
+            max_tokens_per_batch=max_tokens_per_batch,
+        )  # fmt: skip
     else:
-        predict_folder(run, inputs=inputs, output=path, max_tokens_per_batch=max_tokens_per_batch)
+        predict_folder(
+            run, inputs=inputs, output=path, csv_safe=csv_safe,
+            max_tokens_per_batch=max_tokens_per_batch,
+        )  # fmt: skip
     return path
 
 
 def predict_file(
-    run: Path, *, input_path: Path, output_path: Path, max_tokens_per_batch: int | None = None
-) -> None:
+    run: Path, *, input_path: Path, output_path: Path, csv_safe: bool = False,
+    max_tokens_per_batch: int | None = None,
+) -> None:  # fmt: skip
     """Write the input's rows followed by `prediction` and scores or probabilities.
 
     A row without text keeps its position and gets empty predictions. A killed command is resumed
@@ -121,7 +137,7 @@ def predict_file(
     if get_world_size() > 1:
         raise UserError(f"--output: {output_path}: several processes write shards; name a folder")
     folder = output_path.with_name(f".{output_path.name}.partial")
-    job = _PredictionJob.open(run, folder=folder, inputs=[input_path])
+    job = _PredictionJob.open(run, folder=folder, inputs=[input_path], csv_safe=csv_safe)
     ending = output_path.suffix
     with _state_removed_on_error(folder):
         try:
@@ -151,8 +167,9 @@ def _state_removed_on_error(folder: Path) -> Iterator[None]:
 
 
 def predict_folder(
-    run: Path, *, inputs: Sequence[Path], output: Path, max_tokens_per_batch: int | None = None
-) -> None:
+    run: Path, *, inputs: Sequence[Path], output: Path, csv_safe: bool = False,
+    max_tokens_per_batch: int | None = None,
+) -> None:  # fmt: skip
     """Write the inputs' rows and their predictions as shards into a folder.
 
     To be called by one process or by all of a launch, over which the shards are distributed. After
@@ -173,7 +190,7 @@ def predict_folder(
         raise UserError(
             f"--input: the shards of several files would be named as {repeated[0]}; rename one"
         )
-    job = _PredictionJob.open(run, folder=output, inputs=inputs)
+    job = _PredictionJob.open(run, folder=output, inputs=inputs, csv_safe=csv_safe)
     with _state_removed_on_error(output):
         shards = _prepare(job, ending=None)
     _predict_missing(job, shards, max_tokens_per_batch=max_tokens_per_batch)
@@ -192,12 +209,15 @@ class _PredictionJob(NamedTuple):
     fit: PostHocFit | None
     folder: Path
     inputs: Sequence[Path]
+    csv_safe: bool
 
     @classmethod
-    def open(cls, run: Path, *, folder: Path, inputs: Sequence[Path]) -> "_PredictionJob":
+    def open(
+        cls, run: Path, *, folder: Path, inputs: Sequence[Path], csv_safe: bool
+    ) -> "_PredictionJob":
         spec, model_hash = read_spec(run / "model"), hash_model(run / "model")
         fit = read_fit(run, model_hash=model_hash)
-        return cls(run, spec, model_hash, fit, folder, inputs)
+        return cls(run, spec, model_hash, fit, folder, inputs, csv_safe)
 
     @property
     def fit_hash(self) -> str | None:
@@ -208,7 +228,10 @@ def _prepare(job: _PredictionJob, *, ending: str | None) -> list[Shard]:
     """Check run, folder and inputs, and return the shards."""
     if job.fit is not None:
         logger.info("applying %s (%s)", job.run / FIT_NAME, job.fit.method)
-    claim_folder(job.folder, model_hash=job.model_hash, fit_hash=job.fit_hash, inputs=job.inputs)
+    claim_folder(
+        job.folder, model_hash=job.model_hash, fit_hash=job.fit_hash, inputs=job.inputs,
+        csv_safe=job.csv_safe,
+    )  # fmt: skip
     surveys = survey_inputs(job.folder, job.inputs, spec=job.spec, ending=ending)
     num_rows = sum(survey.num_rows for survey in surveys)
     if num_rows and num_rows == sum(survey.num_empty for survey in surveys):
@@ -239,15 +262,16 @@ def _predict_missing(
     num_done, num_rows = 0, sum(shard.num_rows for shard in missing)
     process = f" of process {get_rank()}" if get_world_size() > 1 else ""
     for shard, rows in read_shards(missing):
-        write_shard(shard, rows, model.predict_rows(rows), spec=job.spec)
+        predicted = model.predict_rows(rows)
+        write_shard(shard, rows, predicted, spec=job.spec, csv_safe=job.csv_safe)
         num_done += shard.num_rows
-        logger.info("predicted %d of %d rows%s", num_done, num_rows, process)
+        logger.info("predicted %s of %s%s", f"{num_done:,}", count(num_rows, "row"), process)
 
 
 def _find_inputs(patterns: Sequence[StrPath]) -> list[Path]:
     found: set[Path] = set()
     if not patterns:
-        raise UserError("--input: names no file")
+        raise UserError("--input: names no file; name one or several")
     for pattern in [os.fspath(found) for found in patterns]:
         # Brackets in the name of an existing file are not a glob.
         matches = [pattern] if Path(pattern).exists() else glob.glob(pattern, recursive=True)  # noqa: PTH207
@@ -256,7 +280,9 @@ def _find_inputs(patterns: Sequence[StrPath]) -> list[Path]:
                 f"--input: {pattern} is a folder; name its files, as '{pattern}/*.jsonl'"
             )
         if not matches:
-            raise UserError(f"--input: {pattern!r} matches no file below {Path.cwd()}")
+            raise UserError(
+                f"--input: {pattern!r} matches no file below {Path.cwd()}; fix the path"
+            )
         found.update(map(Path, matches))
     return sorted(found)
 
@@ -269,10 +295,10 @@ def _log_summary(shards: Sequence[Shard], output: Path) -> None:
     if num_empty:
         first = next(survey.first_fault for survey in surveys if survey.num_empty)
         logger.warning(
-            "no prediction for %d of %d rows; the first: %s", num_empty, num_rows, first,
-            extra=extra,
+            "no prediction for %s of %s; the first: %s",
+            f"{num_empty:,}", count(num_rows, "row"), first, extra=extra,
         )  # fmt: skip
-    logger.info("wrote %d rows to %s", num_rows, output, extra=extra)
+    logger.info("wrote %s to %s", count(num_rows, "row"), output, extra=extra)
 
 
 if __name__ == "__main__":

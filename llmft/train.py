@@ -20,7 +20,8 @@ from llmft.console import run_verb, shown_from
 from llmft.errors import UserError
 from llmft.files import StrPath, write_text
 from llmft.processes import ask_main, get_world_size, is_main, main_first
-from llmft.results.run import Run
+from llmft.results.run import Run, describe_budgets
+from llmft.wording import count
 
 if TYPE_CHECKING:
     from llmft.data.batches import BatchPlan, BatchShape
@@ -74,7 +75,7 @@ def train(
     """
     resolved, resume = load_recipe(recipe, overrides=overrides), os.fspath(resume)
     if resume not in ("auto", "never") and not Path(resume).is_dir():
-        raise UserError(f"resume: found {resume!r}, expected auto, never, or a checkpoint folder")
+        raise UserError(f"resume: found {resume!r}; write auto, never, or a checkpoint folder")
     # Imported late, since torch and transformers take seconds: errors in the recipe are reported
     # before that.
     from llmft.isolation import isolated
@@ -144,8 +145,8 @@ def _train(recipe: ResolvedRecipe, *, resume: str) -> Path:
     require_packages(config)
     with main_first():
         inputs = open_inputs(recipe)
-    for split, budget in inputs.budgets.items():
-        logger.info("%s: %s", split, budget.describe())
+    for line in describe_budgets(inputs.budgets):
+        logger.info("%s", line)
     refuse_budget(inputs.budget_findings.refusals, waive=config.tokens.waive)
     if config.base.tuning != "frozen":
         check_warmup(config.train, plan_batches(recipe, inputs, world_size=launch.world_size))
@@ -336,7 +337,7 @@ def _halve_micro_batches(
     from llmft.training.run_folder import update_run
 
     config, folder = run.recipe, Path(run.recipe.output_dir)
-    rows = "1 row" if shape.num_rows == 1 else f"{shape.num_rows} rows"
+    rows = count(shape.num_rows, "row")
     found = f"out of GPU memory for a micro-batch of {rows} of up to {shape.longest} tokens"
     smaller = "set train.gradient_checkpointing: true, or lower tokens.max_length"
     if shape.num_rows == 1:

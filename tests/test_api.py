@@ -319,21 +319,21 @@ def test_faults_of_a_suite_are_worded_as_those_of_a_file(
     [
         (
             lambda: llmft.train({"name": "x"}),
-            "found {'name': 'x'}, expected a recipe file or a llm",
+            "found {'name': 'x'}; give a recipe file or a llm",
         ),
         (
             lambda: llmft.train(make_task({"path": "x.csv"})),
-            "expected a recipe file or a llmft.Recipe",
+            "give a recipe file or a llmft.Recipe",
         ),
-        (lambda: llmft.prepare(llmft.load), "expected a task file or a llmft.Task"),
-        (lambda: llmft.train("bert.yaml", overrides=["a=1"]), "overrides: found ['a=1'], expected"),
-        (lambda: llmft.train("bert.yaml", resume="nonsense"), "resume: found 'nonsense', expected"),
+        (lambda: llmft.prepare(llmft.load), "give a task file or a llmft.Task"),
+        (lambda: llmft.train("bert.yaml", overrides=["a=1"]), "overrides: found ['a=1']; write"),
+        (lambda: llmft.train("bert.yaml", resume="nonsense"), "resume: found 'nonsense'; write"),
         (lambda: llmft.predict("runs/bert/seed-1", input=[], output="o.csv"), "names no file"),
         (
             lambda: llmft.predict("runs/bert/seed-1", input=make_frame(), output="o.csv"),
             "input: found a DataFrame; predict it with `llmft.load(model).predict`",
         ),
-        (lambda: llmft.load("runs/bert/seed-1", max_tokens_per_batch=0), "found 0, expected at le"),
+        (lambda: llmft.load("runs/bert/seed-1", max_tokens_per_batch=0), "found 0; give 1 or"),
         (lambda: llmft.evaluate("runs/bert/seed-1", data=[{"text": "a"}]), "data: path: found [{'"),
         (
             lambda: llmft.evaluate("runs/bert/seed-1", data="rows.jsonl", split="val"),
@@ -472,7 +472,7 @@ def test_every_form_of_rows_gives_the_same_predictions(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ("one text", "found a str, but expected a DataFrame"),
+        ("one text", "found a str; give a DataFrame"),
         ([1, 2], "found a list of int"),
         (["a", {"text": "b"}], "found a list of dict, str"),
         ({"text": ["a"]}, "found a dict"),

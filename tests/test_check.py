@@ -26,7 +26,7 @@ def test_it_tells_base_data_labels_steps_and_memory(recipe: Path, capsys, tiny_b
     assert f"base: folder {tiny_bert}" in said
     assert "60 of 60 rows used" in said
     assert "labels train: risk mean" in said
-    assert "training: 12 steps on one device (48 rows in 6 batches of up to 8, 2 epochs)" in said
+    assert "training: 12 steps on 1 device (48 rows in 6 batches of up to 8, 2 epochs)" in said
     assert "memory: about" in said
     assert said.endswith("ok\n")
 
@@ -40,6 +40,21 @@ def test_it_shows_what_the_tokenizer_makes_of_a_row(recipe: Path, capsys, row: s
         assert piece in shown
     assert shown.index("[prompt") < shown.index("[article") < shown.index("[cut")
     assert shown.index("[cut") < shown.index("[tail 2]")
+
+
+@pytest.mark.parametrize(
+    ("modules", "message"),
+    [
+        ("[query,nope]", "base.lora.target_modules: 'nope' is not a linear layer of"),
+        ("[qeury]", "outside its head. Did you mean `query`? Allowed: query, key, value"),
+    ],
+)
+def test_layers_for_adapters_that_the_base_lacks_are_an_error(
+    recipe: Path, capsys, modules: str, message: str
+) -> None:
+    options = ["--set", "base.tuning=lora", "--set", f"base.lora.target_modules={modules}"]
+    assert main(["check", str(recipe), *options]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_colours_only_on_a_terminal_that_wants_them(

@@ -136,6 +136,30 @@ def test_the_folder_may_stand_behind_the_columns(options: list[str]) -> None:
     assert Path("DIR/eval/dir.yaml").is_file()
 
 
+@pytest.mark.parametrize("folder", ["2024", "null", "1e5", "Größe", "a b"])
+def test_any_folder_name_becomes_the_name_of_a_task(folder: str) -> None:
+    write_table("rows.csv")
+    assert main(["init", "--from", "rows.csv", folder]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        (suite,) = Path("eval").glob("*.yaml")
+        assert len(load_suite(suite).config.variants) == 2
+
+
+def test_a_header_that_names_a_class_is_a_header() -> None:
+    rows = [f"words of text {i},{'spam' if i % 2 else 'ham'}" for i in range(60)]
+    Path("spam.csv").write_text("\n".join(["text,spam", *rows]))
+    assert main(["init", "--from", "spam.csv", "own"]) == 0
+    assert "columns" not in Path("own/recipes/tasks/own.yaml").read_text()
+
+
+def test_a_folder_as_base_is_named_as_seen_from_the_new_one(tiny_bert: Path) -> None:
+    write_table("rows.csv")
+    Path("base").symlink_to(tiny_bert)
+    assert main(["init", "--from", "rows.csv", "--base", "base", "own"]) == 0
+    assert load_recipe("own/recipes/own_own.yaml").config.base.model == "../base"
+
+
 def test_files_of_the_user_are_never_replaced(capsys: pytest.CaptureFixture[str]) -> None:
     write_table("rows.csv")
     assert main(["init", "--from", "rows.csv", "own"]) == 0
@@ -146,6 +170,8 @@ def test_files_of_the_user_are_never_replaced(capsys: pytest.CaptureFixture[str]
     assert main(["init", "--from", "rows.csv", "own"]) == 2
     assert "own/recipes/tasks/own.yaml: exists already" in capsys.readouterr().err
     assert not Path("own/eval/own.yaml").exists()
+    Path("own/eval/own.yaml").write_bytes("# é".encode("latin-1"))
+    assert main(["init", "--from", "rows.csv", "own"]) == 2
     assert task.read_text().endswith("# mine\n")
 
 
@@ -155,7 +181,11 @@ def test_files_of_the_user_are_never_replaced(capsys: pytest.CaptureFixture[str]
         (["--from", "absent.csv", "own"], "'absent.csv' matches no file below"),
         (["--from", "rows.xlsx", "own"], "unknown ending; allowed: .jsonl"),
         (["--from", "zip.csv", "own"], "a zip archive, as Excel (.xlsx) writes it"),
-        (["--from", "rows.csv"], "name the folder to write to: DIR"),
+        (["--from", "rows.csv"], "name the folder to write to, DIR"),
+        (["--from", "rows.csv", "--label", "mood", "text"], "DIR: text is a column of rows.csv"),
+        (["--from", "", "own"], "--from: is empty"),
+        (["--from", "rows.csv", "--base", "", "own"], "--base: is empty"),
+        (["--from", "torn.csv", "own"], "torn.csv:2: broken CSV: 3 cells, the header has 2"),
         (["--label", "mood", "--", "own"], "are for a table of your own: add --from FILE"),
         (["--from", "empty.csv", "own"], "empty.csv"),
         (["--from", "text.csv", "own"], "no column looks like labels"),
@@ -168,7 +198,8 @@ def test_what_cannot_be_read_leaves_nothing(
     Path("rows.xlsx").write_bytes(b"PK\x03\x04")
     Path("zip.csv").write_bytes(b"PK\x03\x04" * 9)
     Path("empty.csv").write_text("")
-    Path("text.csv").write_text("text\n" + "".join(f"{write_text(i)}\n" for i in range(9)))
+    Path("torn.csv").write_text("text,mood\n" + "a,b,c\n" * 9 + "d,e\n" * 90)
+    Path("text.csv").write_text("text\n" + "".join(f"{write_text(i)}\n" for i in range(50)))
     try:
         status = main(["init", *arguments])
     except SystemExit as stopped:

@@ -52,7 +52,7 @@ def test_a_run_leaves_all_that_it_depended_on(copy: Path) -> None:
     val = pq.read_table(run / "predictions/val.parquet")
     assert val.column_names[:3] == ["id", "score_risk", "score_calm"]
     plain = load(copy / "runs/plain/seed-1/training_metadata.json")
-    assert plain["training_mode"] == "knowledge_distillation"
+    assert plain["training_mode"] == "fine_tuning"
 
 
 def test_variants_that_are_done_are_skipped(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -86,8 +86,8 @@ def check_oracle_view(
         if np.all(student_N >= 1):
             return []
         message = (
-            "articles are truncated, and the task lacks `oracle_sees`, the truncation for the "
-            "oracle, so its labels may depend on text that the models did not get"
+            "articles are truncated, and the task does not say how much of them the labels were "
+            "made from (`oracle_sees`), so labels may depend on text that the models did not get"
         )
         return [make_finding(check, "note", message)]
     num_words_N = np.array([max(1, len(text.split())) for text in texts])

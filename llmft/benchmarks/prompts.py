@@ -217,7 +217,7 @@ def measure_shared_prompt(
     require_tested_versions("bench")
     reason = None if base is None else explain_unshared(read_config(BaseConfig(model=base)))
     if reason is not None:
-        raise UserError(f"base: {base} cannot share a prompt: {reason}")
+        raise UserError(f"base: {base} cannot share a prompt: {reason}; name another base")
     with tempfile.TemporaryDirectory() as folder:
         if base is None:
             build_small_qwen2(Path(folder))

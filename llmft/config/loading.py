@@ -25,11 +25,13 @@ from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from llmft.errors import UserError
 from llmft.files import StrPath
+from llmft.wording import count
 
 KeyPath = tuple[str | int, ...]
 Overrides = Mapping[str, Any]
 """Dotted key, such as `train.epochs` -> the value that replaces that of the file."""
 _MAX_VALUES = 20_000
+_MOST_HINTS = 3
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 READING_RESULT: dict[str, str] = {"reads": "a results file"}
 """Context for validators: the values come from a file that llmft wrote, with every key in it."""
@@ -103,9 +105,13 @@ def read_yaml(path: Path) -> LocatedValues:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise UserError(f"{path}:{line}: not UTF-8; save the file as UTF-8") from error
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+        raise UserError(
+            f"{path}: cannot be read: {error.strerror}; fix the path or its permissions"
+        ) from error
     if "\0" in text:
-        raise UserError(f"{path}: holds NUL bytes, so it is not a YAML text file")
+        raise UserError(
+            f"{path}: holds NUL bytes, so it is not a YAML text file; name another file"
+        )
     return _locate(text, str(path))
 
 
@@ -166,23 +172,30 @@ def _locate(text: str, file: str) -> LocatedValues:
             return LocatedValues({}, origins)
         if not isinstance(root, yaml.MappingNode):
             found = "a list" if isinstance(root, yaml.SequenceNode) else "a single value"
-            raise UserError(f"{file}:1: expected keys and values at the top, found {found}")
+            raise UserError(
+                f"{file}:1: expected keys and values at the top, found {found}; write `key: value`"
+            )
         _walk(root, (), origins, file)
         return LocatedValues(loader.construct_document(root), origins)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{file}:{mark.line + 1}" if mark else file
-        raise UserError(f"{where}: not valid YAML: {error.problem}") from error
+        raise UserError(
+            f"{where}: not valid YAML: {error.problem}; fix this line, or put the value in quotes"
+        ) from error
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise UserError(
-            f"{file}:{line}: not valid YAML: the control character {chr(error.character)!r}"
+            f"{file}:{line}: not valid YAML: the control character {chr(error.character)!r}; "
+            "remove it"
         ) from error
     except RecursionError as error:
-        raise UserError(f"{file}: not valid YAML: nested too deeply") from error
+        raise UserError(f"{file}: not valid YAML: nested too deeply; use fewer levels") from error
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         # what PyYAML raises for a value that does not fit its tag, such as `!!bool 3`
-        raise UserError(f"{file}: not valid YAML: a value cannot be read: {error}") from error
+        raise UserError(
+            f"{file}: not valid YAML: a value cannot be read: {error}; fix or quote it"
+        ) from error
     finally:
         if loader is not None:
             loader.dispose()
@@ -190,7 +203,7 @@ def _locate(text: str, file: str) -> LocatedValues:
 
 def _walk(node: yaml.Node, path: KeyPath, origins: dict[KeyPath, Origin], file: str) -> None:
     if len(origins) > _MAX_VALUES:  # aliases of aliases grow exponentially
-        raise UserError(f"{file}: holds more than {_MAX_VALUES:,} values; look at its aliases")
+        raise UserError(f"{file}: holds more than {_MAX_VALUES:,} values; remove aliases (`*name`)")
     if isinstance(node, yaml.ScalarNode) and _NO_TEXT.search(node.value):
         line = node.start_mark.line + 1
         raise UserError(f"{file}:{line}: a NUL byte or a lone surrogate is not text; remove it")
@@ -198,7 +211,7 @@ def _walk(node: yaml.Node, path: KeyPath, origins: dict[KeyPath, Origin], file: 
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
             if not isinstance(key_node, yaml.ScalarNode):
-                raise UserError(f"{file}:{line}: a key must be plain text")
+                raise UserError(f"{file}:{line}: a key must be plain text; write `name: value`")
             _walk(key_node, path, origins, file)
             key_node.tag = "tag:yaml.org,2002:str"  # keys such as 010 and `true` are text
             here = (*path, key_node.value)
@@ -379,12 +392,10 @@ def load_values(
     else:
         kind = schema.__name__
         raise UserError(
-            f"found {_shorten_repr(source)}, expected a {kind.lower()} file or a llmft.{kind}"
+            f"found {_shorten_repr(source)}; give a {kind.lower()} file or a llmft.{kind}"
         )
     if not isinstance(overrides or {}, Mapping):
-        raise UserError(
-            f'overrides: found {_shorten_repr(overrides)}, expected {{"train.epochs": 1}}'
-        )
+        raise UserError(f'overrides: found {_shorten_repr(overrides)}; write {{"train.epochs": 1}}')
     for dotted, value in (overrides or {}).items():
         values = merge(values, _locate_override(dotted, value))
     return values
@@ -412,8 +423,8 @@ def _describe_faults(
         )
         name = ".".join(map(str, key)) or "(top level)"
         faults.append(f"{values.find_origin(key)}: {name}: {what}")
-    count = "1 error" if len(faults) == 1 else f"{len(faults)} errors"
-    return UserError("\n  ".join([f"{origin.file}: {count}", *faults]))
+    found = count(len(faults), "error")
+    return UserError("\n  ".join([f"{origin.file}: {found}", *faults]))
 
 
 def refuse_values(faults: Iterable[tuple[KeyPath, str]]) -> None:
@@ -452,7 +463,8 @@ def find_named_file(value: str, *, key: KeyPath, values: LocatedValues) -> Path:
                 return candidate
         except OSError as error:
             raise UserError(
-                f"{origin}: {name}: {_shorten_repr(value)} cannot be opened: {error.strerror}"
+                f"{origin}: {name}: {_shorten_repr(value)} cannot be opened: {error.strerror}; "
+                "fix the path"
             ) from error
     raise UserError(
         f"{origin}: {name}: no such file: {value!r}. Looked for {sibling} and "
@@ -467,9 +479,10 @@ def dump_yaml(section: ConfigSection) -> str:
 
 
 def suggest(word: str, *, allowed: list[str]) -> str:
-    """Return " Did you mean `x`?" for the nearest allowed word, or nothing."""
-    near = difflib.get_close_matches(word, allowed, n=1, cutoff=0.6)
-    return f" Did you mean `{near[0]}`?" if near else ""
+    """Return " Did you mean `x`?" for the words that begin so, or the nearest one, or nothing."""
+    near = [name for name in allowed if word and name.startswith(f"{word}_")][:_MOST_HINTS]
+    near = near or difflib.get_close_matches(word, allowed, n=1, cutoff=0.6)
+    return f" Did you mean {' or '.join(f'`{name}`' for name in near)}?" if near else ""
 
 
 def one_of(names: Iterable[str]) -> AfterValidator:

@@ -172,6 +172,12 @@ MetricName = Annotated[
     WithJsonSchema({"type": "string", "enum": list(METRICS)}),
 ]
 """One of the names in `METRICS`."""
+CheckpointMetric = Annotated[
+    str,
+    one_of([*METRICS, "loss"]),
+    WithJsonSchema({"type": "string", "enum": [*METRICS, "loss"]}),
+]
+"""One of the names in `METRICS`, or the loss."""
 
 
 def list_metrics(

@@ -19,7 +19,7 @@ from llmft.config.loading import (
     takes_file_or,
     validate,
 )
-from llmft.config.metrics import MetricName, list_metrics
+from llmft.config.metrics import CheckpointMetric, list_metrics
 from llmft.config.task import ClassConfig, ScoresConfig, Task, check_name, find_task
 from llmft.files import StrPath
 
@@ -163,7 +163,7 @@ class TrainConfig(ConfigSection):
     """Recompute activations in the backward pass: less memory, about a third more time."""
     eval_steps: int | None = Field(default=None, ge=1)
     """Validate and save after every so many steps; by default after every epoch."""
-    metric: MetricName | Literal["loss"] | None = None
+    metric: CheckpointMetric | None = None
     """Validation metric that chooses the checkpoint; by default mae for scores, f1_macro for
     classes, f1_micro for several labels."""
     early_stopping_patience: int | None = Field(default=None, ge=1)
@@ -334,7 +334,7 @@ def _list_mismatches(config: Recipe, task: Task) -> dict[tuple[str, ...], str]:
             f"found {config.head.type}, but labels of type {labels.type} take {' or '.join(heads)}"
         )
     elif config.head.type == "binary" and isinstance(labels, ClassConfig):
-        num_classes = len(labels.order or [])
+        num_classes = len(labels.known_names or [])
         if num_classes > 2:
             found["head", "type"] = (
                 f"found binary, but the task has {num_classes} classes; use multiclass"

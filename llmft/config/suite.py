@@ -285,6 +285,14 @@ class VariantConfig(ConfigSection):
     seeds: list[Seed] | None = Field(default=None, min_length=1)
     """Training seeds for the recipe."""
 
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _refuse_number(cls, seeds: Any) -> Any:
+        if isinstance(seeds, int) and not isinstance(seeds, bool):
+            example = list(range(1, min(max(seeds, 1), 5) + 1))
+            raise ValueError(f"found {seeds}, but expected the seeds themselves; write {example}")
+        return seeds
+
     @model_validator(mode="before")
     @classmethod
     def _read_short_form(cls, value: Any) -> Any:

@@ -192,6 +192,20 @@ class ClassConfig(ConfigSection):
                 raise ValueError(f"order: lacks the class {unknown[0]!r}")
         return self
 
+    @property
+    def known_names(self) -> list[str] | None:
+        """The classes that the task lists; None if the data name them."""
+        if self.order is not None:
+            return self.order
+        if isinstance(self.from_, list):
+            named = [(self.map or {}).get(name_class(field), field) for field in self.from_]
+        elif self.map is not None:
+            named = list(self.map.values())
+        else:
+            return None
+        named += [self.otherwise] if self.otherwise is not None else []
+        return [name for name in dict.fromkeys(named) if name not in self.exclude]
+
 
 class MultilabelConfig(ConfigSection):
     """Labels of which any number apply to a row."""

@@ -3,12 +3,13 @@
 import math
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from llmft.config.loading import suggest
 from llmft.config.task import FieldsConfig, write_value
 from llmft.errors import UserError
+from llmft.wording import shorten_list
 
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 Row = dict[str, Any]
@@ -113,9 +114,3 @@ def require_fields(wanted: Collection[str], found: Collection[str], *, where: st
         f"no row has the field {name!r}.{suggest(name, allowed=list(found))}" for name in absent
     ]
     raise UserError(f"{where}: {' '.join(faults)} Fields found: {shorten_list(list(found))}")
-
-
-def shorten_list(names: Sequence[str], *, longest: int = 20) -> str:
-    """Return names for a message, joined by commas, with the number of those left out."""
-    more = f" and {len(names) - longest} more" if len(names) > longest else ""
-    return ", ".join(names[:longest]) + more

@@ -45,6 +45,7 @@ from llmft.errors import UserError
 from llmft.files import find_staged, hash_file, hash_text, stage_files, write_jsonl
 from llmft.results.files import write_result
 from llmft.results.manifest import LabelStats, Manifest, NearDuplicates, ScoreStats, SplitSummary
+from llmft.wording import count
 
 logger = logging.getLogger(__name__)
 
@@ -210,18 +211,24 @@ def prepare_task(task: Task) -> Manifest:
     accepted, rejected, warnings = read_task_rows(sources, task)
     num_input = len(accepted) + len(rejected)
     logger.info(
-        "read %d rows from %d sources, %d of them unusable", num_input, len(sources), len(rejected)
+        "read %s from %s, %d of them unusable",
+        count(num_input, "row"),
+        count(len(sources), "source"),
+        len(rejected),
     )
     if not accepted:
         raise UserError(
-            f"{task.name}: none of {num_input} rows can be used; " + _summarise(rejected)
+            f"{task.name}: none of {count(num_input, 'row')} can be used; " + _summarise(rejected)
         )
     refuse_systematic_faults(accepted, rejected, most=task.max_rejected)
 
     rows, near = _clean(accepted, task, rejected)
     mark_clusters([a.record for a in rows.accepted], rows.units)
     leaks = f", and {near.num_leaks} that repeat a given split" if near.num_leaks else ""
-    logger.info("%d rows repeat each other; dropped %d%s", near.num_rows, near.num_dropped, leaks)
+    logger.info(
+        "near-duplicates: %s, each kept in one split with those alike; %d dropped%s",
+        count(near.num_rows, "row"), near.num_dropped, leaks,
+    )  # fmt: skip
     try:
         refuse_constant_labels([a.record for a in rows.accepted], task)
         by_split = _assign_to_splits(rows, task)
@@ -239,7 +246,7 @@ def prepare_task(task: Task) -> Manifest:
         )  # fmt: skip
         write_result(staged / "manifest.json", manifest)
         _put_in_place(staged, Path(task.output))
-    logger.info("%s rows", ", ".join(f"{name} {len(found)}" for name, found in by_split.items()))
+    logger.info("%s rows", ", ".join(f"{name} {len(found):,}" for name, found in by_split.items()))
     for warning in warnings:
         logger.warning("%s", warning)
     return manifest
@@ -249,7 +256,9 @@ def _check_output(output: Path, sources: list[Source]) -> None:
     try:
         nearest = next(path for path in (output, *output.parents) if path.exists())
     except OSError as error:
-        raise UserError(f"output: {output} cannot be used: {error.strerror}") from error
+        raise UserError(
+            f"output: {output} cannot be used: {error.strerror}; name another folder"
+        ) from error
     if not nearest.is_dir():
         raise UserError(f"output: {nearest} is a file; name a folder")
     names = [f"{name}.jsonl" for name in (*SPLITS, "rejected")]
@@ -386,7 +395,9 @@ def _put_in_place(staged: Path, output: Path) -> None:
             (staged / place.name).replace(place)
         (staged / "manifest.json").replace(output / "manifest.json")
     except OSError as error:
-        raise UserError(f"{place}: cannot be written: {error.strerror}") from error
+        raise UserError(
+            f"{place}: cannot be written: {error.strerror}; name another folder as `output`"
+        ) from error
 
 
 def _take_records(by_split: Splits) -> dict[Split, list[Row]]:

@@ -73,7 +73,9 @@ def read_prompt(
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as UTF-8 text: {error}") from error
+        raise UserError(
+            f"{path}: cannot be read as UTF-8 text: {error}; save it as UTF-8"
+        ) from error
     if not text.strip():
         raise UserError(f"{path}: the prompt is empty; write one or set prompt.mode: exclude")
     _refuse_unknown_placeholders(text, path=path, fields=fields)

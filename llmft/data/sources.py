@@ -60,7 +60,7 @@ _NOT_LINES = {
 HUB = "hf://"
 _BATCH = 1_000
 _LONGEST_NAME = 60
-_SAMPLE_ROWS, _MOSTLY = 200, 0.9
+_SAMPLE_ROWS, _MOSTLY, _WORDS_OF_TEXT = 200, 0.9, 4
 """Rows of a CSV that show how it is written, and the fraction of them that has to fit."""
 _BUFFER_BYTES = 1 << 20  # else a row group, maybe the complete file, is in memory
 Skips = Callable[[int], bool]
@@ -256,7 +256,9 @@ def read_parquet(path: Path, *, skips: Skips = lambda position: False) -> Iterat
                 if not all(map(skips, positions)):
                     yield from _read_wanted(file, group, positions, skips)
     except (pa.ArrowException, ValueError, OverflowError) as error:  # a date in the year 30,000
-        raise UserError(f"{path}: cannot be read as Parquet: {error}") from error
+        raise UserError(
+            f"{path}: cannot be read as Parquet: {error}; write it again, or name another file"
+        ) from error
 
 
 def _read_wanted(file: pq.ParquetFile, group: int, positions: range, skips: Skips) -> Iterator[Row]:
@@ -338,7 +340,8 @@ def _load_splits(source: "Source") -> list[Any]:
         reason = " ".join(str(error).split())[:400] or type(error).__name__
         raise UserError(
             f"sources: {source.path} cannot be loaded. Looked for a folder {name}, in the cache "
-            f"{datasets.config.HF_DATASETS_CACHE} and on the Hub: {reason}"
+            f"{datasets.config.HF_DATASETS_CACHE} and on the Hub: {reason}. Fix "
+            "the name, or download it while online"
         ) from error
     finally:
         if shows_bars:
@@ -469,7 +472,9 @@ def guess_source(path: str) -> SourceConfig:
         if ending in (".csv", ".tsv"):
             keys |= _guess_csv(first, keys.get("encoding", "utf-8-sig"), ending=ending)
     except (OSError, EOFError, zlib.error, UnicodeError) as error:
-        raise UserError(f"{first}: cannot be read: {error}") from error
+        raise UserError(
+            f"{first}: cannot be read: {error}; fix the file, or name another"
+        ) from error
     return SourceConfig.model_validate({"path": path, **keys})
 
 
@@ -482,7 +487,8 @@ def _guess_csv(path: Path, codec: str, *, ending: str) -> dict[str, Any]:
             if len(header) < 2 or num_fitting < _MOSTLY * len(rows):
                 continue
             found: dict[str, Any] = {} if mark == usual else {"delimiter": mark}
-            if looks_like_data(header) or any(_recurs(header, rows)):
+            has_text = any(len(name.split()) >= _WORDS_OF_TEXT for name in header)
+            if looks_like_data(header) or (has_text and any(_recurs(header, rows))):
                 found["columns"] = [f"column_{i + 1}" for i in range(len(header))]
             return found
     return {}
@@ -525,7 +531,9 @@ def _read_file(path: Path, source: Source, *, skips: Skips) -> Iterator[SourceRo
         yield from read(path, source, codec, skips=skips)
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path}: cannot be read: {reason}") from error
+        raise UserError(
+            f"{path}: cannot be read: {reason}; fix the file, or name another"
+        ) from error
 
 
 def _list_paths(config: SourceConfig) -> list[str]:
@@ -666,7 +674,7 @@ def _read_csv(path: Path, source: Source, codec: str, *, skips: Skips) -> Iterat
 
 def _check_header(header: list[str], path: Path, *, in_task: bool, delimiter: str) -> None:
     if not header:
-        raise UserError(f"{path}:1: no header; the first line of a CSV names its columns")
+        raise UserError(f"{path}:1: no header; write the names of its columns in the first line")
     repeated = [name for name in header if header.count(name) > 1]
     if repeated:
         hint = ", or if this is no header, set `columns: [...]`" if looks_like_data(header) else ""

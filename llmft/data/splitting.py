@@ -23,9 +23,10 @@ from llmft.config.task import (
     rank_given,
 )
 from llmft.data.duplicates import cluster_texts
-from llmft.data.fields import Row, join_pair, shorten_list
+from llmft.data.fields import Row, join_pair
 from llmft.data.labels import assign_tiers, compute_overall, find_alike, list_scores
 from llmft.errors import UserError
+from llmft.wording import shorten_list
 
 _NUM_SCORE_BINS = 5
 
@@ -255,7 +256,7 @@ def refuse_constant_labels(records: Sequence[Row], task: Task) -> None:
             if len(counts) == 1:
                 raise UserError(
                     f"{task.name}: all {len(records)} usable rows are of the class "
-                    f"{records[0]['labels']!r}; there is nothing to learn"
+                    f"{records[0]['labels']!r}; there is nothing to learn: add rows of others"
                 )
             small = {n: c for n, c in counts.items() if c < len(SPLITS) - len(task.fixed_splits)}
             if small and task.split.stratify and task.split.by is None:
@@ -270,13 +271,13 @@ def refuse_constant_labels(records: Sequence[Row], task: Task) -> None:
             if (scores == scores[0]).all():
                 raise UserError(
                     f"{task.name}: all {len(records)} usable rows have the same scores; there is "
-                    "nothing to learn"
+                    "nothing to learn: add rows with others"
                 )
         case MultilabelConfig():
             if all(record["labels"] == records[0]["labels"] for record in records):
                 raise UserError(
                     f"{task.name}: all {len(records)} usable rows have the same labels; there is "
-                    "nothing to learn"
+                    "nothing to learn: add rows with others"
                 )
 
 

@@ -22,6 +22,7 @@ from llmft.data.fields import Row
 from llmft.errors import UserError
 from llmft.files import find_staged, hash_file, read_json
 from llmft.results.run import TokenBudget
+from llmft.wording import count
 
 TOKENS_FOLDER = "tokens"
 """Folder within the prepared data; it may be deleted at any time."""
@@ -239,7 +240,7 @@ def _measure_budgets(
 def _encode_chunks(rows: Sequence[Row], encoder: Encoder) -> Iterator[pa.RecordBatch]:
     """Encode rows in chunks, since ids as Python lists take ten times the memory."""
     if len(rows) > _ROWS_PER_CHUNK:
-        logger.info("tokenising %s rows", f"{len(rows):,}")
+        logger.info("tokenising %s", count(len(rows), "row"))
     is_shown = len(rows) > _ROWS_PER_CHUNK
     with Progress("tokenising", len(rows), is_shown=is_shown) as progress:
         for start in range(0, len(rows), _ROWS_PER_CHUNK):

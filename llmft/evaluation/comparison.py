@@ -103,7 +103,7 @@ def plan_runs(suite: ResolvedSuite) -> RunsByVariant:
                 raise UserError(
                     f"variants.{name}: the task of its recipe is {name_task(recipe.config.task)}, "
                     f"but the suite's is {name_task(suite.config.task)}; variants can be compared "
-                    "on one task only"
+                    "on one task only: choose one"
                 )
             plan[name].append(SuiteRun(folder, recipe))
     owners: dict[Path, str] = {}

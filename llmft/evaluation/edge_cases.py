@@ -91,7 +91,7 @@ def read_edge_cases(path: Path, *, label_names: list[str], task: Task) -> list[E
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
+        raise UserError(f"{path}: cannot be read: {error}; fix `edge_cases`") from error
     for number, line in enumerate(lines, start=1):
         if line.strip():
             try:
@@ -100,16 +100,21 @@ def read_edge_cases(path: Path, *, label_names: list[str], task: Task) -> list[E
                 fault = error.errors()[0]
                 where = ".".join(map(str, fault["loc"]))
                 raise UserError(
-                    f"{path}:{number}: not an edge case: expect.{where}: {fault['msg']}"
+                    f"{path}:{number}: not an edge case: expect.{where}: {fault['msg']}; "
+                    "fix this line"
                 ) from error
             except ValueError as error:
-                raise UserError(f"{path}:{number}: not an edge case: {error}") from error
+                raise UserError(
+                    f"{path}:{number}: not an edge case: {error}; fix this line"
+                ) from error
     if not cases:
-        raise UserError(f"{path}: holds no edge cases")
+        raise UserError(f"{path}: holds no edge cases; write one a line, or remove `edge_cases`")
     counts = Counter(str(case.row["id"]) for case in cases)
     twice = [case_id for case_id, count in counts.items() if count > 1]
     if twice:
-        raise UserError(f"{path}: {len(twice)} ids are repeated, the first: {twice[0]!r}")
+        raise UserError(
+            f"{path}: {len(twice)} ids are repeated, the first: {twice[0]!r}; rename one of each"
+        )
     return cases
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from llmft.config.metrics import METRICS
 from llmft.config.suite import DEFAULT_GATES, FEWEST_SEEDS, HIGHER_IS_BETTER, GateConfig
 from llmft.config.task import LabelsConfig, Split
-from llmft.data.fields import Row, shorten_list
+from llmft.data.fields import Row
 from llmft.data.prepared import PreparedData
 from llmft.evaluation.rows import open_rows
 from llmft.metrics.definitions import (
@@ -39,6 +39,7 @@ from llmft.results.run import LearningCurve, RunRecord
 from llmft.statistics.intervals import bound_proportion, estimate_interval
 from llmft.statistics.shortages import MIN_CLUSTERS
 from llmft.training.inputs import limit_rows
+from llmft.wording import shorten_list
 
 _MAX_TRAIN_ROWS = 500
 MIN_COVERAGE = 0.98

@@ -331,7 +331,7 @@ def change_fit(
         if split in SEEN_SPLITS:
             raise UserError(
                 "fit: is fitted on val, so its effect has to be measured on test, not on "
-                f"{split} (D7)"
+                f"{split} (D7); leave --split out"
             )
         config = _check_method(method, min_recall, spec)
         data = open_trained_data(record)

@@ -77,7 +77,7 @@ def prepare_probe(
         if hash_base(recipe.base) != spec.base_hash:
             raise UserError(
                 f"the base {recipe.base.model} is not the one that {run.path} was trained on: its "
-                "weights changed"
+                "weights changed; restore it, or train the run again"
             )
     except UserError as error:
         if wanted is True:

@@ -10,7 +10,7 @@ from llmft.audit.findings import make_finding
 from llmft.config.metrics import METRICS
 from llmft.config.task import ClassConfig, LabelsConfig, ScoresConfig
 from llmft.data.batches import make_targets
-from llmft.data.fields import Row, shorten_list
+from llmft.data.fields import Row
 from llmft.data.prepared import PreparedData
 from llmft.metrics.definitions import (
     Floats,
@@ -32,6 +32,7 @@ from llmft.results.evaluation import (
 )
 from llmft.statistics.intervals import estimate_interval
 from llmft.statistics.shortages import MIN_CLUSTERS, find_shortage, list_rare
+from llmft.wording import shorten_list
 
 _NUM_WORST = 15
 _MAX_TEXT = 2_000

@@ -30,7 +30,7 @@ from llmft.config.task import (
     SourceConfig,
     Split,
 )
-from llmft.data.fields import Row, shorten_list
+from llmft.data.fields import Row
 from llmft.data.labels import has_unknown_label, list_named, list_unknown_labels
 from llmft.data.prepared import PreparedData
 from llmft.data.reading import is_asked_for, read_labelled
@@ -56,6 +56,7 @@ from llmft.prediction.inference import Predictor
 from llmft.prediction.stored import StoredPredictions, load_or_predict, name_source
 from llmft.processes import get_world_size, is_main, main_first
 from llmft.results.evaluation import EdgeCases, EvaluationResult, Finding, Latency, MetricValue
+from llmft.wording import shorten_list
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -130,7 +131,10 @@ def _read_labelled_rows(
         first = f"; the first: line {rejected[0].line}: {rejected[0].reason}" if rejected else ""
         if rows:
             first = f"; found {shorten_list(unknown)}, known are {shorten_list(names)}"
-        raise UserError(f"{path}: none of its rows has a label of the task {task.name}{first}")
+        raise UserError(
+            f"{path}: none of its rows has a label of the task {task.name}{first}; "
+            "name a file of this task"
+        )
     return subject._replace(
         name=_name_file(path, folder=run / "evaluation"),
         file=None if config.frame else config.path,
@@ -311,7 +315,10 @@ def _open_settings(
     if suite is None:
         return _EvaluationSettings(merge_with_defaults({}), [], LatencyConfig(), [])
     if suite.task.labels != subject.labels:
-        raise UserError(f"suite: its task {suite.task.name} has other labels than {folder}")
+        raise UserError(
+            f"suite: its task {suite.task.name} has other labels than {folder}; name a suite of "
+            "its task"
+        )
     return _EvaluationSettings(
         merge_with_defaults(suite.config.gates),
         read_suite_cases(suite, label_names=subject.data.label_names),

@@ -558,7 +558,9 @@ def _assure(pair: Pair, *, margin: float, num_challengers: int, level: float) ->
 
 
 def _show_p(p_value: float) -> str:
-    return "< 0.001" if p_value < 0.001 else f"= {p_value:.2g}"
+    if p_value < 0.001:
+        return "< 0.001"
+    return "> 0.99" if p_value > 0.99 else f"= {p_value:.2g}"
 
 
 def _doubt(pair: Pair, *, margin: float, num_challengers: int, level: float) -> str:

@@ -17,6 +17,7 @@ from llmft.data.encoding import Encoder
 from llmft.data.prompts import read_recipe_prompt
 from llmft.errors import UserError
 from llmft.files import hash_file, hash_text
+from llmft.isolation import go_offline_if_unreachable
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +66,14 @@ def locate_base(config: BaseConfig) -> str:
             return name
 
 
+def _open_base(config: BaseConfig) -> str:
+    """Return the same, before files of it are asked for that may have to be downloaded."""
+    name = locate_base(config)
+    if not Path(name).is_dir():
+        go_offline_if_unreachable()
+    return name
+
+
 def find_base(config: BaseConfig) -> str | None:
     """Describe where the base is on this machine; None if it would have to be downloaded.
 
@@ -97,7 +106,7 @@ def load_tokenizer(config: BaseConfig) -> Any:
     """
     import transformers
 
-    name = locate_base(config)
+    name = _open_base(config)
     declared = _read_json(config, "tokenizer_config.json")
     kind = _TOKENIZERS.get(
         str(_read_json(config, "config.json").get("model_type")), "AutoTokenizer"
@@ -115,7 +124,10 @@ def load_tokenizer(config: BaseConfig) -> Any:
         vocabulary = tokenizer.get_vocab()
         token = "<|endoftext|>" if "<|endoftext|>" in vocabulary else tokenizer.eos_token
         if token is None:
-            raise UserError(f"base.model: the tokenizer of {config.model} has no token to pad with")
+            raise UserError(
+                f"base.model: the tokenizer of {config.model} has no token to pad with; "
+                "name another base"
+            )
         tokenizer.pad_token = token
     return tokenizer
 
@@ -236,7 +248,7 @@ def pin_base(config: BaseConfig) -> BaseConfig:
     """
     from transformers.utils.hub import cached_file, extract_commit_hash, has_file
 
-    name = locate_base(config)
+    name = _open_base(config)
     try:
         path = cached_file(name, "config.json", revision=config.revision)
         has_weights = any(has_file(name, n, revision=config.revision) for n in _WEIGHTS)
@@ -330,7 +342,7 @@ def read_config(config: BaseConfig) -> Any:
 
     try:
         found = AutoConfig.from_pretrained(
-            locate_base(config), revision=config.revision, trust_remote_code=False
+            _open_base(config), revision=config.revision, trust_remote_code=False
         )
     except (OSError, ValueError) as error:
         raise explain_missing(config, error) from error
@@ -390,5 +402,6 @@ def explain_missing(config: BaseConfig, error: Exception) -> UserError:
         f"base.model: {config.model} (revision {config.revision}) cannot be loaded. Looked for a "
         f"folder of that name, in the cache {HF_HUB_CACHE} and on the Hub: {first_line}\n  Fix "
         "the name, or download it once while online with "
-        f"`hf download {config.model} --revision {config.revision}`"
+        f"`hf download {config.model} --revision {config.revision}`, or name a folder that has it "
+        "(`--set base.model=FOLDER`)"
     )

@@ -108,8 +108,8 @@ def find_head(model: nn.Module) -> nn.Module:
         if hasattr(inner, name):
             return cast(nn.Module, getattr(inner, name))
     raise UserError(
-        f"base.model: a {type(inner).__name__} has no head named {' or '.join(_HEAD_NAMES)}; not "
-        "supported"
+        f"base.model: a {type(inner).__name__} has no head named {' or '.join(_HEAD_NAMES)}; "
+        "name another base"
     )
 
 

@@ -7,7 +7,6 @@ from torch import nn
 
 from llmft.config.loading import suggest
 from llmft.config.recipe import BaseConfig, LoraConfig, Precision
-from llmft.data.fields import shorten_list
 from llmft.errors import UserError
 from llmft.models.acceleration.precision import cast_other_weights_up
 from llmft.models.bases import (
@@ -26,6 +25,7 @@ from llmft.models.quantisation import (
     require_bitsandbytes,
 )
 from llmft.results.run import Pooling
+from llmft.wording import shorten_list
 
 
 class NewModel(NamedTuple):
@@ -86,7 +86,6 @@ def load_model(
             f"base.model: {config.model} already has a head for this task; name a base without one"
         )
     if config.tuning != "full" and adapters:
-        find_adapted_layers(model, config)
         # A head of several layers is saved as one module, as PEFT does by itself.
         heads = [m.partition(".")[0] if m.startswith("classifier.") else m for m in new_modules]
         new_modules = list(dict.fromkeys(heads))
@@ -200,7 +199,7 @@ def _load_pretrained(
     except RuntimeError as error:
         raise UserError(
             f"base.model: the weights of {config.model} do not fit its configuration with "
-            f"{len(ids)} outputs; is it a finished model with a head of its own? "
+            f"{len(ids)} outputs; if it is a finished model with a head of its own, name its base: "
             f"{str(error).splitlines()[0]}"
         ) from error
     if stays_rounded:
@@ -211,9 +210,14 @@ def _load_pretrained(
 
 
 def add_adapters(model: Any, config: BaseConfig, new_modules: list[str]) -> Any:
-    """Return the model with LoRA adapters; its new modules are trained in full."""
+    """Return the model with LoRA adapters; its new modules are trained in full.
+
+    Raises:
+        UserError: If a name in `target_modules` is not a linear layer of the model.
+    """
     import peft
 
+    find_adapted_layers(model, config)
     lora = config.lora or LoraConfig()
     return peft.get_peft_model(
         model,

@@ -191,7 +191,9 @@ def load_saved(folder: Path) -> SavedModel:
                 folder, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
             )
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: the model cannot be loaded: {error}") from error
+        raise UserError(
+            f"{folder}: the model cannot be loaded: {error}; restore it, or train again"
+        ) from error
     compute_head_in_float32(model)
     num_outputs = find_output_layer(model).out_features
     if num_outputs != len(spec.label_space.logit_names):
@@ -313,7 +315,10 @@ def _refuse_empty_tensors(folder: Path) -> None:
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 - not a mapping
                 if 0 in file.get_slice(name).get_shape():
-                    raise UserError(f"{path}: the tensor {name} would be saved empty")
+                    raise UserError(
+                        f"{path}: the tensor {name} would be saved empty; "
+                        "please report it with your recipe"
+                    )
 
 
 def check_init_compatibility(config: Recipe, *, label_names: list[str]) -> None:

@@ -141,7 +141,7 @@ def load(model: StrPath, *, max_tokens_per_batch: int | None = None) -> Model:
         UserError: If it holds no finished run, or one of its files is broken.
     """
     if max_tokens_per_batch is not None and max_tokens_per_batch < 1:
-        raise UserError(f"max_tokens_per_batch: found {max_tokens_per_batch}, expected at least 1")
+        raise UserError(f"max_tokens_per_batch: found {max_tokens_per_batch}; give 1 or more")
     folder = Path(model)
     read_spec(folder / "model")  # a wrong path is reported before torch is loaded
     from llmft.isolation import isolated
@@ -167,7 +167,7 @@ def _list_rows(rows: Any) -> list[Row]:
         if all(isinstance(row, dict) or is_missing(row) for row in plain):
             return [row or {} for row in plain]
     raise UserError(
-        f"rows: found {_describe(rows)}, but expected a DataFrame, a datasets.Dataset, a list of "
+        f"rows: found {_describe(rows)}; give a DataFrame, a datasets.Dataset, a list of "
         "dictionaries, or a list of strings"
     )
 

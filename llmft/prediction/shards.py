@@ -199,7 +199,7 @@ def _stamp(path: Path) -> tuple[int, int]:
     try:
         stat = path.stat()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+        raise UserError(f"{path}: cannot be read: {error.strerror}; fix the path") from error
     return stat.st_size, stat.st_mtime_ns
 
 
@@ -221,18 +221,20 @@ class Shard(NamedTuple):
 
 
 def claim_folder(
-    folder: Path, *, model_hash: str, inputs: Sequence[Path], fit_hash: str | None = None
-) -> None:
+    folder: Path, *, model_hash: str, inputs: Sequence[Path], fit_hash: str | None = None,
+    csv_safe: bool = False,
+) -> None:  # fmt: skip
     """Make a folder for the shards of this model, fit and inputs, or check an existing one.
 
     Raises:
-        ChangedError: If it has shards of another model, fit or other inputs.
+        ChangedError: If it has shards of another model, fit or other inputs, or written otherwise.
     """
     path = folder / STATE_NAME / "run.json"
     names = [source.name for source in inputs]
     origin = ShardOrigin(
-        model_hash=model_hash, fit_hash=fit_hash, inputs=names, rows_per_shard=ROWS_PER_SHARD
-    )
+        model_hash=model_hash, fit_hash=fit_hash, inputs=names, rows_per_shard=ROWS_PER_SHARD,
+        csv_safe=csv_safe,
+    )  # fmt: skip
     if not path.is_file():
         if folder.is_dir() and any(found.name[0] not in "._" for found in folder.iterdir()):
             raise ChangedError(
@@ -252,6 +254,7 @@ def claim_folder(
         if others
         else "from the inputs in another order",
         "rows_per_shard": "in shards of another size",
+        "csv_safe": "with --csv-safe" if found.csv_safe else "without --csv-safe",
     }
     changed = [
         detail for name, detail in details.items() if getattr(found, name) != getattr(origin, name)
@@ -296,8 +299,9 @@ def read_shards(shards: Sequence[Shard]) -> Iterator[tuple[Shard, list[Row]]]:
 
 
 def write_shard(
-    shard: Shard, rows: Sequence[Row], predicted: Sequence[Row], *, spec: ModelSpec
-) -> None:
+    shard: Shard, rows: Sequence[Row], predicted: Sequence[Row], *, spec: ModelSpec,
+    csv_safe: bool = False,
+) -> None:  # fmt: skip
     """Write the rows of a shard with their prediction columns.
 
     Raises:
@@ -305,7 +309,9 @@ def write_shard(
     """
     if not shard.survey.is_of(shard.source):
         raise UserError(f"{shard.source}: changed while it was read; run the same command again")
-    layout = TableLayout(shard.survey.fields, shard.survey.read_types(), make_schema(spec))
+    layout = TableLayout(
+        shard.survey.fields, shard.survey.read_types(), make_schema(spec), csv_safe
+    )
     write_table(shard.path, rows, predicted, layout=layout)
 
 

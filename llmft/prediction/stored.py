@@ -48,7 +48,8 @@ class StoredPredictions(NamedTuple):
             missing, extra = len(set(ids) - set(place)), len(set(place) - set(ids))
             raise UserError(
                 f"predictions and labels are of different rows: {missing} rows have no prediction, "
-                f"{extra} predictions have no row, {len(self.ids) - len(place)} are repeated"
+                f"{extra} predictions have no row, {len(self.ids) - len(place)} are repeated; "
+                "remove the file of the predictions, and evaluate again"
             )
         is_broken_N = ~np.isfinite(self.outputs).all(axis=1)
         if is_broken_N.any():
@@ -122,7 +123,9 @@ def load_or_predict(
             predictor, rows, path=path, source=source, across_processes=across_processes
         )
     except RowFaultError as error:
-        raise UserError(f"{run}: a row cannot be predicted: {error}") from error
+        raise UserError(
+            f"{run}: a row cannot be predicted: {error}; fix this row in the data"
+        ) from error
 
 
 def refuse_changed_model(run: Path, *, model_hash: str) -> None:

@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from llmft.config.task import ScoresConfig
-from llmft.data.fields import Row
+from llmft.data.fields import Row, read_number
 from llmft.data.labels import LABEL_THRESHOLD, assign_tiers, compute_overall
 from llmft.data.sources import Skips, Source, read_rows, split_ending
 from llmft.errors import UserError
@@ -96,6 +97,8 @@ class TableLayout(NamedTuple):
     """Their types; only Parquet needs them."""
     added: pa.Schema
     """Names and types of the prediction columns, which follow those of the input."""
+    csv_safe: bool = False
+    """Whether text in CSV that a spreadsheet would take for a formula begins with `'`."""
 
 
 def check_output(path: Path, *, option: str) -> None:
@@ -147,7 +150,7 @@ def read_types(path: Path) -> pa.Schema:
     try:
         return pq.read_schema(path).remove_metadata()
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path}: cannot be read as Parquet: {error}") from error
+        raise UserError(f"{path}: cannot be read as Parquet: {error}; write it again") from error
 
 
 def find_types(rows: Sequence[Row], known: pa.Schema) -> pa.Schema:
@@ -231,14 +234,29 @@ def _write_csv(
 ) -> None:
     text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
     writer = csv.DictWriter(text, fieldnames=[*layout.fields, *layout.added.names])
-    writer.writeheader()
-    for row, columns in zip(rows, added, strict=True):
-        writer.writerow({name: _as_cell(value) for name, value in {**row, **columns}.items()})
+    for row in chain(
+        [{name: name for name in writer.fieldnames}],
+        ({**row, **columns} for row, columns in zip(rows, added, strict=True)),
+    ):
+        cells = {name: _as_cell(value) for name, value in row.items()}
+        if layout.csv_safe:
+            cells = {name: _quote_formula(value) for name, value in cells.items()}
+        writer.writerow(cells)
     text.detach()
 
 
 def _as_cell(value: Any) -> Any:
     return _dump(value) if isinstance(value, dict | list) else value
+
+
+def _quote_formula(value: Any) -> Any:
+    """Return text that begins as a formula of a spreadsheet with `'` in front; numbers stay.
+
+    Source:
+        OWASP, CSV Injection, https://owasp.org/www-community/attacks/CSV_Injection
+    """
+    is_formula = isinstance(value, str) and value[:1] in tuple("=+-@\t\r")
+    return f"'{value}" if is_formula and read_number(value) is None else value
 
 
 def _dump(value: Any) -> str:

@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from llmft.data.encoding import Encoder
-from llmft.data.fields import Row, shorten_list
+from llmft.data.fields import Row
 from llmft.reports.formatting import format_percent, format_threshold
 from llmft.reports.sections import describe_probe
 from llmft.results.comparison import ComparisonResult
 from llmft.results.evaluation import EvaluationResult, Finding, Metrics
 from llmft.results.manifest import Manifest, ScoreStats
+from llmft.wording import shorten_list
 
 _TOKENS = {
     "special": ("2", "special tokens"),

@@ -10,6 +10,7 @@ from llmft.config.recipe import TokensConfig
 from llmft.config.suite import WARNING_CHECKS, Check
 from llmft.results.files import HasTable, Result, ResultFile
 from llmft.results.run import HeadFit, Run, RunRecord
+from llmft.wording import count
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -370,9 +371,9 @@ class EvaluationBase(Result):
 
     def describe_rows(self, kind: str = "") -> str:
         """Return the number of measured rows, of a kind such as `test`, and of their clusters."""
-        rows = f"{self.num_rows} {kind} rows" if kind else f"{self.num_rows} rows"
+        rows = count(self.num_rows, f"{kind} row".strip())
         is_clustered = self.num_clusters < self.num_rows
-        return f"{rows} in {self.num_clusters} clusters" if is_clustered else rows
+        return f"{rows} in {count(self.num_clusters, 'cluster')}" if is_clustered else rows
 
 
 class EvaluationResult(VariantResult, EvaluationBase, ResultFile, HasTable):
@@ -399,7 +400,7 @@ class EvaluationResult(VariantResult, EvaluationBase, ResultFile, HasTable):
     def describe_left_out(self) -> str:
         """Return how many rows were left out for each reason; nothing if there are none."""
         counted = ", ".join(f"{count} {why}" for why, count in self.left_out.items())
-        return f"{sum(self.left_out.values())} rows left out: {counted}" if counted else ""
+        return f"{count(sum(self.left_out.values()), 'row')} left out: {counted}" if counted else ""
 
     def to_frame(self) -> "pd.DataFrame":
         """Return the metrics: one row per metric, with its value, 95 % interval and baselines."""

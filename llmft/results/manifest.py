@@ -6,6 +6,7 @@ from pydantic import Discriminator, Field, Tag
 
 from llmft.config.task import SPLITS, Split, SplitConfig, Task
 from llmft.results.files import HasTable, Result, ResultFile, require_keys
+from llmft.wording import count
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -96,7 +97,7 @@ class Manifest(ResultFile, HasTable):
     def describe(self) -> str:
         """Return one line on the rows."""
         used = sum(self.counts[split] for split in SPLITS)
-        return f"{self.task.name}: {used} rows, {self.counts['rejected']} rejected"
+        return f"{self.task.name}: {count(used, 'row')}, {self.counts['rejected']} rejected"
 
     def to_frame(self) -> "pd.DataFrame":
         """Return one row per split: number of rows, and rows per class or mean of each score."""
@@ -131,6 +132,8 @@ class ShardOrigin(ResultFile):
     inputs: list[str]
     """Names of the files, without their folders."""
     rows_per_shard: int
+    csv_safe: bool = False
+    """Whether `--csv-safe` was given."""
 
 
 class PredictionManifest(ResultFile):

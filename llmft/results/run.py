@@ -1,5 +1,6 @@
 """Files of a run next to its model: record, learning curve, test reads, post-hoc fit."""
 
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -38,13 +39,16 @@ class TokenBudget(Result):
     num_identical: int
     """Rows whose input is identical to that of a row with a different text."""
 
-    def describe(self) -> str:
-        """Return one line for a terminal."""
-        return (
-            f"prompt {self.prompt_tokens}, article median {self.article_tokens_median:.0f} "
-            f"p95 {self.article_tokens_p95:.0f} max {self.article_tokens_max}, "
-            f"truncated {self.num_cut} of {self.num_rows} rows, kept {self.fraction_kept:.1%}, "
-            f"identical inputs {self.num_identical}"
+
+def describe_budgets(budgets: Mapping[str, TokenBudget]) -> Iterator[str]:
+    """Yield the lines of a table: tokens of the prompt and of the articles of each split."""
+    yield "tokens   prompt   article: median   95 %   longest   articles cut     kept"
+    for split, b in budgets.items():
+        cut = f"{b.num_cut:,} of {b.num_rows:,}"
+        yield (
+            f"  {split:<5}  {b.prompt_tokens:>7,}   {b.article_tokens_median:>15,.0f}"
+            f"   {b.article_tokens_p95:>4,.0f}   {b.article_tokens_max:>7,}   {cut:>12}"
+            f"   {b.fraction_kept:>6.1%}"
         )
 
 
@@ -159,7 +163,7 @@ class ResolvedDefaults(Result):
 class UnfinishedRun(ResultFile, RunIdentity):
     """`training_metadata.json` of a run that is still training, or was stopped."""
 
-    schema_version: Literal[7] = 7
+    schema_version: Literal[8] = 8
     status: Literal["unfinished"] = "unfinished"
     world_size: int
     """Number of processes."""
@@ -184,13 +188,13 @@ class UnfinishedRun(ResultFile, RunIdentity):
 class RunRecord(ResultFile, RunIdentity):
     """`training_metadata.json` of a finished run: what it depended on, its time and its memory."""
 
-    schema_version: Literal[7] = 7
+    schema_version: Literal[8] = 8
     status: Literal["finished"] = "finished"
     name: str
     """Of the recipe."""
     started: str
     """Start of the last attempt, in UTC."""
-    training_mode: Literal["instruction_tuning", "knowledge_distillation"]
+    training_mode: Literal["instruction_tuning", "fine_tuning"]
     """Whether the prompt was included."""
 
     world_size: int

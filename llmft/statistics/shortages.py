@@ -16,6 +16,7 @@ from llmft.statistics.resampling import (
     Groups,
     find_clusters,
 )
+from llmft.wording import count
 
 _ALMOST = 1e-9
 FEWEST_DIFFERENT = 4
@@ -54,11 +55,14 @@ def find_shortage(
         labels: Scores [N, D], classes [N], or labels [N, L]; needed for a metric.
     """
     if num_rows < MIN_ROWS:
-        reason = f"{num_rows} rows are too few for evidence; at least {MIN_ROWS} are needed"
+        verb = "is" if num_rows == 1 else "are"
+        reason = (
+            f"{count(num_rows, 'row')} {verb} too few for evidence; at least {MIN_ROWS} are needed"
+        )
         return Shortage(reason, num_rows / MIN_ROWS)
     clusters = find_clusters(num_rows, groups, most=None)
     num_clusters, effective = len(clusters.sizes_G), clusters.count_effective()
-    counted = f"{num_rows} rows in {num_clusters} clusters"
+    counted = f"{count(num_rows, 'row')} in {count(num_clusters, 'cluster')}"
     if num_clusters >= MIN_CLUSTERS:
         counted += (
             f" tell as much as {effective:.1f} clusters of equal size, since the largest has "

@@ -67,7 +67,9 @@ def open_checkpoint(path: Path, *, run_dir: Path) -> Path:
             fault = f"needs {best}, the best checkpoint so far, which was removed since"
     if fault is not None:
         names = ", ".join([path.name for path in _list_complete(folder)])
-        raise UserError(f"resume: {path} {fault}; complete checkpoints: {names or 'none'}")
+        raise UserError(
+            f"resume: {path} {fault}; complete checkpoints: {names or 'none'}; name one"
+        )
     return path
 
 

@@ -18,6 +18,7 @@ from llmft.models.acceleration.shared_prompt import explain_unshared
 from llmft.models.bases import open_encoder, read_config
 from llmft.results.run import TokenBudget
 from llmft.training.losses import read_row_weights
+from llmft.wording import count
 
 logger = logging.getLogger("llmft.train")
 _SAME_LABELS = "all of its {} rows have the same labels, so no checkpoint can be chosen on them"
@@ -58,7 +59,7 @@ class Inputs(NamedTuple):
             )
             line += (
                 f"; with prompt.article: last {len(last.shared_ids):,} would be, and a batch of "
-                f"{num_rows} rows would have {in_place / if_last:.1f} times fewer tokens"
+                f"{count(num_rows, 'row')} would have {in_place / if_last:.1f} times fewer tokens"
             )
         return line
 
@@ -179,9 +180,9 @@ def check_warmup(config: TrainConfig, plan: BatchPlan) -> None:
     if warmup is None:
         warmup = math.ceil(steps * config.warmup_ratio)
     if warmup >= steps and config.lr_scheduler != "constant":
-        length = f"{config.epochs:g} epochs" if config.steps is None else "train.steps"
+        length = count(config.epochs, "epoch") if config.steps is None else "train.steps"
         raise UserError(
-            f"train.warmup: {warmup} warm-up steps, but the training has {steps} "
-            f"({len(plan)} batches an epoch, {length}); lower "
+            f"train.warmup: {count(warmup, 'warm-up step')}, but the training has {steps} "
+            f"({count(len(plan), 'batch')} an epoch, {length}); lower "
             "train.warmup_steps or train.warmup_ratio, or train longer"
         )

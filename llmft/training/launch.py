@@ -12,6 +12,7 @@ from llmft.errors import UserError
 from llmft.files import read_json
 from llmft.processes import get_world_size, has_launcher
 from llmft.results.run import Parallelism
+from llmft.wording import count
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +45,7 @@ class Launch(NamedTuple):
         """Return the number of processes and the sharding, in words."""
         names = {"none": "", "ddp": "", "zero": " under ZeRO-2", "zero3": " under ZeRO-3"}
         names["fsdp"] = " under FSDP"
-        what = "1 process" if self.world_size == 1 else f"{self.world_size} processes"
-        return what + names[self.parallelism]
+        return count(self.world_size, "process") + names[self.parallelism]
 
 
 ONE_PROCESS = Launch(1, "none", None)
@@ -61,9 +61,16 @@ def read_launch(config: Recipe) -> Launch:
     world_size, wanted = get_world_size(), config.train.world_size
     if wanted is not None and wanted != world_size:
         raise UserError(
-            f"train.world_size: the recipe asks for {wanted} processes, but found {world_size}; "
+            f"train.world_size: the recipe asks for {wanted}, but found "
+            f"{count(world_size, 'process')}; "
             f"start it with `torchrun --nproc_per_node {wanted} -m llmft.train ...` or `accelerate "
             "launch --multi_gpu`, as `accelerate launch --cpu --num_processes` starts only one"
+        )
+    if world_size == 1 and _is_set("ACCELERATE_USE_CPU") and "MASTER_PORT" in os.environ:
+        # what `accelerate launch --cpu --num_processes 2` leaves, without a rank or a world size
+        logger.warning(
+            "one process runs: `accelerate launch --cpu` starts one, whatever --num_processes "
+            "says; for several on CPUs: `torchrun --nproc_per_node 2 -m llmft.train ...`"
         )
     deepspeed = _find_deepspeed(config)
     uses_fsdp = _is_set("ACCELERATE_USE_FSDP")
@@ -156,10 +163,15 @@ def read_deepspeed(path: Path, *, key: str) -> dict[str, Any]:
     found = read_json(path)
     for name in ("zero_optimization", *_PRECISIONS):
         if not isinstance(found.get(name, {}), dict):
-            raise UserError(f"{key}: {path}: {name}: expected an object, found {found[name]!r}")
+            raise UserError(
+                f"{key}: {path}: {name}: expected an object, found {found[name]!r}; write one"
+            )
     stage = found.get("zero_optimization", {}).get("stage", 0)
     if stage not in (0, 1, 2, 3):
-        raise UserError(f"{key}: {path}: zero_optimization.stage: found {stage!r}, not 0 to 3")
+        raise UserError(
+            f"{key}: {path}: zero_optimization.stage: found {stage!r}, not 0 to 3; "
+            "write one of these"
+        )
     for name, owner in _OWNED.items():
         if found.get(name, "auto") != "auto":
             raise UserError(

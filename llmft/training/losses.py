@@ -147,7 +147,7 @@ def _take_weights(weights: list[float], names: list[str], *, key: str) -> Tensor
     if len(weights) != len(names):
         raise UserError(
             f"head.loss.{key}: found {len(weights)} weights, expected {len(names)}, for "
-            f"{', '.join(names)}"
+            f"{', '.join(names)}; write one each"
         )
     return torch.tensor(weights)
 
@@ -176,8 +176,8 @@ def _read_weight(row: Row, field: str) -> float:
         weight = math.nan
     if not 0 <= weight < math.inf:
         raise UserError(
-            f"head.loss.row_weights: {field} of row {row['id']!r} is {row[field]!r}, but expected "
-            "a number of at least 0"
+            f"head.loss.row_weights: {field} of row {row['id']!r} is {row[field]!r}, but "
+            "expected a number of at least 0; fix the field"
         )
     return weight
 

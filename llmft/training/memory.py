@@ -31,6 +31,7 @@ from llmft.models.pooling import list_poolings
 from llmft.results.run import Parallelism
 from llmft.training.inputs import Inputs, plan_batches
 from llmft.training.launch import Launch
+from llmft.wording import count
 
 logger = logging.getLogger("llmft.train")
 
@@ -71,7 +72,7 @@ class MicroBatches(NamedTuple):
 
     def describe(self) -> str:
         """Return the settings in words."""
-        rows = "1 row" if self.largest.num_rows == 1 else f"{self.largest.num_rows} rows"
+        rows = count(self.largest.num_rows, "row")
         how = " with gradient checkpointing" if self.gradient_checkpointing else ""
         shared = f" behind {self.num_shared} shared ones" if self.num_shared else ""
         return f"{rows} of up to {self.largest.longest} tokens{shared} at once{how}"

@@ -58,6 +58,7 @@ from llmft.training.losses import make_loss
 from llmft.training.memory import measure_frozen
 from llmft.training.train_model import TrainedModel, load_recipe_model
 from llmft.training.trainer import TrainingResult
+from llmft.wording import count
 
 logger = logging.getLogger("llmft.train")
 
@@ -180,8 +181,8 @@ def _fit_to_states(recipe: ResolvedRecipe, inputs: Inputs, reader: StateReader) 
         reader, inputs, precision=choose_precision(recipe.config.train.precision)
     )
     logger.info(
-        "states: computed %d of %d rows in %.1f s, the others were there",
-        states.num_computed, len(inputs.train) + len(inputs.val), states.seconds,
+        "states: computed %d of %s in %.1f s, the others were there",
+        states.num_computed, count(len(inputs.train) + len(inputs.val), "row"), states.seconds,
     )  # fmt: skip
     head = ask_main(lambda: _fit(recipe, inputs, states, has_bias=reader.has_bias))
     logger.info("%s", head.fit.describe())

@@ -230,7 +230,9 @@ def lock_run(run_dir: Path) -> Iterator[None]:
             run_dir.mkdir(parents=True, exist_ok=True)
             file = lock.enter_context(path.open("w"))
         except OSError as error:
-            raise UserError(f"{run_dir}: cannot be written: {error.strerror}") from error
+            raise UserError(
+                f"{run_dir}: cannot be written: {error.strerror}; choose another output_dir"
+            ) from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -444,7 +446,7 @@ def make_record(
         **{name: getattr(run, name) for name in RunIdentity.model_fields},
         name=config.name,
         started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
-        training_mode="instruction_tuning" if included else "knowledge_distillation",
+        training_mode="instruction_tuning" if included else "fine_tuning",
         world_size=launch.world_size,
         parallelism=launch.parallelism,
         distributed_type=result.distributed_type,

@@ -17,6 +17,7 @@ from llmft.models.heads import find_output_layer
 from llmft.models.memory.peak import measure_free_memory
 from llmft.models.quantisation import is_quantised
 from llmft.training.losses import Loss
+from llmft.wording import count
 
 logger = logging.getLogger(__name__)
 
@@ -195,8 +196,8 @@ class SharingCheck(TrainerCallback):  # type: ignore[misc]
     def _check(self, model: nn.Module) -> None:
         in_float32 = self._can_compute_in_float32(model)
         logger.info(
-            "checking the shared prompt on %d rows: %s tokens with it, %s without, in %s",
-            len(self._rows),
+            "checking the shared prompt on %s: %s tokens with it, %s without, in %s",
+            count(len(self._rows), "row"),
             f"{self._num_shared + sum(len(row.encoded.own_ids) for row in self._rows):,}",
             f"{sum(row.encoded.num_tokens for row in self._rows):,}",
             "float32" if in_float32 else "bfloat16",

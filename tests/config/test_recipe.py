@@ -127,6 +127,7 @@ def test_bases_and_heads_that_make_no_sense(
         ),
         ("train: {metric: tier_accuracy}", "train.metric: found tier_accuracy, but the labels"),
         ("train: {metric: maee}", "train.metric: found 'maee', allowed: mae"),
+        ("train: {metric: f1}", "loss. Did you mean `f1_macro` or `f1_micro`?"),
         ("train: {steps: 0}", "train.steps: found 0, but"),
         ("train: {limit_rows: 1}", "train.limit_rows: found 1, but"),
         ("train: {report_to: [tensorbord]}", "train.report_to.0: found 'tensorbord', allowed: wan"),
@@ -222,8 +223,13 @@ def test_every_head_loads_again_from_its_run(write, task: str, head: str) -> Non
     assert again == first
 
 
-def test_a_binary_head_has_two_classes(write) -> None:
-    write("task.yaml", CLASS_TASK.replace("mood}", "mood, order: [a, b, c]}"))
+@pytest.mark.parametrize(
+    "classes",
+    ["mood, order: [a, b, c]}", "mood, map: {x: a, y: b, z: c, w: c}}", "[a, b, c]}",
+     "[a, b], otherwise: c}", "mood, map: {x: a, y: b, z: c, w: d}, exclude: [d]}"],
+)  # fmt: skip
+def test_a_binary_head_has_two_classes(write, classes: str) -> None:
+    write("task.yaml", CLASS_TASK.replace("mood}", classes))
     message = complain(write("variant.yaml", with_head("{type: binary}")))
     assert "head.type: found binary, but the task has 3 classes; use multiclass" in message
 

@@ -48,6 +48,10 @@ def test_variants_come_in_three_shapes(write) -> None:
             "{small: runs/a, b: {recipe: variant.yaml}}",
             "variants.b: a recipe needs seeds, for example",
         ),
+        (
+            "{small: runs/a, b: {recipe: variant.yaml, seeds: 3}}",
+            "variants.b.seeds: found 3, but expected the seeds themselves; write [1, 2, 3]",
+        ),
         ("{small: runs/a, b: []}", "variants.b"),
         (
             "{small: runs/a, b: {runs: [x], seeds: [1]}}",

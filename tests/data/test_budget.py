@@ -19,6 +19,7 @@ from llmft.data.encoding import (
 from llmft.data.prompts import split_prompt
 from llmft.errors import UserError
 from llmft.models.bases import load_tokenizer
+from llmft.results.run import describe_budgets
 
 PROMPT = "task : {text} ."  # 3 tokens, and 2 special ones
 
@@ -62,10 +63,10 @@ def test_a_budget_on_three_rows(open_encoder) -> None:
         fraction_kept_median=1.0,
         num_identical=0,
     )
-    assert budget.describe() == (
-        "prompt 3, article median 5 p95 8 max 8, truncated 1 of 3 rows, kept 81.2%, "
-        "identical inputs 0"
-    )
+    assert list(describe_budgets({"train": budget})) == [
+        "tokens   prompt   article: median   95 %   longest   articles cut     kept",
+        "  train        3                 5      8         8         1 of 3    81.2%",
+    ]
 
 
 def test_d1_rows_that_differ_only_behind_the_cut_are_counted(open_encoder) -> None:

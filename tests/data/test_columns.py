@@ -137,11 +137,11 @@ def test_two_possible_labels_are_a_question() -> None:
     [
         ({}, {"body": write_text}, "no column looks like labels"),
         ({}, {"mood": name_mood}, "no column looks like free text; name it with --text"),
-        ({"label": ["moood"]}, {"mood": name_mood}, "has no column 'moood'; it has mood"),
+        ({"label": ["moood"]}, {"mood": name_mood}, "has no column 'moood'; choose among mood"),
         ({"label": ["body"]}, {"body": write_text},
          "--label body: holds 100 different values in 100 rows, free text or ids, which cannot be"),
         ({"label": ["empty"]}, {"empty": lambda i: ""}, "--label empty: holds nothing"),
-        ({"label": ["day"]}, {"day": lambda i: f"2024-01-{1 + i % 9}"}, "--label day: holds dates"),
+        ({"label": ["day"]}, {"day": lambda i: f"{1900 + i}-01-01"}, "--label day: holds dates"),
         ({"label": ["mood", "risk"]}, {"mood": name_mood, "risk": lambda i: i % 11},
          "several columns have to hold numbers, or 0 and 1; mood does not"),
     ],
@@ -163,6 +163,85 @@ def test_a_label_that_leaks_into_the_text_is_told() -> None:
     ]
     by_chance = guess({"body": lambda i: f"bad good fine {write_text(i)}", "mood": name_mood})
     assert by_chance.warnings == []
+
+
+@pytest.mark.parametrize(
+    ("columns", "label", "from_"),
+    [
+        ({"Class Index": lambda i: 1 + i % 4}, [], "Class Index"),
+        ({"label_id": lambda i: i % 6}, ["label_id"], "label_id"),
+        ({"label": lambda i: i // 5}, [], "label"),
+        ({"decade": lambda i: 1950 + 10 * (i % 3)}, ["decade"], "decade"),
+        ({"quarter": lambda i: f"2023-Q{1 + i % 4}"}, ["quarter"], "quarter"),
+        ({"label": lambda i: "ab"[i % 2], "oracle": lambda i: {"likes": i % 9}}, [], "label"),
+        ({"mood": name_mood, "meta": lambda i: {"model": "x", "dimensions": 768}}, [], "mood"),
+        ({"mood": name_mood, "spans": lambda i: "[('joy', [0, 5])]"}, [], "mood"),
+        ({"mood": name_mood, "sets": lambda i: "[{1, 2}]"}, [], "mood"),
+        ({"joys": lambda i: ["joy, fear", "joy", "fear, awe"][i % 3]}, [], "joys"),
+        ({"评论": lambda i: "好坏"[i % 2]}, [], "评论"),
+    ],
+)
+def test_tables_that_were_misread(columns: dict[str, Make], label: list[str], from_: str) -> None:
+    assert guess({"body": write_text, **columns}, label=label).labels["from"] == from_
+
+
+def test_text_that_repeats_is_read_and_keeps_its_rows_in_one_split() -> None:
+    columns = {
+        "premise": lambda i: write_text(i // 3),
+        "hypothesis": write_text,
+        "label": name_mood,
+    }
+    for chosen in ([], ["premise", "hypothesis"]):
+        found = guess(columns, text=chosen)
+        assert (found.text, found.group) == (["premise", "hypothesis"], "premise")
+        assert "34 different ones, so it is the group too" in found.roles["premise"][1]
+
+
+def test_text_is_text_whatever_its_name() -> None:
+    columns = {"prompt": write_text, "model_response": lambda i: write_text(99 - i)}
+    assert guess({**columns, "score": lambda i: i % 11}).text == ["prompt", "model_response"]
+    chinese = guess({"评论": lambda i: f"很好的产品{i}", "label": name_mood})
+    assert chinese.text == ["评论"]
+
+
+def test_a_column_named_text_is_not_joined_with_others() -> None:
+    columns = {"title": lambda i: f"A title of {i}", "text": write_text, "label": name_mood}
+    found = guess(columns)
+    assert (found.text, found.roles["title"][0]) == (["text"], "unused")
+    assert "rename `text` in the file to join them" in found.roles["title"][1]
+    with pytest.raises(UserError, match="cannot be joined with others"):
+        guess(columns, text=["title", "text"])
+
+
+def test_a_title_alone_and_a_text_named_twice_are_fine() -> None:
+    found = guess({"title": write_text, "label": name_mood}, text=["title", "title"])
+    assert found.text == ["title"]
+
+
+def test_placeholders_stand_for_no_label() -> None:
+    rating = guess({"body": write_text, "rating": lambda i: "N/A" if i < 20 else str(1 + i % 5)})
+    assert rating.labels == {"type": "scores", "dimensions": ["rating"], "range": [1, 5]}
+    assert rating.placeholders == {"rating": ["N/A"]}
+    mood = guess({"body": write_text, "mood": lambda i: "?" if i < 20 else name_mood(i)})
+    assert (mood.num_classes, mood.placeholders) == (3, {"mood": ["?"]})
+
+
+@pytest.mark.parametrize("num_codes", [5, 20])
+def test_codes_from_0_under_the_name_of_a_label_are_classes(num_codes: int) -> None:
+    found = guess({"body": write_text, "label": lambda i: i % num_codes})
+    assert found.labels["type"] == "class"
+
+
+def test_too_little_to_train_on_is_told_before_anything_is_written() -> None:
+    with pytest.raises(UserError, match="has 12 rows, too few"):
+        guess_task(make_rows({"body": write_text, "mood": name_mood}, num_rows=12), where="t")
+    with pytest.raises(UserError, match="add rows until two classes have 5 or more"):
+        guess({"body": write_text, "mood": lambda i: "neg" if i == 0 else "pos"})
+
+
+def test_a_few_large_groups_are_none() -> None:
+    columns = {"body": write_text, "mood": name_mood, "document": lambda i: f"d{i % 10}"}
+    assert guess(columns).group is None
 
 
 def test_rows_without_a_label_are_left_out_by_a_filter() -> None:

@@ -61,7 +61,7 @@ def test_an_evaluation_says_whether_fine_tuning_pays(
     again = llmft.evaluate(run)
     assert again.baselines == result.baselines
     assert again.probe == result.probe, "it is not fitted again"
-    assert run.record.schema_version == 7
+    assert run.record.schema_version == 8
 
 
 def test_it_is_left_out_where_it_costs_too_much(

@@ -191,5 +191,5 @@ def test_r6_accelerate_that_starts_one_process_instead_of_two_is_found_out(recip
     accelerate = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
     arguments = ["-m", "llmft.train", "bert.yaml", "--set", "output_dir=runs/accelerate"]
     done = launch(*accelerate, *arguments, "--set", "train.world_size=2")
-    assert "the recipe asks for 2 processes, but found 1" in done.stderr
+    assert "the recipe asks for 2, but found 1 process;" in done.stderr
     assert not Path("runs/accelerate").exists()

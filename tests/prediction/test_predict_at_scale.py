@@ -175,7 +175,7 @@ def test_r3_a_killed_process_costs_only_what_it_had_in_hand(inside: Path) -> Non
     assert again.returncode == 0, said
     assert left.items() <= list_parts("out").items()  # not written again
     assert read_folder("out") == read_folder("alone")
-    assert "wrote 13101 rows to out" in said  # by whichever was the last one
+    assert "wrote 13,101 rows to out" in said  # by whichever was the last one
 
     Path("out/_manifest.json").unlink()
     Path("out/shard-0-000000004096.parquet").unlink()

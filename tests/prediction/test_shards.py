@@ -72,6 +72,14 @@ def test_parts_are_named_after_input_and_first_row() -> None:
     ]
 
 
+def test_shards_written_with_and_without_csv_safe_do_not_mix() -> None:
+    inputs = [write_rows("a.jsonl", 7)]
+    claim_folder(FOLDER, model_hash="m", inputs=inputs, csv_safe=True)
+    claim_folder(FOLDER, model_hash="m", inputs=inputs, csv_safe=True)
+    with pytest.raises(ChangedError, match="made with --csv-safe"):
+        claim_folder(FOLDER, model_hash="m", inputs=inputs)
+
+
 @pytest.mark.parametrize("world_size", [1, 2, 3, 7])
 def test_r3_any_number_of_processes_makes_each_part_once(
     world_size: int, monkeypatch: pytest.MonkeyPatch

@@ -45,6 +45,30 @@ def test_csv_has_a_column_for_every_field_of_any_row(tmp_path: Path) -> None:
     assert found[1]["prediction"] == ""
 
 
+@pytest.mark.parametrize(
+    ("cell", "written"),
+    [
+        ('=HYPERLINK("http://x")', '\'=HYPERLINK("http://x")'), ("+1 or so", "'+1 or so"),
+        ("-minus", "'-minus"), ("@SUM(1)", "'@SUM(1)"), ("\t=1", "'\t=1"), ("-5.5", "-5.5"),
+        ("+3", "+3"), (-5, "-5"), ("a = b", "a = b"), ("", ""), (["=x"], '["=x"]'),
+    ],
+)  # fmt: skip
+def test_formulas_of_spreadsheets_are_quoted_in_csv_on_request(
+    tmp_path: Path, cell: object, written: str
+) -> None:
+    name = "=cmd"
+    for safe in (True, False):
+        layout = TableLayout([name, "text"], None, SCHEMA, csv_safe=safe)
+        write_table(tmp_path / "out.csv", [{name: cell}], ADDED[:1], layout=layout)
+        with (tmp_path / "out.csv").open(newline="") as file:
+            header, row = csv.reader(file)
+        as_it_is = json.dumps(cell) if isinstance(cell, list) else str(cell)
+        assert header[0] == ("'=cmd" if safe else "=cmd")
+        assert row[0] == (written if safe else as_it_is)
+    write_table(tmp_path / "out.jsonl", [{name: cell}], ADDED[:1], layout=layout)
+    assert json.loads((tmp_path / "out.jsonl").read_text())[name] == cell
+
+
 def test_parquet_keeps_the_types_of_its_input(tmp_path: Path) -> None:
     day = datetime.date(2024, 1, 31)
     table = pa.table({"day": pa.array([day, None], pa.date32()), "n": pa.array([1, 2], pa.int8())})

@@ -82,7 +82,7 @@ def make_record(identity: RunIdentity | None = None, **changes: Any) -> RunRecor
     made: dict[str, Any] = {
         "name": "variant",
         "started": "2026-01-02T03:04:05Z",
-        "training_mode": "knowledge_distillation",
+        "training_mode": "fine_tuning",
         "world_size": 2,
         "parallelism": "zero",
         "distributed_type": "DEEPSPEED",

@@ -90,10 +90,10 @@ def test_a_clash_names_both_values(launcher, environment: dict[str, str], told: 
 
 
 def test_r6_another_number_of_processes_than_asked_for_is_refused(launcher) -> None:
-    with pytest.raises(UserError, match="asks for 2 processes, but found 1"):
+    with pytest.raises(UserError, match="asks for 2, but found 1 process"):
         read_launch(make_config(world_size=2))
     start(launcher, num_processes=4)
-    with pytest.raises(UserError, match="asks for 2 processes, but found 4"):
+    with pytest.raises(UserError, match="asks for 2, but found 4 processes"):
         read_launch(make_config(world_size=2))
     assert read_launch(make_config(world_size=4)).world_size == 4
 

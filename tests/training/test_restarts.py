@@ -85,7 +85,7 @@ def test_r5_resume_begins_anew_goes_on_or_goes_back(
     back = "runs/a/checkpoints/checkpoint-4"
     for wrong in ("runs/a/checkpoints/checkpoint-5", "Never"):
         assert train(recipe, "runs/a", *settings, resume=wrong) == 2
-        assert f"found {wrong!r}, expected auto" in capsys.readouterr().err
+        assert f"found {wrong!r}; write auto" in capsys.readouterr().err
     assert train(recipe, "runs/a", *settings, resume=back) == 0
     assert read_json(Path("runs/a/training_metadata.json"))["resumed_from_step"] == 4
     weights = load_file("runs/a/model/adapter_model.safetensors")
