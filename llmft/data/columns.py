@@ -59,8 +59,9 @@ _OFTEN = 0.9
 _ROWS_PER_CLASS = 5
 """With fewer rows a class is left out; a column named as one may have so many values."""
 _FEWEST_ROWS, _FEWEST_GROUPS = 30, 20
-_PROSE_WORDS, _PROSE_SHARE = 3, 0.2
-"""Texts have so many words in the median, and so many different values."""
+_PROSE_WORDS, _PROSE_SHARE = 4, 0.2
+"""Texts have so many words in the median (one less if nearly all differ), and so many different
+values."""
 _WITHOUT_SPACES = re.compile("[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 """Thai, Japanese, Chinese and Korean, where a few letters are a sentence."""
 _PLACEHOLDERS = {"n/a", "na", "#n/a", "nan", "null", "?", "-", "--"}
@@ -291,7 +292,8 @@ def _find_kind(name: str, texts: list[str], counts: Counter[str]) -> Kind:
     is_number = _share(counts, _is_number) == 1
     is_id = column.is_named("id") and not is_class
     few = max(_FEW_CLASSES, num_rows / (_ROWS_PER_CLASS if is_class else _ROWS_PER_VALUE))
-    has_prose = words >= _PROSE_WORDS and num_values > max(few, _PROSE_SHARE * num_rows)
+    is_long = words >= _PROSE_WORDS or (words == _PROSE_WORDS - 1 and num_values > 0.9 * num_rows)
+    has_prose = is_long and num_values > max(few, _PROSE_SHARE * num_rows)
     is_dense = length >= 4 and _share(counts, lambda t: bool(_WITHOUT_SPACES.search(t))) > _LEAK
     kinds: list[tuple[Kind, bool]] = [
         ("date", _share(counts, _is_date) >= _OFTEN),

@@ -67,6 +67,7 @@ from llmft.results.files import read_result
 from llmft.results.run import RunRecord
 from llmft.statistics.paired_tests import compute_mcnemar
 from llmft.training.run_folder import identify_run, is_finished, list_differences, read_record
+from llmft.wording import count
 
 logger = logging.getLogger(__name__)
 
@@ -566,8 +567,8 @@ def _add_edge_cases_and_latency(
             " | ".join(", ".join(group) for group in groups),
         )  # fmt: skip
     logger.info(
-        "timing predictions of %d models, in turns: about a minute each, less for fast ones",
-        len(first),
+        "timing predictions of %s, in turns: about a minute each, less for fast ones",
+        count(len(first), "model"),
     )
     complete = {}
     for group in groups:

@@ -33,6 +33,7 @@ from llmft.results.files import write_result
 from llmft.results.run import Calibrator, PostHocFit, RunRecord
 from llmft.training.inputs import limit_rows
 from llmft.training.run_folder import read_record
+from llmft.wording import count
 
 logger = logging.getLogger(__name__)
 _ROUNDING = 1e-12
@@ -391,11 +392,11 @@ def write_fit(
         for found in (outputs_NC, apply_fit(outputs_NC, fit).decision_scores_NC)
     )
     logger.info(
-        "%s: %s, fitted on %d rows of val; there %s is %s without and %s with them (too good, "
+        "%s: %s, fitted on %s of val; there %s is %s without and %s with them (too good, "
         "since they were fitted there: `llmft evaluate` measures both on test); models in %s, "
         "opened by other tools, do not apply them; `llmft evaluate %s --fit none` removes them",
-        run / FIT_NAME, _describe_method(config.method), len(rows), metric, _show(before),
-        _show(after), run / "model", run,
+        run / FIT_NAME, _describe_method(config.method), count(len(rows), "row"), metric,
+        _show(before), _show(after), run / "model", run,
     )  # fmt: skip
 
 
@@ -517,7 +518,7 @@ def check_fit(name: str, variant: VariantResult, metric: str) -> list[Finding]:
     if before is None or after is None or not is_better(metric, before, after):
         return []
     message = (
-        f"the {_describe_method(fit.method)} of {name} (fitted on {fit.num_rows} rows of "
+        f"the {_describe_method(fit.method)} of {name} (fitted on {count(fit.num_rows, 'row')} of "
         f"{fit.split}) make {metric} worse on test, {before:.3f} before and {after:.3f} after; "
         "`llmft evaluate RUN --fit none` removes them"
     )

@@ -49,6 +49,7 @@ from llmft.statistics.shortages import (
     find_shortage,
     list_rare,
 )
+from llmft.wording import count
 
 OutputsByVariant = dict[str, list[Floats]]
 """Variant -> decision scores [N, C] of each of its runs (seeds)."""
@@ -502,8 +503,8 @@ def reach_verdict(
     )
     if scope == "recipes":
         return found
-    count = "two" if len(valid_variants) == 2 else len(valid_variants)
-    limits = f"this is about these {count} trained models, not about their recipes"
+    number = "two" if len(valid_variants) == 2 else len(valid_variants)
+    limits = f"this is about these {number} trained models, not about their recipes"
     return found._replace(why=f"{limits}: {found.why}")
 
 
@@ -588,14 +589,18 @@ def _advise(pair: Pair) -> str:
     """Return how many rows or seeds would resolve a pair."""
     if pair.shortage is not None:
         rows = pair.needed and pair.needed.rows
-        return f"at least about {rows} test rows are needed" if rows else "other rows are needed"
+        return (
+            f"at least about {count(rows, 'test row')} are needed"
+            if rows
+            else "other rows are needed"
+        )
     match pair.needed:
         case SampleSize(rows=int(rows), seeds=int(seeds)):
-            more = f"about {rows} test rows and {seeds} seeds per variant"
+            more = f"about {count(rows, 'test row')} and {count(seeds, 'seed')} per variant"
         case SampleSize(rows=int(rows), seeds=None):
-            more = f"about {rows} test rows"
+            more = f"about {count(rows, 'test row')}"
         case SampleSize(rows=None, seeds=int(seeds)):
-            more = f"about {seeds} seeds per variant"
+            more = f"about {count(seeds, 'seed')} per variant"
         case _:
             return "the gain is so close to the margin that no number of rows or seeds resolves it"
     return f"with {more} a gain of this size is resolved in 80 % of all cases, at the next look"

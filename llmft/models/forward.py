@@ -19,6 +19,7 @@ from llmft.models.acceleration.shared_prompt import SharedPrompt
 from llmft.models.device import autocast, choose_device, choose_max_tokens
 from llmft.models.heads import compute_head_in_float32
 from llmft.models.quantisation import is_quantised
+from llmft.wording import count
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +95,9 @@ class BatchForward:
                     "a larger GPU or the CPU (CUDA_VISIBLE_DEVICES=)"
                 )
             self.max_tokens_per_batch = half * longest
-            logger.info("out of memory for %d rows at once; continuing with half", len(rows))
+            logger.info(
+                "out of memory for %s at once; continuing with half", count(len(rows), "row")
+            )
         return torch.cat([self._compute(rows[:half]), self._compute(rows[half:])])
 
     @torch.inference_mode()

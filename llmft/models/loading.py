@@ -25,7 +25,7 @@ from llmft.models.quantisation import (
     require_bitsandbytes,
 )
 from llmft.results.run import Pooling
-from llmft.wording import shorten_list
+from llmft.wording import count, shorten_list
 
 
 class NewModel(NamedTuple):
@@ -199,8 +199,8 @@ def _load_pretrained(
     except RuntimeError as error:
         raise UserError(
             f"base.model: the weights of {config.model} do not fit its configuration with "
-            f"{len(ids)} outputs; if it is a finished model with a head of its own, name its base: "
-            f"{str(error).splitlines()[0]}"
+            f"{count(len(ids), 'output')}; if it is a finished model with a head of its own, name "
+            "its base"
         ) from error
     if stays_rounded:
         cast_other_weights_up(model, new=info["missing_keys"])

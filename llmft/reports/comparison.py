@@ -59,6 +59,7 @@ from llmft.results.comparison import (
     SliceTable,
 )
 from llmft.results.evaluation import Interval, MetricValue
+from llmft.wording import count
 
 if TYPE_CHECKING:
     from llmft.reports.plots import Plot
@@ -273,7 +274,7 @@ def _list_facts(result: ComparisonResult) -> list[_Fact]:
     facts = [
         _Fact("metric", result.metric, f"{direction} is better"),
         _Fact("margin", f.format_threshold(result.margin), "gain that a challenger has to exceed"),
-        _Fact("test rows", f"{result.num_rows} in {result.num_clusters} clusters", rows),
+        _Fact("test rows", f"{result.num_rows} in {count(result.num_clusters, 'cluster')}", rows),
         _Fact("reference", result.reference, "the variant to beat"),
     ]
     if result.verdict == "INVALID":
@@ -340,9 +341,9 @@ def _list_changes(result: ComparisonResult) -> list[str]:
         rows = max((found.rows for found in needed if found.rows is not None), default=None)
         seeds = max((found.seeds for found in needed if found.seeds is not None), default=None)
         if rows is not None:
-            changes.append(f"about {rows} test rows")
+            changes.append(f"about {count(rows, 'test row')}")
         if seeds is not None:
-            changes.append(f"about {seeds} seeds per variant")
+            changes.append(f"about {count(seeds, 'seed')} per variant")
     return changes
 
 

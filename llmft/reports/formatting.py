@@ -142,4 +142,4 @@ def escape_markdown(value: Any) -> Markup:
 def _format(value: float | None, spec: str) -> str:
     if value is None or not math.isfinite(value):
         return MISSING
-    return format(value, spec).replace("-", "−")
+    return format(value, spec)

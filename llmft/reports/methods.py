@@ -5,6 +5,7 @@ from typing import NamedTuple
 from llmft.reports import formatting as f
 from llmft.reports.layout import Block, HeaderCell, Section, Table, make_columns
 from llmft.results.comparison import ComparisonResult
+from llmft.wording import count
 
 
 class Method(NamedTuple):
@@ -29,9 +30,9 @@ def make_methods(result: ComparisonResult) -> Section:
         "Statistical procedures", "procedure", [HeaderCell(method.name) for method in methods],
         make_columns(texts, words=list(texts)),
     )  # fmt: skip
-    units = f"{result.num_rows} test rows"
+    units = count(result.num_rows, "test row")
     if result.num_clusters < result.num_rows:
-        units += f" in {result.num_clusters} clusters, which are drawn as a whole"
+        units += f" in {count(result.num_clusters, 'cluster')}, which are drawn as a whole"
     intro = (
         f"{units}; look {result.look}, which decides at {f.format_percent(result.level)}. How "
         "often verdicts by these procedures are false on simulated rows: `llmft bench verdict`, "

@@ -91,6 +91,7 @@ def use_style() -> Iterator[None]:
         "text.parse_math": False,  # a name may hold dollar signs
         "axes.facecolor": "none",
         "axes.labelsize": 10.5,
+        "axes.unicode_minus": False,  # one sign in plots, tables and text
         "figure.facecolor": CARD,
         "figure.constrained_layout.h_pad": 0.07,
         "svg.fonttype": "none",

@@ -243,5 +243,5 @@ def test_no_dash_stands_where_a_value_is(tmp_path: Path, label_type: LabelType) 
                  if value is None]  # fmt: skip
     assert [r for r in fits if MISSING in r and not any(f"| {m}" in r for m in undefined)] == []
     calibration = [line for line in Page((tmp_path / "report.html").read_text()).number_cells]
-    expected = {"0.302", "−0.413"} if label_type == "scores" else {"0.084", "0.291"}
+    expected = {"0.302", "-0.413"} if label_type == "scores" else {"0.084", "0.291"}
     assert expected <= set(calibration)

@@ -78,8 +78,8 @@ def test_every_interval_is_shown(tmp_path: Path, label_type: LabelType) -> None:
 def test_compressed_scores_are_visible(tmp_path: Path) -> None:
     """D12: slope and bias stand in the report, and the strata are drawn."""
     html, markdown = write(make_evaluation(), tmp_path)
-    assert {"0.302", "−0.413"} <= set(Page(html).number_cells)
-    assert "| severity | 0.302 | −0.413 |" in markdown
+    assert {"0.302", "-0.413"} <= set(Page(html).number_cells)
+    assert "| severity | 0.302 | -0.413 |" in markdown
     assert "](plots/test-calibration.png)" in markdown
 
 
