@@ -32,7 +32,8 @@ _TRAIN_TOKENS = 800_000
 """That a MiniLM is trained on in about five minutes on two cores."""
 _TOKENS_PER_ROW = 16
 """That take as long as what a row costs beside its tokens."""
-_MOST_TOKENS, _FEWEST_TOKENS = 256, 64
+_LENGTHS = (64, 128, 256)
+"""Of inputs in tokens; the first that nearly all texts fit into is taken, or the last."""
 _MOST_EPOCHS, _FEWEST_EPOCHS = 8, 3
 _TOKENS_PER_WORD = 1.4
 _CHARS_PER_TOKEN = 4
@@ -221,7 +222,7 @@ def _plan_limits(guessed: "GuessedTask", rows: "Sequence[Row]") -> _Limits:
         max(_TOKENS_PER_WORD * len(text.split()), len(text) / _CHARS_PER_TOKEN) for text in texts
     )
     longest = lengths[int(0.98 * (len(lengths) - 1))]
-    max_length = next(n for n in (64, 128, 256) if n >= longest or n == _MOST_TOKENS)
+    max_length = next((n for n in _LENGTHS if n >= longest), _LENGTHS[-1])
     per_row = sum(min(length + 2, max_length) for length in lengths) / len(lengths)
     num_train, per_row = 0.8 * len(rows), per_row + _TOKENS_PER_ROW
     epochs = int(_TRAIN_TOKENS / (per_row * num_train))

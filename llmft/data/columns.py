@@ -6,6 +6,7 @@ import json
 import math
 import random
 import re
+import shlex
 import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -410,7 +411,7 @@ def _guess_label(columns: list[Column], rows: Sequence[Row], where: str) -> Choi
 
 
 def _quote(names: list[str]) -> str:
-    return " ".join(name if re.fullmatch(r"[\w.-]+", name) else f"'{name}'" for name in names)
+    return " ".join(map(shlex.quote, names))
 
 
 def _list_choices(columns: list[Column]) -> list[Choice]:
